@@ -1,0 +1,1 @@
+"""HTTP: one file a dialect over one stream of events."""

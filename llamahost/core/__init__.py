@@ -1,0 +1,1 @@
+"""Plain frozen types and protocols. Knows the standard library only; everything else stands on it."""

@@ -1,0 +1,105 @@
+"""What can go wrong, said once. Knows no HTTP status and no dialect; `api/problems` translates.
+
+LlamahostError
+ ├─ InvalidRequest            the caller can mend it; `param` names the field
+ │   ├─ ContextTooLong        the prompt does not fit
+ │   └─ TemplateFailed        the chat template refused the messages
+ ├─ ModelNotFound             no model of that name
+ ├─ Overloaded                the queue is full; `retry_after_s`
+ ├─ Unavailable               nothing loaded, still loading, or shutting down; `retry_after_s`
+ ├─ DeadlineExceeded          the request's own time limit passed
+ ├─ GenerationFailed          the engine could not finish this request
+ ├─ LoadFailed                a model file could not be opened
+ ├─ ManifestError             model_manifest.toml is wrong; says where
+ └─ BackendError              raised by a backend to the engine, never seen by a caller
+     ├─ NoRoom                no KV cells for this plan; the state is as before
+     └─ BackendLost           the context is unusable and must be made anew
+"""
+
+from __future__ import annotations
+
+
+class LlamahostError(Exception):
+    """The root of every error that llamahost raises on purpose."""
+
+
+class InvalidRequest(LlamahostError):
+    """The request cannot be served as it is; `param` is the path of the field at fault, when there is one."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextTooLong(InvalidRequest):
+    """The prompt needs more positions than one request may hold. Both counts are in tokens."""
+
+    def __init__(self, *, n_prompt: int, n_ctx: int, model: str, param: str | None = None) -> None:
+        super().__init__(
+            f"prompt has {n_prompt} tokens, `{model}` holds {n_ctx}; shorten it or raise n_ctx in model_manifest.toml",
+            param=param,
+        )
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+
+
+class TemplateFailed(InvalidRequest):
+    """The model's chat template raised on these messages; the message quotes it."""
+
+
+class ModelNotFound(LlamahostError):
+    """No model answers to this name; `nearest` is the closest known name, or empty."""
+
+    def __init__(self, model: str, *, nearest: str = "") -> None:
+        hint = f"; did you mean `{nearest}`?" if nearest else ""
+        super().__init__(f"model `{model}` is not known here{hint}")
+        self.model = model
+        self.nearest = nearest
+
+
+class Overloaded(LlamahostError):
+    """The bounded queue of the model is full."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(LlamahostError):
+    """Nothing can answer now: no model, still loading, or shutting down."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(LlamahostError):
+    """The request's own time limit passed before it finished."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the request did not finish within its {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
+class GenerationFailed(LlamahostError):
+    """The engine failed while this request was in its plan."""
+
+
+class LoadFailed(LlamahostError):
+    """A model could not be opened; the message names the file and the reason."""
+
+
+class ManifestError(LlamahostError):
+    """The manifest is wrong; the message gives line, key and the nearest valid key."""
+
+
+class BackendError(LlamahostError):
+    """A step failed; the jobs of its plan fail, the engine goes on."""
+
+
+class NoRoom(BackendError):
+    """The plan needs more KV cells than are free. Nothing was changed; a smaller plan may succeed."""
+
+
+class BackendLost(BackendError):
+    """The context cannot be trusted any more; the engine must be made anew."""

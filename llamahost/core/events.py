@@ -1,0 +1,88 @@
+"""What is answered, in words: one stream of events that every dialect dresses in its own form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Channel = Literal["text", "reasoning", "tool"]
+Reason = Literal["stop", "length", "tool", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """A token that might have come at a place. `piece` is its raw bytes; logprob in nats."""
+
+    token: int
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that came, its log-probability in nats by the raw logits, and the likeliest, best first."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[Likely, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens. [0, n_cached) of the prompt came from a cache; n_reasoning are among n_generated."""
+
+    n_prompt: int = 0
+    n_cached: int = 0
+    n_generated: int = 0
+    n_reasoning: int = 0
+
+    @property
+    def n_total(self) -> int:
+        return self.n_prompt + self.n_generated
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds: waiting for a slot, computing the prompt, and generating (first token to last)."""
+
+    queued_s: float = 0.0
+    prompt_s: float = 0.0
+    generation_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Answer `index` has its first token; everything before it could still have become an error."""
+
+    index: int
+    model: str
+    n_prompt: int
+    n_cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More of answer `index`. `text` is valid UTF-8 by itself; `n_tokens` is how many tokens it accounts for."""
+
+    index: int
+    text: str
+    channel: Channel = "text"
+    call_id: str = ""
+    call_name: str = ""
+    n_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Answer `index` is complete. `stop` is the stop string that ended it, or empty."""
+
+    index: int
+    reason: Reason
+    usage: Usage
+    timings: Timings = field(default_factory=Timings)
+    stop: str = ""
+
+
+Event = Started | Delta | Finished

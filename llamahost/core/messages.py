@@ -1,0 +1,264 @@
+"""What is asked, in words: requests as every dialect and the library speak them. Knows no tokens and no JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal, TypedDict
+
+from llamahost.core.errors import InvalidRequest
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text within a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An encoded image (PNG, JPEG …) within a message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """An encoded sound (WAV, MP3 …) within a message."""
+
+    data: bytes
+    format: str
+
+
+Part = Text | Image | Audio
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the assistant made; `arguments` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning: str = ""
+
+    @property
+    def text(self) -> str:
+        """All text parts joined, as most templates want it."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call; `parameters` is its JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The form that the text must take; `value` is the schema, pattern or grammar."""
+
+    kind: Literal["text", "json", "schema", "regex", "grammar"] = "text"
+    value: str = ""
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The sampling fields that a request may give; those it leaves out come from the model's defaults."""
+
+    temperature: float
+    dynatemp_range: float
+    dynatemp_exponent: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    top_n_sigma: float
+    xtc_probability: float
+    xtc_threshold: float
+    mirostat: int
+    mirostat_tau: float
+    mirostat_eta: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: tuple[str, ...]
+    repeat_last_n: int
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    seed: int | None
+    samplers: tuple[str, ...]
+    min_keep: int
+
+
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+"""Every sampler that a chain may hold, in llama.cpp's default order."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 1e4),
+    "dynatemp_range": (0.0, 1e4),
+    "dynatemp_exponent": (0.0, 1e4),
+    "top_k": (-1, 2**31 - 1),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "top_n_sigma": (-1.0, 1e4),
+    "xtc_probability": (0.0, 1.0),
+    "xtc_threshold": (0.0, 1.0),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0.0, 1e4),
+    "mirostat_eta": (0.0, 1e4),
+    "dry_multiplier": (0.0, 1e4),
+    "dry_base": (0.0, 1e4),
+    "dry_allowed_length": (0, 2**31 - 1),
+    "dry_penalty_last_n": (-1, 2**31 - 1),
+    "repeat_last_n": (-1, 2**31 - 1),
+    "repeat_penalty": (1e-6, 1e4),
+    "presence_penalty": (-1e4, 1e4),
+    "frequency_penalty": (-1e4, 1e4),
+    "min_keep": (0, 2**31 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; the defaults and the ranges are llama.cpp's.
+
+    `temperature` 0 is greedy. `top_k` below 1, `top_p` 1, `min_p` 0, `typical_p` 1 and `top_n_sigma` below 0 are off.
+    `repeat_last_n` and `dry_penalty_last_n` of -1 mean the whole context. `seed` None draws one. A bias of -inf bans.
+    Raises InvalidRequest, with the field as `param`, on a value out of range.
+    """
+
+    temperature: float = 0.8
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    samplers: tuple[str, ...] = SAMPLERS
+    min_keep: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN compares false, so it is refused too
+                raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", param=name)
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise InvalidRequest(f"seed must be between 0 and 4294967295, not {self.seed}", param="seed")
+        for sampler in self.samplers:
+            if sampler not in SAMPLERS:
+                known = ", ".join(SAMPLERS)
+                raise InvalidRequest(f"unknown sampler `{sampler}`; the known ones are {known}", param="samplers")
+        for token, bias in self.logit_bias:
+            if token < 0 or token >= 2**31:
+                raise InvalidRequest(f"logit_bias names the impossible token {token}", param="logit_bias")
+            if math.isnan(bias) or bias == math.inf:
+                raise InvalidRequest(f"logit_bias of token {token} must be a finite number or -inf", param="logit_bias")
+
+    def with_options(self, options: SamplingOptions) -> Sampling:
+        """These values, with those that `options` gives in their place."""
+        merged = {f.name: getattr(self, f.name) for f in fields(self)}
+        merged.update(options)
+        return Sampling(**merged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """How an answer is made, for chat and completion alike."""
+
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions())
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    max_tokens: int | None = None  # None: until the context ends
+    n: int = 1
+    n_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token alone; k: and of the k likeliest
+    ignore_eos: bool = False
+    adapter: str = ""
+    session_id: str = ""
+    priority: int = 0  # higher goes first
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and not 0 <= self.max_tokens < 2**31:
+            raise InvalidRequest(f"max_tokens must be at least 0, not {self.max_tokens}", param="max_tokens")
+        if not 1 <= self.n <= 128:
+            raise InvalidRequest(f"n must be between 1 and 128, not {self.n}", param="n")
+        if self.n_logprobs is not None and not 0 <= self.n_logprobs <= 20:
+            raise InvalidRequest(f"at most 20 logprobs a token, not {self.n_logprobs}", param="logprobs")
+        if any(not stop for stop in self.stop):
+            raise InvalidRequest("a stop string must not be empty", param="stop")
+        if len(self.stop) > 64 or any(len(stop) > 1024 for stop in self.stop):
+            raise InvalidRequest("at most 64 stop strings of at most 1024 characters", param="stop")
+        if self.timeout_s is not None and not 0 < self.timeout_s < 1e9:
+            raise InvalidRequest(f"timeout must be a positive number of seconds, not {self.timeout_s}", param="timeout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A conversation to be continued by the model named `model` (empty: the only one)."""
+
+    messages: tuple[Message, ...]
+    model: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"  # auto, none, required, or a tool's name
+    output: Output = field(default_factory=Output)
+    thinking: bool | None = None  # None: as the template likes
+    template_options: Mapping[str, object] = field(default_factory=dict)
+    generation: Generation = field(default_factory=Generation)
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidRequest("messages must hold at least one message", param="messages")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """Prompts to be continued as they are: text, or the tokens themselves; each is answered `generation.n` times."""
+
+    prompts: tuple[str | tuple[int, ...], ...]
+    model: str = ""
+    output: Output = field(default_factory=Output)
+    generation: Generation = field(default_factory=Generation)
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise InvalidRequest("prompt must hold at least one prompt", param="prompt")

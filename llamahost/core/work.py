@@ -1,0 +1,199 @@
+"""What is computed, in tokens: the words between scheduler and backend. Knows no text and no C.
+
+One step is: the scheduler makes a Plan, the backend launches and collects it, the scheduler commits what was sampled.
+A slot is a place for one sequence's KV, numbered 0 .. n_slots-1; its number is llama.cpp's sequence id.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from llamahost.core.messages import Sampling
+
+Tokens: TypeAlias = "array[int]"
+"""array("i") of token ids; handed over, never changed by whoever receives one."""
+
+Finish = Literal["stop", "length", "cancelled", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated (at least 1)."""
+
+    id: int
+    tokens: Tokens
+    n_max: int
+    sampling: Sampling = field(default_factory=Sampling)
+    end_ids: frozenset[int] = frozenset()
+    n_logprobs: int | None = None
+    kind: Literal["generate", "embed"] = "generate"
+    media: tuple[object, ...] = ()
+    constraint: object | None = None
+    adapter: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Compute `tokens` at positions [start, start + len(tokens)) of `slot`; sample the last `n_rows` of them."""
+
+    job_id: int
+    slot: int
+    start: int
+    tokens: Tokens
+    n_rows: int
+    media: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Take the state of `slot` into host memory, under the job's id, and clear the slot."""
+
+    job_id: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Put the state saved under the job's id into `slot`, which it replaces; the saved copy is dropped."""
+
+    job_id: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Make [0, n) of `target` equal to `source`; whatever `target` held is gone, nothing beyond n remains in it."""
+
+    source: int
+    target: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Keep [0, n) of `slot` alone; 0 clears it."""
+
+    slot: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that a backend does in one step, in this order:
+
+    begins, saves, restores, copies, truncations, then one decode of all spans, then sampling; `ends` come last.
+
+    Laws that a scheduler keeps: spans ascend by slot, one a slot, at most `n_batch` tokens in all; no slot is both
+    copied (either side) and saved or restored; no target of a copy is the source of another; the source of a copy was
+    computed in an earlier step. `begins` are jobs that start (their samplers are made, penalties see the prompt's end);
+    `ends` are jobs that will not come again (their samplers and saved states are dropped).
+    """
+
+    spans: tuple[Span, ...] = ()
+    begins: tuple[Job, ...] = ()
+    saves: tuple[Save, ...] = ()
+    restores: tuple[Restore, ...] = ()
+    copies: tuple[Copy, ...] = ()
+    truncations: tuple[Truncation, ...] = ()
+    ends: tuple[int, ...] = ()
+    adapter: str = ""
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(span.tokens) for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class RowLogprobs:
+    """Log-softmax of the raw logits of one row: of the sampled token, and the likeliest (id, logprob), best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What came of a span with rows: the tokens accepted, and their logprobs where the job wanted them."""
+
+    job_id: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[RowLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Clock readings in seconds of a job's life; 0.0 where it never got there."""
+
+    arrived: float = 0.0
+    admitted: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """News of one job for its reader. `finish` comes once, in the last; `error` says why it failed.
+
+    A token that ended the job (one of `end_ids`) is counted in `n_hidden` and is not among `tokens`.
+    """
+
+    job_id: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[RowLogprobs, ...] = ()
+    n_cached: int = 0
+    n_hidden: int = 0
+    finish: Finish | None = None
+    error: str = ""
+    times: Times = field(default_factory=Times)
+
+
+class Backend(Protocol):
+    """Owned by one worker thread. What computes: llama.cpp, or a fake that keeps the same laws."""
+
+    n_ctx: int  # positions that one sequence may hold
+    n_slots: int
+    n_batch: int  # tokens that one plan may hold
+    n_cells: int  # positions that all slots may hold together: n_ctx * n_slots when split, less or equal when unified
+    is_unified: bool  # slots share one pool of cells, and a copy shares cells instead of doubling them
+    can_truncate: bool  # a slot may be cut anywhere; False: only cleared or copied whole (recurrent, sliding window)
+    overlaps: bool  # launch returns while the device still computes
+    bytes_per_token: float  # KV bytes of one position in one slot, 0.0 when unknown
+
+    def launch(self, plan: Plan) -> None:
+        """Do all of the plan up to and with the decode.
+
+        Raises NoRoom when the decode found no cells: all before the decode is done, the decode changed nothing, and
+        `collect` must not be called. Raises BackendError when this plan failed, BackendLost when the context is gone.
+        """
+        ...
+
+    def collect(self) -> list[Sampled]:
+        """Wait for the launched decode, sample its rows in the order of the spans, and finish the plan."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Idempotent."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """What text needs of a model's vocabulary. Thread-safe until the model is closed; then nothing may be called."""
+
+    n_tokens: int
+    pieces: tuple[bytes, ...]  # bytes of each token as text; a control token's own spelling
+    is_control: bytes  # one byte a token: 1 where it must never show in text
+    end_ids: frozenset[int]  # every token that ends a generation
+    bos: int  # -1 where there is none
+    eos: int
+    adds_bos: bool
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Text to tokens; `parse_special` reads spellings such as <|im_end|> as the tokens that they name."""
+        ...
+
+    def decode(self, tokens: Tokens) -> bytes:
+        """Tokens to bytes, control tokens left out. Raises InvalidRequest on an id outside the vocabulary."""
+        ...

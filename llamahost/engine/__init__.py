@@ -1,0 +1,1 @@
+"""Continuous batching. Knows tokens and slots; knows no text and no C."""

@@ -1,0 +1,1 @@
+"""Metrics, log, machine. Imports core only."""

@@ -1,0 +1,1 @@
+"""Words: templates, stops, UTF-8, replies. Knows no slot, thread or C."""
