@@ -1,0 +1,46 @@
+# make serve                     serve what model_manifest.toml names
+# make serve MODEL=path.gguf     serve that file; ARGS="--port 9000 …" adds flags of `llamahost serve`
+# make test                      the tests; make test-slow runs the slow ones too
+# make check                     format, lint and types
+# make bench MODEL=path.gguf     measure; ARGS="…" adds flags of `llamahost bench`
+# Every target does the set-up that it needs, in .venv, and nothing outside this folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?=
+ARGS ?=
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow check bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/installed: pyproject.toml tools/install.py
+	@$(PYTHON) tools/install.py --venv $(VENV)
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml tools/install.py
+	@$(PYTHON) tools/install.py --venv $(VENV) --extras dev
+	@touch $@ $(VENV)/installed
+
+serve: $(VENV)/installed
+	@exec $(BIN)/llamahost serve $(MODEL) $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev
+	@exec $(BIN)/llamahost bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
