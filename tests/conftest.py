@@ -1,0 +1,48 @@
+"""Models that tests share: tiny ones made once a session, and trained ones where the machine has them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.gguf_models import Architecture, write_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+def _model(folder: Path, architecture: Architecture) -> Path:
+    path = folder / f"tiny-{architecture}.gguf"
+    return path if path.exists() else write_model(path, architecture)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(model_folder: Path) -> Path:
+    return _model(model_folder, "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_swa(model_folder: Path) -> Path:
+    return _model(model_folder, "swa")
+
+
+@pytest.fixture(scope="session")
+def tiny_recurrent(model_folder: Path) -> Path:
+    return _model(model_folder, "recurrent")
+
+
+@pytest.fixture(scope="session")
+def tiny_hybrid(model_folder: Path) -> Path:
+    return _model(model_folder, "hybrid")
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder of trained models; a test that wants it is skipped where it is missing."""
+    told = os.environ.get("LLAMAHOST_TEST_MODELS")
+    folder = Path(told) if told else Path(__file__).resolve().parents[2] / "shared" / "models"
+    if not (folder / "stories260K.gguf").exists():
+        pytest.skip(f"no trained models in {folder}; LLAMAHOST_TEST_MODELS names another folder")
+    return folder
