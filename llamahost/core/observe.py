@@ -1,0 +1,37 @@
+"""What is told of a request when it is over: one record, once. Knows no metric and no log; observers make those of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Kind = Literal["chat", "completion"]
+Outcome = Literal["stop", "length", "tool", "cancelled", "error", "rejected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """A request that is over, well or not. Token counts are sums over its answers.
+
+    `model` is the name of the model that answered, or the name asked for when none did. `outcome` is `rejected` when
+    nothing was computed for it, `error` when it failed later (its deadline among that), `cancelled` when its reader
+    left, and otherwise the reason of its first answer. Seconds: `queued_s` waiting for a slot, `first_s` from arrival
+    to the first event (0 when there was none), `generation_s` from the first token to the last, `total_s` of it all.
+    """
+
+    model: str
+    kind: Kind
+    n_prompt: int = 0
+    n_cached: int = 0
+    n_generated: int = 0
+    queued_s: float = 0.0
+    first_s: float = 0.0
+    generation_s: float = 0.0
+    total_s: float = 0.0
+    outcome: Outcome = "stop"
+
+
+class Observer(Protocol):
+    """Told on the loop of every request, exactly once; returns at once and does not raise."""
+
+    def finished(self, record: RequestRecord) -> None: ...
