@@ -90,7 +90,11 @@ class LoadFailed(LlamahostError):
 
 
 class ManifestError(LlamahostError):
-    """The manifest is wrong; the message gives line, key and the nearest valid key."""
+    """The manifest, or an option in its place, is wrong; `key` is the one at fault, when there is one."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class BackendError(LlamahostError):

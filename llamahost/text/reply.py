@@ -1,0 +1,213 @@
+"""Tokens in, events out: one answer's emissions become Started, Delta … Finished. Knows no HTTP, no clock, no engine.
+
+Laws: Started comes with the first token, or with the end. Every Delta's text is valid UTF-8 by itself, no part of a
+stop string and no control token is ever in one. The `n_tokens` of all Deltas add up to `usage.n_generated`, which
+counts to the token that completes the stop, or to the hidden token that ended the generation. Logprobs come with the
+Delta that accounts for their token; those of tokens that show nothing of themselves before a stop are not told.
+"""
+
+from __future__ import annotations
+
+from llamahost.core.errors import GenerationFailed
+from llamahost.core.events import Delta, Event, Finished, Likely, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.work import Emission, RowLogprobs, Times, Vocabulary
+from llamahost.text.splitter import PlainSplitter, Segment, Splitter
+from llamahost.text.stops import StopStrings
+from llamahost.text.utf8 import Utf8
+
+
+class Reply:
+    """Owned by the event loop. One answer; `feed` it every emission of its job, in order, until it `is_finished`.
+
+    A stop string ends the answer while the job still runs: whoever feeds must then abort the job.
+    """
+
+    __slots__ = (
+        "_is_plain",
+        "_logprobs",
+        "_n_cached",
+        "_n_decoded",
+        "_n_generated",
+        "_n_reasoning",
+        "_n_shown",
+        "_n_told",
+        "_splitter",
+        "_stops",
+        "_times",
+        "_utf8",
+        "_vocabulary",
+        "index",
+        "is_finished",
+        "is_started",
+        "model",
+        "n_prompt",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        model: str,
+        n_prompt: int,
+        vocabulary: Vocabulary,
+        stop: tuple[str, ...] = (),
+        splitter: Splitter | None = None,
+    ) -> None:
+        self.index = index
+        self.model = model
+        self.n_prompt = n_prompt
+        self.is_started = False
+        self.is_finished = False
+        self._vocabulary = vocabulary
+        self._utf8 = Utf8()
+        self._stops = StopStrings(stop) if stop else None
+        self._splitter: Splitter = splitter or PlainSplitter()
+        self._is_plain = splitter is None
+        self._n_cached = 0
+        self._n_generated = 0
+        self._n_told = 0  # tokens that a Delta has accounted for; those in [n_told, n_generated) go with the next
+        self._n_reasoning = 0
+        self._n_decoded = 0  # characters that came, counted where logprobs want to know it
+        self._n_shown = 0  # of these, how many are surely no part of a stop
+        self._logprobs: list[tuple[int, TokenLogprob]] = []  # not told yet, each with the place where its text begins
+        self._times = Times()
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens so far, as they will be counted in `usage`."""
+        return self._n_generated
+
+    def feed(self, emission: Emission) -> list[Event]:
+        """The events that this emission makes; none once finished. Raises GenerationFailed if the job failed."""
+        tokens = emission.tokens
+        if (
+            len(tokens) == 1
+            and self.is_started
+            and self._is_plain
+            and self._stops is None
+            and emission.finish is None
+            and not emission.logprobs
+            and not self._utf8.pending
+            and not self.is_finished
+        ):
+            # What nearly every call is, kept short: one ordinary token of whole ASCII characters.
+            token = tokens[0]
+            piece = self._vocabulary.pieces[token]
+            if piece and piece.isascii() and not self._vocabulary.is_control[token]:
+                n_told, self._n_told = self._n_told, self._n_generated + 1
+                self._n_generated += 1
+                return [Delta(self.index, piece.decode("ascii"), "text", "", "", self._n_told - n_told)]
+        return self._feed(emission)
+
+    def _feed(self, emission: Emission) -> list[Event]:
+        if self.is_finished:
+            return []
+        finish = emission.finish
+        if finish == "failed":
+            raise GenerationFailed(emission.error or "the generation failed")
+        if emission.n_cached:
+            self._n_cached = emission.n_cached
+        if emission.times != _NO_TIMES:
+            self._times = emission.times
+        events: list[Event] = []
+        if not self.is_started and (emission.tokens or finish):
+            self.is_started = True
+            events.append(Started(self.index, self.model, self.n_prompt, self._n_cached))
+
+        text, stop = self._read(emission.tokens, emission.logprobs)
+        if stop is None and finish is not None:
+            self._n_generated += emission.n_hidden
+            tail, stop = self._end_of_text()
+            text += tail
+        is_last = stop is not None or finish is not None
+        self._tell(events, text, is_last=is_last, is_stopped=stop is not None)
+        if is_last:
+            self.is_finished = True
+            reason: Reason = "stop" if stop is not None or finish is None else finish
+            if reason == "stop" and self._splitter.n_calls:
+                reason = "tool"
+            usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)
+            events.append(Finished(self.index, reason, usage, _timings(self._times), stop or ""))
+        return events
+
+    def _read(self, tokens: tuple[int, ...], logprobs: tuple[RowLogprobs, ...]) -> tuple[str, str | None]:
+        """The text of these tokens that may be shown now, and the stop they complete. Counts tokens up to there."""
+        pieces, is_control = self._vocabulary.pieces, self._vocabulary.is_control
+        shown: list[str] = []
+        for k, token in enumerate(tokens):
+            self._n_generated += 1
+            if logprobs:
+                self._logprobs.append((self._n_decoded, self._named(token, logprobs[k])))
+            if is_control[token]:
+                continue
+            text = self._utf8.feed(pieces[token])
+            self._n_decoded += len(text)
+            stop = None
+            if self._stops is not None:
+                text, stop = self._stops.feed(text)
+            self._n_shown += len(text)
+            shown.append(text)
+            if stop is not None:
+                return "".join(shown), stop
+        return "".join(shown), None
+
+    def _end_of_text(self) -> tuple[str, str | None]:
+        """What was held back, now that nothing follows. A half character may still complete a stop."""
+        tail = self._utf8.flush()
+        if self._stops is None:
+            return tail, None
+        text, stop = self._stops.feed(tail)
+        if stop is None:
+            text += self._stops.flush()
+        self._n_shown += len(text)
+        return text, stop
+
+    def _tell(self, events: list[Event], text: str, *, is_last: bool, is_stopped: bool) -> None:
+        """The Deltas of this text; the first accounts for all tokens not told of. At the end it may hold no text."""
+        if self._is_plain:
+            segments = [Segment(text)] if text else []
+        else:
+            segments = self._splitter.feed(text) if text else []
+            if is_last:
+                segments += self._splitter.flush()
+        if not segments and is_last and self._n_told < self._n_generated:
+            segments = [Segment("")]
+        for segment in segments:
+            n_tokens = self._n_generated - self._n_told
+            self._n_told = self._n_generated
+            if segment.channel == "reasoning":
+                self._n_reasoning += n_tokens
+            logprobs = self._take_logprobs(is_all=is_last and not is_stopped) if self._logprobs else ()
+            events.append(
+                Delta(self.index, segment.text, segment.channel, segment.call_id, segment.call_name, n_tokens, logprobs)
+            )
+
+    def _take_logprobs(self, *, is_all: bool) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens that have shown something of themselves, or all at an end without a stop."""
+        n = len(self._logprobs)
+        if not is_all:
+            n = next((k for k, (start, _) in enumerate(self._logprobs) if start >= self._n_shown), n)
+        taken = tuple(logprob for _, logprob in self._logprobs[:n])
+        del self._logprobs[:n]
+        return taken
+
+    def _named(self, token: int, row: RowLogprobs) -> TokenLogprob:
+        pieces = self._vocabulary.pieces
+        top = tuple(Likely(other, pieces[other], logprob) for other, logprob in row.top)
+        return TokenLogprob(token, pieces[token], row.logprob, top)
+
+
+_NO_TIMES = Times()
+
+
+def _timings(times: Times) -> Timings:
+    """Durations between the readings; 0 for what was never reached."""
+
+    def between(begin: float, end: float) -> float:
+        return end - begin if begin and end > begin else 0.0
+
+    return Timings(
+        queued_s=between(times.arrived, times.admitted),
+        prompt_s=between(times.admitted, times.first),
+        generation_s=between(times.first, times.last),
+    )
