@@ -69,6 +69,8 @@ class ModelSpec:
             raise ManifestError("n_cells belongs to a unified KV; a split one holds n_ctx * n_slots", key="n_cells")
         if self.n_cells is not None and self.n_ctx is not None and self.n_cells < self.n_ctx:
             raise ManifestError(f"n_cells ({self.n_cells}) must be at least n_ctx ({self.n_ctx})", key="n_cells")
+        if self.kv_type_v not in ("f32", "f16", "bf16") and self.flash_attention == "off":
+            raise ManifestError(f"kv_type_v {self.kv_type_v} needs flash attention", key="kv_type_v")
         try:
             Sampling().with_options(self.sampling)
         except (InvalidRequest, TypeError) as error:

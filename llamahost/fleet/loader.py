@@ -1,0 +1,235 @@
+"""Compose what a replica needs from a spec and a machine: model, backend, preparer, card. The one place that knows
+text, native and engine's sizes together. Blocking; runs in a load thread and closes whatever it opened if it fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from llamahost.core.errors import InvalidRequest, LoadFailed, TemplateFailed
+from llamahost.core.machine import Machine
+from llamahost.core.messages import SAMPLERS, Sampling, SamplingOptions
+from llamahost.fleet.fit import Facts, Shape, shapes
+from llamahost.fleet.manifest import ModelSpec, is_template_path
+from llamahost.fleet.preparer import Prepared, Preparer, spelling
+from llamahost.native.backend import LlamaBackend
+from llamahost.native.context import ContextOptions, kv_bytes_per_token
+from llamahost.native.gguf import GgufHeader, read_metadata
+from llamahost.native.model import Model
+from llamahost.text.template import CHATML, Template
+
+__all__ = ["Loaded", "ModelCard", "Prepared", "Preparer", "load"]
+
+logger = logging.getLogger("llamahost.fleet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What may be told of a loaded model. `created` is the file's time, in seconds since 1970."""
+
+    name: str
+    aliases: tuple[str, ...]
+    n_ctx: int  # tokens that one request may hold
+    n_slots: int
+    layout: str  # split or unified
+    n_cells: int
+    description: str
+    n_params: int
+    n_bytes: int
+    architecture: str
+    created: int
+    n_ctx_train: int = 0
+    n_vocab: int = 0
+    n_embd: int = 0
+    has_chat_template: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to be attached to a worker, which owns the backend from then on."""
+
+    spec: ModelSpec
+    model: Model
+    backend: LlamaBackend
+    preparer: Preparer
+    card: ModelCard
+
+    def close(self) -> None:
+        """Free the context, then the model; nothing of either may be in use. Idempotent."""
+        self.backend.close()
+        self.model.close()
+
+
+def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None] | None = None) -> Loaded:
+    """Open the model and a context that fits what the process is given. Raises LoadFailed."""
+    header = read_metadata(spec.path)
+    _refuse_what_generates_nothing(spec.path, header)
+    source = _template_source(spec)
+    model = Model.open(spec.path, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
+    try:
+        backend, shape = _open_backend(spec, model, machine)
+        try:
+            return _composed(spec, model, backend, shape, source)
+        except BaseException:
+            backend.close()
+            raise
+    except BaseException:
+        model.close()
+        raise
+
+
+def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape, source: str) -> Loaded:
+    template, complaint = _template(spec, model, source)
+    n_ctx = min(shape.n_ctx, backend.n_ctx)  # llama.cpp rounds up; one request holds no more than was said
+    preparer = Preparer(
+        model=spec.name,
+        n_ctx=n_ctx,
+        vocabulary=model.vocab,
+        template=template,
+        template_error=complaint,
+        defaults=_defaults(spec, model.metadata),
+    )
+    card = ModelCard(
+        name=spec.name,
+        aliases=spec.aliases,
+        n_ctx=n_ctx,
+        n_slots=backend.n_slots,
+        layout="unified" if backend.is_unified else "split",
+        n_cells=backend.n_cells,
+        description=model.description,
+        n_params=model.n_params,
+        n_bytes=model.n_bytes,
+        architecture=model.architecture,
+        created=int(spec.path.stat().st_mtime),
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.vocab.n_tokens,
+        n_embd=model.n_embd,
+        has_chat_template=template is not None and template.source is not CHATML,
+    )
+    logger.info(
+        "%s: %s, %d slots of %d tokens, %s KV of %d cells",
+        *(card.name, card.description, card.n_slots, card.n_ctx, card.layout, card.n_cells),
+    )
+    return Loaded(spec, model, backend, preparer, card)
+
+
+def _refuse_what_generates_nothing(path: Path, header: GgufHeader) -> None:
+    """Before the weights are read: what the header already says."""
+    architecture, kind = header.architecture, header.text("general.type")
+    if kind == "adapter":
+        raise LoadFailed(f"{path} is a LoRA adapter, not a model")
+    if kind == "mmproj" or architecture == "clip":
+        raise LoadFailed(f"{path} is a multimodal projector, not a model")
+    is_causal = header.metadata.get(f"{architecture}.attention.causal", True)
+    if not is_causal or header.number("pooling_type") > 0:
+        raise LoadFailed(f"{path} ({architecture}) is an embedding model; this version serves text generation only")
+    if architecture in ("t5", "t5encoder"):
+        raise LoadFailed(f"{path} ({architecture}) has an encoder; this version serves decoders only")
+
+
+def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[LlamaBackend, Shape]:
+    """A context of the first shape that the device has room for. Raises LoadFailed."""
+    if model.has_encoder:
+        raise LoadFailed(f"{spec.path} ({model.architecture}) has an encoder; this version serves decoders only")
+    if spec.n_ctx and model.n_ctx_train and spec.n_ctx > model.n_ctx_train:
+        logger.warning("%s: n_ctx %d is above the %d it was trained on", spec.name, spec.n_ctx, model.n_ctx_train)
+    is_on_host = spec.n_gpu_layers == 0 or not model.library.has_gpu
+    facts = Facts(
+        n_ctx_train=model.n_ctx_train,
+        cell_bytes=kv_bytes_per_token(model, spec.kv_type_k, spec.kv_type_v),
+        weight_bytes=model.n_bytes if is_on_host else 0,
+    )
+    failure: LoadFailed | None = None
+    for shape in shapes(spec, facts, machine.available_bytes):
+        if failure is not None:
+            logger.warning("%s: %s; trying %d cells", spec.name, failure, shape.n_cells)
+        try:
+            return LlamaBackend(model, _options(spec, shape, machine)), shape
+        except LoadFailed as error:
+            failure = error
+    raise failure or LoadFailed(f"{spec.path}: no context fits")
+
+
+def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
+    n_threads = spec.n_threads or machine.n_threads
+    return ContextOptions(
+        n_ctx=shape.n_ctx,
+        n_slots=shape.n_slots,
+        n_cells=shape.n_cells if shape.is_unified else None,
+        is_unified=shape.is_unified,
+        n_batch=max(spec.n_batch, shape.n_slots),  # every slot has a token in a step
+        n_ubatch=spec.n_ubatch,
+        kv_type_k=spec.kv_type_k,
+        kv_type_v=spec.kv_type_v,
+        flash_attention=spec.flash_attention,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        swa_full=spec.swa_full,
+    )
+
+
+def _template_source(spec: ModelSpec) -> str:
+    """The Jinja text that the spec names, empty for the model's own. Raises LoadFailed."""
+    if spec.template == "chatml":
+        return CHATML
+    if not is_template_path(spec.template):
+        return spec.template
+    path = Path(spec.template)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise LoadFailed(f"template of {spec.name}: {path}: {error}") from error
+
+
+def _template(spec: ModelSpec, model: Model, source: str) -> tuple[Template | None, str]:
+    """The chat template, or why there is none: a model whose own is broken can still complete text.
+
+    Raises LoadFailed if one that the spec gives is malformed.
+    """
+    vocab = model.vocab
+    own = source or model.chat_template()
+    if not own:
+        logger.warning("%s has no chat template; ChatML is used, which it may not know", spec.name)
+    try:
+        return Template(own or CHATML, bos=spelling(vocab, vocab.bos), eos=spelling(vocab, vocab.eos)), ""
+    except TemplateFailed as error:
+        if source:
+            raise LoadFailed(f"template of {spec.name}: {error}") from error
+        logger.warning("%s: %s; chats are refused, give a template in the manifest", spec.name, error)
+        return None, f"{error}; give `{spec.name}` a template in model_manifest.toml"
+
+
+_SAMPLING_KEYS: dict[str, tuple[str, type[int] | type[float]]] = {
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "xtc_probability": ("xtc_probability", float),
+    "xtc_threshold": ("xtc_threshold", float),
+    "temp": ("temperature", float),
+    "penalty_last_n": ("repeat_last_n", int),
+    "penalty_repeat": ("repeat_penalty", float),
+    "mirostat": ("mirostat", int),
+    "mirostat_tau": ("mirostat_tau", float),
+    "mirostat_eta": ("mirostat_eta", float),
+}
+
+
+def _defaults(spec: ModelSpec, metadata: Mapping[str, str]) -> Sampling:
+    """llama.cpp's own, then what the file recommends, then the manifest. A bad value in the file is left out."""
+    sampling = Sampling()
+    for key, (name, kind) in _SAMPLING_KEYS.items():
+        text = metadata.get(f"general.sampling.{key}")
+        if text is None:
+            continue
+        try:
+            sampling = sampling.with_options(cast("SamplingOptions", {name: kind(text)}))
+        except (ValueError, InvalidRequest) as error:
+            logger.warning("%s: general.sampling.%s in the file is ignored: %s", spec.name, key, error)
+    names = metadata.get("general.sampling.sequence", "").split(";")
+    if known := tuple(name for name in names if name in SAMPLERS):
+        sampling = sampling.with_options({"samplers": known})
+    return sampling.with_options(spec.sampling)

@@ -1,0 +1,179 @@
+"""Words to tokens: a request becomes the jobs that compute it and the replies that tell it. Knows no thread, no slot.
+
+Nothing is cut silently: what does not fit, or is not served yet, is refused with the field that asks for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text
+from llamahost.core.work import Job, Tokens, Vocabulary
+from llamahost.text.reply import Reply
+from llamahost.text.template import Template
+
+MAX_ANSWERS = 1024
+"""Of one request: prompts times n."""
+
+_job_ids = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is to be computed and who tells it: of the same length and order, by the answer's index."""
+
+    jobs: tuple[Job, ...]
+    replies: tuple[Reply, ...]
+
+
+class Preparer:
+    """Turns requests for one model into jobs. Never changes; may be called in several threads at once, off the loop.
+
+    `template_error` says why there is no template; then completions are served and chats refused. `defaults` are the
+    model's sampling, below what a request gives.
+    """
+
+    __slots__ = ("_bos", "_defaults", "_draw_seed", "_template", "_template_error", "model", "n_ctx", "vocabulary")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        n_ctx: int,
+        vocabulary: Vocabulary,
+        template: Template | None,
+        template_error: str = "",
+        defaults: Sampling | None = None,
+        draw_seed: Callable[[], int] = lambda: secrets.randbits(32),
+    ) -> None:
+        self.model = model
+        self.n_ctx = n_ctx
+        self.vocabulary = vocabulary
+        self._template = template
+        self._template_error = template_error or f"`{model}` has no chat template"
+        self._defaults = defaults or Sampling()
+        self._draw_seed = draw_seed
+        self._bos = spelling(vocabulary, vocabulary.bos)
+
+    def chat(self, request: ChatRequest) -> Prepared:
+        """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
+        _served_output(request.output)
+        if request.tools and request.tool_choice != "none":
+            raise InvalidRequest("tool calls are not supported by this version", param="tools")
+        return self._prepared([self.encode(self.render(request))], request.generation, "messages")
+
+    def complete(self, request: CompletionRequest) -> Prepared:
+        """Raises InvalidRequest or ContextTooLong."""
+        _served_output(request.output)
+        if len(request.prompts) * request.generation.n > MAX_ANSWERS:
+            raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
+        prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
+        return self._prepared(prompts, request.generation, "prompt")
+
+    def render(self, request: ChatRequest) -> str:
+        """The text that the model is to continue. Raises InvalidRequest, TemplateFailed."""
+        if self._template is None:
+            raise TemplateFailed(self._template_error, param="messages")
+        for k, message in enumerate(request.messages):
+            if not all(isinstance(part, Text) for part in message.parts):
+                raise InvalidRequest(
+                    "images and audio are not supported by this version", param=f"messages.{k}.content"
+                )
+        options = dict(request.template_options)
+        if request.thinking is not None:
+            options.setdefault("enable_thinking", request.thinking)
+        return self._template.render(request.messages, options=options)
+
+    def encode(self, text: str) -> Tokens:
+        """The tokens of a whole prompt. A beginning-of-text that stands there already is not put there twice."""
+        has_bos = self.vocabulary.adds_bos and bool(self._bos) and text.startswith(self._bos)
+        return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
+
+    def _given(self, tokens: Sequence[int]) -> Tokens:
+        self._known(tokens, "prompt")
+        return array("i", tokens)
+
+    def _prepared(self, prompts: Sequence[Tokens], generation: Generation, param: str) -> Prepared:
+        if generation.adapter:
+            raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
+        if generation.max_tokens == 0:
+            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
+        sampling = self._sampling(generation)
+        self._known(generation.stop_ids, "stop_token_ids")
+        end_ids = frozenset(generation.stop_ids)
+        if not generation.ignore_eos:
+            end_ids |= self.vocabulary.end_ids
+        seed = sampling.seed if sampling.seed is not None else self._draw_seed()
+        jobs: list[Job] = []
+        replies: list[Reply] = []
+        for prompt in prompts:
+            tokens = prompt or self._empty(param)
+            n_rest = self.n_ctx - len(tokens)
+            if n_rest < 1:  # an answer has at least one token
+                raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
+            n_max = n_rest if generation.max_tokens is None else min(generation.max_tokens, n_rest)
+            for k in range(generation.n):
+                # A seed that was asked for gives each prompt the same answers wherever it stands; one drawn differs.
+                offset = k if sampling.seed is not None else len(jobs)
+                job = Job(
+                    id=next(_job_ids),
+                    tokens=tokens,
+                    n_max=n_max,
+                    sampling=replace(sampling, seed=(seed + offset) % 2**32),
+                    end_ids=end_ids,
+                    n_logprobs=generation.n_logprobs,
+                    priority=generation.priority,
+                )
+                reply = Reply(
+                    len(replies),
+                    model=self.model,
+                    n_prompt=len(tokens),
+                    vocabulary=self.vocabulary,
+                    stop=generation.stop,
+                )
+                jobs.append(job)
+                replies.append(reply)
+        return Prepared(tuple(jobs), tuple(replies))
+
+    def _sampling(self, generation: Generation) -> Sampling:
+        try:
+            sampling = self._defaults.with_options(generation.sampling)
+        except TypeError as error:  # a program's mistake: a name or a type that Sampling does not have
+            raise InvalidRequest(f"sampling: {error}") from error
+        self._known((token for token, _ in sampling.logit_bias), "logit_bias")
+        if generation.ignore_eos:
+            banned = tuple((token, -math.inf) for token in sorted(self.vocabulary.end_ids))
+            kept = tuple((token, bias) for token, bias in sampling.logit_bias if token not in self.vocabulary.end_ids)
+            sampling = replace(sampling, logit_bias=kept + banned)
+        return sampling
+
+    def _empty(self, param: str) -> Tokens:
+        """A model that knows a beginning can begin from nothing."""
+        if self.vocabulary.bos < 0:
+            raise InvalidRequest("the prompt is empty, and this model has no token to begin with", param=param)
+        return array("i", [self.vocabulary.bos])
+
+    def _known(self, tokens: Iterable[int], param: str) -> None:
+        """Raises InvalidRequest on the first that is no token of this model."""
+        n_tokens = self.vocabulary.n_tokens
+        for token in tokens:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < n_tokens:
+                raise InvalidRequest(f"token {token} is not in the vocabulary of {n_tokens}", param=param)
+
+
+def spelling(vocabulary: Vocabulary, token: int) -> str:
+    """How a token is written in a template; empty where there is none."""
+    return vocabulary.pieces[token].decode("utf-8", "replace") if 0 <= token < vocabulary.n_tokens else ""
+
+
+def _served_output(output: Output) -> None:
+    if output.kind != "text":
+        raise InvalidRequest(
+            f"output of the form `{output.kind}` is not supported by this version", param="response_format"
+        )
