@@ -1,1 +1,1 @@
-"""llama.cpp: the only folder that imports llama_cpp."""
+"""The only folder that imports llama_cpp. Knows core's plain types; knows no text, engine or HTTP."""

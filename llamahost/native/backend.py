@@ -1,0 +1,291 @@
+"""Do what a Plan says with llama.cpp. Knows plans, slots and tokens; decides nothing about what runs.
+
+Implements core.work.Backend. Owned by one worker thread after it is made.
+
+Order within a plan, and why (a split KV's slot copy waits for the next decode): saves and restores touch slots that no
+copy of the plan touches; copies that go through host memory come before slot copies; truncations of copied slots cut
+what C already counts as theirs; the decode then performs the slot copies first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from array import array
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from llamahost.core.errors import BackendError, BackendLost, LoadFailed, NoRoom
+from llamahost.core.work import Copy, Plan, RowLogprobs, Sampled, Span
+from llamahost.native import state
+from llamahost.native.context import Context, ContextOptions, check_spans, kv_bytes_per_token
+from llamahost.native.model import Model
+from llamahost.native.sampling import SamplerChain, Samplers, row_logprobs
+
+logger = logging.getLogger("llamahost.native")
+
+_MAX_FAILURES = 3  # decodes that fail in a row before the context is given up
+
+
+class LlamaBackend:
+    """Owned by one worker thread. A context on a model, with a sampler chain for each running job."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        if model.has_encoder:
+            raise LoadFailed(f"{model.path.name} ({model.architecture}) has an encoder, which is not supported")
+        self.model = model
+        self._context = context = Context(model, options)
+        self.n_ctx = options.n_ctx
+        self.n_slots = options.n_slots
+        self.n_batch = context.n_batch
+        self.n_cells = options.cells
+        self.n_rows = context.n_rows
+        self.is_unified = options.is_unified
+        self.overlaps = model.library.has_gpu
+        self.bytes_per_token = kv_bytes_per_token(model, options.kv_type_k, options.kv_type_v)
+        self._n_vocab = model.vocab.n_tokens
+        self._samplers = Samplers(model.library, model.vocab, n_ctx=options.n_ctx, n_threads=options.n_threads or 1)
+        self._chains: dict[int, SamplerChain] = {}
+        self._n_logprobs: dict[int, int] = {}
+        self._saved: dict[int, bytearray] = {}
+        self._launched: Plan | None = None
+        self._n_launched_rows = 0
+        self._n_failures = 0
+        self._logits_at = 0
+        self._logits: npt.NDArray[np.float32] = np.zeros((0, self._n_vocab), np.float32)
+        self._get_logits = model.library.long.get_logits
+        try:
+            self.can_truncate = self._probe(options)
+        except BackendError as error:
+            self.close()
+            raise LoadFailed(f"{model.path.name} loads, but its first decode fails: {error}") from error
+
+    def _probe(self, options: ContextOptions) -> bool:
+        """Warm up with a small decode, and see whether the memory lets its last token go."""
+        first = max(self.model.vocab.bos, 0)
+        self._launch_spans((Span(-1, 0, 0, array("i", [first, first][: max(1, min(2, self.n_batch, self.n_ctx))]), 1),))
+        self._context.synchronize()
+        can_cut = self._context.truncate(0, 1)
+        self._context.clear()
+        # a sliding window says yes to seq_rm, and the next logits are wrong where cells have left the window
+        has_window = self.model.n_swa > 0 and not options.swa_full
+        return can_cut and not has_window
+
+    # --- the protocol ---
+
+    def launch(self, plan: Plan) -> None:
+        if self._context.pointer is None:
+            raise BackendLost("the backend is closed")
+        self._launched = None
+        try:
+            self._prepare(plan)
+            if plan.spans:
+                self._n_launched_rows = self._launch_spans(plan.spans)
+        except BackendError:
+            self._end(plan.ends)  # `collect` will not be called
+            raise
+        self._launched = plan
+
+    def collect(self) -> list[Sampled]:
+        plan, self._launched = self._launched, None
+        if plan is None:
+            raise BackendError("collect without a launched plan")
+        try:
+            return self._sample(plan.spans) if plan.spans and self._n_launched_rows else self._wait(plan)
+        finally:
+            self._end(plan.ends)
+
+    def close(self) -> None:
+        for chain in self._chains.values():
+            chain.close()
+        self._chains.clear()
+        self._saved.clear()
+        self._samplers.close()
+        self._logits = np.zeros((0, self._n_vocab), np.float32)
+        self._context.close()
+
+    # --- beyond the protocol ---
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes of llama.cpp's buffers: model, kv, rs (recurrent state), compute, output; those that it told."""
+        return self._context.buffers
+
+    def check(self, slots: Mapping[int, int]) -> None:
+        """Assert that each slot holds exactly that many positions; for tests and debugging."""
+        for slot, n in slots.items():
+            self._check_slot(slot)
+            held = self._context.pos_max(slot) + 1
+            if held != n:
+                raise AssertionError(f"slot {slot} holds {held} positions, {n} were expected")
+
+    def row(self, index: int) -> npt.NDArray[np.float32]:
+        """A copy of row `index` of the last decode; for tests and debugging."""
+        if not 0 <= index < self._n_launched_rows:
+            raise BackendError(f"row {index} of {self._n_launched_rows}")
+        return self._rows(self._n_launched_rows)[index].copy()
+
+    # --- before the decode ---
+
+    def _prepare(self, plan: Plan) -> None:
+        context = self._context
+        for job in plan.begins:
+            if job.kind == "generate":
+                self._drop_chain(job.id)
+                self._chains[job.id] = self._samplers.chain(job.sampling, job.tokens)
+                if job.n_logprobs is not None:
+                    self._n_logprobs[job.id] = job.n_logprobs
+        for save in plan.saves:
+            self._check_slot(save.slot)
+            self._saved[save.job_id] = state.take(context, save.slot)
+            context.truncate(save.slot, 0)
+        for restore in plan.restores:
+            self._check_slot(restore.slot)
+            saved = self._saved.pop(restore.job_id, None)
+            if saved is None:
+                raise BackendError(f"nothing is saved of job {restore.job_id}")
+            state.put(context, restore.slot, saved)
+        if plan.copies:
+            self._copy(plan)
+        for cut in plan.truncations:
+            self._check_slot(cut.slot)
+            if not context.truncate(cut.slot, cut.n):
+                raise BackendError(f"slot {cut.slot} cannot be cut to {cut.n} positions")
+
+    def _copy(self, plan: Plan) -> None:
+        for copy in plan.copies:
+            self._check_slot(copy.source)
+            self._check_slot(copy.target)
+            if copy.source == copy.target or copy.n < 0:
+                raise BackendError(f"slot {copy.source} cannot be copied to slot {copy.target}")
+        by_slot: list[Copy] = []
+        for copy in plan.copies:
+            if self._copies_whole_slots(copy, has_decode=bool(plan.spans)):
+                by_slot.append(copy)
+            else:
+                state.put(self._context, copy.target, state.take(self._context, copy.source))
+                self._cut_copy(copy)
+        for copy in by_slot:
+            self._context.truncate(copy.target, 0)
+            self._context.copy(copy.source, copy.target, copy.n)
+            self._cut_copy(copy)
+
+    def _cut_copy(self, copy: Copy) -> None:
+        if self._context.pos_max(copy.target) + 1 > copy.n and not self._context.truncate(copy.target, copy.n):
+            self._context.truncate(copy.target, 0)
+            raise BackendError(f"slot {copy.source} can only be copied whole, not its first {copy.n} positions")
+
+    def _copies_whole_slots(self, copy: Copy, *, has_decode: bool) -> bool:
+        """Whether to copy cells in place; else through host memory.
+
+        Unified: always, it is by reference. Recurrent alone: always, states are shared until written. Split: a slot
+        copy moves all n_ctx cells of the slot once, and waits for a decode; host memory moves the used ones twice.
+        """
+        if self.is_unified or self.model.is_recurrent:
+            return True
+        if not has_decode:
+            return False
+        n_used = self._context.pos_max(copy.source) + 1
+        return n_used * self._state_cost > self._context.n_ctx_seq
+
+    @property
+    def _state_cost(self) -> float:
+        return 2.5 if self._context.has_flash_attention else 8.0
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.n_slots:
+            raise BackendError(f"slot {slot} is not one of {self.n_slots}")
+
+    # --- the decode ---
+
+    def _launch_spans(self, spans: tuple[Span, ...]) -> int:
+        check_spans(spans, n_batch=self.n_batch, n_slots=self.n_slots, n_ctx=self.n_ctx, n_rows=self.n_rows)
+        n_rows = self._context.batch.fill(spans)
+        returned = self._context.decode()
+        if returned == 0:
+            self._n_failures = 0
+            return n_rows
+        if returned == 1:
+            raise NoRoom("no KV cells are free for this plan")
+        self._n_failures += 1
+        if self._n_failures >= _MAX_FAILURES:
+            raise BackendLost(f"{self._n_failures} decodes failed in a row, the last with {returned}")
+        raise BackendError(f"llama_decode returned {returned}")
+
+    # --- after the decode ---
+
+    def _wait(self, plan: Plan) -> list[Sampled]:
+        if plan.spans:
+            self._context.synchronize()
+        return []
+
+    def _rows(self, n: int) -> npt.NDArray[np.float32]:
+        """The logits of the last decode, once computed; in the order of the batch, since this call sorts them."""
+        at = self._get_logits(self._context.pointer)
+        if not at:
+            raise BackendLost("the context has no logits")
+        if at != self._logits_at or len(self._logits) < n:
+            n_kept = max(n, self.n_slots)
+            flat = (ctypes.c_float * (n_kept * self._n_vocab)).from_address(at)
+            self._logits = np.frombuffer(flat, np.float32).reshape(n_kept, self._n_vocab)
+            self._logits_at = at
+        return self._logits[:n]
+
+    def _sample(self, spans: tuple[Span, ...]) -> list[Sampled]:
+        n_rows = self._n_launched_rows
+        matrix = self._rows(n_rows)
+        asking = [span for span in spans if span.n_rows]
+        try:
+            chains = [self._chains[span.job_id] for span in asking]
+        except KeyError as error:
+            raise BackendError(f"job {error} has rows and never began") from error
+        if n_rows != len(asking):
+            return self._sample_bursts(asking, chains, matrix)
+        tokens = self._samplers.choose_all(chains, matrix)
+        for chain, token in zip(chains, tokens, strict=True):
+            if chain.remembers:
+                chain.accept(token)
+        if not self._n_logprobs:
+            return [Sampled(span.job_id, (token,)) for span, token in zip(asking, tokens, strict=True)]
+        return [
+            Sampled(span.job_id, (token,), self._logprobs_of(span.job_id, matrix[i], token))
+            for i, (span, token) in enumerate(zip(asking, tokens, strict=True))
+        ]
+
+    def _sample_bursts(
+        self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
+    ) -> list[Sampled]:
+        """Spans with several rows: each row's token is accepted as long as it is the one that the span drafted."""
+        result = []
+        at = 0
+        for span, chain in zip(asking, chains, strict=True):
+            tokens: list[int] = []
+            logprobs: tuple[RowLogprobs, ...] = ()
+            drafts = span.tokens[len(span.tokens) - span.n_rows + 1 :]
+            for index in range(span.n_rows):
+                row = matrix[at + index]
+                token = self._samplers.choose(chain, row)
+                chain.accept(token)
+                tokens.append(token)
+                logprobs += self._logprobs_of(span.job_id, row, token)
+                if index < len(drafts) and drafts[index] != token:
+                    break
+            at += span.n_rows
+            result.append(Sampled(span.job_id, tuple(tokens), logprobs))
+        return result
+
+    def _logprobs_of(self, job_id: int, row: npt.NDArray[np.float32], token: int) -> tuple[RowLogprobs, ...]:
+        n = self._n_logprobs.get(job_id)
+        return () if n is None else (row_logprobs(row, token, n),)
+
+    def _end(self, job_ids: tuple[int, ...]) -> None:
+        for job_id in job_ids:
+            self._drop_chain(job_id)
+            self._saved.pop(job_id, None)
+
+    def _drop_chain(self, job_id: int) -> None:
+        chain = self._chains.pop(job_id, None)
+        if chain is not None:
+            chain.close()
+        self._n_logprobs.pop(job_id, None)

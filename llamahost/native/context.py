@@ -1,0 +1,276 @@
+"""A llama_context and its batch. Knows C's limits and checks them first, since C ends the process over most of them.
+
+Owned by one worker thread after it is made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llamahost.core.errors import BackendError, LoadFailed
+from llamahost.core.work import Span
+from llamahost.native.gguf import GgufHeader
+from llamahost.native.library import TENSOR_TYPES, LogTap
+from llamahost.native.model import Model
+
+FlashAttention = Literal["auto", "on", "off"]
+
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+_MIN_OUTPUTS = 64
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+_BITS = {
+    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5,
+    "iq4_nl": 4.5,
+}  # fmt: skip
+_BUFFER = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextOptions:
+    """How a context is made. `n_ctx` is what one sequence may hold; `n_cells` what all may (None: n_ctx * n_slots).
+
+    `n_threads` 0 leaves llama.cpp's default. `n_rows` is how many rows of logits a step may ask for (None: enough for
+    one a slot, and 64): each costs a row of the vocabulary in memory.
+    """
+
+    n_ctx: int
+    n_slots: int = 1
+    n_cells: int | None = None
+    is_unified: bool = False
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: FlashAttention = "auto"
+    n_threads: int = 0
+    n_threads_batch: int = 0
+    swa_full: bool = True
+    n_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_slots <= MAX_SLOTS:
+            raise LoadFailed(f"n_slots must be between 1 and {MAX_SLOTS}, not {self.n_slots}")
+        if not 1 <= self.n_ctx < 2**31 or not 1 <= self.cells < 2**31:
+            raise LoadFailed(f"a context of {self.n_ctx} positions in {self.n_slots} slots cannot be made")
+        if not self.is_unified and self.cells != self.n_ctx * self.n_slots:
+            raise LoadFailed("a split KV holds n_ctx cells for each slot; only a unified one has an n_cells of its own")
+        if self.is_unified and self.cells < self.n_ctx:
+            raise LoadFailed(f"n_cells {self.cells} must hold one sequence of n_ctx {self.n_ctx}")
+        if self.n_batch < self.n_slots:
+            raise LoadFailed(f"n_batch {self.n_batch} must hold a token of each of the {self.n_slots} slots")
+        if self.n_ubatch < 1:
+            raise LoadFailed(f"n_ubatch must be at least 1, not {self.n_ubatch}")
+        for kind in (self.kv_type_k, self.kv_type_v):
+            if kind not in TENSOR_TYPES:
+                raise LoadFailed(f"unknown KV type `{kind}`; the known ones are {', '.join(TENSOR_TYPES)}")
+
+    @property
+    def cells(self) -> int:
+        return self.n_ctx * self.n_slots if self.n_cells is None else self.n_cells
+
+    @property
+    def rows(self) -> int:
+        # the output buffer is reserved for one row a slot, and C aborts when that is more than the limit
+        return max(self.n_slots, min(_MIN_OUTPUTS, self.n_batch) if self.n_rows is None else self.n_rows)
+
+
+def kv_bytes_per_token(model: Model | GgufHeader, kv_type_k: str = "f16", kv_type_v: str = "f16") -> float:
+    """KV bytes of one position in one slot, by the header; recurrent layers hold none a position."""
+    header = model.header if isinstance(model, Model) else model
+    n_layer = header.number("block_count")
+    n_head = header.number("attention.head_count")
+    if n_layer <= 0 or n_head <= 0:
+        return 0.0
+    head = header.number("embedding_length") // n_head
+    heads_kv = header.metadata.get(f"{header.architecture}.attention.head_count_kv", n_head)
+    total_heads = sum(heads_kv) if isinstance(heads_kv, list) else n_layer * int(str(heads_kv))
+    bits_k = header.number("attention.key_length", head) * _BITS.get(kv_type_k, 16.0)
+    bits_v = header.number("attention.value_length", head) * _BITS.get(kv_type_v, 16.0)
+    return total_heads * (bits_k + bits_v) / 8
+
+
+class Context:
+    """Owned by one worker thread. A llama_context, its memory, and one batch that is filled anew each step."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        self.library = model.library
+        self.c = c = model.library.c
+        self.options = options
+        params = c.llama_context_default_params()
+        params.n_ctx = options.cells
+        params.n_batch = options.n_batch
+        params.n_ubatch = min(options.n_ubatch, options.n_batch)
+        params.n_seq_max = options.n_slots
+        params.n_outputs_max = options.rows
+        if options.n_threads > 0:
+            params.n_threads = options.n_threads
+        if options.n_threads_batch > 0 or options.n_threads > 0:
+            params.n_threads_batch = options.n_threads_batch or options.n_threads
+        params.flash_attn_type = _FLASH[options.flash_attention]
+        params.type_k = TENSOR_TYPES[options.kv_type_k]
+        params.type_v = TENSOR_TYPES[options.kv_type_v]
+        params.swa_full = options.swa_full
+        params.kv_unified = options.is_unified
+        params.offload_kqv = True
+        params.no_perf = True
+        with LogTap() as lines:
+            pointer = c.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise LoadFailed(f"cannot make a context for {model.path.name}: {_reason(lines)}")
+        self.pointer: int | None = pointer
+        self.buffers = _buffers([*model.load_log, *lines])
+        self.memory = c.llama_get_memory(pointer)
+        if not self.memory:
+            self.close()
+            raise LoadFailed(f"{model.path.name} ({model.architecture}) keeps no KV: it embeds text, it does not write")
+        self.n_batch: int = min(options.n_batch, c.llama_n_batch(pointer))
+        self.n_rows = options.rows
+        self.n_ctx_seq: int = c.llama_n_ctx_seq(pointer)
+        self.has_flash_attention = _has_flash_attention(options, lines)
+        self.batch = _Batch(c, self.n_batch, options.n_slots)
+
+    # --- memory; slots are in range by the caller's check ---
+
+    def pos_max(self, slot: int) -> int:
+        return int(self.c.llama_memory_seq_pos_max(self.memory, slot))
+
+    def truncate(self, slot: int, n: int) -> bool:
+        """Keep [0, n); False when the memory cannot be cut there."""
+        return bool(self.c.llama_memory_seq_rm(self.memory, slot, n if n > 0 else -1, -1))
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        """[0, n) by reference in a unified KV; else the whole slot (C aborts on part of one), at the next decode."""
+        self.c.llama_memory_seq_cp(self.memory, source, target, -1, n if self.options.is_unified else -1)
+
+    def clear(self) -> None:
+        self.c.llama_memory_clear(self.memory, False)
+
+    def decode(self) -> int:
+        return int(self.c.llama_decode(self.pointer, self.batch.struct))
+
+    def synchronize(self) -> None:
+        self.c.llama_synchronize(self.pointer)
+
+    def close(self) -> None:
+        """Free the context. Idempotent."""
+        pointer, self.pointer = self.pointer, None
+        if pointer is not None:
+            self.c.llama_free(pointer)
+
+
+class _Batch:
+    """A llama_batch over numpy arrays of our own: filled by slices, never element by element through ctypes."""
+
+    def __init__(self, c: Any, n_batch: int, n_slots: int) -> None:
+        self._capacity = n_batch
+        self.token: npt.NDArray[np.int32] = np.zeros(n_batch, np.int32)
+        self.pos: npt.NDArray[np.int32] = np.zeros(n_batch, np.int32)
+        self.output: npt.NDArray[np.int8] = np.zeros(n_batch, np.int8)
+        self._n_seq_id: npt.NDArray[np.int32] = np.ones(n_batch, np.int32)
+        self._seq_id: npt.NDArray[np.uint64] = np.zeros(n_batch, np.uint64)
+        # seq_id[i] points at the one entry of this table that names the token's slot
+        self._slots: npt.NDArray[np.int32] = np.arange(n_slots, dtype=np.int32)
+        base = self._slots.ctypes.data
+        self._address: list[int] = [base + 4 * slot for slot in range(n_slots)]
+        self._steps: npt.NDArray[np.int32] = np.arange(n_batch, dtype=np.int32)
+
+        def pointer(data: npt.NDArray[Any], kind: Any) -> Any:
+            return ctypes.cast(ctypes.c_void_p(data.ctypes.data), ctypes.POINTER(kind))
+
+        self.struct = c.llama_batch(
+            n_tokens=0,
+            token=pointer(self.token, ctypes.c_int32),
+            embd=None,
+            pos=pointer(self.pos, ctypes.c_int32),
+            n_seq_id=pointer(self._n_seq_id, ctypes.c_int32),
+            seq_id=pointer(self._seq_id, ctypes.POINTER(ctypes.c_int32)),
+            logits=pointer(self.output, ctypes.c_int8),
+        )
+
+    def fill(self, spans: Sequence[Span]) -> int:
+        """Put the spans in; how many rows of logits they ask for. The caller has checked slots and total length."""
+        n_spans = len(spans)
+        address = self._address
+        if sum([len(span.tokens) for span in spans]) == n_spans:  # only decode: whole columns at once
+            self.token[:n_spans] = [span.tokens[0] for span in spans]
+            self.pos[:n_spans] = [span.start for span in spans]
+            self._seq_id[:n_spans] = [address[span.slot] for span in spans]
+            rows = [span.n_rows for span in spans]
+            self.output[:n_spans] = rows
+            self.struct.n_tokens = n_spans
+            return sum(rows)
+        at = n_rows = 0
+        for span in spans:
+            tokens = span.tokens
+            n = len(tokens)
+            end = at + n
+            if n == 1:
+                self.token[at] = tokens[0]
+                self.pos[at] = span.start
+            else:
+                self.token[at:end] = np.frombuffer(tokens, np.int32) if isinstance(tokens, array) else tokens
+                np.add(self._steps[:n], span.start, out=self.pos[at:end])
+            self._seq_id[at:end] = address[span.slot]
+            self.output[at:end] = 0
+            if span.n_rows:
+                self.output[end - span.n_rows : end] = 1
+                n_rows += span.n_rows
+            at = end
+        self.struct.n_tokens = at
+        return n_rows
+
+
+def check_spans(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, n_rows: int) -> None:
+    """Raise BackendError on what C would end the process over, or would refuse without saying which span."""
+    total = rows = 0
+    last = -1
+    for span in spans:
+        n = len(span.tokens)
+        slot = span.slot
+        if not last < slot < n_slots:
+            raise BackendError(f"span of slot {slot} after slot {last}: slots ascend and are below {n_slots}")
+        if n == 0 or not 0 <= span.n_rows <= n:
+            raise BackendError(f"span of slot {slot} has {n} tokens and asks for {span.n_rows} rows")
+        if span.start < 0 or span.start + n > n_ctx:
+            raise BackendError(f"span of slot {slot} ends at {span.start + n}, a sequence holds {n_ctx}")
+        last = slot
+        total += n
+        rows += span.n_rows
+    if total > n_batch:
+        raise BackendError(f"plan of {total} tokens, n_batch is {n_batch}")
+    if rows > n_rows:
+        raise BackendError(f"plan asks for {rows} rows of logits, the context has room for {n_rows}")
+
+
+def _reason(lines: Sequence[str]) -> str:
+    for line in lines:
+        if "failed to initialize the context" in line:
+            return line.split("context:", 1)[-1].strip()
+    words = ("error", "fail", "requires", "must be", "invalid", "unable")
+    return next((line for line in reversed(lines) if any(word in line.lower() for word in words)), "no reason given")
+
+
+def _buffers(lines: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line in lines:
+        match = _BUFFER.search(line)
+        if match:
+            found[match[1].lower()] = found.get(match[1].lower(), 0) + int(float(match[2]) * 2**20)
+    return found
+
+
+def _has_flash_attention(options: ContextOptions, lines: Sequence[str]) -> bool:
+    if options.flash_attention != "auto":
+        return options.flash_attention == "on"
+    for line in reversed(lines):
+        if "Flash Attention" in line:
+            return "enabled" in line or "set to enabled" in line
+    return True

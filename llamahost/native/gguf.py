@@ -1,0 +1,185 @@
+"""Read the header of a GGUF file within bounds. Knows the format; needs no C and trusts no length that it reads.
+
+It comes before the C loader: a file that is not what it says is refused here with a reason that names the place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from llamahost.core.errors import LoadFailed
+
+_MAX_KEYS = 1 << 16
+_MAX_TENSORS = 1 << 20
+_MAX_KEY_BYTES = 1 << 16
+_MAX_STRING_BYTES = 1 << 26
+_MAX_ITEMS = 1 << 24
+_MAX_DEPTH = 2
+_MAX_DIMENSIONS = 8
+_KEPT_ITEMS = 4096  # longer arrays (the vocabulary) are walked, so that a lie is found, and not kept
+
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class LongArray:
+    """Stands for an array too long to keep."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What the header says. `n_bytes` is the size of the file; `n_params` counts the elements of all tensors."""
+
+    version: int
+    metadata: Mapping[str, object]
+    n_tensors: int
+    n_params: int
+    n_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        return self.text("general.architecture")
+
+    def text(self, key: str) -> str:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else ""
+
+    def number(self, key: str, default: int = 0) -> int:
+        """An integer of the architecture, such as `block_count`; of an array its largest."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        if isinstance(value, list):
+            value = max((item for item in value if isinstance(item, int)), default=default)
+        return value if isinstance(value, int) else default
+
+
+class _Reader:
+    """Reads forward only, never past the end of the file."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+        self._left = os.fstat(file.fileno()).st_size
+        self.n_bytes = self._left
+
+    def fail(self, reason: str) -> LoadFailed:
+        return LoadFailed(f"{self._path} is not a usable GGUF file: {reason}")
+
+    def take(self, n: int, what: str) -> bytes:
+        if n > self._left:
+            raise self.fail(f"it ends within {what} (wants {n} bytes, {self._left} are left)")
+        data = self._file.read(n)
+        if len(data) != n:
+            raise self.fail(f"it ends within {what}")
+        self._left -= n
+        return data
+
+    def skip(self, n: int, what: str) -> None:
+        if n > self._left:
+            raise self.fail(f"it ends within {what} (wants {n} bytes, {self._left} are left)")
+        self._file.seek(n, os.SEEK_CUR)
+        self._left -= n
+
+    def number(self, form: str, what: str) -> int:
+        return int(struct.unpack(form, self.take(struct.calcsize(form), what))[0])
+
+    def string(self, what: str, limit: int) -> str:
+        n = self.number("<Q", f"the length of {what}")
+        if n > limit:
+            raise self.fail(f"{what} claims {n} bytes")
+        return self.take(n, what).decode("utf-8", "replace")
+
+
+def _value(reader: _Reader, kind: int, what: str, depth: int = 0) -> object:
+    if kind == _STRING:
+        return reader.string(what, _MAX_STRING_BYTES)
+    if kind == _ARRAY:
+        return _array(reader, what, depth)
+    form = _SCALARS.get(kind)
+    if form is None:
+        raise reader.fail(f"{what} has the unknown type {kind}")
+    value: object = struct.unpack(form, reader.take(struct.calcsize(form), what))[0]
+    return value
+
+
+def _array(reader: _Reader, what: str, depth: int) -> object:
+    if depth >= _MAX_DEPTH:
+        raise reader.fail(f"{what} nests arrays too deeply")
+    kind = reader.number("<I", what)
+    n = reader.number("<Q", what)
+    if n > _MAX_ITEMS:
+        raise reader.fail(f"{what} claims {n} items")
+    form = _SCALARS.get(kind)
+    if form is not None:
+        size = struct.calcsize(form)
+        if n > _KEPT_ITEMS:
+            reader.skip(n * size, what)
+            return LongArray(n)
+        return [item[0] for item in struct.iter_unpack(form, reader.take(n * size, what))]
+    if n > _KEPT_ITEMS and kind == _STRING:
+        for _ in range(n):
+            reader.skip(reader.number("<Q", what), what)
+        return LongArray(n)
+    if kind not in (_STRING, _ARRAY):
+        raise reader.fail(f"{what} has items of the unknown type {kind}")
+    if n > _KEPT_ITEMS:
+        raise reader.fail(f"{what} claims {n} arrays")
+    return [_value(reader, kind, what, depth + 1) for _ in range(n)]
+
+
+def _tensor_elements(reader: _Reader, index: int) -> int:
+    what = f"tensor {index}"
+    name = reader.string(f"the name of {what}", _MAX_KEY_BYTES)
+    n_dimensions = reader.number("<I", what)
+    if n_dimensions > _MAX_DIMENSIONS:
+        raise reader.fail(f"tensor `{name}` claims {n_dimensions} dimensions")
+    shape = struct.unpack(f"<{n_dimensions}Q", reader.take(8 * n_dimensions, what))
+    reader.number("<I", what)
+    offset = reader.number("<Q", what)
+    elements = math.prod(shape)
+    if offset > reader.n_bytes:
+        raise reader.fail(f"tensor `{name}` lies beyond the end of the file; is the download complete?")
+    if elements > reader.n_bytes * 64:  # no type stores an element in less than an eighth of a bit
+        raise reader.fail(f"tensor `{name}` claims {elements} elements")
+    return elements
+
+
+def read_metadata(path: Path) -> GgufHeader:
+    """The header of the file. Raises LoadFailed where it is missing, truncated, absurd or something else."""
+    try:
+        with path.open("rb") as file:
+            return _read(_Reader(path, file))
+    except OSError as error:
+        raise LoadFailed(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read(reader: _Reader) -> GgufHeader:
+    magic = reader.take(4, "its first four bytes")
+    if magic != b"GGUF":
+        raise reader.fail(f"it begins with {magic!r} in place of b'GGUF'")
+    version = reader.number("<I", "its version")
+    if version not in (2, 3):
+        raise reader.fail(f"its version is {version}; 2 and 3 are known")
+    n_tensors = reader.number("<Q", "its counts")
+    n_keys = reader.number("<Q", "its counts")
+    if n_tensors > _MAX_TENSORS or n_keys > _MAX_KEYS:
+        raise reader.fail(f"it claims {n_tensors} tensors and {n_keys} keys")
+    metadata: dict[str, object] = {}
+    for index in range(n_keys):
+        key = reader.string(f"key {index}", _MAX_KEY_BYTES)
+        kind = reader.number("<I", f"`{key}`")
+        metadata[key] = _value(reader, kind, f"`{key}`")
+    n_params = sum(_tensor_elements(reader, index) for index in range(n_tensors))
+    return GgufHeader(
+        version=version, metadata=metadata, n_tensors=n_tensors, n_params=n_params, n_bytes=reader.n_bytes
+    )

@@ -1,0 +1,167 @@
+"""Open the C library, once and late. Knows its handle, its log and a few bindings of its own; knows no model.
+
+Nothing is loaded until `library()` is called, so importing llamahost stays cheap. Two ways of calling:
+`Library.c` is the package's module (ctypes CDLL: the GIL is dropped, right for what takes long or waits for a device);
+the functions of `Library.quick` keep the GIL (PyDLL) and must be short: with a busy event loop a CDLL call of a
+microsecond can take a whole switch interval to come back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+logger = logging.getLogger("llamahost.native")
+
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.ERROR}
+"""ggml_log_level to ours, quieter but for errors: its information is chatter, most of its warnings are normal."""
+
+_CONTINUED = 5
+
+TENSOR_TYPES = {
+    "f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2, "iq4_nl": 20,
+}  # fmt: skip
+"""ggml_type by the name that a manifest uses, those that a KV cache can have."""
+
+_P, _I, _F, _U, _S, _B = (
+    ctypes.c_void_p,
+    ctypes.c_int32,
+    ctypes.c_float,
+    ctypes.c_uint32,
+    ctypes.c_size_t,
+    ctypes.c_bool,
+)
+
+_QUICK: dict[str, tuple[Any, list[Any]]] = {
+    "llama_vocab_get_attr": (ctypes.c_int, [_P, _I]),
+    "llama_vocab_is_eog": (_B, [_P, _I]),
+    "llama_token_to_piece": (_I, [_P, _I, _P, _I, _I, _B]),
+    "llama_sampler_chain_add": (None, [_P, _P]),
+    "llama_sampler_accept": (None, [_P, _I]),
+    "llama_sampler_apply": (None, [_P, _P]),
+    "llama_sampler_free": (None, [_P]),
+    "llama_sampler_clone": (_P, [_P]),
+    "llama_sampler_init_greedy": (_P, []),
+    "llama_sampler_init_dist": (_P, [_U]),
+    "llama_sampler_init_top_k": (_P, [_I]),
+    "llama_sampler_init_top_p": (_P, [_F, _S]),
+    "llama_sampler_init_min_p": (_P, [_F, _S]),
+    "llama_sampler_init_typical": (_P, [_F, _S]),
+    "llama_sampler_init_temp": (_P, [_F]),
+    "llama_sampler_init_temp_ext": (_P, [_F, _F, _F]),
+    "llama_sampler_init_xtc": (_P, [_F, _F, _S, _U]),
+    "llama_sampler_init_top_n_sigma": (_P, [_F]),
+    "llama_sampler_init_mirostat": (_P, [_I, _U, _F, _F, _I]),
+    "llama_sampler_init_mirostat_v2": (_P, [_U, _F, _F]),
+    "llama_sampler_init_penalties": (_P, [_I, _I, _F, _F, _F]),
+    "llama_sampler_init_logit_bias": (_P, [_I, _I, _P]),
+}
+"""Short calls that never wait for a device. Pointers are plain addresses, so NULL is None and nothing else is."""
+
+_LONG: dict[str, tuple[Any, list[Any]]] = {
+    "llama_get_logits": (_P, [_P]),
+    "llama_sampler_apply": (None, [_P, _P]),
+    # walks the whole vocabulary once for each breaker
+    "llama_sampler_init_dry": (_P, [_P, _F, _F, _I, _I, ctypes.POINTER(ctypes.c_char_p), _S]),
+}
+
+
+def _bind(loaded: ctypes.CDLL, table: dict[str, tuple[Any, list[Any]]]) -> SimpleNamespace:
+    bound = SimpleNamespace()
+    for name, (restype, argtypes) in table.items():
+        function = loaded[name]  # by item: a function object of our own, with argtypes of our own
+        function.restype = restype
+        function.argtypes = argtypes
+        setattr(bound, name.removeprefix("llama_"), function)
+    return bound
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The loaded library: `c` the package's bindings, `quick` and `long` ours by their names without `llama_`."""
+
+    c: Any
+    quick: Any
+    long: Any
+    version: str
+    binding_version: str
+    has_gpu: bool
+
+
+class _Log:
+    """Turns C log lines into Python records; thread-safe as far as `logging` is."""
+
+    def __init__(self) -> None:
+        self._level = logging.DEBUG
+        self._taps: dict[int, list[str]] = {}
+
+    def __call__(self, level: int, text: bytes | None, _data: object) -> None:
+        # An exception here would be printed by ctypes and lost; nothing below can raise but a broken handler,
+        # and logging catches those itself.
+        if level != _CONTINUED:
+            self._level = _LEVELS.get(level, logging.DEBUG)
+        tap = self._taps.get(threading.get_ident())
+        if tap is None and not logger.isEnabledFor(self._level):
+            return
+        line = (text or b"").decode("utf-8", "replace").rstrip("\n")
+        if tap is not None:
+            tap.append(line)
+        if line and line.strip(". "):
+            logger.log(self._level, "%s", line)
+
+    def tap(self) -> list[str]:
+        """From now on, also keep this thread's lines in the list that is returned."""
+        return self._taps.setdefault(threading.get_ident(), [])
+
+    def untap(self) -> None:
+        self._taps.pop(threading.get_ident(), None)
+
+
+class LogTap:
+    """Context manager: the lines that the library logs in this thread meanwhile. What a failure says is only there."""
+
+    def __enter__(self) -> list[str]:
+        return _log.tap()
+
+    def __exit__(self, *_: object) -> None:
+        _log.untap()
+
+
+_log = _Log()
+_lock = threading.Lock()
+_library: Library | None = None
+_kept_alive: list[object] = []
+"""Callbacks that C may call at any time: collected, the next log line would be a segmentation fault."""
+
+
+def _load() -> Library:
+    import llama_cpp  # costs a third of a second, so not at the top
+    import llama_cpp.llama_cpp as c
+
+    callback = c.llama_log_callback(_log)
+    _kept_alive.append(callback)
+    c.llama_log_set(callback, ctypes.c_void_p(0))  # after the import, which sets one of its own
+    c.llama_backend_init()
+    name, handle = c._lib._name, c._lib._handle
+    return Library(
+        c=c,
+        quick=_bind(ctypes.PyDLL(name, handle=handle), _QUICK),
+        long=_bind(ctypes.CDLL(name, handle=handle), _LONG),
+        version=(c.llama_version() or b"").decode() if hasattr(c, "llama_version") else "",
+        binding_version=llama_cpp.__version__,
+        has_gpu=bool(c.llama_supports_gpu_offload()),
+    )
+
+
+def library() -> Library:
+    """The library, loaded by whoever asks first."""
+    global _library
+    if _library is None:
+        with _lock:
+            if _library is None:
+                _library = _load()
+    return _library

@@ -1,0 +1,145 @@
+"""Open a GGUF file. Knows its facts and its vocabulary; knows no context, slot or request."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llamahost.core.errors import LoadFailed
+from llamahost.native.gguf import GgufHeader, read_metadata
+from llamahost.native.library import Library, LogTap, library
+from llamahost.native.vocab import Vocab
+
+_ALL_LAYERS = -1
+
+
+class Model:
+    """Weights and vocabulary, shared by any number of contexts; whoever opened it closes it, contexts first."""
+
+    def __init__(self, loaded: Library, pointer: int, path: Path, header: GgufHeader) -> None:
+        c = loaded.c
+        self.library = loaded
+        self.header = header
+        self.path = path
+        self._pointer: int | None = pointer
+        self._lock = threading.Lock()
+        self.metadata: Mapping[str, str] = _metadata(c, pointer)
+        self.name = self.metadata.get("general.name") or path.stem
+        self.architecture = header.architecture
+        self.description = _text(lambda buffer, room: c.llama_model_desc(pointer, buffer, room))
+        self.n_ctx_train: int = c.llama_model_n_ctx_train(pointer)
+        self.n_params: int = c.llama_model_n_params(pointer)
+        self.n_bytes: int = c.llama_model_size(pointer)
+        self.n_layer: int = c.llama_model_n_layer(pointer)
+        self.n_embd: int = c.llama_model_n_embd(pointer)
+        self.n_swa: int = c.llama_model_n_swa(pointer)
+        self.is_recurrent = bool(c.llama_model_is_recurrent(pointer))
+        self.is_hybrid = bool(c.llama_model_is_hybrid(pointer))
+        self.has_encoder = bool(c.llama_model_has_encoder(pointer))
+        self.has_decoder = bool(c.llama_model_has_decoder(pointer))
+        self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        n_gpu_layers: int = _ALL_LAYERS,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Model:
+        """Load the file; `on_progress` hears fractions from this thread. Raises LoadFailed."""
+        header = read_metadata(path)
+        if not header.architecture:
+            raise LoadFailed(f"{path} names no architecture (general.architecture)")
+        loaded = library()
+        c = loaded.c
+        params = c.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        failures: list[BaseException] = []
+
+        def progress(fraction: float, _data: object) -> bool:
+            if on_progress is None:
+                return True
+            try:
+                on_progress(fraction)
+            except BaseException as error:  # through C it would be lost; the load stops and it is raised below
+                failures.append(error)
+                return False
+            return True
+
+        callback = c.llama_progress_callback(progress)  # a local: alive until the loader has returned
+        params.progress_callback = callback
+        with LogTap() as lines:
+            pointer = c.llama_model_load_from_file(str(path).encode(), params)
+        if failures:
+            if pointer:
+                c.llama_model_free(pointer)
+            raise failures[0]
+        if not pointer:
+            raise LoadFailed(f"cannot load {path}: {_reason(lines)}")
+        model = cls(loaded, pointer, path, header)
+        model.load_log = tuple(line for line in lines if "buffer size" in line)
+        if not model.has_decoder:
+            model.close()
+            raise LoadFailed(f"{path} ({model.architecture}) has no decoder, so it cannot generate text")
+        return model
+
+    load_log: tuple[str, ...] = ()
+
+    @property
+    def pointer(self) -> int:
+        """The C model. Raises LoadFailed once it is closed, which is kinder than what C would do."""
+        if self._pointer is None:
+            raise LoadFailed(f"{self.path} is closed")
+        return self._pointer
+
+    def chat_template(self, name: str = "") -> str | None:
+        """The Jinja source in the file, the default one or the one of that name (such as `tool_use`)."""
+        found = self.library.c.llama_model_chat_template(self.pointer, name.encode() if name else None)
+        return found.decode("utf-8", "replace") if found else None
+
+    def close(self) -> None:
+        """Free the weights. Idempotent; a double free would end the process."""
+        with self._lock:
+            pointer, self._pointer = self._pointer, None
+        if pointer is not None:
+            self.library.c.llama_model_free(pointer)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _text(fill: Callable[[Any, int], int]) -> str:
+    """A string from a C function that returns the length it would need."""
+    room = 512
+    for _ in range(2):
+        buffer = ctypes.create_string_buffer(room)
+        n = fill(buffer, room)
+        if n < room:
+            return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
+        room = n + 1
+    return ""
+
+
+def _metadata(c: Any, pointer: int) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for index in range(c.llama_model_meta_count(pointer)):
+        key = _text(lambda b, n, i=index: c.llama_model_meta_key_by_index(pointer, i, b, n))  # type: ignore[misc]
+        found[key] = _text(lambda b, n, i=index: c.llama_model_meta_val_str_by_index(pointer, i, b, n))  # type: ignore[misc]
+    return found
+
+
+def _reason(lines: list[str]) -> str:
+    """What the loader complained of; it logs the cause and then that it failed."""
+    for line in lines:
+        if "error loading model" in line:
+            return line.split("error loading model", 1)[1].lstrip(": ").strip() or line
+    return next(
+        (line for line in reversed(lines) if "error" in line.lower() or "fail" in line.lower()), "no reason given"
+    )

@@ -1,0 +1,99 @@
+"""Text to tokens and back. Knows one vocabulary; its tables are read once, since a C call a token would be the cost.
+
+Thread-safe: llama.cpp's tokeniser is, and the tables never change. After the model is closed nothing may be called.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Iterable
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.work import Tokens
+from llamahost.native.library import Library
+
+_UNKNOWN, _CONTROL = 1 << 0, 1 << 3
+_MAX_TEXT_BYTES = 2**31 - 16  # llama_tokenize takes an int32 length
+
+
+class Vocab:
+    """Implements core.work.Vocabulary on a loaded model's vocabulary, whose address it borrows."""
+
+    def __init__(self, library: Library, pointer: int) -> None:
+        c = library.c
+        self._c = c
+        self.pointer = pointer
+        self.n_tokens: int = c.llama_vocab_n_tokens(pointer)
+        self.bos: int = c.llama_vocab_bos(pointer)
+        self.eos: int = c.llama_vocab_eos(pointer)
+        self.adds_bos = bool(c.llama_vocab_get_add_bos(pointer))
+        self.pieces, self.is_control, self.end_ids = _tables(library, pointer, self.n_tokens)
+        self.suppressed = _suppressed(c, pointer)
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Lone surrogates become U+FFFD; NUL is a character like any other."""
+        data = text.encode("utf-8", "replace") if _has_no_surrogate(text) else _mended(text)
+        if len(data) > _MAX_TEXT_BYTES:
+            raise InvalidRequest(f"the text has {len(data)} bytes, more than can be tokenised at once")
+        room = len(data) // 2 + 16
+        for _ in range(2):
+            buffer = (ctypes.c_int32 * room)()
+            n = self._c.llama_tokenize(self.pointer, data, len(data), buffer, room, add_special, parse_special)
+            if n >= 0:
+                tokens = array("i")
+                tokens.frombytes(memoryview(buffer).cast("B")[: 4 * n])
+                return tokens
+            if n == -(2**31):
+                break
+            room = -n
+        raise InvalidRequest(f"the text of {len(data)} bytes cannot be tokenised")
+
+    def decode(self, tokens: Iterable[int]) -> bytes:
+        pieces, is_control, n_tokens = self.pieces, self.is_control, self.n_tokens
+        parts = []
+        for token in tokens:
+            if not 0 <= token < n_tokens:  # the C function would end the process
+                raise InvalidRequest(f"token {token} is not in the vocabulary of {n_tokens}", param="tokens")
+            if not is_control[token]:
+                parts.append(pieces[token])
+        return b"".join(parts)
+
+
+def _has_no_surrogate(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _mended(text: str) -> bytes:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _tables(library: Library, pointer: int, n_tokens: int) -> tuple[tuple[bytes, ...], bytes, frozenset[int]]:
+    quick = library.quick
+    get_attr, to_piece, is_eog = quick.vocab_get_attr, quick.token_to_piece, quick.vocab_is_eog
+    room = 256
+    buffer = ctypes.create_string_buffer(room)
+    address, view = ctypes.addressof(buffer), memoryview(buffer).cast("B")
+    pieces: list[bytes] = []
+    is_control = bytearray(n_tokens)
+    ends: list[int] = []
+    for token in range(n_tokens):
+        n = to_piece(pointer, token, address, room, 0, True)
+        if n < 0:
+            room = -n
+            buffer = ctypes.create_string_buffer(room)
+            address, view = ctypes.addressof(buffer), memoryview(buffer).cast("B")
+            n = to_piece(pointer, token, address, room, 0, True)
+        pieces.append(bytes(view[:n]) if n > 0 else b"")
+        if get_attr(pointer, token) & (_CONTROL | _UNKNOWN):
+            is_control[token] = 1
+        if is_eog(pointer, token):
+            ends.append(token)
+    return tuple(pieces), bytes(is_control), frozenset(ends)
+
+
+def _suppressed(c: object, pointer: int) -> tuple[int, ...]:
+    """Tokens that the file says must never be sampled; llama-server bans them too."""
+    n = ctypes.c_int32(0)
+    found = c.llama_vocab_get_suppress_tokens(pointer, ctypes.byref(n))  # type: ignore[attr-defined]  # C module
+    return tuple(found[index] for index in range(n.value)) if found and n.value > 0 else ()
