@@ -124,7 +124,7 @@ class LlamaBackend:
         """A copy of row `index` of the last decode; for tests and debugging."""
         if not 0 <= index < self._n_launched_rows:
             raise BackendError(f"row {index} of {self._n_launched_rows}")
-        return self._rows(self._n_launched_rows)[index].copy()
+        return np.array(self._rows(self._n_launched_rows)[index])
 
     # --- before the decode ---
 
@@ -228,7 +228,7 @@ class LlamaBackend:
         if at != self._logits_at or len(self._logits) < n:
             n_kept = max(n, self.n_slots)
             flat = (ctypes.c_float * (n_kept * self._n_vocab)).from_address(at)
-            self._logits = np.frombuffer(flat, np.float32).reshape(n_kept, self._n_vocab)
+            self._logits = np.ctypeslib.as_array(flat).reshape(n_kept, self._n_vocab)
             self._logits_at = at
         return self._logits[:n]
 

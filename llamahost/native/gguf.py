@@ -146,7 +146,7 @@ def _tensor_elements(reader: _Reader, index: int) -> int:
     shape = struct.unpack(f"<{n_dimensions}Q", reader.take(8 * n_dimensions, what))
     reader.number("<I", what)
     offset = reader.number("<Q", what)
-    elements = math.prod(shape)
+    elements: int = math.prod(shape)
     if offset > reader.n_bytes:
         raise reader.fail(f"tensor `{name}` lies beyond the end of the file; is the download complete?")
     if elements > reader.n_bytes * 64:  # no type stores an element in less than an eighth of a bit

@@ -84,7 +84,17 @@ class Scratch:
 class SamplerChain:
     """Owned by the worker thread. One job's samplers with their memory (penalties, DRY, mirostat, seed)."""
 
-    __slots__ = ("_accept", "_free", "_pointer", "bias_ids", "bias_values", "is_greedy", "remembers", "top_k")
+    __slots__ = (
+        "_accept",
+        "_free",
+        "_pointer",
+        "bias_ids",
+        "bias_values",
+        "is_greedy",
+        "is_plain",
+        "remembers",
+        "top_k",
+    )
 
     def __init__(
         self, library: Library, pointer: int, *, is_greedy: bool, remembers: bool, top_k: int, bias: dict[int, float]
@@ -95,8 +105,9 @@ class SamplerChain:
         self.is_greedy = is_greedy
         self.remembers = remembers
         self.top_k = top_k  # 0: not cut
-        self.bias_ids = np.fromiter(bias.keys(), np.intp, len(bias)) if bias else None
-        self.bias_values = np.fromiter(bias.values(), np.float32, len(bias)) if bias else None
+        self.bias_ids = np.fromiter(bias.keys(), np.intp, len(bias))
+        self.bias_values = np.fromiter(bias.values(), np.float32, len(bias))
+        self.is_plain = is_greedy and not bias
 
     @property
     def pointer(self) -> int:
@@ -258,7 +269,7 @@ class Samplers:
 
     def choose(self, chain: SamplerChain, row: Row, scratch: Scratch | None = None) -> int:
         """The next token by this chain, which has not accepted it yet. The row is left as it was."""
-        if chain.bias_ids is None:
+        if not len(chain.bias_ids):
             return self._choose(chain, row, scratch or self._scratch)
         kept = row[chain.bias_ids]
         row[chain.bias_ids] = kept + chain.bias_values
@@ -283,7 +294,7 @@ class Samplers:
     def choose_all(self, chains: Sequence[SamplerChain], matrix: Row) -> list[int]:
         """One token for each row of the matrix, row i by chains[i]; each chain at most once."""
         n = len(chains)
-        if all([chain.is_greedy and chain.bias_ids is None for chain in chains]):
+        if all(chain.is_plain for chain in chains):
             tokens = matrix.argmax(axis=1)
             if np.isnan(matrix[np.arange(n), tokens]).any():
                 raise _not_a_number()
