@@ -5,20 +5,37 @@ Knows requests, events and leases; knows no HTTP, no dialect and no thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+import asyncio
+import difflib
+from array import array
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
-from llamahost.core.events import Event
+from llamahost.core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+)
+from llamahost.core.events import Event, Finished, Started
+from llamahost.core.machine import Machine
 from llamahost.core.messages import ChatRequest, CompletionRequest, SamplingOptions
-from llamahost.core.observe import Observer
+from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord
+from llamahost.core.work import Times
+from llamahost.fleet.fleet import Fleet, Load, ModelStatus, State
+from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.replica import Opened, Replica
 
-if TYPE_CHECKING:  # these bring llama_cpp, which a process that only starts up need not wait for
-    from llamahost.engine.engine import EngineStats
-    from llamahost.fleet.loader import ModelCard
-    from llamahost.fleet.manifest import Manifest, ModelSpec
+if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
+    from collections.abc import Callable
+
+    from llamahost.fleet.loader import Prepared
+
+__all__ = ["AsyncHost", "Health", "ModelStatus", "SpecOptions", "State"]
 
 
 class SpecOptions(TypedDict, total=False):
@@ -26,45 +43,23 @@ class SpecOptions(TypedDict, total=False):
 
     name: str
     aliases: tuple[str, ...]
-    n_ctx: int
-    n_slots: int
+    n_ctx: int | None
+    n_slots: int | None
     kv_layout: Literal["auto", "split", "unified"]
-    n_cells: int
+    n_cells: int | None
     kv_type_k: str
     kv_type_v: str
     n_batch: int
     n_ubatch: int
     n_gpu_layers: int
     flash_attention: Literal["auto", "on", "off"]
-    n_threads: int
+    n_threads: int | None
     swa_full: bool
     template: str
     sampling: SamplingOptions
     max_queue: int
-    timeout_s: float
+    timeout_s: float | None
     target_step_s: float
-
-
-State = Literal["unloaded", "loading", "ready", "failed", "draining"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelStatus:
-    """A model as it stands now. `progress` in [0, 1] while loading; `reason` says why it failed.
-
-    `card` and `stats` are there once it has been loaded; `n_in_flight` counts answers that are being made or waited for.
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    state: State = "unloaded"
-    progress: float = 0.0
-    reason: str = ""
-    n_slots: int = 0
-    n_in_flight: int = 0
-    card: ModelCard | None = None
-    stats: EngineStats | None = None
-    is_stalled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +80,8 @@ class AsyncHost:
             async for event in events: ...
 
     Entering waits until the models are loaded and raises LoadFailed when one is not. `model` is a GGUF's path with
-    options, a ModelSpec, a whole Manifest, or None for a host that answers Unavailable.
+    options, a ModelSpec, a whole Manifest, or None for a host that answers Unavailable. One model answers to any name
+    unless `is_strict`. `load` opens a model, and is there for tests.
     """
 
     def __init__(
@@ -94,37 +90,47 @@ class AsyncHost:
         *,
         observer: Observer | None = None,
         is_strict: bool = False,
-        stall_s: float = 30.0,
-        load: Callable[..., object] | None = None,
+        load: Load | None = None,
         **options: Unpack[SpecOptions],
-    ) -> None: ...
+    ) -> None:
+        check_names(options, SpecOptions.__annotations__, "option")
+        manifest = _manifest_of(model, options)
+        self._settings = manifest.server
+        self._observer = observer
+        self._fleet = Fleet(manifest.models, load or _load, is_strict=is_strict, reader_stall_s=manifest.server.stall_s)
 
     async def start(self) -> None:
         """Begin to load and return at once; `health` tells how it goes. Needed only where `async with` is not used."""
-        raise NotImplementedError
+        self._fleet.start()
 
     async def wait_ready(self) -> None:
         """Wait until every model is loaded. Raises LoadFailed."""
-        raise NotImplementedError
+        await self._fleet.wait_ready()
 
     def drain(self) -> None:
         """Refuse whatever is new with Unavailable, from now on; what runs goes on. Idempotent, returns at once."""
-        raise NotImplementedError
+        self._fleet.drain()
 
     async def aclose(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, let the running ones finish for `drain_s`, abort the rest, close the models. Idempotent.
 
         What is aborted here ends with Unavailable.
         """
-        raise NotImplementedError
+        await self._fleet.close(drain_s)
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        await self.start()
+        try:
+            await self.wait_ready()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        await self.aclose()
 
     def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """The conversation's next turn. Closing the generator cancels; the slot is free within a step.
@@ -133,29 +139,177 @@ class AsyncHost:
         Raises before the first event: ModelNotFound, Unavailable, Overloaded, InvalidRequest. Also later:
         DeadlineExceeded, GenerationFailed, Unavailable (shutting down).
         """
-        raise NotImplementedError
+        return self._answer(request, "chat", request.generation.n)
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[Event, None]:
         """Each prompt continued `generation.n` times: index = number of the prompt * n + number of the answer.
 
         Otherwise as `chat`.
         """
-        raise NotImplementedError
+        return self._answer(request, "completion", request.generation.n * len(request.prompts))
 
     async def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
     ) -> list[int]:
-        """Token ids of `text`. Never refused for load. Raises ModelNotFound, Unavailable."""
-        raise NotImplementedError
+        """Token ids of `text`. Never Overloaded. Raises ModelNotFound, Unavailable."""
+        async with self._fleet.lease(model, n_jobs=0) as replica:
+            encode = replica.vocabulary.encode
+            tokens = await replica.run(
+                lambda: encode(text, add_special=add_special, parse_special=parse_special), len(text)
+            )
+            return tokens.tolist()
 
-    async def detokenize(self, tokens: list[int], *, model: str = "") -> str:
+    async def detokenize(self, tokens: Sequence[int], *, model: str = "") -> str:
         """Text of `tokens`, control tokens left out. Raises InvalidRequest on an id outside the vocabulary."""
-        raise NotImplementedError
+        try:
+            ids = array("i", tokens)
+        except OverflowError as error:
+            raise InvalidRequest("a token id is out of range", param="tokens") from error
+        async with self._fleet.lease(model, n_jobs=0) as replica:
+            decode = replica.vocabulary.decode
+            return (await replica.run(lambda: decode(ids), len(ids))).decode("utf-8", "replace")
 
     def models(self) -> tuple[ModelStatus, ...]:
         """Every model of the manifest as it stands now. Cheap: for /v1/models, /ready and /metrics."""
-        raise NotImplementedError
+        return self._fleet.statuses()
 
     def health(self) -> Health:
         """All of it in one. Cheap, and never waits for a step."""
-        raise NotImplementedError
+        models = self._fleet.statuses()
+        is_draining = self._fleet.is_draining
+        return Health(
+            is_ready=not is_draining and any(model.state == "ready" for model in models),
+            is_stalled=any(model.is_stalled for model in models),
+            is_draining=is_draining,
+            models=models,
+        )
+
+    async def _answer(
+        self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
+    ) -> AsyncGenerator[Event, None]:
+        account = _Account(request, kind)
+        try:
+            async with self._fleet.lease(request.model, n_jobs) as replica:
+                account.model = replica.spec.name
+                timeout_s = request.generation.timeout_s or replica.spec.timeout_s or self._settings.timeout_s
+                deadline = None if timeout_s is None else account.arrived + timeout_s
+                prepared = account.prepared = await _prepare(replica, request, deadline, timeout_s)
+                replies = {job.id: reply for job, reply in zip(prepared.jobs, prepared.replies, strict=True)}
+                with replica.stream(prepared.jobs) as stream:
+                    if deadline is not None and timeout_s is not None:
+                        stream.expire_at(deadline, timeout_s)
+                    async for emission in stream:
+                        account.times = emission.times
+                        reply = replies[emission.job_id]
+                        events = reply.feed(emission)
+                        if reply.is_finished:
+                            stream.drop(emission.job_id)  # a stop string: the slot is not kept while events are sent
+                        for event in events:
+                            if not account.first_s or isinstance(event, Finished | Started):
+                                account.see(event)
+                            yield event
+        except BaseException as error:
+            account.failed(error)
+            raise
+        finally:
+            if self._observer is not None:
+                self._observer.finished(account.record())
+
+
+class _Account:
+    """What becomes of one request, kept for its record. Owned by the loop."""
+
+    __slots__ = (
+        "_clock", "_kind", "_n", "_n_cached", "_n_open", "_outcome", "_reason",
+        "arrived", "first_s", "model", "prepared", "times",
+    )  # fmt: skip
+
+    def __init__(self, request: ChatRequest | CompletionRequest, kind: Kind) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._kind = kind
+        self._n = request.generation.n
+        self._n_cached = 0
+        self._n_open = -1
+        self._outcome: Outcome = "cancelled"
+        self._reason: Outcome = "stop"
+        self.arrived = self._clock()
+        self.first_s = 0.0
+        self.model = request.model
+        self.prepared: Prepared | None = None
+        self.times = Times()
+
+    def see(self, event: Event) -> None:
+        if not self.first_s:
+            self.first_s = max(1e-9, self._clock() - self.arrived)
+        match event:
+            case Started(index, _, _, n_cached) if index % self._n == 0:
+                self._n_cached += n_cached
+            case Finished(index, reason) if index == 0:
+                self._reason = reason
+
+    def failed(self, error: BaseException) -> None:
+        if isinstance(error, InvalidRequest | ModelNotFound | Overloaded | Unavailable) and self.prepared is None:
+            self._outcome = "rejected"
+        elif isinstance(error, GeneratorExit | asyncio.CancelledError):
+            self._outcome = "cancelled"
+        else:
+            self._outcome = "error"
+
+    def record(self) -> RequestRecord:
+        replies = self.prepared.replies if self.prepared else ()
+        jobs = self.prepared.jobs if self.prepared else ()
+        is_whole = bool(replies) and all(reply.is_finished for reply in replies)
+        times = self.times
+        return RequestRecord(
+            model=self.model,
+            kind=self._kind,
+            n_prompt=sum(len(job.tokens) for job in jobs[:: self._n]),
+            n_cached=self._n_cached,
+            n_generated=sum(reply.n_generated for reply in replies),
+            queued_s=max(0.0, times.admitted - times.arrived) if times.admitted else 0.0,
+            first_s=self.first_s,
+            generation_s=max(0.0, times.last - times.first) if times.first else 0.0,
+            total_s=self._clock() - self.arrived,
+            # Whoever leaves after the last event has had all: that is no cancelling.
+            outcome=self._reason if is_whole else self._outcome,
+        )
+
+
+async def _prepare(
+    replica: Replica, request: ChatRequest | CompletionRequest, deadline: float | None, timeout_s: float | None
+) -> Prepared:
+    if deadline is None or timeout_s is None:
+        return await replica.prepare(request)
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await replica.prepare(request)
+    except TimeoutError as error:
+        raise DeadlineExceeded(timeout_s) from error
+
+
+def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises TypeError that names the nearest known name."""
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{nearest[0]}`?" if nearest else f"; the known ones are {', '.join(known)}"
+            raise TypeError(f"unknown {what} `{name}`{hint}")
+
+
+def _manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOptions) -> Manifest:
+    if isinstance(model, str | Path):
+        path = Path(model)
+        return Manifest(models=(replace(ModelSpec(name=path.stem, path=path), **options),))
+    if isinstance(model, ModelSpec):
+        return Manifest(models=(replace(model, **options),))
+    if options:
+        raise TypeError("options are for one model's path; a manifest holds its own")
+    return model or Manifest()
+
+
+def _load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:
+    """In a load thread, where importing llama_cpp keeps nobody waiting."""
+    from llamahost.fleet.loader import load
+
+    return load(spec, machine, on_progress)

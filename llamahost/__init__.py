@@ -1,0 +1,92 @@
+"""llamahost: serve GGUF models from the machine you own, by HTTP or as a library.
+
+with Host("model.gguf") as host:
+    print(host.chat([{"role": "user", "content": "Hello"}]).text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamahost.core.errors import ContextTooLong as ContextTooLong
+    from llamahost.core.errors import DeadlineExceeded as DeadlineExceeded
+    from llamahost.core.errors import GenerationFailed as GenerationFailed
+    from llamahost.core.errors import InvalidRequest as InvalidRequest
+    from llamahost.core.errors import LlamahostError as LlamahostError
+    from llamahost.core.errors import LoadFailed as LoadFailed
+    from llamahost.core.errors import ManifestError as ManifestError
+    from llamahost.core.errors import ModelNotFound as ModelNotFound
+    from llamahost.core.errors import Overloaded as Overloaded
+    from llamahost.core.errors import TemplateFailed as TemplateFailed
+    from llamahost.core.errors import Unavailable as Unavailable
+    from llamahost.core.events import Delta as Delta
+    from llamahost.core.events import Event as Event
+    from llamahost.core.events import Finished as Finished
+    from llamahost.core.events import Likely as Likely
+    from llamahost.core.events import Started as Started
+    from llamahost.core.events import Timings as Timings
+    from llamahost.core.events import TokenLogprob as TokenLogprob
+    from llamahost.core.events import Usage as Usage
+    from llamahost.core.messages import Audio as Audio
+    from llamahost.core.messages import ChatRequest as ChatRequest
+    from llamahost.core.messages import CompletionRequest as CompletionRequest
+    from llamahost.core.messages import Generation as Generation
+    from llamahost.core.messages import Image as Image
+    from llamahost.core.messages import Message as Message
+    from llamahost.core.messages import Output as Output
+    from llamahost.core.messages import Sampling as Sampling
+    from llamahost.core.messages import SamplingOptions as SamplingOptions
+    from llamahost.core.messages import Text as Text
+    from llamahost.core.messages import Tool as Tool
+    from llamahost.core.messages import ToolCall as ToolCall
+    from llamahost.core.observe import Observer as Observer
+    from llamahost.core.observe import RequestRecord as RequestRecord
+    from llamahost.fleet.manifest import Manifest as Manifest
+    from llamahost.fleet.manifest import ModelSpec as ModelSpec
+    from llamahost.fleet.manifest import ServerSettings as ServerSettings
+    from llamahost.fleet.manifest import load_manifest as load_manifest
+    from llamahost.host import AsyncHost as AsyncHost
+    from llamahost.host import Health as Health
+    from llamahost.host import ModelStatus as ModelStatus
+    from llamahost.sync import ChatResult as ChatResult
+    from llamahost.sync import CompletionResult as CompletionResult
+    from llamahost.sync import Host as Host
+    from llamahost.sync import Stream as Stream
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "llamahost.core.errors": (
+        "ContextTooLong", "DeadlineExceeded", "GenerationFailed", "InvalidRequest", "LlamahostError", "LoadFailed",
+        "ManifestError", "ModelNotFound", "Overloaded", "TemplateFailed", "Unavailable",
+    ),
+    "llamahost.core.events": ("Delta", "Event", "Finished", "Likely", "Started", "Timings", "TokenLogprob", "Usage"),
+    "llamahost.core.messages": (
+        "Audio", "ChatRequest", "CompletionRequest", "Generation", "Image", "Message", "Output", "Sampling",
+        "SamplingOptions", "Text", "Tool", "ToolCall",
+    ),
+    "llamahost.core.observe": ("Observer", "RequestRecord"),
+    "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings", "load_manifest"),
+    "llamahost.host": ("AsyncHost", "Health", "ModelStatus"),
+    "llamahost.sync": ("ChatResult", "CompletionResult", "Host", "Stream"),
+}  # fmt: skip
+"""Where each public name lives. They are imported when first asked for, so that `llamahost --help` is quick."""
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module `llamahost` has no `{name}`")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,232 @@
+"""Join a scheduler with a backend: one step is plan, launch, collect, commit, publish.
+
+The border for failures: a step that fails costs the jobs of its plan, a lost backend costs all jobs, and nothing that
+a backend raises passes this module. Knows tokens and time; knows no text, thread or loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llamahost.core.errors import BackendError, BackendLost, NoRoom
+from llamahost.core.work import Backend, Emission, Job, Plan
+from llamahost.engine.pace import Pace
+from llamahost.engine.scheduler import Scheduler
+
+logger = logging.getLogger("llamahost.engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """How an engine stands after a step; totals count from its making. Any thread may read it.
+
+    `n_tokens_in` are prompt tokens of the jobs begun, `n_tokens_cached` those of the finished jobs that were not
+    computed, `n_tokens_out` tokens generated. `backend_s` is time in launch and collect, `host_s` the rest of the
+    steps; `step_s` is what a step takes now.
+    """
+
+    n_running: int = 0
+    n_waiting: int = 0
+    n_cells_used: int = 0
+    n_cells: int = 0
+    n_steps: int = 0
+    n_tokens_in: int = 0
+    n_tokens_out: int = 0
+    n_tokens_cached: int = 0
+    n_failed_steps: int = 0
+    host_s: float = 0.0
+    backend_s: float = 0.0
+    step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """A step that has begun and has not returned."""
+
+    since: float
+    expected_s: float
+
+
+class Engine:
+    """Owned by its worker's thread; `stats`, `doing` and `lost` may be read by any.
+
+    `publish` takes the news of a step and must not wait or raise. `on_lost` is called once, when the backend is gone.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        scheduler: Scheduler,
+        publish: Callable[[list[Emission]], None],
+        *,
+        on_lost: Callable[[str], None] = lambda reason: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stats = EngineStats(n_cells=backend.n_cells)
+        self.doing: Doing | None = None
+        self.lost = ""  # why nothing can be computed any more; empty while all is well
+        self._backend = backend
+        self._scheduler = scheduler
+        self._publish = publish
+        self._on_lost = on_lost
+        self._clock = clock
+        self._pace = Pace()
+        self._news: list[Emission] = []
+        self._jobs: set[int] = set()  # submitted, and their last emission not yet made
+        self._seen: set[str] = set()  # kinds of failure whose traceback has been logged
+        self._is_closed = False
+        self._n_in = 0
+        self._n_out = 0
+        self._n_cached = 0
+        self._n_steps = 0
+        self._n_failed = 0
+        self._host_s = 0.0
+        self._backend_s = 0.0
+        self._in_backend_s = 0.0  # of the step that runs
+
+    def submit(self, job: Job) -> None:
+        """Take a job; its news ends with an emission that has `finish`, whatever happens."""
+        if self.lost or self._is_closed:
+            error = self.lost or "the model was closed"
+            self._publish([Emission(job.id, finish="failed", error=error)])
+            return
+        self._jobs.add(job.id)
+        try:
+            self._scheduler.add(job, self._clock())
+        except Exception as error:
+            self._log(error)
+            self._note([Emission(job.id, finish="failed", error=str(error))])
+
+    def abort(self, job_id: int) -> None:
+        """End a job before the next plan. Idempotent; unknown and finished jobs are no matter."""
+        if job_id not in self._jobs:
+            return
+        emission = self._scheduler.abort(job_id, self._clock())
+        self._jobs.discard(job_id)
+        if emission is not None:
+            self._note([emission])
+
+    def step(self) -> bool:
+        """Make one step. False: there was nothing to do, and the news of all that was done is out."""
+        if self.lost or self._is_closed:
+            return False
+        began = self._clock()
+        self._in_backend_s = 0.0
+        self.doing = Doing(began, self._pace.expected_s(0))
+        try:
+            plan = self._scheduler.plan(began)
+            if plan is None:
+                self._flush()
+                return False
+            self._run(plan)
+        except Exception as error:  # the scheduler broke its own laws: nothing that it holds can be trusted
+            self._log(error)
+            self._lose(f"the scheduler failed: {error}")
+        finally:
+            self.doing = None
+        if not self._backend.overlaps:
+            self._flush()
+        self._n_steps += 1
+        self._host_s += max(0.0, self._clock() - began - self._in_backend_s)
+        self._count()
+        return True
+
+    def close(self) -> None:
+        """Fail the jobs that are left and free the backend. Idempotent."""
+        if self._is_closed:
+            return
+        self._fail_everything("the model was closed")
+        self._is_closed = True
+        self._count()
+        self._backend.close()
+
+    def _run(self, plan: Plan) -> None:
+        """All of the step after its plan, up to the news of it."""
+        self._n_in += sum(len(job.tokens) for job in plan.begins)
+        if not self._backend.overlaps:
+            self._flush()
+        began = self._clock()
+        self.doing = Doing(began, self._pace.expected_s(plan.n_tokens))
+        try:
+            self._backend.launch(plan)
+            if self._backend.overlaps:  # the device computes: the last step's news costs it nothing now
+                flushing = self._clock()
+                self._flush()
+                self._in_backend_s -= self._clock() - flushing
+            sampled = self._backend.collect()
+        except NoRoom:
+            self._in_backend_s += self._clock() - began
+            self._note(self._scheduler.no_room(plan, self._clock()))
+            return
+        except BackendLost as error:
+            self._log(error)
+            self._lose(str(error))
+            return
+        except Exception as error:
+            self._in_backend_s += self._clock() - began
+            self._n_failed += 1
+            self._log(error)
+            self._note(self._scheduler.fail(plan, str(error), self._clock()))
+            return
+        now = self._clock()
+        step_s = now - began
+        self._in_backend_s += step_s
+        self._pace.learn(plan.n_tokens, step_s)
+        self._note(self._scheduler.commit(plan, sampled, now, step_s))
+
+    def _lose(self, reason: str) -> None:
+        self._fail_everything(reason)
+        self.lost = reason
+        self._on_lost(reason)
+
+    def _fail_everything(self, reason: str) -> None:
+        try:
+            self._note(self._scheduler.fail_all(reason, self._clock()))
+        except Exception as error:
+            self._log(error)
+        # Law: every job submitted is told its end, even by a scheduler that forgot it.
+        self._note([Emission(job_id, finish="failed", error=reason) for job_id in sorted(self._jobs)])
+        self._flush()
+
+    def _note(self, emissions: list[Emission]) -> None:
+        for emission in emissions:
+            self._n_out += len(emission.tokens) + emission.n_hidden
+            if emission.finish is not None:
+                self._n_cached += emission.n_cached
+                self._jobs.discard(emission.job_id)
+        self._news += emissions
+
+    def _flush(self) -> None:
+        if self._news:
+            news, self._news = self._news, []
+            self._publish(news)
+
+    def _count(self) -> None:
+        self._backend_s += self._in_backend_s
+        self._in_backend_s = 0.0
+        self.stats = EngineStats(
+            n_running=self._scheduler.n_running,
+            n_waiting=self._scheduler.n_waiting,
+            n_cells_used=self._scheduler.n_cells_used,
+            n_cells=self._backend.n_cells,
+            n_steps=self._n_steps,
+            n_tokens_in=self._n_in,
+            n_tokens_out=self._n_out,
+            n_tokens_cached=self._n_cached,
+            n_failed_steps=self._n_failed,
+            host_s=self._host_s,
+            backend_s=self._backend_s,
+            step_s=self._pace.recent_s,
+        )
+
+    def _log(self, error: Exception) -> None:
+        kind = f"{type(error).__name__} {error}"
+        if len(self._seen) < 100 and kind not in self._seen:
+            self._seen.add(kind)
+            is_expected = isinstance(error, BackendError)
+            logger.error("a step failed: %s", error, exc_info=None if is_expected else error)
+        else:
+            logger.error("a step failed again: %s", error)

@@ -1,0 +1,234 @@
+"""One loaded model that answers: words to jobs in the prepare pool, jobs to emissions through its worker.
+
+*Cancellation has one door*: whoever leaves a Stream (client gone, timeout, stop string, `break`, shutdown) aborts what
+is unfinished of its jobs. Knows no name, queue or state; the fleet does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from llamahost.core.errors import DeadlineExceeded, GenerationFailed
+from llamahost.core.messages import ChatRequest, CompletionRequest, Text
+from llamahost.core.work import Backend, Job, Vocabulary
+from llamahost.engine.engine import Engine, EngineStats
+from llamahost.engine.outbox import Outbox, Reader
+from llamahost.engine.worker import Worker
+
+if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
+    from llamahost.fleet.loader import ModelCard, Prepared
+    from llamahost.fleet.manifest import ModelSpec
+
+N_SMALL = 4096
+"""Bytes of text that are prepared on the loop itself: a hop to the pool and back costs more than they do."""
+
+Result = TypeVar("Result")
+
+
+class OpenModel(Protocol):
+    """A model's file in memory: its vocabulary lives until it is closed."""
+
+    @property
+    def vocab(self) -> Vocabulary: ...
+
+    def close(self) -> None: ...
+
+
+class Prepares(Protocol):
+    """Words to jobs. Thread-safe; raises InvalidRequest."""
+
+    def chat(self, request: ChatRequest, /) -> Prepared: ...
+
+    def complete(self, request: CompletionRequest, /) -> Prepared: ...
+
+
+class Opened(Protocol):
+    """What a loader hands over: all that a replica is made of."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def model(self) -> OpenModel: ...
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def preparer(self) -> Prepares: ...
+
+    @property
+    def card(self) -> ModelCard: ...
+
+
+class Stream:
+    """The emissions of a few jobs: `with replica.stream(jobs) as stream: async for emission in stream`.
+
+    Owned by the loop. Leaving the `with` aborts what is unfinished. Raises GenerationFailed, and DeadlineExceeded.
+    """
+
+    def __init__(self, replica: Replica, jobs: Sequence[Job]) -> None:
+        self._replica = replica
+        self._jobs = jobs
+        self._reader: Reader = replica.outbox.open((job.id for job in jobs), self._stalled)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._replica.submit(self, self._jobs)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._abort()
+        self._reader.close()
+        self._replica.leave(self)
+
+    def __aiter__(self) -> Reader:
+        return self._reader
+
+    def expire_at(self, deadline: float, timeout_s: float) -> None:
+        """End with DeadlineExceeded at this time of the loop's clock."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(deadline, lambda: self.fail(DeadlineExceeded(timeout_s)))
+
+    def drop(self, job_id: int) -> None:
+        """Want no more of this job: it is aborted, the others go on."""
+        if job_id in self._reader.open_ids:
+            self._replica.abort(job_id)
+            self._reader.drop(job_id)
+
+    def fail(self, error: Exception) -> None:
+        """Abort now, whether or not anybody is reading; the reader gets `error`."""
+        self._abort()
+        self._reader.fail(error)
+
+    def _stalled(self) -> None:
+        self.fail(GenerationFailed("the answer was not read for too long"))
+
+    def _abort(self) -> None:
+        for job_id in self._reader.open_ids:
+            self._replica.abort(job_id)
+
+
+class Replica:
+    """Owned by the loop."""
+
+    def __init__(
+        self, opened: Opened, engine: Engine, worker: Worker, outbox: Outbox, pool: ThreadPoolExecutor
+    ) -> None:
+        self.spec = opened.spec
+        self.card = opened.card
+        self.backend = opened.backend
+        self.outbox = outbox
+        self._model = opened.model
+        self._preparer = opened.preparer
+        self._engine = engine
+        self._worker = worker
+        self._pool = pool
+        self._in_pool: set[Future[Any]] = set()
+        self._streams: set[Stream] = set()
+        worker.attach(engine)
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._model.vocab
+
+    async def prepare(self, request: ChatRequest | CompletionRequest) -> Prepared:
+        """The jobs of this request and the replies that read them. Raises InvalidRequest."""
+        if isinstance(request, ChatRequest):
+            chat = request
+            return await self.run(lambda: self._preparer.chat(chat), _n_chars_of_chat(chat))
+        complete = request
+        return await self.run(lambda: self._preparer.complete(complete), sum(map(len, complete.prompts)))
+
+    async def run(self, work: Callable[[], Result], n_bytes: int) -> Result:
+        """Do work on `n_bytes` of text that touches the vocabulary and no context: here if small, else in the pool."""
+        if n_bytes <= N_SMALL:
+            return work()
+        future = self._pool.submit(work)
+        # A cancelled caller does not stop a thread that tokenises: the model must outlive it, so `close` waits.
+        self._in_pool.add(future)
+        future.add_done_callback(self._in_pool.discard)
+        return await asyncio.wrap_future(future)
+
+    def stream(self, jobs: Sequence[Job]) -> Stream:
+        """These jobs, submitted on entering and aborted on leaving."""
+        return Stream(self, jobs)
+
+    def submit(self, stream: Stream, jobs: Iterable[Job]) -> None:
+        """Called by Stream alone."""
+        self._streams.add(stream)
+        for job in jobs:
+            self._worker.submit(self._engine, job)
+
+    def leave(self, stream: Stream) -> None:
+        """Called by Stream alone."""
+        self._streams.discard(stream)
+
+    def abort(self, job_id: int) -> None:
+        """End a job before the next plan. Idempotent, returns at once."""
+        self._worker.abort(self._engine, job_id)
+
+    def fail_streams(self, error: Exception) -> None:
+        """End every stream with this error."""
+        for stream in tuple(self._streams):
+            stream.fail(error)
+
+    async def close(self) -> None:
+        """Take the engine off its worker and free the model, when nothing touches the vocabulary any more."""
+        while self._in_pool:
+            waits = [asyncio.wrap_future(future) for future in tuple(self._in_pool)]
+            await asyncio.gather(*waits, return_exceptions=True)
+        # Only then: a context that could not be freed, or still computes, keeps its model.
+        await asyncio.wrap_future(self._worker.detach(self._engine))
+        await in_thread(f"load-{self.spec.name}", self._model.close)
+
+
+def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Run `work` in a thread of its own, which does not keep the process from ending. Loads and unloads do that."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.done():  # cancelled
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # Result may itself be None, which typing cannot say
+
+    def run() -> None:
+        result: Result | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:  # the loop was closed meanwhile: nobody waits
+            return
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def _n_chars_of_chat(request: ChatRequest) -> int:
+    """Characters of text; anything but text counts as much."""
+    n = sum(len(part.text) if isinstance(part, Text) else N_SMALL + 1 for m in request.messages for part in m.parts)
+    calls = (call for message in request.messages for call in message.tool_calls)
+    n += sum(len(call.arguments) for call in calls)
+    n += sum(len(message.reasoning) for message in request.messages)
+    return n + 512 * len(request.tools) + len(request.output.value)

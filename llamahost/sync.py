@@ -1,0 +1,501 @@
+"""The library's plain face: `Host` runs an AsyncHost on a loop thread of its own and folds events into results.
+
+Knows no thread of the engine; may be used from several threads at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, cast, overload
+
+from llamahost.core.errors import InvalidRequest, Unavailable
+from llamahost.core.events import Delta, Event, Finished, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.messages import (
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    Message,
+    Role,
+    SamplingOptions,
+    Text,
+    Tool,
+    ToolCall,
+)
+from llamahost.host import AsyncHost, SpecOptions, check_names
+
+if TYPE_CHECKING:
+    from llamahost.fleet.fleet import Load
+    from llamahost.fleet.manifest import Manifest, ModelSpec
+
+Result = TypeVar("Result")
+
+
+class Options(SamplingOptions, total=False):
+    """What may be said of an answer beside its words; `Generation` and `Sampling` say what each means."""
+
+    model: str
+    max_tokens: int | None
+    stop: str | Sequence[str]
+    stop_ids: Sequence[int]
+    n: int
+    n_logprobs: int | None
+    ignore_eos: bool
+    priority: int
+    timeout_s: float | None
+
+
+class ChatOptions(Options, total=False):
+    """And of a chat alone."""
+
+    tools: Sequence[Tool]
+    tool_choice: str
+    thinking: bool | None
+    template_options: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatResult:
+    """An answer, whole. With `n` above 1 the other answers are in `others`, in order."""
+
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: Reason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    model: str = ""
+    others: tuple[ChatResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionResult:
+    """A prompt's continuation, whole. Other answers, and those of other prompts, are in `others`, by index."""
+
+    text: str
+    finish_reason: Reason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    model: str = ""
+    others: tuple[CompletionResult, ...] = ()
+
+
+class Stream(Generic[Result]):
+    """The Deltas of a request as they come: iterate it, once. Closing it, or leaving its `with`, aborts the request.
+
+    Owned by one thread at a time. `result` is the whole, once the iteration has ended.
+    """
+
+    def __init__(self, host: Host, events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result]) -> None:
+        self._fold = fold
+        self._queue: SimpleQueue[Event | BaseException | None] = SimpleQueue()
+        self._is_over = False
+        self._cancel = host.pump(events, self._queue)
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        while not self._is_over:
+            item = self._queue.get()
+            if item is None:
+                self._is_over = True
+            elif isinstance(item, BaseException):
+                self._is_over = True
+                raise item
+            else:
+                self._fold.feed(item)
+                if isinstance(item, Delta):
+                    return item
+        raise StopIteration
+
+    @property
+    def result(self) -> Result:
+        """Everything that came, as a plain call would have returned it. Raises RuntimeError before the end."""
+        if not self._fold.is_whole:
+            raise RuntimeError("the stream has not come to its end")
+        return self._fold.result()
+
+    def close(self) -> None:
+        """Stop here: the slot is free within a step. Idempotent."""
+        self._is_over = True
+        self._cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:  # `for delta in host.chat(..., stream=True): break` leaves nothing running
+        if hasattr(self, "_cancel"):
+            self.close()
+
+
+class Host:
+    """A model, opened and answering, for programs that do not use asyncio.
+
+    with Host("model.gguf") as host:
+        print(host.chat([{"role": "user", "content": "Hello"}]).text)
+
+    Raises LoadFailed. Options are those of AsyncHost.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | ModelSpec | Manifest,
+        *,
+        is_strict: bool = False,
+        load: Load | None = None,
+        **options: Unpack[SpecOptions],
+    ) -> None:
+        self._host = AsyncHost(model, is_strict=is_strict, load=load, **options)
+        self._is_closed = False
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llamahost-loop", daemon=True)
+        self._thread.start()
+        try:
+            self._call(self._host.__aenter__())
+        except BaseException:
+            self._is_closed = True
+            self._end()
+            raise
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message | Mapping[str, object]],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> ChatResult: ...
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message | Mapping[str, object]],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> Stream[ChatResult]: ...
+
+    @overload
+    def chat(
+        self, messages: str | Sequence[Message | Mapping[str, object]], *, stream: bool, **options: Unpack[ChatOptions]
+    ) -> ChatResult | Stream[ChatResult]: ...
+
+    def chat(
+        self,
+        messages: str | Sequence[Message | Mapping[str, object]],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> ChatResult | Stream[ChatResult]:
+        """The conversation's next turn; text alone is a user's first. Raises what AsyncHost.chat raises.
+
+        A dict among the messages is {"role": …, "content": text or [{"type": "text", "text": …}]}.
+        """
+        check_names(options, ChatOptions.__annotations__, "option")
+        given = cast("dict[str, Any]", options)
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        request = ChatRequest(
+            messages=tuple(_message_of(turn, k) for k, turn in enumerate(turns)),
+            model=given.get("model", ""),
+            tools=tuple(given.get("tools", ())),
+            tool_choice=given.get("tool_choice", "auto"),
+            thinking=given.get("thinking"),
+            template_options=given.get("template_options", {}),
+            generation=_generation_of(given),
+        )
+        return self._answer(lambda: self._host.chat(request), Fold(_chat_result), is_streamed=stream)
+
+    @overload
+    def complete(
+        self,
+        prompt: str | Sequence[int] | Sequence[str],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[Options],
+    ) -> CompletionResult: ...
+
+    @overload
+    def complete(
+        self, prompt: str | Sequence[int] | Sequence[str], *, stream: Literal[True], **options: Unpack[Options]
+    ) -> Stream[CompletionResult]: ...
+
+    @overload
+    def complete(
+        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool, **options: Unpack[Options]
+    ) -> CompletionResult | Stream[CompletionResult]: ...
+
+    def complete(
+        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool = False, **options: Unpack[Options]
+    ) -> CompletionResult | Stream[CompletionResult]:
+        """A text, or its tokens, continued as it is; or several texts. Raises what AsyncHost.complete raises."""
+        check_names(options, Options.__annotations__, "option")
+        given = cast("dict[str, Any]", options)
+        request = CompletionRequest(
+            prompts=_prompts_of(prompt), model=given.get("model", ""), generation=_generation_of(given)
+        )
+        return self._answer(lambda: self._host.complete(request), Fold(_completion_result), is_streamed=stream)
+
+    def tokenize(
+        self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of `text`."""
+        return self._call(self._host.tokenize(text, model=model, add_special=add_special, parse_special=parse_special))
+
+    def detokenize(self, tokens: Sequence[int], *, model: str = "") -> str:
+        """Text of `tokens`, control tokens left out. Raises InvalidRequest on an id outside the vocabulary."""
+        return self._call(self._host.detokenize(tokens, model=model))
+
+    def close(self) -> None:
+        """Abort what runs, close the model, end the threads. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            asyncio.run_coroutine_threadsafe(self._host.aclose(), self._loop).result()
+        finally:
+            self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def pump(
+        self, events: Callable[[], AsyncGenerator[Event, None]], queue: SimpleQueue[Event | BaseException | None]
+    ) -> Callable[[], None]:
+        """Put what comes into the queue, None or an error last; returns what cancels it. Called by Stream alone."""
+        if self._is_closed:
+            raise Unavailable("the host is closed")
+        future = asyncio.run_coroutine_threadsafe(_pump(events, queue), self._loop)
+
+        def cancel() -> None:
+            if not future.done():
+                future.cancel()
+
+        return cancel
+
+    def _answer(
+        self, events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result], *, is_streamed: bool
+    ) -> Result | Stream[Result]:
+        if is_streamed:
+            return Stream(self, events, fold)
+        return self._call(_whole(events, fold))
+
+    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
+        if self._is_closed:
+            work.close()
+            raise Unavailable("the host is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # KeyboardInterrupt among them: what nobody waits for is aborted
+            future.cancel()
+            raise
+
+    def _end(self) -> None:
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Fold(Generic[Result]):
+    """Events to a result. Owned by one thread at a time."""
+
+    def __init__(self, make: Callable[[list[_Answer]], Result]) -> None:
+        self._make = make
+        self._answers: dict[int, _Answer] = {}
+
+    def feed(self, event: Event) -> None:
+        answer = self._answers.get(event.index)
+        if answer is None:
+            answer = self._answers[event.index] = _Answer()
+        match event:
+            case Delta():
+                answer.deltas.append(event)
+            case Finished():
+                answer.finished = event
+            case Started():
+                answer.model = event.model
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._answers) and all(answer.finished for answer in self._answers.values())
+
+    def result(self) -> Result:
+        return self._make([answer for _, answer in sorted(self._answers.items())])
+
+
+class _Answer:
+    """What came of one index so far."""
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.deltas: list[Delta] = []
+        self.finished: Finished | None = None
+
+    def text_of(self, channel: Literal["text", "reasoning"]) -> str:
+        return "".join(delta.text for delta in self.deltas if delta.channel == channel)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return tuple(logprob for delta in self.deltas for logprob in delta.logprobs)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        names: dict[str, str] = {}
+        arguments: dict[str, list[str]] = {}
+        for delta in self.deltas:
+            if delta.channel == "tool":
+                names[delta.call_id] = delta.call_name or names.get(delta.call_id, "")
+                arguments.setdefault(delta.call_id, []).append(delta.text)
+        return tuple(ToolCall(call_id, name, "".join(arguments[call_id])) for call_id, name in names.items())
+
+
+def _chat_result(answers: list[_Answer]) -> ChatResult:
+    first = answers[0]
+    assert first.finished
+    return ChatResult(
+        text=first.text_of("text"),
+        reasoning=first.text_of("reasoning"),
+        tool_calls=first.tool_calls,
+        finish_reason=first.finished.reason,
+        usage=first.finished.usage,
+        timings=first.finished.timings,
+        logprobs=first.logprobs,
+        model=first.model,
+        others=tuple(_chat_result([other]) for other in answers[1:]),
+    )
+
+
+def _completion_result(answers: list[_Answer]) -> CompletionResult:
+    first = answers[0]
+    assert first.finished
+    return CompletionResult(
+        text=first.text_of("text"),
+        finish_reason=first.finished.reason,
+        usage=first.finished.usage,
+        timings=first.finished.timings,
+        logprobs=first.logprobs,
+        model=first.model,
+        others=tuple(_completion_result([other]) for other in answers[1:]),
+    )
+
+
+async def _whole(events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result]) -> Result:
+    async with aclosing(events()) as source:
+        async for event in source:
+            fold.feed(event)
+    return fold.result()
+
+
+async def _pump(
+    events: Callable[[], AsyncGenerator[Event, None]], queue: SimpleQueue[Event | BaseException | None]
+) -> None:
+    try:
+        async with aclosing(events()) as source:
+            async for event in source:
+                queue.put(event)
+    except asyncio.CancelledError:
+        queue.put(Unavailable("the host was closed"))
+        raise
+    except Exception as error:
+        queue.put(error)
+    else:
+        queue.put(None)
+
+
+async def _cancel_others() -> None:
+    """What streams were left open end here, so that no task outlives its loop."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _generation_of(given: Mapping[str, Any]) -> Generation:
+    sampling = {name: given[name] for name in SamplingOptions.__annotations__ if name in given}
+    stop = given.get("stop", ())
+    return Generation(
+        sampling=cast("SamplingOptions", sampling),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_ids=tuple(given.get("stop_ids", ())),
+        max_tokens=given.get("max_tokens"),
+        n=given.get("n", 1),
+        n_logprobs=given.get("n_logprobs"),
+        ignore_eos=given.get("ignore_eos", False),
+        priority=given.get("priority", 0),
+        timeout_s=given.get("timeout_s"),
+    )
+
+
+def _prompts_of(prompt: str | Sequence[int] | Sequence[str]) -> tuple[str | tuple[int, ...], ...]:
+    if isinstance(prompt, str):
+        return (prompt,)
+    if prompt and all(isinstance(item, str) for item in prompt):
+        return tuple(cast("Sequence[str]", prompt))
+    return (tuple(cast("Sequence[int]", prompt)),)
+
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def _message_of(turn: Message | Mapping[str, object], k: int) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    known = ("role", "content", "name", "tool_call_id")
+    for key in turn:
+        if key not in known:
+            raise InvalidRequest(f"messages[{k}] has an unknown key `{key}`", param=f"messages[{k}].{key}")
+    role = turn.get("role")
+    if role not in _ROLES:
+        raise InvalidRequest(f"messages[{k}].role must be one of {', '.join(_ROLES)}", param=f"messages[{k}].role")
+    return Message(
+        role=cast("Role", role),
+        parts=_parts_of(turn.get("content"), k),
+        name=str(turn.get("name") or ""),
+        tool_call_id=str(turn.get("tool_call_id") or ""),
+    )
+
+
+def _parts_of(content: object, k: int) -> tuple[Text, ...]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Text(content),)
+    texts: list[Text] = []
+    for part in content if isinstance(content, list | tuple) else [None]:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            raise InvalidRequest(
+                f'messages[{k}].content must be text or a list of {{"type": "text", "text": …}}',
+                param=f"messages[{k}].content",
+            )
+        texts.append(Text(text))
+    return tuple(texts)
