@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from llamahost.core.messages import ToolCall as ToolCall
     from llamahost.core.observe import Observer as Observer
     from llamahost.core.observe import RequestRecord as RequestRecord
+    from llamahost.core.results import ChatResult as ChatResult
+    from llamahost.core.results import CompletionResult as CompletionResult
     from llamahost.fleet.manifest import Manifest as Manifest
     from llamahost.fleet.manifest import ModelSpec as ModelSpec
     from llamahost.fleet.manifest import ServerSettings as ServerSettings
@@ -50,8 +52,6 @@ if TYPE_CHECKING:
     from llamahost.host import AsyncHost as AsyncHost
     from llamahost.host import Health as Health
     from llamahost.host import ModelStatus as ModelStatus
-    from llamahost.sync import ChatResult as ChatResult
-    from llamahost.sync import CompletionResult as CompletionResult
     from llamahost.sync import Host as Host
     from llamahost.sync import Stream as Stream
 
@@ -68,9 +68,10 @@ _HOMES = {
         "SamplingOptions", "Text", "Tool", "ToolCall",
     ),
     "llamahost.core.observe": ("Observer", "RequestRecord"),
+    "llamahost.core.results": ("ChatResult", "CompletionResult"),
     "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings", "load_manifest"),
     "llamahost.host": ("AsyncHost", "Health", "ModelStatus"),
-    "llamahost.sync": ("ChatResult", "CompletionResult", "Host", "Stream"),
+    "llamahost.sync": ("Host", "Stream"),
 }  # fmt: skip
 """Where each public name lives. They are imported when first asked for, so that `llamahost --help` is quick."""
 

@@ -9,14 +9,13 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, cast, overload
 
 from llamahost.core.errors import InvalidRequest, Unavailable
-from llamahost.core.events import Delta, Event, Finished, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.events import Delta, Event
 from llamahost.core.messages import (
     ChatRequest,
     CompletionRequest,
@@ -26,8 +25,8 @@ from llamahost.core.messages import (
     SamplingOptions,
     Text,
     Tool,
-    ToolCall,
 )
+from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result
 from llamahost.host import AsyncHost, SpecOptions, check_names
 
 if TYPE_CHECKING:
@@ -58,34 +57,6 @@ class ChatOptions(Options, total=False):
     tool_choice: str
     thinking: bool | None
     template_options: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatResult:
-    """An answer, whole. With `n` above 1 the other answers are in `others`, in order."""
-
-    text: str
-    reasoning: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    finish_reason: Reason = "stop"
-    usage: Usage = field(default_factory=Usage)
-    timings: Timings = field(default_factory=Timings)
-    logprobs: tuple[TokenLogprob, ...] = ()
-    model: str = ""
-    others: tuple[ChatResult, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionResult:
-    """A prompt's continuation, whole. Other answers, and those of other prompts, are in `others`, by index."""
-
-    text: str
-    finish_reason: Reason = "stop"
-    usage: Usage = field(default_factory=Usage)
-    timings: Timings = field(default_factory=Timings)
-    logprobs: tuple[TokenLogprob, ...] = ()
-    model: str = ""
-    others: tuple[CompletionResult, ...] = ()
 
 
 class Stream(Generic[Result]):
@@ -217,7 +188,7 @@ class Host:
             template_options=given.get("template_options", {}),
             generation=_generation_of(given),
         )
-        return self._answer(lambda: self._host.chat(request), Fold(_chat_result), is_streamed=stream)
+        return self._answer(lambda: self._host.chat(request), Fold(chat_result), is_streamed=stream)
 
     @overload
     def complete(
@@ -247,7 +218,7 @@ class Host:
         request = CompletionRequest(
             prompts=_prompts_of(prompt), model=given.get("model", ""), generation=_generation_of(given)
         )
-        return self._answer(lambda: self._host.complete(request), Fold(_completion_result), is_streamed=stream)
+        return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)
 
     def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
@@ -314,89 +285,6 @@ class Host:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-class Fold(Generic[Result]):
-    """Events to a result. Owned by one thread at a time."""
-
-    def __init__(self, make: Callable[[list[_Answer]], Result]) -> None:
-        self._make = make
-        self._answers: dict[int, _Answer] = {}
-
-    def feed(self, event: Event) -> None:
-        answer = self._answers.get(event.index)
-        if answer is None:
-            answer = self._answers[event.index] = _Answer()
-        match event:
-            case Delta():
-                answer.deltas.append(event)
-            case Finished():
-                answer.finished = event
-            case Started():
-                answer.model = event.model
-
-    @property
-    def is_whole(self) -> bool:
-        return bool(self._answers) and all(answer.finished for answer in self._answers.values())
-
-    def result(self) -> Result:
-        return self._make([answer for _, answer in sorted(self._answers.items())])
-
-
-class _Answer:
-    """What came of one index so far."""
-
-    def __init__(self) -> None:
-        self.model = ""
-        self.deltas: list[Delta] = []
-        self.finished: Finished | None = None
-
-    def text_of(self, channel: Literal["text", "reasoning"]) -> str:
-        return "".join(delta.text for delta in self.deltas if delta.channel == channel)
-
-    @property
-    def logprobs(self) -> tuple[TokenLogprob, ...]:
-        return tuple(logprob for delta in self.deltas for logprob in delta.logprobs)
-
-    @property
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        names: dict[str, str] = {}
-        arguments: dict[str, list[str]] = {}
-        for delta in self.deltas:
-            if delta.channel == "tool":
-                names[delta.call_id] = delta.call_name or names.get(delta.call_id, "")
-                arguments.setdefault(delta.call_id, []).append(delta.text)
-        return tuple(ToolCall(call_id, name, "".join(arguments[call_id])) for call_id, name in names.items())
-
-
-def _chat_result(answers: list[_Answer]) -> ChatResult:
-    first = answers[0]
-    assert first.finished
-    return ChatResult(
-        text=first.text_of("text"),
-        reasoning=first.text_of("reasoning"),
-        tool_calls=first.tool_calls,
-        finish_reason=first.finished.reason,
-        usage=first.finished.usage,
-        timings=first.finished.timings,
-        logprobs=first.logprobs,
-        model=first.model,
-        others=tuple(_chat_result([other]) for other in answers[1:]),
-    )
-
-
-def _completion_result(answers: list[_Answer]) -> CompletionResult:
-    first = answers[0]
-    assert first.finished
-    return CompletionResult(
-        text=first.text_of("text"),
-        finish_reason=first.finished.reason,
-        usage=first.finished.usage,
-        timings=first.finished.timings,
-        logprobs=first.logprobs,
-        model=first.model,
-        others=tuple(_completion_result([other]) for other in answers[1:]),
-    )
 
 
 async def _whole(events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result]) -> Result:

@@ -1,4 +1,4 @@
-"""What is told of a request when it is over: one record, once. Knows no metric and no log; observers make those of it."""
+"""What is told of a request when it is over: one record, once. Observers make metrics and a log of it."""
 
 from __future__ import annotations
 

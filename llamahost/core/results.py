@@ -1,0 +1,126 @@
+"""Events folded into whole answers, for those who do not stream. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from llamahost.core.events import Delta, Event, Finished, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.messages import ToolCall
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatResult:
+    """An answer, whole. With `n` above 1 the other answers are in `others`, in order."""
+
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: Reason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    model: str = ""
+    others: tuple[ChatResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionResult:
+    """A prompt's continuation, whole. Other answers, and those of other prompts, are in `others`, by index."""
+
+    text: str
+    finish_reason: Reason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    model: str = ""
+    others: tuple[CompletionResult, ...] = ()
+
+
+class Fold(Generic[Result]):
+    """Feed it every event of a request; then `make` has the answers in the order of their index.
+
+    Owned by one thread at a time.
+    """
+
+    def __init__(self, make: Callable[[list[Answer]], Result]) -> None:
+        self._make = make
+        self._answers: dict[int, Answer] = {}
+
+    def feed(self, event: Event) -> None:
+        answer = self._answers.get(event.index)
+        if answer is None:
+            answer = self._answers[event.index] = Answer()
+        match event:
+            case Delta():
+                answer.deltas.append(event)
+            case Finished():
+                answer.finished = event
+            case Started():
+                answer.model = event.model
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._answers) and all(answer.finished for answer in self._answers.values())
+
+    def result(self) -> Result:
+        return self._make([answer for _, answer in sorted(self._answers.items())])
+
+
+class Answer:
+    """What came of one index so far. Owned by its Fold."""
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.deltas: list[Delta] = []
+        self.finished: Finished | None = None
+
+    def text_of(self, channel: Literal["text", "reasoning"]) -> str:
+        return "".join(delta.text for delta in self.deltas if delta.channel == channel)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return tuple(logprob for delta in self.deltas for logprob in delta.logprobs)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        names: dict[str, str] = {}
+        arguments: dict[str, list[str]] = {}
+        for delta in self.deltas:
+            if delta.channel == "tool":
+                names[delta.call_id] = delta.call_name or names.get(delta.call_id, "")
+                arguments.setdefault(delta.call_id, []).append(delta.text)
+        return tuple(ToolCall(call_id, name, "".join(arguments[call_id])) for call_id, name in names.items())
+
+
+def chat_result(answers: list[Answer]) -> ChatResult:
+    first = answers[0]
+    assert first.finished
+    return ChatResult(
+        text=first.text_of("text"),
+        reasoning=first.text_of("reasoning"),
+        tool_calls=first.tool_calls,
+        finish_reason=first.finished.reason,
+        usage=first.finished.usage,
+        timings=first.finished.timings,
+        logprobs=first.logprobs,
+        model=first.model,
+        others=tuple(chat_result([other]) for other in answers[1:]),
+    )
+
+
+def completion_result(answers: list[Answer]) -> CompletionResult:
+    first = answers[0]
+    assert first.finished
+    return CompletionResult(
+        text=first.text_of("text"),
+        finish_reason=first.finished.reason,
+        usage=first.finished.usage,
+        timings=first.finished.timings,
+        logprobs=first.logprobs,
+        model=first.model,
+        others=tuple(completion_result([other]) for other in answers[1:]),
+    )
