@@ -1,0 +1,213 @@
+"""Laws of the outbox: one wake-up a step, nothing lost, nothing kept for those who left."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llamahost.core.errors import DeadlineExceeded, GenerationFailed
+from llamahost.core.work import Emission, RowLogprobs, Times
+from llamahost.engine.outbox import Outbox
+from tests.on_loop import on_loop, turns
+
+
+class CountingLoop:
+    """The running loop, with its cross-thread calls counted and its clock in the test's hand."""
+
+    def __init__(self) -> None:
+        self.n_wakes = 0
+        self.now = 1000.0
+        self._loop = asyncio.get_running_loop()
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        self.n_wakes += 1
+        return self._loop.call_soon_threadsafe(callback, *args)
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return self._loop.create_future()
+
+    def time(self) -> float:
+        return self.now
+
+
+def outbox_of(loop: CountingLoop, **options: Any) -> Outbox:
+    return Outbox(loop, **options)  # type: ignore[arg-type]  # the part of a loop that an outbox uses
+
+
+@on_loop
+async def test_a_step_costs_one_wake_up_however_many_jobs_it_had() -> None:
+    loop = CountingLoop()
+    outbox = outbox_of(loop)
+    readers = [outbox.open([k]) for k in range(32)]
+    outbox.publish([Emission(k, tokens=(k,)) for k in range(32)])
+    assert loop.n_wakes == 1
+    assert [(await anext(reader)).tokens for reader in readers] == [(k,) for k in range(32)]
+
+
+@on_loop
+async def test_steps_that_the_loop_has_not_seen_yet_share_a_wake_up() -> None:
+    loop = CountingLoop()
+    outbox = outbox_of(loop)
+    reader = outbox.open([1])
+    for token in range(10):
+        outbox.publish([Emission(1, tokens=(token,))])
+    assert loop.n_wakes == 1
+    assert (await anext(reader)).tokens == tuple(range(10))
+    outbox.publish([Emission(1, tokens=(10,))])
+    assert loop.n_wakes == 2
+
+
+@on_loop
+async def test_no_news_wakes_nobody() -> None:
+    loop = CountingLoop()
+    outbox_of(loop).publish([])
+    assert loop.n_wakes == 0
+
+
+@on_loop
+async def test_unread_emissions_of_a_job_are_merged_and_the_end_is_kept() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1])
+    rows = [RowLogprobs(-1.0), RowLogprobs(-2.0)]
+    outbox.publish([Emission(1, tokens=(5,), logprobs=(rows[0],), n_cached=3)])
+    outbox.publish([Emission(1, tokens=(6,), logprobs=(rows[1],))])
+    outbox.publish([Emission(1, n_hidden=1, finish="stop", times=Times(1, 2, 3, 4))])
+    await turns()
+    assert [emission async for emission in reader] == [
+        Emission(1, (5, 6), tuple(rows), n_cached=3, n_hidden=1, finish="stop", times=Times(1, 2, 3, 4))
+    ]
+
+
+@on_loop
+async def test_jobs_of_one_reader_keep_their_own_order_and_take_turns() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1, 2])
+    outbox.publish([Emission(1, tokens=(10,)), Emission(2, tokens=(20,))])
+    outbox.publish([Emission(1, tokens=(11,), finish="stop"), Emission(2, tokens=(21,))])
+    await turns()
+    assert (await anext(reader)).tokens == (10, 11)
+    outbox.publish([Emission(2, tokens=(22,), finish="length")])
+    await turns()
+    assert (await anext(reader)).tokens == (20, 21, 22)
+    with pytest.raises(StopAsyncIteration):
+        await anext(reader)
+    assert outbox.n_readers == 0
+
+
+@on_loop
+async def test_a_failed_job_raises_with_the_engines_words() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1])
+    outbox.publish([Emission(1, finish="failed", error="the device is gone")])
+    with pytest.raises(GenerationFailed, match="the device is gone"):
+        await anext(reader)
+    assert outbox.n_readers == 0
+
+
+@on_loop
+async def test_news_of_unknown_and_closed_jobs_is_dropped() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1, 2])
+    reader.drop(1)
+    outbox.publish([Emission(1, tokens=(1,)), Emission(2, tokens=(2,)), Emission(99, tokens=(3,))])
+    assert (await anext(reader)).job_id == 2
+    reader.close()
+    assert outbox.n_readers == 0
+    with pytest.raises(StopAsyncIteration):
+        await anext(reader)
+
+
+@on_loop
+async def test_dropping_the_last_job_ends_a_reader_that_waits() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1])
+    waiting = asyncio.ensure_future(reader.__anext__())
+    await turns()
+    reader.drop(1)
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
+@on_loop
+async def test_a_reader_made_to_fail_forgets_what_is_unread_and_raises_ever_after() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1])
+    outbox.publish([Emission(1, tokens=(1,))])
+    await turns()
+    reader.fail(DeadlineExceeded(2.0))
+    reader.fail(RuntimeError("later errors are not told"))
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            await anext(reader)
+
+
+@on_loop
+async def test_a_cancelled_read_loses_nothing() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1])
+    waiting = asyncio.ensure_future(reader.__anext__())
+    await turns()
+    waiting.cancel()
+    outbox.publish([Emission(1, tokens=(7,))])
+    await turns()
+    assert waiting.cancelled()
+    assert (await anext(reader)).tokens == (7,)
+
+
+@on_loop
+async def test_a_reader_that_stalls_with_too_much_unread_is_told_of_once_it_is_too_late() -> None:
+    loop = CountingLoop()
+    outbox = outbox_of(loop, stall_s=10.0, n_unread=4)
+    stalled: list[int] = []
+    reader = outbox.open([1], lambda: stalled.append(1))
+
+    async def publish(n: int) -> None:
+        outbox.publish([Emission(1, tokens=(0,) * n)])
+        await turns()
+
+    await publish(4)
+    loop.now += 100
+    await publish(1)  # now there are too many, and the clock starts
+    loop.now += 9
+    await publish(1)
+    assert not stalled
+    loop.now += 2
+    await publish(1)
+    assert stalled
+    stalled.clear()
+    await anext(reader)  # whoever reads again starts anew
+    await publish(5)
+    loop.now += 9
+    await publish(1)
+    assert not stalled
+
+
+def test_a_closed_loop_is_no_matter() -> None:
+    loop = asyncio.new_event_loop()
+    outbox = Outbox(loop)
+    loop.close()
+    outbox.publish([Emission(1, tokens=(1,))])
+    outbox.publish([Emission(1, tokens=(2,))])
+
+
+@on_loop
+async def test_nothing_is_lost_between_threads() -> None:
+    outbox = Outbox(asyncio.get_running_loop())
+    n_threads, n_steps = 4, 2000
+    readers = [outbox.open([k]) for k in range(n_threads)]
+
+    def publish(job_id: int) -> None:
+        for token in range(n_steps):
+            outbox.publish([Emission(job_id, tokens=(token,), finish="length" if token == n_steps - 1 else None)])
+
+    threads = [threading.Thread(target=publish, args=(k,)) for k in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for reader in readers:
+        tokens = [token async for emission in reader for token in emission.tokens]
+        assert tokens == list(range(n_steps))
+    for thread in threads:
+        thread.join()
+    assert outbox.n_readers == 0

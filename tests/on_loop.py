@@ -1,0 +1,39 @@
+"""Run an async test on a loop of its own, and see that it leaves no task, no thread and no complaint behind."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec
+
+P = ParamSpec("P")
+
+LIMIT_S = 30.0
+
+
+def on_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """A plain test function made of an async one."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        threads = set(threading.enumerate())
+        asyncio.run(_watched(test(*args, **kwargs)))
+        assert set(threading.enumerate()) <= threads, "the test left a thread"
+
+    return run
+
+
+async def _watched(test: Awaitable[None]) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with asyncio.timeout(LIMIT_S):
+        await test
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not tasks, f"the test left tasks: {tasks}"
+    assert not complaints, f"the loop complained: {complaints}"
+
+
+async def turns(n: int = 3) -> None:
+    """Let the loop take a few turns, so that what is due has happened."""
+    for _ in range(n):
+        await asyncio.sleep(0)
