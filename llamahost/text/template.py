@@ -29,6 +29,7 @@ MAX_CHARS = 16 * 2**20
 """Of a rendered prompt; more than any context holds."""
 
 _MAX_REPEAT = 10**6
+"""Items of all ranges of one rendering together, and of one repeated string or list."""
 
 
 class Template:
@@ -60,6 +61,7 @@ class Template:
     ) -> str:
         """The prompt of this conversation; `options` are what the user hands to the template by name."""
         context: dict[str, object] = {
+            "range": _bounded_range(),
             **self._specials,
             **(options or {}),
             "messages": [self._spoken(message) for message in messages],
@@ -108,6 +110,21 @@ def _arguments(text: str) -> object:
 def _described(tool: Tool) -> dict[str, object]:
     function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
+
+
+def _bounded_range() -> Callable[..., range]:
+    """`range` for one rendering; the sandbox bounds each, this all together: ranges nest, and need not print."""
+    n_left = _MAX_REPEAT
+
+    def bounded(*bounds: int) -> range:
+        nonlocal n_left
+        made = range(*bounds)
+        n_left -= len(made)
+        if n_left < 0:
+            raise OverflowError(f"its ranges count beyond {_MAX_REPEAT}")
+        return made
+
+    return bounded
 
 
 def _joined(chunks: Iterable[str]) -> str:

@@ -1,0 +1,43 @@
+"""A vocabulary small enough to read: the 256 bytes, some longer pieces, and control tokens."""
+
+from array import array
+from collections.abc import Iterable
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.work import Tokens
+
+BOS, EOS, TURN = 256, 257, 258
+LONGER = (b"hello", b" world", b"\n\n", b"\xe2\x82", b"\xac!", b"stop here", b"\xf0\x9f\x98")
+
+
+class ByteVocabulary:
+    """Implements core.work.Vocabulary. Encodes byte by byte, control tokens by their spelling."""
+
+    def __init__(self, *, adds_bos: bool = True, has_bos: bool = True) -> None:
+        self.pieces = (*(bytes([b]) for b in range(256)), b"<s>", b"</s>", b"<|turn|>", *LONGER)
+        self.n_tokens = len(self.pieces)
+        self.is_control = bytes(1 if BOS <= t <= TURN else 0 for t in range(self.n_tokens))
+        self.end_ids = frozenset({EOS, TURN})
+        self.bos = BOS if has_bos else -1
+        self.eos = EOS
+        self.adds_bos = adds_bos
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        data = text.encode()
+        tokens = array("i", [self.bos] if add_special and self.adds_bos else [])
+        at = 0
+        while at < len(data):
+            control = next((t for t in (BOS, EOS, TURN) if data.startswith(self.pieces[t], at)), None)
+            if parse_special and control is not None:
+                tokens.append(control)
+                at += len(self.pieces[control])
+            else:
+                tokens.append(data[at])
+                at += 1
+        return tokens
+
+    def decode(self, tokens: Iterable[int]) -> bytes:
+        found = list(tokens)
+        if any(not 0 <= t < self.n_tokens for t in found):
+            raise InvalidRequest("not in the vocabulary")
+        return b"".join(self.pieces[t] for t in found if not self.is_control[t])
