@@ -22,7 +22,8 @@ from llamahost.core.work import Copy, Plan, RowLogprobs, Sampled, Span
 from llamahost.native import state
 from llamahost.native.context import Context, ContextOptions, check_spans, kv_bytes_per_token
 from llamahost.native.model import Model
-from llamahost.native.sampling import SamplerChain, Samplers, row_logprobs
+from llamahost.native.rows import Chooser, row_logprobs
+from llamahost.native.sampling import SamplerChain, Samplers
 
 logger = logging.getLogger("llamahost.native")
 
@@ -46,7 +47,8 @@ class LlamaBackend:
         self.overlaps = model.library.has_gpu
         self.bytes_per_token = kv_bytes_per_token(model, options.kv_type_k, options.kv_type_v)
         self._n_vocab = model.vocab.n_tokens
-        self._samplers = Samplers(model.library, model.vocab, n_ctx=options.n_ctx, n_threads=options.n_threads or 1)
+        self._samplers = Samplers(model.library, model.vocab, n_ctx=options.n_ctx)
+        self._chooser = Chooser(model.library, n_vocab=self._n_vocab, n_threads=options.n_threads or 1)
         self._chains: dict[int, SamplerChain] = {}
         self._n_logprobs: dict[int, int] = {}
         self._saved: dict[int, bytearray] = {}
@@ -103,6 +105,7 @@ class LlamaBackend:
         self._chains.clear()
         self._saved.clear()
         self._samplers.close()
+        self._chooser.close()
         self._logits = np.zeros((0, self._n_vocab), np.float32)
         self._context.close()
 
@@ -242,9 +245,9 @@ class LlamaBackend:
             raise BackendError(f"job {error} has rows and never began") from error
         if n_rows != len(asking):
             return self._sample_bursts(asking, chains, matrix)
-        tokens = self._samplers.choose_all(chains, matrix)
+        tokens = self._chooser.choose_all(chains, matrix)
         for chain, token in zip(chains, tokens, strict=True):
-            if chain.remembers:
+            if chain.window:
                 chain.accept(token)
         if not self._n_logprobs:
             return [Sampled(span.job_id, (token,)) for span, token in zip(asking, tokens, strict=True)]
@@ -265,7 +268,7 @@ class LlamaBackend:
             drafts = span.tokens[len(span.tokens) - span.n_rows + 1 :]
             for index in range(span.n_rows):
                 row = matrix[at + index]
-                token = self._samplers.choose(chain, row)
+                token = self._chooser.choose(chain, row)
                 chain.accept(token)
                 tokens.append(token)
                 logprobs += self._logprobs_of(span.job_id, row, token)

@@ -6,12 +6,12 @@ It comes before the C loader: a file that is not what it says is refused here wi
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from llamahost.core.errors import LoadFailed
 
@@ -64,31 +64,41 @@ class GgufHeader:
 
 
 class _Reader:
-    """Reads forward only, never past the end of the file."""
+    """Reads forward only, never past the end of the file. Over a memory map: nothing is held that is not asked for."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
         self._path = path
-        self._file = file
-        self._left = os.fstat(file.fileno()).st_size
-        self.n_bytes = self._left
+        self._data = data
+        self._at = 0
+        self.n_bytes = len(data)
 
     def fail(self, reason: str) -> LoadFailed:
         return LoadFailed(f"{self._path} is not a usable GGUF file: {reason}")
 
+    def _ends_within(self, what: str, n: int) -> LoadFailed:
+        left = self.n_bytes - self._at
+        return self.fail(f"it ends within {what} (wants {n} bytes, {left} are left); is the download complete?")
+
     def take(self, n: int, what: str) -> bytes:
-        if n > self._left:
-            raise self.fail(f"it ends within {what} (wants {n} bytes, {self._left} are left)")
-        data = self._file.read(n)
-        if len(data) != n:
-            raise self.fail(f"it ends within {what}")
-        self._left -= n
-        return data
+        self.skip(n, what)
+        return self._data[self._at - n : self._at]
 
     def skip(self, n: int, what: str) -> None:
-        if n > self._left:
-            raise self.fail(f"it ends within {what} (wants {n} bytes, {self._left} are left)")
-        self._file.seek(n, os.SEEK_CUR)
-        self._left -= n
+        if n > self.n_bytes - self._at:
+            raise self._ends_within(what, n)
+        self._at += n
+
+    def skip_strings(self, n: int, what: str) -> None:
+        """Walk over n strings; a loop of its own, since a vocabulary has a hundred thousand."""
+        data, end, at = self._data, self.n_bytes - 8, self._at
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(n):
+            if at > end:
+                raise self._ends_within(what, 8)
+            at += 8 + unpack(data, at)[0]
+        if at > self.n_bytes:
+            raise self._ends_within(what, at - self._at)
+        self._at = at
 
     def number(self, form: str, what: str) -> int:
         return int(struct.unpack(form, self.take(struct.calcsize(form), what))[0])
@@ -127,8 +137,7 @@ def _array(reader: _Reader, what: str, depth: int) -> object:
             return LongArray(n)
         return [item[0] for item in struct.iter_unpack(form, reader.take(n * size, what))]
     if n > _KEPT_ITEMS and kind == _STRING:
-        for _ in range(n):
-            reader.skip(reader.number("<Q", what), what)
+        reader.skip_strings(n, what)
         return LongArray(n)
     if kind not in (_STRING, _ARRAY):
         raise reader.fail(f"{what} has items of the unknown type {kind}")
@@ -158,7 +167,10 @@ def read_metadata(path: Path) -> GgufHeader:
     """The header of the file. Raises LoadFailed where it is missing, truncated, absurd or something else."""
     try:
         with path.open("rb") as file:
-            return _read(_Reader(path, file))
+            if os.fstat(file.fileno()).st_size < 4:
+                raise LoadFailed(f"{path} is not a GGUF file: it is all but empty")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _read(_Reader(path, data))
     except OSError as error:
         raise LoadFailed(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ class Model:
         callback = c.llama_progress_callback(progress)  # a local: alive until the loader has returned
         params.progress_callback = callback
         with LogTap() as lines:
-            pointer = c.llama_model_load_from_file(str(path).encode(), params)
+            pointer = c.llama_model_load_from_file(os.fsencode(path), params)
         if failures:
             if pointer:
                 c.llama_model_free(pointer)

@@ -1,112 +1,65 @@
-"""Choose tokens from rows of logits. Knows llama.cpp's samplers and their order; knows no slot and no step.
+"""Make sampler chains. Knows llama.cpp's samplers and their order; knows no row, slot or step.
 
 A chain mirrors llama.cpp's common/sampling.cpp: bias, then the user's samplers in the user's order, then a draw by
-seed; mirostat replaces them all. Three ways to run one, equal in what they choose:
-
-greedy   temperature 0, and nothing active that may drop or change the likeliest: one argmax over the row
-cut      top_k comes first among what is active: numpy finds the few candidates that can be among the top k, C does
-         the rest on those alone
-whole    every token goes through the C chain
-
-Bias is added to the row in place and taken off again, which is what the C sampler does to its copy.
+seed; mirostat replaces them all but the bias. What a chain can do without (a sampler that is off, the bias, the whole
+C chain where it can only choose the likeliest) is told by its fields, so that `rows` may take the short way.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
 
 import numpy as np
 import numpy.typing as npt
 
 from llamahost.core.errors import BackendError
 from llamahost.core.messages import Sampling
-from llamahost.core.work import RowLogprobs, Tokens
+from llamahost.core.work import Tokens
 from llamahost.native.library import Library
 from llamahost.native.vocab import Vocab
 
-Row = npt.NDArray[np.float32]
+STRIPES = 64
+"""A row is looked at in this many stripes when its top k are sought (`rows.top_candidates`)."""
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the library draws one
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-_STRIPES = 64  # a row is looked at in 64 stripes when its top k are sought
 _MIROSTAT_M = 100
-
-
-class _Candidates(ctypes.Structure):
-    """llama_token_data_array"""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("size", ctypes.c_size_t),
-        ("selected", ctypes.c_int64),
-        ("sorted", ctypes.c_bool),
-    )
-
-
-class Scratch:
-    """Owned by one thread at a time. Room for the candidates of one row."""
-
-    def __init__(self, n_vocab: int) -> None:
-        self._ids: npt.NDArray[np.int32] = np.arange(n_vocab, dtype=np.int32)
-        self._data = np.zeros(n_vocab, _CANDIDATE)
-        self._id, self._logit = self._data["id"], self._data["logit"]
-        self._address = self._data.ctypes.data
-        self._array = _Candidates()
-        self._reference = ctypes.addressof(self._array)
-
-    def run(self, apply: Any, chain: int, row: Row, chosen: npt.NDArray[np.intp] | None) -> int:
-        """Apply a chain to the row, or to its entries `chosen`; the id that it selects."""
-        array = self._array
-        if chosen is None:
-            n = len(row)
-            self._id[:] = self._ids
-            self._logit[:] = row
-        else:
-            n = len(chosen)
-            self._id[:n] = chosen
-            self._logit[:n] = row[chosen]
-        array.data = self._address
-        array.size = n
-        array.selected = -1
-        array.sorted = False
-        apply(chain, self._reference)
-        selected = array.selected
-        if not 0 <= selected < array.size:
-            raise BackendError("the sampler chain selected no token")
-        # through `data`, which xtc moves
-        return ctypes.c_int32.from_address(array.data + _CANDIDATE.itemsize * selected).value
+_MAX_DRY_PROTOTYPES = 16
 
 
 class SamplerChain:
-    """Owned by the worker thread. One job's samplers with their memory (penalties, DRY, mirostat, seed)."""
+    """Owned by the worker thread. One job's samplers with their memory (penalties, DRY, mirostat, seed).
+
+    `window` is how many tokens its penalties look back on, 0 without any. `top_k` is k where the row can be cut to
+    what may be among its top k, 0 where it cannot.
+    """
 
     __slots__ = (
         "_accept",
         "_free",
         "_pointer",
+        "_recent",
         "bias_ids",
         "bias_values",
         "is_greedy",
         "is_plain",
-        "remembers",
         "top_k",
+        "window",
     )
 
     def __init__(
-        self, library: Library, pointer: int, *, is_greedy: bool, remembers: bool, top_k: int, bias: dict[int, float]
+        self, library: Library, pointer: int, *, is_greedy: bool, window: int, top_k: int, bias: dict[int, float]
     ) -> None:
         self._accept = library.quick.sampler_accept
         self._free = library.quick.sampler_free
         self._pointer: int | None = pointer
+        self._recent: deque[int] = deque(maxlen=window)
         self.is_greedy = is_greedy
-        self.remembers = remembers
-        self.top_k = top_k  # 0: not cut
-        self.bias_ids = np.fromiter(bias.keys(), np.intp, len(bias))
-        self.bias_values = np.fromiter(bias.values(), np.float32, len(bias))
+        self.window = window
+        self.top_k = top_k
+        self.bias_ids: npt.NDArray[np.intp] = np.fromiter(bias.keys(), np.intp, len(bias))
+        self.bias_values: npt.NDArray[np.float32] = np.fromiter(bias.values(), np.float32, len(bias))
         self.is_plain = is_greedy and not bias
 
     @property
@@ -116,8 +69,15 @@ class SamplerChain:
         return self._pointer
 
     def accept(self, token: int) -> None:
-        if self.remembers:
+        """Remember a token, where the chain remembers any."""
+        if self.window:
             self._accept(self.pointer, token)
+            self._recent.append(token)
+
+    def moved(self) -> npt.NDArray[np.intp]:
+        """The tokens whose logits penalties may change now."""
+        recent = set(self._recent)
+        return np.fromiter(recent, np.intp, len(recent))
 
     def close(self) -> None:
         """Free the samplers. Idempotent; freeing twice would end the process."""
@@ -127,31 +87,27 @@ class SamplerChain:
 
 
 class Samplers:
-    """Owned by the worker thread. Makes chains and runs them over the rows of a step."""
+    """Owned by the worker thread. Makes chains for one vocabulary."""
 
-    def __init__(self, library: Library, vocab: Vocab, *, n_ctx: int, n_threads: int = 1) -> None:
+    def __init__(self, library: Library, vocab: Vocab, *, n_ctx: int) -> None:
         self._library = library
         self._quick = library.quick
         self._vocab = vocab
         self._n_vocab = vocab.n_tokens
         self._n_ctx = n_ctx
-        self._scratch = Scratch(self._n_vocab)
         self._dry: dict[tuple[object, ...], int] = {}
-        self._n_threads = max(1, n_threads)
-        self._pool: ThreadPoolExecutor | None = None
-        self._free_scratch: list[Scratch] = []
-
-    # --- making ---
 
     def chain(self, sampling: Sampling, prompt: Tokens) -> SamplerChain:
         """The job's samplers; those with a memory have read the end of the prompt."""
+        window = max(
+            self._window(sampling.repeat_last_n) if _works("penalties", sampling) else 0,
+            self._window(sampling.dry_penalty_last_n) if _works("dry", sampling) else 0,
+        )
         bias = self._bias(sampling)
-        penalises, dries = _penalises(sampling), _dries(sampling)
         members = self._members(sampling)
-        c = self._library.c
-        params = c.llama_sampler_chain_default_params()
+        params = self._library.c.llama_sampler_chain_default_params()
         params.no_perf = True
-        pointer = ctypes.cast(c.llama_sampler_chain_init(params), ctypes.c_void_p).value
+        pointer = ctypes.cast(self._library.c.llama_sampler_chain_init(params), ctypes.c_void_p).value
         if not pointer:
             raise BackendError("no sampler chain can be made")
         for member in members:
@@ -160,20 +116,19 @@ class Samplers:
             self._library,
             pointer,
             is_greedy=is_argmax(sampling),
-            remembers=penalises or dries,
-            top_k=self._cut(sampling),
+            window=window,
+            top_k=self._cut(sampling, window),
             bias=bias,
         )
-        if chain.remembers:
-            window = max(
-                self._window(sampling.repeat_last_n) if penalises else 0,
-                self._window(sampling.dry_penalty_last_n) if dries else 0,
-            )
-            n_vocab = self._n_vocab
-            for token in prompt[-window:]:
-                if 0 <= token < n_vocab:
-                    chain.accept(token)
+        for token in prompt[-window:] if window else ():
+            if 0 <= token < self._n_vocab:
+                chain.accept(token)
         return chain
+
+    def close(self) -> None:
+        """Free the prototypes; chains are closed by who has them. Idempotent."""
+        while self._dry:
+            self._quick.sampler_free(self._dry.popitem()[1])
 
     def _window(self, n: int) -> int:
         """-1 is the whole context; more than it would only be memory (the C side allocates what it is told)."""
@@ -248,7 +203,7 @@ class Samplers:
         key = (breakers, s.dry_multiplier, s.dry_base, s.dry_allowed_length, window)
         prototype = self._dry.get(key)
         if prototype is None:
-            if len(self._dry) >= 16:
+            if len(self._dry) >= _MAX_DRY_PROTOTYPES:
                 self._quick.sampler_free(self._dry.pop(next(iter(self._dry))))
             names = (ctypes.c_char_p * len(breakers))(*breakers)
             prototype = self._library.long.sampler_init_dry(
@@ -259,102 +214,16 @@ class Samplers:
             self._dry[key] = prototype
         return int(self._quick.sampler_clone(prototype) or 0)
 
-    def _cut(self, s: Sampling) -> int:
-        """k where top_k is the first sampler that does anything, 0 otherwise."""
-        first = next((name for name in s.samplers if _is_active(name, s)), "")
-        few = self._n_vocab // _STRIPES // 4
-        return s.top_k if s.mirostat == 0 and first == "top_k" and s.top_k <= few else 0
-
-    # --- choosing ---
-
-    def choose(self, chain: SamplerChain, row: Row, scratch: Scratch | None = None) -> int:
-        """The next token by this chain, which has not accepted it yet. The row is left as it was."""
-        if not len(chain.bias_ids):
-            return self._choose(chain, row, scratch or self._scratch)
-        kept = row[chain.bias_ids]
-        row[chain.bias_ids] = kept + chain.bias_values
-        try:
-            return self._choose(chain, row, scratch or self._scratch)
-        finally:
-            row[chain.bias_ids] = kept
-
-    def _choose(self, chain: SamplerChain, row: Row, scratch: Scratch) -> int:
-        if chain.is_greedy:
-            token = int(row.argmax())
-            if math.isnan(row[token]):
-                raise _not_a_number()
-            return token
-        if chain.top_k:
-            chosen = top_candidates(row, chain.top_k)
-            return scratch.run(self._quick.sampler_apply, chain.pointer, row, chosen)
-        if math.isnan(row.max()):  # C sorts with a comparison that NaN breaks
-            raise _not_a_number()
-        return scratch.run(self._library.long.sampler_apply, chain.pointer, row, None)
-
-    def choose_all(self, chains: Sequence[SamplerChain], matrix: Row) -> list[int]:
-        """One token for each row of the matrix, row i by chains[i]; each chain at most once."""
-        n = len(chains)
-        if all(chain.is_plain for chain in chains):
-            tokens = matrix.argmax(axis=1)
-            if np.isnan(matrix[np.arange(n), tokens]).any():
-                raise _not_a_number()
-            return list(map(int, tokens.tolist()))
-        whole = [i for i, chain in enumerate(chains) if not chain.is_greedy and not chain.top_k]
-        if self._n_threads < 2 or len(whole) < 2 or len(whole) * self._n_vocab < _POOL_WORTH:
-            return [self.choose(chain, matrix[i]) for i, chain in enumerate(chains)]
-        return self._choose_in_threads(chains, matrix, whole)
-
-    def _choose_in_threads(self, chains: Sequence[SamplerChain], matrix: Row, whole: Sequence[int]) -> list[int]:
-        n_threads = min(self._n_threads, len(whole))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._n_threads, thread_name_prefix="sampling")
-            self._free_scratch = [Scratch(self._n_vocab) for _ in range(self._n_threads)]
-        tokens = [0] * len(chains)
-
-        def work(part: int) -> None:
-            scratch = self._free_scratch[part]
-            for i in whole[part::n_threads]:
-                tokens[i] = self.choose(chains[i], matrix[i], scratch)
-
-        others = [self._pool.submit(work, part) for part in range(1, n_threads)]
-        for i, chain in enumerate(chains):
-            if chain.is_greedy or chain.top_k:
-                tokens[i] = self.choose(chain, matrix[i])
-        error: BaseException | None = None
-        try:
-            work(0)
-        except BackendError as mine:
-            error = mine
-        for other in others:  # all of them end before the rows may change
-            error = other.exception() or error
-        if error is not None:
-            raise error
-        return tokens
-
-    def close(self) -> None:
-        """Free prototypes and threads; chains are closed by who has them."""
-        for prototype in self._dry.values():
-            self._quick.sampler_free(prototype)
-        self._dry.clear()
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+    def _cut(self, s: Sampling, window: int) -> int:
+        """k where nothing but penalties and DRY acts before top_k, and looking for the few pays; 0 otherwise."""
+        active = (name for name in s.samplers if _is_active(name, s) and name not in ("penalties", "dry"))
+        few = self._n_vocab // STRIPES // 4
+        return s.top_k if s.mirostat == 0 and next(active, "") == "top_k" and s.top_k + window <= few else 0
 
 
-_POOL_WORTH = 1 << 16
-"""Candidates in a step from which handing rows to threads pays."""
-
-
-def _not_a_number() -> BackendError:
-    return BackendError("the model computed NaN logits")
-
-
-def _penalises(s: Sampling) -> bool:
-    return _is_active("penalties", s) and "penalties" in s.samplers and s.mirostat == 0
-
-
-def _dries(s: Sampling) -> bool:
-    return _is_active("dry", s) and "dry" in s.samplers and s.mirostat == 0
+def _works(name: str, s: Sampling) -> bool:
+    """Whether the sampler is in the chain and does anything."""
+    return s.mirostat == 0 and name in s.samplers and _is_active(name, s)
 
 
 def _is_active(name: str, s: Sampling) -> bool:
@@ -387,30 +256,4 @@ def is_argmax(s: Sampling) -> bool:
     """
     if s.mirostat or s.temperature > 0.0 or s.dynatemp_range > 0.0 or "temperature" not in s.samplers:
         return False
-    return not any(name in s.samplers and _is_active(name, s) for name in ("penalties", "dry", "typ_p", "xtc"))
-
-
-def top_candidates(row: Row, k: int) -> npt.NDArray[np.intp]:
-    """Indices of at least the k largest, ascending: all that reach a bound which k entries are known to reach.
-
-    The bound is the k-th largest of the maxima of disjoint stripes, each of which is one entry.
-    """
-    n = len(row) // _STRIPES
-    maxima = row[: n * _STRIPES].reshape(_STRIPES, n).max(axis=0)
-    bound = np.partition(maxima, n - k)[n - k]
-    chosen = np.flatnonzero(row >= bound)
-    if len(chosen) < k:  # only NaN compares so
-        raise _not_a_number()
-    return chosen
-
-
-def row_logprobs(row: Row, token: int, n: int) -> RowLogprobs:
-    """Log-softmax of the raw row: of the token, and of the n likeliest; ties by id."""
-    peak = float(row.max())
-    total = peak + math.log(float(np.exp(row - np.float32(peak)).sum(dtype=np.float64)))
-    top: tuple[tuple[int, float], ...] = ()
-    if n > 0:
-        likeliest = np.argpartition(row, -n)[-n:] if n < len(row) else np.arange(len(row))
-        likeliest = likeliest[np.lexsort((likeliest, -row[likeliest]))]
-        top = tuple((int(i), float(row[i]) - total) for i in likeliest)
-    return RowLogprobs(logprob=float(row[token]) - total, top=top)
+    return not any(_works(name, s) for name in ("penalties", "dry", "typ_p", "xtc"))
