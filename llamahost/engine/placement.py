@@ -1,0 +1,89 @@
+"""Choose the slot of a newcomer, and where the start of its prompt comes from. Changes nothing.
+
+What is weighed, all in tokens to compute: the prompt's rest; a copy (of a whole slot's buffer, in split KV); and what a
+gap between active slots costs, because split KV forms micro-batches only from ascending consecutive slots, so that each
+further run of them is about one more pass over the weights in every step. Among choices of nearly equal cost the one
+wins that destroys no cache worth keeping, then the least recently used slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from llamahost.engine.prefix import reusable
+from llamahost.engine.sequence import Sequence, Slot
+from llamahost.engine.slots import Slots
+
+RUN_COST = 2048
+"""A pass over the weights, every step, for the life of a request: worth more than most prompts."""
+COPY_COST = 32
+MIN_COPY = 32
+NEARLY = 64
+"""Differences of cost below this are not worth a cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Sit in `slot`; [0, n) of the prompt is there already, or comes from `source`."""
+
+    slot: Slot
+    n: int
+    source: Slot | None = None
+
+
+def place(
+    sequence: Sequence, slots: Slots, *, no_sources: Collection[int] = (), no_targets: Collection[int] = ()
+) -> Placement | None:
+    """The best place for `sequence`, or None where no slot is idle.
+
+    `no_sources` were written in this very plan, `no_targets` are read in it; a plan allows neither the other way round.
+    """
+    tokens, adapter = sequence.tokens, sequence.job.adapter
+    is_split = slots.cells is None
+    n_of = [reusable(slot, tokens, adapter, can_truncate=slots.can_truncate) for slot in slots.all]
+    source = max(
+        (slot for slot in slots.all if slot.index not in no_sources),
+        key=lambda slot: (n_of[slot.index], slot.sequence is not None, slot.used_at),
+        default=None,
+    )
+    n_copy = n_of[source.index] if source is not None else 0
+    copy_cost = COPY_COST if is_split else 0
+    options: list[tuple[int, Placement]] = []
+    for slot in slots.all:
+        if slot.sequence is not None:
+            continue
+        placement = Placement(slot, n_of[slot.index])
+        cost = len(tokens) - placement.n
+        if (
+            source is not slot
+            and n_copy >= MIN_COPY
+            and n_copy - copy_cost > placement.n
+            and slot.index not in no_targets
+        ):
+            placement = Placement(slot, n_copy, source)
+            cost = len(tokens) - n_copy + copy_cost
+        if is_split:
+            cost += RUN_COST * _runs_added(slots.all, slot.index)
+        options.append((cost, placement))
+    if not options:
+        return None
+    cheapest = min(cost for cost, _ in options)
+    return min(
+        ((cost, placement) for cost, placement in options if cost <= cheapest + NEARLY),
+        key=lambda option: _regret(*option),
+    )[1]
+
+
+def _regret(cost: int, placement: Placement) -> tuple[bool, int, bool, int, int]:
+    slot = placement.slot
+    n_kept = placement.n if placement.source is None else 0
+    destroys = slot.n - n_kept > n_kept // 2
+    return destroys, 0 if destroys else cost, placement.source is not None, slot.used_at, slot.index
+
+
+def _runs_added(slots: list[Slot], index: int) -> int:
+    """By how much the number of runs of active slots grows when this one becomes active: 1, 0, or -1."""
+    left = index > 0 and slots[index - 1].sequence is not None
+    right = index + 1 < len(slots) and slots[index + 1].sequence is not None
+    return 1 - left - right

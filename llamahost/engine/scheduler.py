@@ -1,0 +1,362 @@
+"""Decide what runs next. Knows tokens and slots; knows no text, clock, thread or C.
+
+A sequence has `n_computed` and a target; each step closes the gap. Every plan carries the gaps of one token first (the
+running streams), then a chunk of what longer gaps there are, in equal shares. One plan is under way at most: `plan`,
+then one of `commit`, `no_room` or `fail`; `add` and `abort` may come between.
+
+    law: a stream waits for another's prompt no longer than one chunk
+    law: every job ends exactly once, by an Emission with `finish`
+    law: what a job is answered does not depend on who ran beside it, before it, or in its slot
+    law: a job is never failed for want of room: it waits, or is saved and resumes before anybody else starts
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from operator import attrgetter
+
+from llamahost.core.work import Backend, Emission, Finish, Job, Plan, RowLogprobs, Sampled, Save, Span, Times
+from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
+from llamahost.engine.budget import StepBudget, shares
+from llamahost.engine.room import Room
+from llamahost.engine.sequence import Sequence
+from llamahost.engine.slots import Slots
+
+
+class Scheduler:
+    """Owned by the worker thread."""
+
+    def __init__(
+        self,
+        *,
+        n_ctx: int,
+        n_slots: int,
+        n_batch: int,
+        n_cells: int,
+        is_unified: bool,
+        can_truncate: bool,
+        target_step_s: float = 0.05,
+        min_promise: int = MIN_PROMISE,
+        is_checked: bool = False,
+    ) -> None:
+        if n_slots < 1 or n_ctx < 1:
+            raise ValueError("a scheduler wants at least one slot of at least one position")
+        if n_batch < n_slots:
+            raise ValueError(f"n_batch ({n_batch}) must hold a token of each of the {n_slots} slots")
+        if is_unified and n_cells < n_ctx:
+            raise ValueError(f"n_cells ({n_cells}) must hold one request of n_ctx ({n_ctx}) tokens")
+        self.n_ctx = n_ctx
+        self.n_cells = n_cells
+        self.is_checked = is_checked
+        self._n_batch = n_batch
+        self._max_chunk = n_batch  # less for a while after the backend had no room
+        self._slots = Slots(n_slots, is_unified=is_unified, can_truncate=can_truncate)
+        self._room = Room(self._slots, n_ctx=n_ctx, n_cells=n_cells)
+        self._admission = Admission(self._slots, self._room, min_promise=min_promise)
+        self._budget = StepBudget(target_step_s=target_step_s, n_batch=n_batch)
+        self._sequences: dict[int, Sequence] = {}  # every job that has not ended
+        self._ends: list[int] = []
+        self._saves: list[Save] = []
+        self._under_way: Plan | None = None
+        self._order = count()
+        self._adapter_turns: dict[str, int] = {"": 0}  # the number of the plan that each had last
+        self._n_plans = 0
+
+    @classmethod
+    def for_backend(cls, backend: Backend, *, target_step_s: float = 0.05, is_checked: bool = False) -> Scheduler:
+        return cls(
+            n_ctx=backend.n_ctx,
+            n_slots=backend.n_slots,
+            n_batch=backend.n_batch,
+            n_cells=backend.n_cells,
+            is_unified=backend.is_unified,
+            can_truncate=backend.can_truncate,
+            target_step_s=target_step_s,
+            is_checked=is_checked,
+        )
+
+    @property
+    def n_running(self) -> int:
+        return self._slots.n_running
+
+    @property
+    def n_waiting(self) -> int:
+        """Those in no slot: newcomers, and preempted ones about to resume."""
+        return len(self._sequences) - self._slots.n_running
+
+    @property
+    def n_cells_used(self) -> int:
+        """Positions that hold KV, of running sequences and of what idle slots keep."""
+        return self._slots.n_cells_used
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing to do: `plan` would return None."""
+        return not (self._sequences or self._ends or self._saves or self._slots.has_truncations)
+
+    # What the engine tells.
+
+    def add(self, job: Job, now: float) -> None:
+        """Take a job in. Raises ValueError on one that can never run: the caller checks lengths first."""
+        if not 1 <= len(job.tokens) <= self.n_ctx:
+            raise ValueError(f"job {job.id} has {len(job.tokens)} tokens; a slot holds 1 to {self.n_ctx}")
+        if job.n_max < 1 or job.kind != "generate":
+            raise ValueError(f"job {job.id} does not generate")
+        if job.id in self._sequences:
+            raise ValueError(f"job {job.id} is here already")
+        sequence = Sequence(job, next(self._order), job.tokens[:], Times(arrived=now))
+        self._sequences[job.id] = sequence
+        self._adapter_turns.setdefault(job.adapter, 0)
+        self._admission.enqueue(sequence)
+
+    def abort(self, job_id: int, now: float) -> Emission | None:
+        """End a job at once; None if it has ended already. What it computed stays in its slot for the next one."""
+        sequence = self._sequences.get(job_id)
+        if sequence is None:
+            return None
+        return self._end(sequence, now, "cancelled")
+
+    def plan(self, now: float) -> Plan | None:
+        """The next step, or None where there is nothing to do."""
+        assert self._under_way is None, "the plan before has not come back"
+        if self.is_idle:
+            return None
+        while self._room.is_short():
+            self._preempt_one()
+        # A plan that saves admits nobody: a slot that is saved must not be copied or restored in the same plan.
+        entries = self._admission.enter(now) if not self._saves and self._admission.is_due() else Entries()
+        adapter = self._next_adapter()
+        plan = Plan(
+            spans=self._spans(adapter),
+            begins=tuple(entries.begins),
+            saves=tuple(self._saves),
+            restores=tuple(entries.restores),
+            copies=tuple(entries.copies),
+            truncations=self._slots.take_truncations(),
+            ends=tuple(self._ends),
+            adapter=adapter,
+        )
+        assert plan.spans or plan.saves or plan.truncations or plan.ends, "there is work, and nobody may do it"
+        self._saves.clear()
+        self._ends.clear()
+        self._under_way = plan
+        if self.is_checked:
+            self.check_integrity()
+        return plan
+
+    def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[Emission]:
+        """The step is done: move the counts, append the tokens, end who is at an end."""
+        self._come_back(plan)
+        emissions: list[Emission] = []
+        answers = iter(sampled)
+        n_decoding = n_chunk = 0
+        for span in plan.spans:
+            n = len(span.tokens)
+            if n == span.n_rows:
+                n_decoding += n
+            else:
+                n_chunk += n
+            answer = next(answers) if span.n_rows else None
+            assert answer is None or answer.job_id == span.job_id, "the rows are not in the order of the spans"
+            sequence = self._sequences.get(span.job_id)
+            if sequence is None:  # aborted meanwhile; what it computed is kept all the same
+                self._slots.keep_more(span.slot, span.tokens)
+                continue
+            self._slots.computed(span.slot, n)
+            if answer is None:
+                sequence.n_computed += n
+            else:
+                emissions.append(self._accept(sequence, span, answer, now))
+        self._budget.observe(n_decoding, n_chunk, step_s)
+        if self._max_chunk < self._n_batch:
+            self._max_chunk = min(2 * self._max_chunk, self._n_batch)
+        self._room.was_enough()
+        if self.is_checked:
+            self.check_integrity()
+        return emissions
+
+    def no_room(self, plan: Plan, now: float) -> list[Emission]:
+        """The decode found no cells, although the count said that it would: give up something, or plan less."""
+        self._come_back(plan)
+        self._ends[:0] = plan.ends  # they come last in a step, so they were not done
+        self._room.was_refused(plan.n_tokens)
+        self._max_chunk = max(min(self._max_chunk, plan.n_tokens) // 2, 1)
+        if self._slots.evict_oldest() is not None:
+            return []
+        if self.n_running > 1:
+            self._preempt_one()
+            return []
+        if plan.n_tokens > 1:
+            return []
+        # A single token of a single sequence, and nothing else in the KV: out of reach by the laws, but never for ever.
+        error = f"the backend has no cell for one sequence of {self.n_cells_used} tokens (n_cells = {self.n_cells})"
+        return [self._fail(sequence, now, error) for sequence in list(self._slots.running)]
+
+    def fail(self, plan: Plan, error: str, now: float) -> list[Emission]:
+        """The step failed: so do its jobs, and nothing in the slots that it touched is trusted."""
+        self._come_back(plan)
+        touched = {span.slot for span in plan.spans} | {copy.target for copy in plan.copies}
+        touched |= {cut.slot for cut in plan.truncations}
+        touched |= {save.slot for save in plan.saves} | {restore.slot for restore in plan.restores}
+        ids = {span.job_id for span in plan.spans} | {job.id for job in plan.begins}
+        ids |= {save.job_id for save in plan.saves}
+        ids |= {s.job.id for s in self._slots.running if s.slot in touched}
+        failed = [self._fail(self._sequences[id_], now, error) for id_ in sorted(ids) if id_ in self._sequences]
+        for index in touched:
+            self._slots.clear(index)
+        self._ends[:0] = plan.ends  # it is not known whether they were done; to end twice does no harm
+        if self.is_checked:
+            self.check_integrity()
+        return failed
+
+    def fail_all(self, error: str, now: float) -> list[Emission]:
+        """The backend is lost: every job fails, and every slot is to be cleared."""
+        self._under_way = None
+        failed = [self._fail(sequence, now, error) for sequence in list(self._sequences.values())]
+        self._saves.clear()
+        for slot in self._slots.all:
+            self._slots.clear(slot.index)
+        return failed
+
+    def check_integrity(self) -> None:
+        """Every invariant that can be seen from here. Cheap enough to be on in a test of any length."""
+        self._slots.check_integrity()
+        self._admission.check_integrity()
+        places: dict[int, int] = {}
+        for sequence in (*self._admission.waiting, *self._admission.saved, *self._slots.running):
+            job = sequence.job
+            places[job.id] = places.get(job.id, 0) + 1
+            assert self._sequences.get(job.id) is sequence, f"job {job.id} has ended and is still in a place"
+            assert len(sequence.tokens) == len(job.tokens) + sequence.n_generated
+            assert sequence.tokens[: len(job.tokens)] == job.tokens, f"the prompt of job {job.id} has changed"
+            assert sequence.n_cached < len(job.tokens), f"the last token of job {job.id} was never computed"
+            assert sequence.gap >= 1, f"job {job.id} has nothing to do and has not ended"
+        assert places == dict.fromkeys(self._sequences, 1), "a job is in two places or in none"
+
+    def _come_back(self, plan: Plan) -> None:
+        assert plan is self._under_way, "this is not the plan that is under way"
+        self._under_way = None
+
+    def _preempt_one(self) -> None:
+        save = self._admission.preempt_one()
+        if save is not None:
+            self._saves.append(save)
+
+    def _next_adapter(self) -> str:
+        """The adapter, of those that running sequences want, whose turn was the longest ago."""
+        if len(self._adapter_turns) == 1:
+            return ""
+        self._n_plans += 1
+        wanted = {sequence.job.adapter for sequence in self._slots.running}
+        adapter = min(wanted, key=lambda name: (self._adapter_turns[name], name), default="")
+        self._adapter_turns[adapter] = self._n_plans
+        return adapter
+
+    def _spans(self, adapter: str) -> tuple[Span, ...]:
+        """Gaps of one token first, then equal chunks of the longer ones, as far as budget and batch go."""
+        spans: list[Span] = []
+        long: list[Sequence] = []
+        running = self._slots.running
+        n_spare = self._n_batch - len(running)  # what drafts may take and leave a token for everybody
+        n_tokens = 0
+        for sequence in running:
+            job, start = sequence.job, sequence.n_computed
+            if job.adapter != adapter:
+                continue
+            tokens = sequence.tokens[start:]
+            if len(tokens) > 1:
+                long.append(sequence)
+                continue
+            n_rows = 1
+            if sequence.drafts:
+                tokens.extend(sequence.drafts[:n_spare])
+                n_rows = len(tokens)
+                n_spare -= n_rows - 1
+            n_tokens += n_rows
+            spans.append(Span(job.id, sequence.slot, start, tokens, n_rows))
+        if long:
+            spans += self._chunks(long, n_tokens)
+            spans.sort(key=attrgetter("slot"))
+        return tuple(spans)
+
+    def _chunks(self, long: list[Sequence], n_decoding: int) -> list[Span]:
+        long.sort(key=attrgetter("order"))
+        n_chunk = min(self._budget.chunk(n_decoding), self._max_chunk)
+        stops = {} if self._slots.can_truncate else self._admission.stops()
+        needs = [min(len(s.tokens), stops.get(s, self.n_ctx)) - s.n_computed for s in long]
+        spans: list[Span] = []
+        for sequence, n in zip(long, shares(needs, n_chunk), strict=True):
+            start = sequence.n_computed
+            end = start + n
+            if n:
+                is_closed = end == len(sequence.tokens)
+                spans.append(Span(sequence.job.id, sequence.slot, start, sequence.tokens[start:end], int(is_closed)))
+        return spans
+
+    def _accept(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
+        """Append what was sampled; of what the span computed, keep what the accepted tokens stand on."""
+        job, tokens = sequence.job, sequence.tokens
+        n_before = len(tokens)
+        finish: Finish | None = None
+        n_hidden = 0
+        for token in answer.tokens:
+            tokens.append(token)
+            sequence.n_generated += 1
+            if token in job.end_ids:
+                n_hidden, finish = 1, "stop"
+                break
+            if sequence.n_generated >= job.n_max or len(tokens) > self.n_ctx:
+                finish = "length"
+                break
+        n_accepted = len(tokens) - n_before
+        sequence.n_computed = len(tokens) - 1
+        sequence.drafts = ()
+        n_held = span.start + len(span.tokens)
+        if n_held > sequence.n_computed:
+            self._slots.roll_back(sequence, n_held)
+        if sequence.times.first == 0.0:
+            times = sequence.times
+            sequence.times = Times(times.arrived, times.admitted, now)
+        n_shown = n_accepted - n_hidden
+        if finish is not None:
+            return self._end(sequence, now, finish, answer.tokens[:n_shown], answer.logprobs[:n_shown], n_hidden)
+        return Emission(
+            job.id, answer.tokens[:n_shown], answer.logprobs[:n_shown], sequence.n_cached, 0, None, "", sequence.times
+        )
+
+    def _end(
+        self,
+        sequence: Sequence,
+        now: float,
+        finish: Finish,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[RowLogprobs, ...] = (),
+        n_hidden: int = 0,
+        error: str = "",
+    ) -> Emission:
+        job, times = sequence.job, sequence.times
+        del self._sequences[job.id]
+        if sequence.slot >= 0:
+            self._slots.release(sequence)
+            self._admission.slot_freed()
+        else:
+            self._admission.remove(sequence)
+        if sequence.has_begun:
+            self._ends.append(job.id)
+        return Emission(
+            job_id=job.id,
+            tokens=tokens,
+            logprobs=logprobs,
+            n_cached=sequence.n_cached,
+            n_hidden=n_hidden,
+            finish=finish,
+            error=error,
+            times=Times(times.arrived, times.admitted, times.first, now if times.first else 0.0),
+        )
+
+    def _fail(self, sequence: Sequence, now: float, error: str) -> Emission:
+        index = sequence.slot
+        emission = self._end(sequence, now, "failed", error=error)
+        if index >= 0:
+            self._slots.clear(index)
+        return emission

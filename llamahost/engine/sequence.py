@@ -1,0 +1,70 @@
+"""One job on its way, and the slot it may sit in. Knows tokens and counts; decides nothing.
+
+A sequence has `n_computed` and a target; each step closes the gap:
+
+    gap = len(tokens) + len(drafts) - n_computed
+
+There is no prefill and no decode: a sequence whose gap is one is what others call decoding.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from llamahost.core.work import Job, Times, Tokens
+
+NOWHERE = -1
+"""The slot of a sequence that sits in none."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Owned by the scheduler. [0, n_computed) of `tokens` is in the slot; [0, n_cached) of it came from a cache."""
+
+    job: Job
+    order: int  # of arrival; also what makes two sequences differ in age
+    tokens: Tokens
+    times: Times
+    slot: int = NOWHERE
+    n_computed: int = 0
+    n_cached: int = 0
+    n_generated: int = 0
+    n_reserved: int = 0  # unified: [0, n_reserved) has cells promised to it
+    n_saved: int = 0  # positions in the saved state; [n_computed, n_saved) are rejected drafts
+    drafts: tuple[int, ...] = ()
+    has_begun: bool = False
+
+    @property
+    def gap(self) -> int:
+        return len(self.tokens) + len(self.drafts) - self.n_computed
+
+    @property
+    def is_saved(self) -> bool:
+        return self.n_saved > 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Who goes first: higher priority, then earlier arrival."""
+        return -self.job.priority, self.order
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for one sequence's KV. While nobody sits in it, `kept` are the tokens whose KV is still there."""
+
+    index: int
+    sequence: Sequence | None = None
+    kept: Tokens = field(default_factory=lambda: array("i"))
+    adapter: str = ""
+    used_at: int = NOWHERE  # ticks of the table of slots; NOWHERE: never
+
+    @property
+    def n(self) -> int:
+        """How many positions hold KV."""
+        return len(self.kept) if self.sequence is None else self.sequence.n_computed
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens known for it; only [0, n) of them are computed."""
+        return self.kept if self.sequence is None else self.sequence.tokens

@@ -1,0 +1,231 @@
+"""A backend that keeps the laws of `core.work.Plan` by asserting them, and computes with a hash.
+
+What a slot holds are cells; a cell's value is a hash of its token and of the cell before it, as a transformer's KV
+depends on all that stands before. A sampled token is a hash of the last cell, the job's seed and how often the job was
+sampled, so any mistake in a copy, a truncation, a restore or a sampler shows in what a job is answered.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from llamahost.core.errors import BackendError, BackendLost, NoRoom
+from llamahost.core.work import Job, Plan, RowLogprobs, Sampled, Span, Tokens
+
+N_VOCAB = 64
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    """One position's KV; shared by reference in unified KV, so identity is what is counted."""
+
+    token: int
+    value: int
+
+
+@dataclass(slots=True)
+class FakeSampler:
+    job: Job
+    n_sampled: int = 0
+
+
+def next_value(before: int, token: int, adapter: str) -> int:
+    return zlib.crc32(b"%d %d %s" % (before, token, adapter.encode()))
+
+
+def next_token(value: int, sampler: FakeSampler) -> int:
+    seed = sampler.job.sampling.seed or 0
+    return zlib.crc32(b"%d %d %d" % (value, seed, sampler.n_sampled)) % N_VOCAB
+
+
+def alone(job: Job, n_ctx: int) -> list[int]:
+    """What the job is answered by an empty backend, the token that ends it left out."""
+    value = 0
+    for token in job.tokens:
+        value = next_value(value, token, job.adapter)
+    n, answer, sampler = len(job.tokens), list[int](), FakeSampler(job)
+    while True:
+        token = next_token(value, sampler)
+        sampler.n_sampled += 1
+        if token in job.end_ids:
+            return answer
+        answer.append(token)
+        n += 1
+        if len(answer) >= job.n_max or n > n_ctx:
+            return answer
+        value = next_value(value, token, job.adapter)
+
+
+def per_token(base_s: float, token_s: float) -> Callable[[Plan], float]:
+    """A step costs so much, and so much more for each token."""
+    return lambda plan: base_s + token_s * plan.n_tokens if plan.spans else 0.0
+
+
+@dataclass
+class FakeBackend:
+    """Keeps the laws of core.work.Backend. `now` is a clock that its steps advance by `cost`.
+
+    `failures` are raised by the step of that number (from 0): NoRoom after all that precedes the decode, BackendError
+    with half of the decode done, BackendLost at once and from then on. With `fails_late` an error leaves `collect`.
+    """
+
+    n_ctx: int = 256
+    n_slots: int = 4
+    n_batch: int = 64
+    n_cells: int = 0  # 0: n_ctx * n_slots
+    is_unified: bool = False
+    can_truncate: bool = True
+    overlaps: bool = False
+    bytes_per_token: float = 0.0
+    cost: Callable[[Plan], float] = field(default=lambda _: 0.001)
+    failures: Mapping[int, Exception] = field(default_factory=dict)
+    fails_late: bool = False
+    now: float = 0.0
+    is_closed: bool = False
+    n_steps: int = 0
+    n_computed: int = 0  # tokens decoded, over all steps
+    plans: list[Plan] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.n_cells = self.n_cells or self.n_ctx * self.n_slots
+        self._slots: list[list[Cell]] = [[] for _ in range(self.n_slots)]
+        self._saved: dict[int, list[Cell]] = {}
+        self._samplers: dict[int, FakeSampler] = {}
+        self._launched: Plan | None = None
+        self._pending: Exception | None = None
+        self._is_lost = False
+
+    @property
+    def n_cells_used(self) -> int:
+        return len({id(cell) for slot in self._slots for cell in slot})
+
+    @property
+    def n_kept_for_jobs(self) -> int:
+        """Samplers and saved states: none may be left when all jobs have ended."""
+        return len(self._samplers) + len(self._saved)
+
+    def holds(self, slot: int) -> Tokens:
+        return array("i", (cell.token for cell in self._slots[slot]))
+
+    def launch(self, plan: Plan) -> None:
+        assert not self.is_closed, "launch after close"
+        assert self._launched is None, "launch before collect"
+        self.plans.append(plan)
+        self._check(plan)
+        failure = self.failures.get(self.n_steps)
+        self.n_steps += 1
+        self.now += self.cost(plan)
+        if self._is_lost or isinstance(failure, BackendLost):
+            self._is_lost = True
+            raise failure or BackendLost("lost for good")
+        self._begin(plan)
+        self._move(plan)
+        if isinstance(failure, NoRoom):
+            raise failure
+        if failure is not None and not self.fails_late:
+            for span in plan.spans[: len(plan.spans) // 2]:
+                self._compute(span, plan.adapter)
+            raise failure
+        if self.is_unified and self.n_cells_used + plan.n_tokens > self.n_cells:
+            raise NoRoom(f"{self.n_cells_used} + {plan.n_tokens} > {self.n_cells} cells")
+        for span in plan.spans:
+            self._compute(span, plan.adapter)
+        self._launched, self._pending = plan, failure
+
+    def collect(self) -> list[Sampled]:
+        plan, self._launched = self._launched, None
+        assert plan is not None, "collect without a launch"
+        if self._pending is not None:
+            failure, self._pending = self._pending, None
+            raise failure
+        sampled = [self._sample(span) for span in plan.spans if span.n_rows]
+        for job_id in plan.ends:
+            self._samplers.pop(job_id, None)
+            self._saved.pop(job_id, None)
+        return sampled
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        self.launch(plan)
+        return self.collect()
+
+    def _check(self, plan: Plan) -> None:
+        slots = [span.slot for span in plan.spans]
+        assert slots == sorted(set(slots)), "spans must ascend by slot, one a slot"
+        assert plan.n_tokens <= self.n_batch, "more tokens than a batch holds"
+        moved = [save.slot for save in plan.saves] + [restore.slot for restore in plan.restores]
+        sources, targets = {c.source for c in plan.copies}, {c.target for c in plan.copies}
+        assert len(targets) == len(plan.copies), "two copies into one slot"
+        assert not (sources | targets) & set(moved), "a slot is copied and saved or restored"
+        assert not sources & targets, "the target of a copy is the source of another"
+        cut = [truncation.slot for truncation in plan.truncations]
+        assert len(cut) == len(set(cut)), "a slot is cut twice"
+        for index in (*slots, *moved, *sources, *targets, *cut):
+            assert 0 <= index < self.n_slots, "no such slot"
+        if plan.copies:
+            assert plan.spans, "a copy is carried out by the decode of its plan"
+
+    def _begin(self, plan: Plan) -> None:
+        for job in plan.begins:
+            assert job.id not in self._samplers, f"job {job.id} begins twice"
+            self._samplers[job.id] = FakeSampler(job)
+
+    def _move(self, plan: Plan) -> None:
+        for save in plan.saves:
+            assert self._slots[save.slot], "nothing to save"
+            assert save.job_id not in self._saved, "saved twice"
+            self._saved[save.job_id] = self._slots[save.slot]
+            self._slots[save.slot] = []
+        for restore in plan.restores:
+            self._slots[restore.slot] = [Cell(c.token, c.value) for c in self._saved.pop(restore.job_id)]
+            assert not self.is_unified or self.n_cells_used <= self.n_cells, "no cells for a saved state"
+        for copy in plan.copies:
+            source = self._slots[copy.source]
+            assert 0 < copy.n <= len(source), "a copy of more than there is"
+            assert self.can_truncate or copy.n == len(source), "this memory is copied whole"
+            head = source[: copy.n]
+            self._slots[copy.target] = head if self.is_unified else [Cell(c.token, c.value) for c in head]
+        for truncation in plan.truncations:
+            held = self._slots[truncation.slot]
+            assert self.can_truncate or truncation.n in (0, len(held)), "this memory cannot be cut"
+            assert 0 <= truncation.n <= len(held) or truncation.n == 0, "cut to more than there is"
+            self._slots[truncation.slot] = held[: truncation.n]
+
+    def _compute(self, span: Span, adapter: str) -> None:
+        held = self._slots[span.slot]
+        sampler = self._samplers.get(span.job_id)
+        assert sampler is not None, f"job {span.job_id} has not begun"
+        assert sampler.job.adapter == adapter, "a plan of another adapter"
+        assert len(span.tokens) > 0, "an empty span"
+        assert span.start == len(held), f"slot {span.slot} holds {len(held)} positions, not {span.start}"
+        assert span.start + len(span.tokens) <= self.n_ctx, "beyond the context"
+        assert 0 <= span.n_rows <= len(span.tokens), "more rows than tokens"
+        self.n_computed += len(span.tokens)
+        held = held[:]
+        for token in span.tokens:
+            held.append(Cell(token, next_value(held[-1].value if held else 0, token, adapter)))
+        self._slots[span.slot] = held
+
+    def _sample(self, span: Span) -> Sampled:
+        """Rows but the last are drafts: accepted while they are what would have been sampled."""
+        sampler = self._samplers[span.job_id]
+        held = self._slots[span.slot]
+        tokens: list[int] = []
+        for place in range(len(held) - span.n_rows, len(held)):
+            token = next_token(held[place].value, sampler)
+            sampler.n_sampled += 1
+            tokens.append(token)
+            if place + 1 < len(held) and held[place + 1].token != token:
+                break
+        n_logprobs = sampler.job.n_logprobs
+        top = tuple((t, -float(t)) for t in range(n_logprobs or 0))
+        logprobs = () if n_logprobs is None else tuple(RowLogprobs(-1.0, top) for _ in tokens)
+        return Sampled(span.job_id, tuple(tokens), logprobs)
+
+
+__all__ = ["N_VOCAB", "BackendError", "FakeBackend", "alone", "next_token", "next_value", "per_token"]
