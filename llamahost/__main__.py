@@ -1,0 +1,5 @@
+"""python -m llamahost"""
+
+from llamahost.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""The ASGI application: routes, and the layers around them. Starts and closes the library with its own life.
+
+Border (id, log, problems, gate) → Auth → Router → one class a route
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llamahost.api.auth import Auth, Keys
+from llamahost.api.border import Border, Gate
+from llamahost.api.openai import ListModels, chat_route, completion_route
+from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
+from llamahost.api.service import Service
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.ops.metrics import Metrics
+
+PROBES = frozenset({"/health", "/ready"})
+
+
+class App:
+    """One ASGI callable. `gate` closes it to new requests; `on_start` is called on the loop when it begins to live."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: ServerSettings,
+        metrics: Metrics,
+        *,
+        fingerprint: str = "llamahost",
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.gate = Gate()
+        self._service = service
+        self._on_start = on_start
+        chat = chat_route(service, settings, fingerprint)
+        completion = completion_route(service, settings, fingerprint)
+        models = ListModels(service, created=int(time.time()))
+        router = Router(
+            [
+                *[Route(path, chat, methods=["POST"]) for path in _both("/chat/completions")],
+                *[Route(path, completion, methods=["POST"]) for path in _both("/completions")],
+                *[Route(path, models, methods=["GET"]) for path in _both("/models")],
+                *[Route(path, models, methods=["GET"]) for path in _both("/models/{name:path}")],
+                Route("/health", HealthProbe(service), methods=["GET"]),
+                Route("/ready", ReadyProbe(service), methods=["GET"]),
+                Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
+            ],
+            redirect_slashes=False,
+            default=_no_route,
+        )
+        keys = Keys([settings.api_key] if settings.api_key else [])
+        self._app: ASGIApp = Border(
+            Auth(router, keys, open_paths=PROBES),
+            self.gate,
+            open_paths=PROBES | {"/metrics"},
+            on_response=metrics.responded,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        scope["app"] = self  # Starlette's routes then raise a wrong method instead of answering it in plain text
+        await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "lifespan.startup"
+        await self._service.start()
+        self._on_start()
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        await self._service.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(
+    service: Service,
+    settings: ServerSettings | None = None,
+    *,
+    metrics: Metrics | None = None,
+    fingerprint: str = "llamahost",
+    on_start: Callable[[], None] = lambda: None,
+) -> App:
+    """The application over one host; give it the Metrics that the host has as its observer."""
+    return App(service, settings or ServerSettings(), metrics or Metrics(), fingerprint=fingerprint, on_start=on_start)
+
+
+def _both(path: str) -> tuple[str, str]:
+    """With /v1 and, for clients whose base URL lacks it, without."""
+    return (f"/v1{path}", path)
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        return  # a websocket is closed by the server when nobody accepts it
+    raise HTTPException(404, f"there is no {scope['path']!r:.200} here; OpenAI's API is under /v1")

@@ -1,0 +1,57 @@
+"""Who may ask. Keys are kept as digests and compared in constant time; probes need none."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llamahost.api.problems import Unauthorized
+
+
+class Keys:
+    """The keys that open the API; none at all means that it is open."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = tuple(sha256(key.encode()).digest() for key in keys)
+
+    @property
+    def is_open(self) -> bool:
+        return not self._digests
+
+    def fits(self, key: bytes) -> bool:
+        given = sha256(key).digest()
+        # Every one is compared, so that the time tells nothing of which was close.
+        return sum([hmac.compare_digest(given, digest) for digest in self._digests]) > 0
+
+
+class Auth:
+    """Bearer keys, or x-api-key as other dialects send it. `open_paths` are let through."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, *, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._keys.is_open and scope["path"] not in self._open_paths:
+            key = _key_of(scope)
+            if key is None:
+                raise Unauthorized("this server needs an API key; send it as `Authorization: Bearer <key>`")
+            if not self._keys.fits(key):
+                raise Unauthorized("this API key is not valid here")
+        await self._app(scope, receive, send)
+
+
+def _key_of(scope: Scope) -> bytes | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer" and key.strip():
+                return key.strip()
+        elif name == b"x-api-key" and value:
+            return value
+    return None

@@ -1,0 +1,77 @@
+"""Request bodies: read within the limit, decoded into a type, every mistake named by the path of its field."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from llamahost.api.problems import BodyTooLarge
+from llamahost.core.errors import InvalidRequest
+
+T = TypeVar("T")
+
+_AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+class ClientGone(Exception):
+    """The client closed its connection; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, n_max: int) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known, ClientGone when the client leaves half-way."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > n_max:
+            raise BodyTooLarge(n_max)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > n_max:
+            raise BodyTooLarge(n_max)
+        return body
+    chunks: list[bytes] = []
+    n_bytes = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        n_bytes += len(chunk)
+        if n_bytes > n_max:
+            raise BodyTooLarge(n_max)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+        message = await receive()
+
+
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as the decoder's type. Raises InvalidRequest with the path of the field at fault as `param`."""
+    if not body.strip():
+        raise InvalidRequest("the request's body is empty; it must be a JSON object")
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _mistake(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the request's body is not valid JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the request's body is not valid UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise InvalidRequest("the request's body is nested too deeply") from None
+
+
+def _mistake(message: str) -> InvalidRequest:
+    """msgspec's sentence with its path moved into `param`: `$.messages[0].role` becomes messages[0].role."""
+    at = _AT.search(message)
+    path = at.group(1).removeprefix(".") if at else ""
+    sentence = message[: at.start()] if at else message
+    missing = _MISSING.search(sentence)
+    if missing:
+        path = f"{path}.{missing.group(1)}" if path else missing.group(1)
+        return InvalidRequest(f"`{path}` is required", param=path)
+    if not path:
+        return InvalidRequest(f"the request's body: {sentence[:1].lower()}{sentence[1:]}")
+    return InvalidRequest(f"`{path}`: {sentence[:1].lower()}{sentence[1:]}", param=path)

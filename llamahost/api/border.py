@@ -1,0 +1,145 @@
+"""Where requests come in and go out: each gets an id, one log line, and an answer to every error.
+
+The outermost layer, so it also sees what the layers within refuse. Knows no dialect and no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamahost.api.body import ClientGone
+from llamahost.api.problems import problem_of
+from llamahost.api.sse import send_json
+from llamahost.api.trace import Trace, open_trace
+from llamahost.core.errors import Unavailable
+
+access = logging.getLogger("llamahost.access")
+logger = logging.getLogger("llamahost.api")
+
+CLIENT_GONE = 499  # nginx's number for it; never sent, only logged
+
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class Gate:
+    """Owned by the event loop. Counts the requests inside; closed, it lets no new one in."""
+
+    def __init__(self) -> None:
+        self.n_inside = 0
+        self.is_closed = False
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def enter(self) -> None:
+        self.n_inside += 1
+        self._emptied.clear()
+
+    def leave(self) -> None:
+        self.n_inside -= 1
+        if self.n_inside == 0:
+            self._emptied.set()
+
+    async def empty(self, timeout_s: float) -> bool:
+        """Wait until nobody is inside; False when that took too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._emptied.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Border:
+    """`open_paths` are answered even when the gate is closed, and logged quietly: probes ask often."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        *,
+        open_paths: frozenset[str],
+        on_response: Callable[[int], None] = lambda status: None,
+    ) -> None:
+        self._app = app
+        self._gate = gate
+        self._open_paths = open_paths
+        self._on_response = on_response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        id_header = (b"x-request-id", request_id.encode())
+        trace = open_trace(scope, request_id)
+        status = 0
+        is_whole = False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, is_whole
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], id_header]
+            await send(message)
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        is_probe = scope["path"] in self._open_paths
+        if not is_probe:
+            self._gate.enter()
+        try:
+            if self._gate.is_closed and not is_probe:
+                raise Unavailable("the server is shutting down", retry_after_s=5.0)
+            await self._app(scope, receive, answer)
+        except ClientGone:
+            status = CLIENT_GONE
+        except Exception as error:
+            problem = problem_of(error, request_id)
+            if status:  # too late to tell; uvicorn closes the connection
+                logger.error("request %s broke after its response began: %s", request_id, problem.message)
+                raise
+            closing = ((b"connection", b"close"),) if self._gate.is_closed or problem.status == 413 else ()
+            await send_json(answer, problem.body, status=problem.status, headers=(*problem.headers, *closing))
+        finally:
+            if not is_probe:
+                self._gate.leave()
+            if status and not is_whole:
+                status = CLIENT_GONE
+            self._on_response(status)
+            _log(scope, trace, status, is_probe=is_probe)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The client's own where it is short and plain, else a new one: it goes into headers and logs."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _PLAIN_ID.fullmatch(value):
+            given: bytes = value
+            return given.decode("ascii")
+    return "req_" + secrets.token_hex(12)
+
+
+def _log(scope: Scope, trace: Trace, status: int, *, is_probe: bool) -> None:
+    level = logging.DEBUG if is_probe else logging.INFO
+    if not access.isEnabledFor(level):
+        return
+    fields: dict[str, object] = {"method": scope["method"], "path": scope["path"][:256], "status": status}
+    if trace.model:
+        fields["model"] = trace.model
+        fields["n_prompt"] = trace.n_prompt
+        fields["n_cached"] = trace.n_cached
+        fields["n_generated"] = trace.n_generated
+        fields["queue_ms"] = round(trace.queued_s * 1000, 1)
+        fields["ttft_ms"] = round(trace.first_s * 1000, 1)
+    fields["total_ms"] = round(trace.elapsed_s * 1000, 1)
+    fields["request_id"] = trace.request_id
+    head = f"{fields['method']} {fields['path']!r:.258} {status}"
+    tail = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
+    access.log(level, "%s %s", head, tail, extra={"fields": fields})

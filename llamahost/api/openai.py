@@ -1,0 +1,134 @@
+"""OpenAI's routes: chat completions, completions, models. Bytes to words, events to bytes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+import orjson
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llamahost.api.body import decode_body, read_body
+from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json
+from llamahost.api.openai_parse import parse_chat, parse_completion
+from llamahost.api.openai_types import CHAT, COMPLETION, Body
+from llamahost.api.service import Service
+from llamahost.api.sse import EventStream, send_json, while_connected
+from llamahost.api.trace import trace_of
+from llamahost.core.errors import ModelNotFound
+from llamahost.core.events import Event
+from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.host import ModelStatus
+
+B = TypeVar("B", bound=Body)
+R = TypeVar("R", ChatRequest, CompletionRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Generate(Generic[B, R]):
+    """One generating route: how its body is read, what it means, and who answers it."""
+
+    kind: Literal["chat", "completion"]
+    decoder: msgspec.json.Decoder[B]
+    parse: Callable[[B], R]
+    answer: Callable[[R], AsyncGenerator[Event, None]]
+    settings: ServerSettings
+    fingerprint: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        body = decode_body(await read_body(scope, receive, self.settings.max_body_bytes), self.decoder)
+        request = self.parse(body)
+        trace.model = request.model
+        frame = Frame.new(
+            self.kind,
+            request.model,
+            n=request.generation.n,
+            fingerprint=self.fingerprint,
+            include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        )
+        events = self.answer(request)
+        if body.stream:
+            stream = EventStream(
+                events,
+                ChunkEncoder(frame),
+                note=trace.note,
+                ping_s=self.settings.ping_s,
+                stall_s=self.settings.stall_s,
+            )
+            await stream(receive, send)
+            return
+        whole = BodyEncoder(frame, has_logprobs=request.generation.n_logprobs is not None)
+
+        async def fold() -> None:
+            async with aclosing(events) as open_events:
+                async for event in open_events:
+                    trace.note(event)
+                    whole.feed(event)
+
+        await while_connected(receive, fold())
+        await send_json(send, whole.body())
+
+
+def chat_route(service: Service, settings: ServerSettings, fingerprint: str) -> ASGIApp:
+    return Generate("chat", CHAT, parse_chat, service.chat, settings, fingerprint)
+
+
+def completion_route(service: Service, settings: ServerSettings, fingerprint: str) -> ASGIApp:
+    return Generate("completion", COMPLETION, parse_completion, service.complete, settings, fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class ListModels:
+    """GET /v1/models, and one of them by its name, which may hold slashes."""
+
+    service: Service
+    created: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        models = self.service.models()
+        wanted = scope.get("path_params", {}).get("name")
+        if wanted is None:
+            body: Json = {"object": "list", "data": [self._json(model) for model in models]}
+            await send_json(send, orjson.dumps(body))
+            return
+        for model in models:
+            if wanted == model.name or wanted in model.aliases:
+                await send_json(send, orjson.dumps(self._json(model)))
+                return
+        names = [name for model in models for name in (model.name, *model.aliases)]
+        raise ModelNotFound(wanted, nearest=next(iter(difflib.get_close_matches(wanted, names, n=1)), ""))
+
+    def _json(self, model: ModelStatus) -> Json:
+        """OpenAI's four fields; then the usable context under the names that clients look for, and llama-server's."""
+        card = model.card
+        body: Json = {
+            "id": model.name,
+            "object": "model",
+            "created": self.created if card is None else card.created,
+            "owned_by": "llamahost",
+            "aliases": list(model.aliases),
+            "status": {"value": model.state, "progress": round(model.progress, 3)},
+        }
+        if model.reason:
+            body["status"] = {"value": model.state, "reason": model.reason}
+        if card is not None:
+            body["context_length"] = body["max_model_len"] = card.n_ctx
+            body["capabilities"] = ["completion", "chat"] if card.has_chat_template else ["completion"]
+            body["meta"] = {
+                "n_ctx": card.n_ctx,
+                "n_ctx_train": card.n_ctx_train,
+                "n_slots": card.n_slots,
+                "n_vocab": card.n_vocab,
+                "n_embd": card.n_embd,
+                "n_params": card.n_params,
+                "size": card.n_bytes,
+                "architecture": card.architecture,
+                "description": card.description,
+            }
+        return body

@@ -1,0 +1,342 @@
+"""Events into OpenAI's JSON: whole bodies and stream chunks. Knows no HTTP.
+
+A chunk is a prefix made once an answer, the text escaped, and a suffix: about 1 µs. `timings` are llama-server's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import orjson
+
+from llamahost.api.problems import problem_of
+from llamahost.api.sse import DONE
+from llamahost.core.events import Delta, Event, Finished, Likely, Reason, Started, Timings, TokenLogprob, Usage
+
+Json = dict[str, object]
+
+_FINISH: dict[Reason, str] = {"stop": "stop", "length": "length", "tool": "tool_calls", "cancelled": "stop"}
+_FLOOR = -9999.0  # JSON has no infinity; OpenAI says this for "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What all chunks of one answer share. `n` is how many answers a prompt gets."""
+
+    kind: Literal["chat", "completion"]
+    model: str
+    n: int = 1
+    fingerprint: str = ""
+    include_usage: bool = False
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @staticmethod
+    def new(
+        kind: Literal["chat", "completion"],
+        model: str,
+        *,
+        n: int = 1,
+        fingerprint: str = "",
+        include_usage: bool = False,
+    ) -> Frame:
+        prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
+        return Frame(kind, model, n, fingerprint, include_usage, prefix + secrets.token_hex(14))
+
+    def head(self, object_: str, model: str) -> Json:
+        """The fields that stand before `choices`, and after."""
+        return {
+            "id": self.id,
+            "object": object_,
+            "created": self.created,
+            "model": model or self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the answers of a request: a prompt counts once, whatever n is."""
+
+    n_answers_each: int
+    usages: dict[int, Usage] = field(default_factory=dict)
+    timings: list[Timings] = field(default_factory=list)
+    logprobs_seen: bool = False
+
+    def add(self, event: Finished) -> None:
+        self.usages[event.index] = event.usage
+        self.timings.append(event.timings)
+
+    @property
+    def usage(self) -> Usage:
+        firsts = [usage for index, usage in self.usages.items() if index % self.n_answers_each == 0]
+        return Usage(
+            n_prompt=sum(usage.n_prompt for usage in firsts),
+            n_cached=sum(usage.n_cached for usage in firsts),
+            n_generated=sum(usage.n_generated for usage in self.usages.values()),
+            n_reasoning=sum(usage.n_reasoning for usage in self.usages.values()),
+        )
+
+    def json(self) -> Json:
+        """`usage` and `timings`."""
+        usage = self.usage
+        return {"usage": usage_json(usage), "timings": timings_json(usage, self.timings)}
+
+
+def usage_json(usage: Usage) -> Json:
+    return {
+        "prompt_tokens": usage.n_prompt,
+        "completion_tokens": usage.n_generated,
+        "total_tokens": usage.n_total,
+        "prompt_tokens_details": {"cached_tokens": usage.n_cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.n_reasoning},
+    }
+
+
+def timings_json(usage: Usage, timings: list[Timings]) -> Json:
+    """llama-server's names. Answers run side by side, so the longest time stands for all."""
+    prompt_s = max((t.prompt_s for t in timings), default=0.0)
+    generation_s = max((t.generation_s for t in timings), default=0.0)
+    n_computed = usage.n_prompt - usage.n_cached
+    return {
+        "cache_n": usage.n_cached,
+        "prompt_n": n_computed,
+        "prompt_ms": prompt_s * 1000,
+        "prompt_per_token_ms": prompt_s * 1000 / n_computed if n_computed else 0.0,
+        "prompt_per_second": n_computed / prompt_s if prompt_s else 0.0,
+        "predicted_n": usage.n_generated,
+        "predicted_ms": generation_s * 1000,
+        "predicted_per_token_ms": generation_s * 1000 / usage.n_generated if usage.n_generated else 0.0,
+        "predicted_per_second": usage.n_generated / generation_s if generation_s else 0.0,
+    }
+
+
+def _number(logprob: float) -> float:
+    return logprob if math.isfinite(logprob) else _FLOOR
+
+
+def _chat_likely(likely: Likely | TokenLogprob) -> Json:
+    return {
+        "token": likely.piece.decode("utf-8", "replace"),
+        "logprob": _number(likely.logprob),
+        "bytes": list(likely.piece),
+    }
+
+
+def chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> list[Json]:
+    return [{**_chat_likely(token), "top_logprobs": [_chat_likely(likely) for likely in token.top]} for token in tokens]
+
+
+def _spelled(piece: bytes) -> str:
+    """The legacy form of a token: its text, or its bytes where they are not whole characters."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
+class LegacyLogprobs:
+    """The four parallel lists of /v1/completions; `text_offset` counts characters from the answer's beginning."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._n_characters = 0
+
+    def json(self, tokens: tuple[TokenLogprob, ...]) -> Json:
+        offsets: list[int] = []
+        for token in tokens:
+            offsets.append(self._n_characters)
+            self._n_characters += len(self._decoder.decode(token.piece))
+        return {
+            "tokens": [_spelled(token.piece) for token in tokens],
+            "token_logprobs": [_number(token.logprob) for token in tokens],
+            "top_logprobs": [self._top(token) for token in tokens],
+            "text_offset": offsets,
+        }
+
+    def _top(self, token: TokenLogprob) -> Json:
+        """The likeliest and the chosen one, so there may be one more than asked for, as OpenAI says."""
+        top: Json = {_spelled(likely.piece): _number(likely.logprob) for likely in token.top}
+        top.setdefault(_spelled(token.piece), _number(token.logprob))
+        return top
+
+
+class ChunkEncoder:
+    """Owned by the task of one request. The stream form of both routes; the first event of an answer is Started."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self._totals = Totals(frame.n)
+        self._model = frame.model
+        self._prefixes: dict[int, bytes] = {}  # data: {... "choices":[{"index":0,<what differs>
+        self._legacy: dict[int, LegacyLogprobs] = {}
+        self._n_calls: dict[int, int] = {}
+        self._is_chat = frame.kind == "chat"
+        usage = b',"usage":null' if frame.include_usage else b""
+        self._close = b"}]" + usage + b"}\n\n"
+        self._text_end = (
+            b'},"logprobs":null,"finish_reason":null' if self._is_chat else (b',"logprobs":null,"finish_reason":null')
+        )
+        self._text_end += self._close
+        self._text_key = b'"delta":{"content":' if self._is_chat else b'"text":'
+
+    def feed(self, event: Event) -> bytes:
+        if type(event) is Delta:
+            if event.channel == "text" and not event.logprobs:
+                if not event.text:
+                    return b""
+                text = orjson.dumps(event.text)
+                return self._prefixes[event.index] + self._text_key + text + self._text_end
+            return self._rich(event)
+        if type(event) is Started:
+            return self._start(event)
+        assert type(event) is Finished
+        return self._finish(event)
+
+    def end(self) -> bytes:
+        if not self._frame.include_usage:
+            return DONE
+        last = self._frame.head(self._object, self._model)
+        return b"data: " + orjson.dumps({**last, "choices": [], **self._totals.json()}) + b"\n\n" + DONE
+
+    def fail(self, error: Exception) -> bytes:
+        return b"data: " + problem_of(error, self._frame.id).body + b"\n\n"
+
+    @property
+    def _object(self) -> str:
+        return "chat.completion.chunk" if self._is_chat else "text_completion"
+
+    def _start(self, event: Started) -> bytes:
+        self._model = event.model or self._model
+        head = orjson.dumps(self._frame.head(self._object, self._model))
+        self._prefixes[event.index] = b'data: %b,"choices":[{"index":%d,' % (head[:-1], event.index)
+        if not self._is_chat:
+            return b""
+        return self._chunk(event.index, {"delta": {"role": "assistant", "content": ""}})
+
+    def _rich(self, event: Delta) -> bytes:
+        """A delta with logprobs, reasoning or a call of a tool."""
+        if not (event.text or event.logprobs or event.call_id):
+            return b""
+        logprobs: Json | None = None
+        if not self._is_chat:
+            if event.logprobs:
+                logprobs = self._legacy.setdefault(event.index, LegacyLogprobs()).json(event.logprobs)
+            return self._chunk(event.index, {"text": event.text}, logprobs)
+        if event.logprobs:
+            logprobs = {"content": chat_logprobs(event.logprobs), "refusal": None}
+        match event.channel:
+            case "text":
+                delta: Json = {"content": event.text}
+            case "reasoning":
+                delta = {"reasoning_content": event.text}
+            case "tool":
+                delta = {"tool_calls": [self._call(event)]}
+        return self._chunk(event.index, {"delta": delta}, logprobs)
+
+    def _call(self, event: Delta) -> Json:
+        """`call_id` comes with the first delta of each call alone."""
+        n = self._n_calls.get(event.index, 0) + (1 if event.call_id else 0)
+        self._n_calls[event.index] = n
+        if not event.call_id:
+            return {"index": n - 1, "function": {"arguments": event.text}}
+        function = {"name": event.call_name, "arguments": event.text}
+        return {"index": n - 1, "id": event.call_id, "type": "function", "function": function}
+
+    def _finish(self, event: Finished) -> bytes:
+        self._totals.add(event)
+        body: Json = {"delta": {}} if self._is_chat else {"text": ""}
+        timings: Json = {}
+        if not self._frame.include_usage:
+            timings = {"timings": timings_json(event.usage, [event.timings])}
+        return self._chunk(event.index, body, None, _FINISH[event.reason], timings)
+
+    def _chunk(
+        self, index: int, body: Json, logprobs: Json | None = None, finish: str | None = None, after: Json | None = None
+    ) -> bytes:
+        choice = orjson.dumps({**body, "logprobs": logprobs, "finish_reason": finish})
+        close = self._close
+        if after:
+            close = b"}]," + orjson.dumps(after)[1:] + b"\n\n"
+        return self._prefixes[index] + choice[1:-1] + close
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One choice as it grows."""
+
+    texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[tuple[str, str, list[str]]] = field(default_factory=list)  # id, name, pieces of the arguments
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    reason: Reason = "stop"
+
+    def feed(self, event: Delta) -> None:
+        self.logprobs.extend(event.logprobs)
+        match event.channel:
+            case "text":
+                self.texts.append(event.text)
+            case "reasoning":
+                self.reasoning.append(event.text)
+            case "tool":
+                if event.call_id or not self.calls:
+                    self.calls.append((event.call_id, event.call_name, []))
+                self.calls[-1][2].append(event.text)
+
+
+class BodyEncoder:
+    """Owned by the task of one request. The whole form: a fold over the same events."""
+
+    def __init__(self, frame: Frame, *, has_logprobs: bool) -> None:
+        self._frame = frame
+        self._has_logprobs = has_logprobs
+        self._model = frame.model
+        self._totals = Totals(frame.n)
+        self._answers: dict[int, _Answer] = {}
+
+    def feed(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._model = event.model or self._model
+                self._answers[event.index] = _Answer()
+            case Delta():
+                self._answers[event.index].feed(event)
+            case Finished():
+                self._answers[event.index].reason = event.reason
+                self._totals.add(event)
+
+    def body(self) -> bytes:
+        is_chat = self._frame.kind == "chat"
+        choice = self._chat_choice if is_chat else self._text_choice
+        head = self._frame.head("chat.completion" if is_chat else "text_completion", self._model)
+        choices = [choice(index, self._answers[index]) for index in sorted(self._answers)]
+        return orjson.dumps({**head, "choices": choices, **self._totals.json()})
+
+    def _chat_choice(self, index: int, answer: _Answer) -> Json:
+        text = "".join(answer.texts)
+        message: Json = {"role": "assistant", "content": text, "refusal": None}
+        if answer.reasoning:
+            message["reasoning_content"] = "".join(answer.reasoning)
+        if answer.calls:
+            message["content"] = text or None
+            message["tool_calls"] = [
+                {"id": id_, "type": "function", "function": {"name": name, "arguments": "".join(pieces)}}
+                for id_, name, pieces in answer.calls
+            ]
+        logprobs: Json | None = None
+        if self._has_logprobs:
+            logprobs = {"content": chat_logprobs(tuple(answer.logprobs)), "refusal": None}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _FINISH[answer.reason]}
+
+    def _text_choice(self, index: int, answer: _Answer) -> Json:
+        return {
+            "index": index,
+            "text": "".join(answer.texts),
+            "logprobs": LegacyLogprobs().json(tuple(answer.logprobs)) if self._has_logprobs else None,
+            "finish_reason": _FINISH[answer.reason],
+        }

@@ -1,0 +1,305 @@
+"""OpenAI's bodies into words. What this version cannot serve is refused by name, never left out silently."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import orjson
+
+from llamahost.api.openai_types import (
+    AudioPart,
+    Bias,
+    Body,
+    ChatBody,
+    CompletionBody,
+    ImagePart,
+    MessageBody,
+    NamedTool,
+    PartBody,
+    RefusalPart,
+    ResponseFormat,
+    TextPart,
+)
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import (
+    SAMPLERS,
+    Audio,
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    Image,
+    Message,
+    Output,
+    Part,
+    SamplingOptions,
+    Text,
+    Tool,
+    ToolCall,
+)
+
+_FLOATS_AND_INTS = (
+    "temperature",
+    "dynatemp_range",
+    "dynatemp_exponent",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "repeat_last_n",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "min_keep",
+)
+"""Sampling fields that go through as they are, where they are given."""
+
+_LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama.cpp's letter of each, in SAMPLERS' order
+_NAMES = {
+    **{form: name for name in SAMPLERS for form in (name, name.replace("_", "-"), name.replace("_", ""))},
+    "temp": "temperature",
+    "typ": "typ_p",
+    "typical_p": "typ_p",
+    "typical-p": "typ_p",
+    "nucleus": "top_p",
+}
+
+
+def parse_chat(body: ChatBody) -> ChatRequest:
+    """Raises InvalidRequest with the field's path."""
+    if body.functions:
+        raise InvalidRequest("`functions` is deprecated and not served; use `tools`", param="functions")
+    if body.modalities and body.modalities != ["text"]:
+        raise InvalidRequest("only the modality `text` can be answered", param="modalities")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+    n_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    if n_logprobs is not None and not 0 <= n_logprobs <= 20:
+        raise InvalidRequest(f"`top_logprobs` must be between 0 and 20, not {n_logprobs}", param="top_logprobs")
+    return ChatRequest(
+        messages=tuple(_message(message, index) for index, message in enumerate(body.messages)),
+        model=body.model or "",
+        tools=tuple(
+            Tool(
+                name=tool.function.name,
+                description=tool.function.description or "",
+                parameters=tool.function.parameters or {},
+                strict=bool(tool.function.strict),
+            )
+            for tool in body.tools or ()
+        ),
+        tool_choice=_tool_choice(body.tool_choice),
+        output=_output(body),
+        template_options=body.chat_template_kwargs or {},
+        generation=_generation(body, n_logprobs),
+    )
+
+
+def parse_completion(body: CompletionBody) -> CompletionRequest:
+    """Raises InvalidRequest with the field's path."""
+    if body.echo:
+        raise InvalidRequest("`echo` is not served by this version", param="echo")
+    if body.suffix:
+        raise InvalidRequest("`suffix` is not served by this version", param="suffix")
+    if body.best_of is not None and body.best_of != (1 if body.n is None else body.n):
+        raise InvalidRequest("`best_of` other than `n` is not served by this version", param="best_of")
+    return CompletionRequest(
+        prompts=_prompts(body.prompt),
+        model=body.model or "",
+        output=_output(body),
+        generation=_generation(body, body.logprobs),
+    )
+
+
+def _message(body: MessageBody, index: int) -> Message:
+    path = f"messages[{index}]"
+    if body.content is None and body.role != "assistant":
+        raise InvalidRequest(f"`{path}.content` is required for the role `{body.role}`", param=f"{path}.content")
+    if isinstance(body.content, str):
+        parts: tuple[Part, ...] = (Text(body.content),)
+    else:
+        parts = tuple(_part(part, f"{path}.content[{k}]") for k, part in enumerate(body.content or ()))
+    calls = tuple(
+        ToolCall(id=call.id or f"call_{k}", name=call.function.name, arguments=call.function.arguments)
+        for k, call in enumerate(body.tool_calls or ())
+    )
+    return Message(
+        role=body.role,
+        parts=parts,
+        tool_calls=calls,
+        tool_call_id=body.tool_call_id or "",
+        name=body.name or "",
+        reasoning=body.reasoning_content or "",
+    )
+
+
+def _part(part: PartBody, path: str) -> Part:
+    match part:
+        case TextPart():
+            return Text(part.text)
+        case RefusalPart():
+            return Text(part.refusal)
+        case ImagePart():
+            head, comma, data = part.image_url.url.partition(",")
+            if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+                raise InvalidRequest(
+                    "an image must be given as a data: URL in base64; addresses are not fetched",
+                    param=f"{path}.image_url.url",
+                )
+            return Image(_base64(data, f"{path}.image_url.url"))
+        case AudioPart():
+            return Audio(_base64(part.input_audio.data, f"{path}.input_audio.data"), part.input_audio.format)
+
+
+def _base64(data: str, path: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"`{path}` is not valid base64", param=path) from None
+
+
+def _tool_choice(choice: str | NamedTool | None) -> str:
+    if isinstance(choice, NamedTool):
+        return choice.function.name
+    if choice not in (None, "auto", "none", "required"):
+        raise InvalidRequest("`tool_choice` must be auto, none, required or name a function", param="tool_choice")
+    return choice or "auto"
+
+
+def _output(body: Body) -> Output:
+    if body.grammar:
+        return Output("grammar", body.grammar)
+    if body.json_schema is not None:
+        return Output("schema", _json(body.json_schema))
+    return Output() if body.response_format is None else _formatted(body.response_format)
+
+
+def _formatted(wanted: ResponseFormat) -> Output:
+    match wanted.type:
+        case "text":
+            return Output()
+        case "json_object":
+            return Output("json") if wanted.schema is None else Output("schema", _json(wanted.schema))
+        case "json_schema":
+            schema = wanted.schema if wanted.json_schema is None else wanted.json_schema.schema
+            if schema is None:
+                path = "response_format.json_schema.schema"
+                raise InvalidRequest(f"`{path}` is required", param=path)
+            return Output("schema", _json(schema))
+    known = "text, json_object, json_schema"
+    raise InvalidRequest(f"`response_format.type` must be one of {known}", param="response_format.type")
+
+
+def _json(schema: dict[str, object]) -> str:
+    return orjson.dumps(schema).decode()
+
+
+def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | tuple[int, ...], ...]:
+    """One text, several texts, one list of tokens, or several lists of tokens."""
+    if isinstance(prompt, str):
+        return (prompt,)
+    kinds = {type(item) for item in prompt}
+    if kinds == {int}:
+        return (_tokens(prompt, "prompt"),)
+    if int in kinds:
+        raise InvalidRequest("`prompt` mixes tokens with texts; give one or the other", param="prompt")
+    return tuple(
+        item if isinstance(item, str) else _tokens(item, f"prompt[{k}]")  # type: ignore[arg-type] # no int is left
+        for k, item in enumerate(prompt)
+    )
+
+
+def _tokens(items: list[int | str | list[int]], path: str) -> tuple[int, ...]:
+    tokens = tuple(item for item in items if isinstance(item, int))
+    for k, token in enumerate(tokens):
+        if not 0 <= token < 2**31:
+            raise InvalidRequest(f"`{path}[{k}]` is {token}, which no vocabulary holds", param=f"{path}[{k}]")
+    return tokens
+
+
+def _generation(body: Body, n_logprobs: int | None) -> Generation:
+    if body.lora:
+        raise InvalidRequest("`lora` is not served by this version", param="lora")
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    return Generation(
+        sampling=_sampling(body),
+        stop=stop,
+        max_tokens=_max_tokens(body),
+        n=1 if body.n is None else body.n,
+        n_logprobs=n_logprobs,
+        ignore_eos=bool(body.ignore_eos),
+        timeout_s=body.timeout,
+    )
+
+
+def _max_tokens(body: Body) -> int | None:
+    """The newest name wins; -1 is llama.cpp's way to say: until the context ends."""
+    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+        value: int | None = getattr(body, name)
+        if value is None:
+            continue
+        if value == -1:
+            return None
+        if not 0 <= value < 2**31:
+            raise InvalidRequest(f"`{name}` must be at least 0, or -1 for no limit, not {value}", param=name)
+        return value
+    return None
+
+
+def _sampling(body: Body) -> SamplingOptions:
+    options: SamplingOptions = {}
+    for name in _FLOATS_AND_INTS:
+        value = getattr(body, name)
+        if value is not None:
+            options[name] = value  # type: ignore[literal-required] # each is a key of SamplingOptions, by a test
+    if body.dry_sequence_breakers is not None:
+        options["dry_sequence_breakers"] = tuple(body.dry_sequence_breakers)
+    if body.logit_bias is not None:
+        options["logit_bias"] = _logit_bias(body.logit_bias)
+    if body.samplers is not None:
+        options["samplers"] = _samplers(body.samplers)
+    if body.seed is not None:
+        # OpenAI allows 64 bits, llama.cpp has 32; -1 draws one. The same seed stays the same seed.
+        options["seed"] = None if body.seed == -1 else body.seed % 2**32
+    return options
+
+
+def _logit_bias(bias: dict[str, Bias] | list[tuple[int | str, Bias]]) -> tuple[tuple[int, float], ...]:
+    pairs = bias.items() if isinstance(bias, dict) else bias
+    return tuple((_biased_token(token), _bias(value)) for token, value in pairs)
+
+
+def _biased_token(token: int | str) -> int:
+    if isinstance(token, int):
+        return token
+    if token.isascii() and token.isdigit() and len(token) <= 10:
+        return int(token)
+    raise InvalidRequest(f"`logit_bias` names `{token[:40]}`, which is not a token id", param="logit_bias")
+
+
+def _bias(value: Bias) -> float:
+    if value is True:
+        raise InvalidRequest("a bias is a number, or false to ban the token", param="logit_bias")
+    return float("-inf") if value is False else float(value)
+
+
+def _samplers(samplers: str | list[str]) -> tuple[str, ...]:
+    """By names, or by llama.cpp's letters in one string."""
+    if isinstance(samplers, str):
+        unknown = [letter for letter in samplers if letter not in _LETTERS]
+        if unknown:
+            raise InvalidRequest(
+                f"unknown sampler letter `{unknown[0]}`; the known ones are {''.join(_LETTERS)}", param="samplers"
+            )
+        return tuple(_LETTERS[letter] for letter in samplers)
+    return tuple(_NAMES.get(name.lower(), name) for name in samplers)

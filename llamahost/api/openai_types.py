@@ -1,0 +1,171 @@
+"""Bodies of OpenAI's routes as clients send them, with llama.cpp's extra fields. A null field is an absent one.
+
+Knows JSON types only: ranges are checked where the core types are made. Unknown fields are ignored by design.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # beyond it ctypes would cut silently
+Bias: TypeAlias = float | bool  # false bans the token
+
+
+class Body(msgspec.Struct, kw_only=True):
+    """Fields that chat and completion share: OpenAI's, then llama.cpp's."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Int | None = None
+    max_tokens: Int | None = None
+    max_completion_tokens: Int | None = None
+    n_predict: Int | None = None
+    stop: str | list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, Bias] | list[tuple[Int | str, Bias]] | None = None
+    seed: Int | None = None
+    user: str | None = None
+    response_format: ResponseFormat | None = None
+
+    top_k: Int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    mirostat: Int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Int | None = None
+    dry_penalty_last_n: Int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    repeat_last_n: Int | None = None
+    repeat_penalty: float | None = None
+    min_keep: Int | None = None
+    samplers: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    lora: list[dict[str, Any]] | None = None
+    timeout: float | None = None
+
+
+class StreamOptions(msgspec.Struct, kw_only=True):
+    include_usage: bool | None = None
+
+
+class JsonSchema(msgspec.Struct, kw_only=True):
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True):
+    type: str
+    json_schema: JsonSchema | None = None
+    schema: dict[str, Any] | None = None  # llama-server's place for it
+
+
+class TextPart(msgspec.Struct, tag="text", tag_field="type"):
+    text: str
+
+
+class RefusalPart(msgspec.Struct, tag="refusal", tag_field="type"):
+    refusal: str
+
+
+class ImageUrl(msgspec.Struct):
+    url: str
+
+
+class ImagePart(msgspec.Struct, tag="image_url", tag_field="type"):
+    image_url: ImageUrl
+
+
+class InputAudio(msgspec.Struct):
+    data: str
+    format: str
+
+
+class AudioPart(msgspec.Struct, tag="input_audio", tag_field="type"):
+    input_audio: InputAudio
+
+
+PartBody: TypeAlias = TextPart | RefusalPart | ImagePart | AudioPart
+
+
+class FunctionCall(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class CallBody(msgspec.Struct, kw_only=True):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class MessageBody(msgspec.Struct, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[PartBody] | None = None
+    name: str | None = None
+    tool_calls: list[CallBody] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class FunctionBody(msgspec.Struct, kw_only=True):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(msgspec.Struct, kw_only=True):
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class NamedFunction(msgspec.Struct):
+    name: str
+
+
+class NamedTool(msgspec.Struct):
+    function: NamedFunction
+
+
+class ChatBody(Body, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: list[MessageBody]
+    tools: list[ToolBody] | None = None
+    tool_choice: str | NamedTool | None = None
+    functions: list[dict[str, Any]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+
+
+class CompletionBody(Body, kw_only=True):
+    """POST /v1/completions."""
+
+    prompt: str | list[Int | str | list[Int]]
+    logprobs: Int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: Int | None = None
+
+
+CHAT = msgspec.json.Decoder(ChatBody)
+COMPLETION = msgspec.json.Decoder(CompletionBody)

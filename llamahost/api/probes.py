@@ -1,0 +1,108 @@
+"""/health, /ready and /metrics: what supervisors, balancers and dashboards ask. Never waits for a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from llamahost.api.service import Service
+from llamahost.api.sse import send_json
+from llamahost.host import Health, ModelStatus
+from llamahost.ops.metrics import Metrics, ModelLoad
+
+NO_MODEL = (
+    "no model is configured: start with `llamahost serve model.gguf`, "
+    "or name models in a file given by `llamahost serve --manifest model_manifest.toml`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthProbe:
+    """GET /health: 200 while something can answer, as llama-server says it."""
+
+    service: Service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _tell(send, "ok", trouble_of(self.service.health()), {})
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyProbe:
+    """GET /ready: the same question, answered for each model."""
+
+    service: Service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        health = self.service.health()
+        models = {model.name: _state(model) for model in health.models}
+        await _tell(send, "ready", trouble_of(health), {"models": models})
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsProbe:
+    """GET /metrics: Prometheus text."""
+
+    service: Service
+    metrics: Metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = self.metrics.render(_load(model) for model in self.service.models())
+        headers = [(b"content-type", Metrics.content_type.encode()), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def trouble_of(health: Health) -> str:
+    """Why nothing can be answered now; empty when something can."""
+    if health.is_draining:
+        return "the server is shutting down"
+    if health.is_stalled:
+        return "a step of the decoder does not return"
+    if not health.models:
+        return NO_MODEL
+    if health.is_ready:
+        return ""
+    return "; ".join(f"{model.name}: {_sentence(model)}" for model in health.models)
+
+
+def _sentence(model: ModelStatus) -> str:
+    if model.state == "failed":
+        return model.reason or "failed to load"
+    if model.state == "loading":
+        return f"loading, {model.progress:.0%}"
+    return model.reason or model.state
+
+
+def _state(model: ModelStatus) -> dict[str, object]:
+    state: dict[str, object] = {"state": model.state}
+    if model.state == "loading":
+        state["progress"] = round(model.progress, 3)
+    if model.reason:
+        state["reason"] = model.reason
+    if model.is_stalled:
+        state["is_stalled"] = True
+    return state
+
+
+async def _tell(send: Send, good: str, trouble: str, details: dict[str, object]) -> None:
+    if not trouble:
+        await send_json(send, orjson.dumps({"status": good, **details}))
+        return
+    error = {"code": 503, "message": trouble, "type": "unavailable_error"}
+    body = orjson.dumps({"status": "unavailable", "error": error, **details})
+    await send_json(send, body, status=503, headers=((b"retry-after", b"1"),))
+
+
+def _load(model: ModelStatus) -> ModelLoad:
+    stats = model.stats
+    return ModelLoad(
+        model=model.name,
+        is_ready=model.state == "ready",
+        n_slots=model.n_slots,
+        n_running=stats.n_running if stats else 0,
+        n_waiting=stats.n_waiting if stats else 0,
+        n_cells=stats.n_cells if stats else 0,
+        n_cells_used=stats.n_cells_used if stats else 0,
+    )

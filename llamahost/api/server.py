@@ -1,0 +1,156 @@
+"""Run the application on a socket until it is told to stop. Signals are ours: uvicorn would close its listeners first
+and then die of the signal.
+
+The first SIGTERM or Ctrl-C refuses new requests with 503 while the listener stays open, lets the running ones finish
+within `drain_s`, and ends well (0). The second ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import uvicorn
+
+from llamahost.api.app import App
+from llamahost.api.service import Service
+
+logger = logging.getLogger("llamahost.server")
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close first
+FLUSH_S = 2.0  # for responses that are complete but not yet read, once draining is over
+STOPPED_NOW = 130  # exit status after the second signal, as of a shell's Ctrl-C
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening place, taken before anything is loaded. Raises OSError when it cannot be had."""
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = infos[0]
+    place = socket.socket(family, kind, protocol)
+    try:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(address)
+        place.listen(BACKLOG)
+    except OSError:
+        place.close()
+        raise
+    place.setblocking(False)
+    return place
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A unix socket, for this user alone. One that a dead server left behind is replaced. Raises OSError."""
+    place = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and not _answers(path):
+            path.unlink()
+        place.bind(str(path))
+        path.chmod(0o600)
+        place.listen(BACKLOG)
+    except OSError:
+        place.close()
+        raise
+    place.setblocking(False)
+    return place
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+class Runner:
+    """Owned by the main thread's loop. One server from its start to its end."""
+
+    def __init__(
+        self,
+        service: Service,
+        place: socket.socket,
+        *,
+        drain_s: float,
+        on_start: Callable[[], Coroutine[None, None, None]],
+    ) -> None:
+        self._service = service
+        self._place = place
+        self._drain_s = drain_s
+        self._on_start = on_start
+        self._starting: asyncio.Task[None] | None = None
+        self._status = 0
+        self._server: uvicorn.Server | None = None
+        self._app: App | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    def run(self, make_app: Callable[[Callable[[], None]], App]) -> int:
+        """Serve until told to stop; the exit status. `make_app` gets what the app must call when it begins to live."""
+        # A busy loop thread would otherwise hold the GIL up to 5 ms against the engine's short calls.
+        sys.setswitchinterval(0.0005)
+        app = make_app(self._begin)
+        self._app = app
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(FLUSH_S),
+        )
+        self._server = uvicorn.Server(config)
+        try:
+            self._server.run(sockets=[self._place])
+        except SystemExit:  # uvicorn's way to say that the lifespan failed; the reason is logged
+            return 1
+        return self._status
+
+    def _begin(self) -> None:
+        """On the loop, after uvicorn has set its own handlers, which these replace."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # A loop outside the main thread cannot; whoever runs it there stops it in another way.
+            with contextlib.suppress(ValueError, RuntimeError):
+                loop.add_signal_handler(number, self.stop)
+        self._starting = loop.create_task(self._on_start())
+
+    def fail(self, status: int) -> None:
+        """There is nothing to serve; end with this status."""
+        self._status = status
+        if self._stopping is None:
+            self.stop()
+
+    def stop(self) -> None:
+        """The first call drains, the second ends the process."""
+        if self._stopping is not None:
+            logger.warning("stopping now")
+            logging.shutdown()
+            os._exit(STOPPED_NOW)
+        self._stopping = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        assert self._app is not None
+        assert self._server is not None
+        gate = self._app.gate
+        logger.info("stopping: %d requests have %g s to finish; again to stop now", gate.n_inside, self._drain_s)
+        gate.close()
+        self._service.drain()
+        if self._starting is not None:
+            self._starting.cancel()
+        try:
+            if not await gate.empty(self._drain_s):
+                logger.warning("%d requests did not finish in time and are ended", gate.n_inside)
+            await self._service.aclose()
+            await gate.empty(FLUSH_S)
+        finally:
+            self._server.should_exit = True

@@ -1,0 +1,203 @@
+"""Carry an answer to its client and notice when the client leaves. Knows ASGI and bytes; knows no dialect.
+
+Leaving is noticed by `receive` alone (uvicorn's `send` returns silently after it), so a task watches it from the
+moment the body is read: queued, in a silent prefill or mid-stream, streamed or not. Then the generator is closed,
+which is the one door of cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+from starlette.types import Receive, Send
+
+from llamahost.api.body import ClientGone
+from llamahost.core.events import Event
+
+T = TypeVar("T")
+
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+MAX_UNSENT = 256  # chunks held for a client that reads slowly; beyond it the outbox merges, and sees the stall
+
+STREAM_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Encoder(Protocol):
+    """Dresses events as one dialect's stream; empty bytes where an event shows nothing."""
+
+    def feed(self, event: Event) -> bytes: ...
+
+    def end(self) -> bytes:
+        """What follows the last event."""
+        ...
+
+    def fail(self, error: Exception) -> bytes:
+        """What follows an error after the stream began."""
+        ...
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has closed its connection."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled, and ClientGone raised, when the client leaves before it is there."""
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(until_gone(receive))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()  # nothing happens to a task that is done
+        watching.cancel()
+        await asyncio.wait((working, watching))
+    if working.cancelled():
+        raise ClientGone
+    return working.result()
+
+
+class EventStream:
+    """Owned by the task of one request. Server-sent events: a producer reads events, this task sends them.
+
+    The status is sent with the first bytes, so an error before them is raised and becomes a status of its own. What
+    is ready together goes out in one write. A silent stream gets a comment every `ping_s` to 2 `ping_s` seconds.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[Event, None],
+        encoder: Encoder,
+        *,
+        note: Callable[[Event], None] = lambda event: None,
+        ping_s: float,
+        stall_s: float = math.inf,
+    ) -> None:
+        self._events = events
+        self._encoder = encoder
+        self._note = note
+        self._ping_s = ping_s
+        self._stall_s = stall_s
+        self._sending_since = math.inf
+        self._unsent: list[bytes] = []
+        self._news = asyncio.Event()  # there is something to send, or a reason to stop
+        self._room = asyncio.Event()
+        self._is_over = False
+        self._is_gone = False
+        self._was_silent = True
+        self._error: Exception | None = None
+
+    async def __call__(self, receive: Receive, send: Send) -> None:
+        """Raises the events' error when nothing was sent yet, and ClientGone."""
+        delivering = asyncio.current_task()
+        assert delivering is not None
+        loop = asyncio.get_running_loop()
+        producing = asyncio.create_task(self._produce())
+        watching = asyncio.create_task(until_gone(receive))
+
+        def leave(_: asyncio.Task[None]) -> None:
+            self._is_gone = True
+            producing.cancel()
+            self._news.set()
+
+        timer: asyncio.TimerHandle
+
+        def tick() -> None:
+            nonlocal timer
+            timer = loop.call_later(self._ping_s, tick)
+            if self._was_silent:
+                self._news.set()  # with nothing unsent: a ping
+            self._was_silent = True
+            if loop.time() - self._sending_since > self._stall_s and not self._is_gone:
+                self._is_gone = True
+                delivering.cancel()  # it waits in `send`, which only this ends
+
+        watching.add_done_callback(leave)
+        timer = loop.call_later(self._ping_s, tick)
+        try:
+            await self._deliver(send, loop)
+        except asyncio.CancelledError:
+            if not self._is_gone:
+                raise
+            delivering.uncancel()
+            raise ClientGone from None
+        finally:
+            timer.cancel()
+            watching.remove_done_callback(leave)
+            producing.cancel()
+            watching.cancel()
+            await asyncio.wait((producing, watching))
+
+    async def _produce(self) -> None:
+        try:
+            async with aclosing(self._events) as events:
+                async for event in events:
+                    self._note(event)
+                    data = self._encoder.feed(event)
+                    if not data:
+                        continue
+                    self._unsent.append(data)
+                    self._news.set()
+                    if len(self._unsent) >= MAX_UNSENT:
+                        self._room.clear()
+                        await self._room.wait()
+            self._unsent.append(self._encoder.end())
+        except Exception as error:  # handed to the sender, which raises or tells it
+            self._error = error
+        finally:
+            self._is_over = True
+            self._news.set()
+
+    async def _deliver(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
+        is_started = False
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._is_gone:
+                raise ClientGone
+            body = b"".join(self._unsent) or PING
+            self._unsent.clear()
+            self._room.set()
+            self._was_silent = False
+            is_over = self._is_over
+            if self._error is not None:
+                if not is_started:
+                    raise self._error
+                body = (b"" if body is PING else body) + self._encoder.fail(self._error)
+            if not is_started:
+                is_started = True
+                await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+            self._sending_since = loop.time()
+            await send({"type": "http.response.body", "body": body, "more_body": not is_over})
+            self._sending_since = math.inf
+            if is_over:
+                return
+
+
+async def send_json(
+    send: Send, body: bytes, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """One whole response."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

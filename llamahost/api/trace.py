@@ -1,0 +1,56 @@
+"""What one line of the access log tells of a request. Counts and times, never content."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from llamahost.core.events import Delta, Event, Finished, Started
+
+_KEY = "llamahost.trace"
+
+
+@dataclass(slots=True)
+class Trace:
+    """Owned by the task of one request; written as its events go by."""
+
+    request_id: str
+    model: str = ""
+    n_prompt: int = 0
+    n_cached: int = 0
+    n_generated: int = 0
+    queued_s: float = 0.0
+    first_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def note(self, event: Event) -> None:
+        kind = type(event)
+        if kind is Delta:
+            return
+        if isinstance(event, Started):
+            self.model = event.model
+            self.first_s = self.first_s or self.elapsed_s
+        elif isinstance(event, Finished):
+            self.n_prompt = max(self.n_prompt, event.usage.n_prompt)
+            self.n_cached = max(self.n_cached, event.usage.n_cached)
+            self.n_generated += event.usage.n_generated
+            self.queued_s = max(self.queued_s, event.timings.queued_s)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def open_trace(scope: Scope, request_id: str) -> Trace:
+    trace = Trace(request_id)
+    scope[_KEY] = trace
+    return trace
+
+
+def trace_of(scope: Scope) -> Trace:
+    """The request's own; made by the border before anything else runs."""
+    trace = scope[_KEY]
+    assert isinstance(trace, Trace)
+    return trace

@@ -1,0 +1,268 @@
+"""The commands. Reads flags, environment and manifest, in that order of weight; heavy imports wait for their command.
+
+Exit status: 0 done · 1 unexpected · 2 wrong usage · 3 no model could be loaded · 4 the address cannot be had ·
+5 the manifest is wrong · 130 stopped at once by a second signal
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import socket
+
+    from llamahost.fleet.manifest import Manifest, ServerSettings
+    from llamahost.host import ModelStatus
+
+NO_MODEL, NO_ADDRESS, BAD_MANIFEST = 3, 4, 5
+
+MANIFEST = Path("model_manifest.toml")  # read where it lies in the current folder and no other is named
+
+app = typer.Typer(
+    name="llamahost",
+    help="Serve GGUF language models behind an OpenAI-compatible API.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    app()
+
+
+def fail(status: int, message: str) -> NoReturn:
+    """One clear line, and the status that scripts read."""
+    print(f"llamahost: {message}", file=sys.stderr, flush=True)
+    raise typer.Exit(status)
+
+
+def version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    try:
+        return version_of("llamahost")
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return "unknown"
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"llamahost {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    model: Annotated[Path | None, typer.Argument(help="A GGUF file.", envvar="LLAMAHOST_MODEL")] = None,
+    host: Annotated[str | None, typer.Option(envvar="LLAMAHOST_HOST", help="Listen here. [127.0.0.1]")] = None,
+    port: Annotated[
+        int | None, typer.Option(envvar="LLAMAHOST_PORT", min=0, max=65535, help="0 takes any free one. [8080]")
+    ] = None,
+    unix_socket: Annotated[
+        Path | None, typer.Option(envvar="LLAMAHOST_UNIX_SOCKET", help="Listen on this unix socket instead.")
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(envvar="LLAMAHOST_ALIAS", help="The model's name; may be given again for more names."),
+    ] = None,
+    n_ctx: Annotated[
+        int | None, typer.Option("--n-ctx", envvar="LLAMAHOST_N_CTX", help="Tokens that one request may hold.")
+    ] = None,
+    slots: Annotated[int | None, typer.Option(envvar="LLAMAHOST_SLOTS", help="Requests computed at once.")] = None,
+    threads: Annotated[int | None, typer.Option(envvar="LLAMAHOST_THREADS", help="CPU threads.")] = None,
+    gpu_layers: Annotated[
+        int | None, typer.Option(envvar="LLAMAHOST_GPU_LAYERS", help="Layers on the GPU; -1: all.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="Ask clients for this key.", show_envvar=True)
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(envvar="LLAMAHOST_MANIFEST", help="Models and settings. [./model_manifest.toml]")
+    ] = None,
+    strict_model: Annotated[
+        bool, typer.Option("--strict-model", envvar="LLAMAHOST_STRICT_MODEL", help="Answer to the model's names alone.")
+    ] = False,
+    drain: Annotated[
+        float | None,
+        typer.Option(envvar="LLAMAHOST_DRAIN", help="Seconds that running requests have at shutdown. [30]"),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(envvar="LLAMAHOST_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+    log_format: Annotated[str, typer.Option(envvar="LLAMAHOST_LOG_FORMAT", help="text or json.")] = "text",
+) -> None:
+    """Serve a GGUF file, or what the manifest names."""
+    from llamahost.core.errors import ManifestError
+    from llamahost.ops import log
+
+    if log_level.lower() not in log.LEVELS:
+        raise typer.BadParameter(f"one of {', '.join(log.LEVELS)}", param_hint="--log-level")
+    if log_format not in ("text", "json"):
+        raise typer.BadParameter("text or json", param_hint="--log-format")
+    if model is not None and manifest is not None:
+        raise typer.BadParameter("give a model or a manifest, not both", param_hint="--manifest")
+    log.set_up(log_level.lower(), "json" if log_format == "json" else "text")
+    spec_flags = {"n_ctx": n_ctx, "n_slots": slots, "n_threads": threads, "n_gpu_layers": gpu_layers}
+    server_flags = {"host": host, "port": port, "api_key": api_key, "drain_s": drain}
+    try:
+        wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
+    except ManifestError as error:
+        fail(BAD_MANIFEST, str(error))
+    missing = [spec.path for spec in wanted.models if not spec.path.is_file()]
+    if missing and len(missing) == len(wanted.models):
+        fail(NO_MODEL, f"there is no file {missing[0]}")
+    _serve(wanted, unix_socket, is_strict=strict_model or model is None)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Measure a server, or two side by side; `llamahost bench --help` tells more."""
+    from importlib import import_module
+
+    try:
+        command = import_module("llamahost.bench.command")
+    except ModuleNotFoundError as error:
+        fail(1, f"bench cannot run: {error}")
+    command.app(args=context.args, prog_name="llamahost bench")
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def _wanted(
+    model: Path | None, path: Path | None, names: list[str], spec: dict[str, Any], server: dict[str, Any]
+) -> Manifest:
+    """What to serve: flags and environment over the manifest over the defaults. Raises ManifestError."""
+    from dataclasses import replace
+
+    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, load_manifest
+
+    if model is not None:
+        name = names[0] if names else model.stem or str(model)
+        aliases = tuple(dict.fromkeys(n for n in (*names[1:], model.stem) if n and n != name))
+        one = ModelSpec(name=name, path=model, aliases=aliases, **spec)
+        return Manifest(models=(one,), server=ServerSettings(**server))
+    if path is None and not MANIFEST.is_file():
+        return Manifest(server=ServerSettings(**server))
+    found = load_manifest(path or MANIFEST)
+    models = tuple(replace(each, **spec) for each in found.models) if spec else found.models
+    return Manifest(models=models, server=replace(found.server, **server) if server else found.server)
+
+
+def _serve(wanted: Manifest, unix_socket: Path | None, *, is_strict: bool) -> None:
+    from llamahost.api.app import App, create_app
+    from llamahost.api.server import Runner, bind, bind_unix
+    from llamahost.core.errors import LoadFailed
+    from llamahost.host import AsyncHost
+    from llamahost.ops.metrics import Metrics
+
+    settings = wanted.server
+    try:
+        place = bind(settings.host, settings.port) if unix_socket is None else bind_unix(unix_socket)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}" if unix_socket is None else str(unix_socket)
+        fail(NO_ADDRESS, f"cannot listen on {where}: {(error.strerror or str(error)).lower()}")
+    address = _address(place)
+    metrics = Metrics()
+    host = AsyncHost(wanted if wanted.models else None, observer=metrics, is_strict=is_strict)
+    fingerprint = f"llamahost-{version()}"
+
+    def make_app(on_start: Callable[[], None]) -> App:
+        return create_app(host, settings, metrics=metrics, fingerprint=fingerprint, on_start=on_start)
+
+    async def announce() -> None:
+        _say(f"llamahost {version()} listens on {address}")
+        _warn_if_open(settings, is_local=unix_socket is not None)
+        if not wanted.models:
+            from llamahost.api.probes import NO_MODEL as ADVICE
+
+            _say(ADVICE)
+            return
+        for spec in wanted.models:
+            _say(f"loading {spec.name} from {spec.path}")
+        try:
+            await host.wait_ready()
+        except LoadFailed as error:
+            print(f"llamahost: {error}", file=sys.stderr, flush=True)
+            if all(status.state == "failed" for status in host.models()):
+                runner.fail(NO_MODEL)
+            return
+        for status in host.models():
+            _say(f"ready: {_told(status)}")
+        _say(_example(address, unix_socket, settings))
+
+    runner = Runner(host, place, drain_s=settings.drain_s, on_start=announce)
+    status = runner.run(make_app)
+    if unix_socket is not None:
+        unix_socket.unlink(missing_ok=True)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process. A load or a step that does not return would hold up Python's own way out for ever."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        os._exit(status)
+    raise typer.Exit(status)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _address(place: socket.socket) -> str:
+    name = place.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def _warn_if_open(settings: ServerSettings, *, is_local: bool) -> None:
+    import ipaddress
+
+    is_loopback = is_local or settings.host == "localhost"
+    with contextlib.suppress(ValueError):
+        is_loopback = is_loopback or ipaddress.ip_address(settings.host).is_loopback
+    if not is_loopback and settings.api_key is None:
+        logging.getLogger("llamahost.server").warning(
+            "anyone who reaches %s can use this server; --api-key asks for a key", settings.host
+        )
+
+
+def _told(status: ModelStatus) -> str:
+    card = status.card
+    if card is None:
+        return status.name
+    return f"{status.name}, {card.n_slots} slots, {card.n_ctx} tokens a request ({card.description})"
+
+
+def _example(address: str, unix_socket: Path | None, settings: ServerSettings) -> str:
+    where = address if unix_socket is None else f"--unix-socket {unix_socket} http://localhost"
+    key = " -H 'Authorization: Bearer …'" if settings.api_key else ""
+    body = """'{"messages": [{"role": "user", "content": "Hello"}]}'"""
+    return f"try: curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {body}"

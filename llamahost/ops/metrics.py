@@ -1,0 +1,112 @@
+"""Counts and times of everything served, as Prometheus text. Knows requests by their record and models by numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from llamahost.core.observe import RequestRecord
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoad:
+    """How busy a model is at the moment of a scrape."""
+
+    model: str
+    is_ready: bool = False
+    n_slots: int = 0
+    n_running: int = 0
+    n_waiting: int = 0
+    n_cells: int = 0
+    n_cells_used: int = 0
+
+
+class Metrics:
+    """Owned by the event loop. An Observer of requests; its registry is its own, so two can live in one process."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes and its like
+        model = ("model",)
+        registry = self.registry
+        self._requests = Counter(
+            "llamahost_requests", "Requests by how they ended.", ("model", "outcome"), registry=registry
+        )
+        self._prompt = Counter(
+            "llamahost_prompt_tokens", "Prompt tokens, those from a cache among them.", model, registry=registry
+        )
+        self._cached = Counter("llamahost_cached_tokens", "Prompt tokens that a cache held.", model, registry=registry)
+        self._generated = Counter("llamahost_generated_tokens", "Tokens generated.", model, registry=registry)
+        self._queue = Histogram(
+            "llamahost_queue_seconds", "Waiting for a slot.", model, buckets=_SECONDS, registry=registry
+        )
+        self._first = Histogram(
+            "llamahost_time_to_first_token_seconds",
+            "From arrival to the first token.",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._each = Histogram(
+            "llamahost_time_per_output_token_seconds",
+            "Between tokens of one answer, a mean each request.",
+            model,
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "llamahost_request_duration_seconds",
+            "From arrival to the last token.",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._responses = Counter("llamahost_http_responses", "HTTP responses.", ("status",), registry=registry)
+        self._ready = Gauge("llamahost_model_ready", "1 when the model can answer.", model, registry=registry)
+        self._slots = Gauge("llamahost_slots", "Requests that can be computed at once.", model, registry=registry)
+        self._running = Gauge("llamahost_requests_running", "Answers in slots.", model, registry=registry)
+        self._waiting = Gauge("llamahost_requests_waiting", "Answers that wait for a slot.", model, registry=registry)
+        self._cells = Gauge("llamahost_kv_cells_total", "Tokens that the KV can hold.", model, registry=registry)
+        self._used = Gauge("llamahost_kv_cells_used", "Tokens that the KV holds.", model, registry=registry)
+
+    def finished(self, record: RequestRecord) -> None:
+        """A request is over. What never reached an engine is counted, and does not bend the histograms."""
+        # A name that no model has is a client's own text: as labels they would grow without bound.
+        if record.outcome != "rejected":
+            self._known.add(record.model)
+        model = record.model if record.model in self._known else ""
+        self._requests.labels(model, record.outcome).inc()
+        if record.outcome == "rejected":
+            return
+        self._prompt.labels(model).inc(record.n_prompt)
+        self._cached.labels(model).inc(record.n_cached)
+        self._generated.labels(model).inc(record.n_generated)
+        self._queue.labels(model).observe(record.queued_s)
+        self._duration.labels(model).observe(record.total_s)
+        if record.first_s > 0:
+            self._first.labels(model).observe(record.first_s)
+        if record.n_generated > 1 and record.generation_s > 0:
+            self._each.labels(model).observe(record.generation_s / (record.n_generated - 1))
+
+    def responded(self, status: int) -> None:
+        self._responses.labels(str(status)).inc()
+
+    def render(self, loads: Iterable[ModelLoad]) -> bytes:
+        """The text of one scrape."""
+        gauges = (self._ready, self._slots, self._running, self._waiting, self._cells, self._used)
+        for gauge in gauges:
+            gauge.clear()  # a model that is gone leaves no number behind
+        for load in loads:
+            self._known.add(load.model)
+            values = (load.is_ready, load.n_slots, load.n_running, load.n_waiting, load.n_cells, load.n_cells_used)
+            for gauge, value in zip(gauges, values, strict=True):
+                gauge.labels(load.model).set(value)
+        return generate_latest(self.registry)

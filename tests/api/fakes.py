@@ -1,0 +1,123 @@
+"""A host that answers what it is told to, keeps AsyncHost's laws, and remembers how its generators ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from llamahost.api.app import App, create_app
+from llamahost.core.errors import Unavailable
+from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timings, TokenLogprob, Usage
+from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.host import Health, ModelStatus
+from llamahost.ops.metrics import Metrics
+
+Request = ChatRequest | CompletionRequest
+Step = Event | Exception | Callable[[], Awaitable[object]]
+
+READY = ModelStatus(name="tiny", aliases=("small",), state="ready", progress=1.0, n_slots=4)
+
+
+def said(*texts: str, index: int = 0, n_prompt: int = 5, n_cached: int = 2) -> list[Step]:
+    """The events of one answer in these pieces."""
+    usage = Usage(n_prompt=n_prompt, n_cached=n_cached, n_generated=len(texts))
+    timings = Timings(queued_s=0.001, prompt_s=0.01, generation_s=0.02)
+    return [
+        Started(index, "tiny", n_prompt, n_cached),
+        *(Delta(index, text, n_tokens=1) for text in texts),
+        Finished(index, "stop", usage, timings),
+    ]
+
+
+def likely(text: str, logprob: float = -0.5) -> TokenLogprob:
+    return TokenLogprob(
+        7, text.encode(), logprob, (Likely(7, text.encode(), logprob), Likely(8, b"\xff", float("-inf")))
+    )
+
+
+@dataclass
+class FakeHost:
+    """`script` is run for every request: events are yielded, errors raised, callables awaited."""
+
+    script: list[Step] = field(default_factory=lambda: said("Hel", "lo"))
+    statuses: tuple[ModelStatus, ...] = (READY,)
+    is_stalled: bool = False
+    is_draining: bool = False
+    requests: list[Request] = field(default_factory=list)
+    n_open: int = 0
+    n_cancelled: int = 0
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)  # set when a request awaits something of its script
+    closed: asyncio.Event = field(default_factory=asyncio.Event)  # set when a generator has ended
+
+    async def start(self) -> None:
+        pass
+
+    async def wait_ready(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        self.is_draining = True
+
+    async def aclose(self, drain_s: float = 0.0) -> None:
+        self.is_draining = True
+
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        return self._play(request)
+
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[Event, None]:
+        return self._play(request)
+
+    async def _play(self, request: Request) -> AsyncGenerator[Event, None]:
+        if self.is_draining:
+            raise Unavailable("draining")
+        self.requests.append(request)
+        self.n_open += 1
+        is_whole = False
+        try:
+            for step in self.script:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, Event):
+                    yield step
+                else:
+                    self.waiting.set()
+                    await step()
+            is_whole = True
+        finally:
+            self.n_open -= 1
+            self.n_cancelled += not is_whole
+            self.closed.set()
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        return self.statuses
+
+    def health(self) -> Health:
+        is_ready = any(status.state == "ready" for status in self.statuses)
+        return Health(is_ready=is_ready, is_stalled=self.is_stalled, is_draining=self.is_draining, models=self.statuses)
+
+
+def app_of(host: FakeHost, metrics: Metrics | None = None, **settings: object) -> App:
+    return create_app(host, ServerSettings(**settings), metrics=metrics)  # type: ignore[arg-type] # a test's shorthand
+
+
+@asynccontextmanager
+async def client_of(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client in this process; it sees a response only when it is whole."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    """A test's coroutine on a loop of its own; nothing may hang."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await work()
+
+    asyncio.run(bounded())

@@ -1,0 +1,162 @@
+"""Every mistake gets a clear 400 that names the field, and never reaches a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.api.fakes import FakeHost, app_of, client_of, run
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"messages": HI, **fields}).encode()
+
+
+CHAT_MISTAKES: list[tuple[bytes, str | None]] = [
+    (b"", None),
+    (b"   ", None),
+    (b"{", None),
+    (b"[]", None),
+    (b"null", None),
+    (b'"x"', None),
+    (b"{}", "messages"),
+    (b'{"messages": null}', "messages"),
+    (b'{"messages": []}', "messages"),
+    (b'{"messages": "Hi"}', "messages"),
+    (b'{"messages": [1]}', "messages[0]"),
+    (b'{"messages": [{"content": "x"}]}', "messages[0].role"),
+    (b'{"messages": [{"role": "function", "content": "x"}]}', "messages[0].role"),
+    (b'{"messages": [{"role": "user"}]}', "messages[0].content"),
+    (b'{"messages": [{"role": "user", "content": 3}]}', "messages[0].content"),
+    (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "messages[0].content[0].text"),
+    (b'{"messages": [{"role": "user", "content": [{"type": "file"}]}]}', "messages[0].content[0].type"),
+    (b'{"messages": [{"role": "user", "content": "\xff"}]}', None),
+    (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None),
+    (b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": NaN}', None),
+    (b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": Infinity}', None),
+    (b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": 1e999}', "temperature"),
+    (b'{"deep": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", None),
+    (b'{"messages": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "messages[0]"),
+    (b'{"chat_template_kwargs": {"a": ' + b"[" * 10_000, None),
+    (chat(temperature="1"), "temperature"),
+    (chat(temperature=True), "temperature"),
+    (chat(top_k=1.5), "top_k"),
+    (chat(top_k=2**70), "top_k"),
+    (chat(seed=2**64), "seed"),
+    (chat(n=0), "n"),
+    (chat(n=129), "n"),
+    (chat(n=-1), "n"),
+    (chat(max_tokens=-2), "max_tokens"),
+    (chat(max_completion_tokens=2**31), "max_completion_tokens"),
+    (chat(max_tokens=10**30), "max_tokens"),
+    (chat(stream="yes"), "stream"),
+    (chat(stream_options=3), "stream_options"),
+    (chat(stop=[""]), "stop"),
+    (chat(stop=["x"] * 65), "stop"),
+    (chat(stop=[1]), "stop[0]"),
+    (chat(timeout=0), "timeout"),
+    (chat(timeout=-1.5), "timeout"),
+    (chat(top_logprobs=3), "top_logprobs"),
+    (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
+    (chat(logprobs=True, top_logprobs=-1), "top_logprobs"),
+    (chat(logit_bias={"x": 1}), "logit_bias"),
+    (chat(logit_bias={"-1": 1}), "logit_bias"),
+    (chat(logit_bias={"9" * 30: 1}), "logit_bias"),
+    (chat(logit_bias={"1": True}), "logit_bias"),
+    (chat(logit_bias=[[1]]), "logit_bias[0]"),
+    (chat(logit_bias=[["a", 1]]), "logit_bias"),
+    (chat(samplers="kq"), "samplers"),
+    (chat(functions=[{"name": "f"}]), "functions"),
+    (chat(modalities=["audio"]), "modalities"),
+    (chat(tool_choice="f"), "tool_choice"),
+    (chat(tools=[{"type": "web_search"}]), "tools[0].type"),
+    (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
+    (chat(response_format={"type": "xml"}), "response_format.type"),
+    (chat(response_format={"type": "json_schema"}), "response_format.json_schema.schema"),
+    (chat(lora=[{"id": 0, "scale": 1.0}]), "lora"),
+    (
+        chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]),
+        "messages[0].content[0].image_url.url",
+    ),
+    (
+        chat(
+            messages=[
+                {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "!", "format": "wav"}}]}
+            ]
+        ),
+        "messages[0].content[0].input_audio.data",
+    ),
+]
+
+COMPLETION_MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": 3}, "prompt"),
+    ({"prompt": [1, "a"]}, "prompt"),
+    ({"prompt": [-1]}, "prompt[0]"),
+    ({"prompt": [[1, 2**31]]}, "prompt[0][1]"),
+    ({"prompt": [2**70]}, "prompt[0]"),
+    ({"prompt": [True]}, "prompt[0]"),
+    ({"prompt": "x", "logprobs": 21}, "logprobs"),
+    ({"prompt": "x", "logprobs": True}, "logprobs"),
+    ({"prompt": "x", "echo": True}, "echo"),
+    ({"prompt": "x", "suffix": "y"}, "suffix"),
+    ({"prompt": "x", "best_of": 3}, "best_of"),
+]
+
+
+async def refused(path: str, body: bytes, param: str | None) -> None:
+    host = FakeHost()
+    async with client_of(app_of(host)) as client:
+        response = await client.post(path, content=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+    if param is not None:
+        assert error["param"] == param, error
+    assert host.requests == []
+
+
+@pytest.mark.parametrize(("body", "param"), CHAT_MISTAKES, ids=lambda value: repr(value)[:60])
+def test_a_mistake_in_a_chat_is_named(body: bytes, param: str | None) -> None:
+    run(lambda: refused("/v1/chat/completions", body, param))
+
+
+@pytest.mark.parametrize(("fields", "param"), COMPLETION_MISTAKES, ids=lambda value: repr(value)[:60])
+def test_a_mistake_in_a_completion_is_named(fields: dict[str, Any], param: str) -> None:
+    run(lambda: refused("/v1/completions", json.dumps(fields).encode(), param))
+
+
+def test_a_body_over_the_limit_is_413_however_it_comes() -> None:
+    async def in_pieces() -> Any:
+        for _ in range(4):
+            yield b" " * 1024
+
+    async def law() -> None:
+        async with client_of(app_of(FakeHost(), max_body_bytes=2048)) as client:
+            for content in (b" " * 2049, in_pieces()):
+                response = await client.post("/v1/completions", content=content)
+                assert response.status_code == 413
+                assert response.json()["error"]["code"] == "body_too_large"
+
+    run(law)
+
+
+def test_wrong_paths_and_methods_are_told_in_json() -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            missing = await client.get("/v1/nothing")
+            assert missing.status_code == 404
+            assert missing.json()["error"]["type"] == "not_found_error"
+            wrong = await client.get("/v1/chat/completions")
+            assert wrong.status_code == 405
+            assert wrong.headers["allow"] == "POST"
+            assert wrong.json()["error"]["type"] == "invalid_request_error"
+
+    run(law)

@@ -1,0 +1,107 @@
+"""Legacy completions as OpenAI's own types read them, whole and streamed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai.types import Completion
+
+from llamahost.core.events import Delta, Finished, Likely, Started, TokenLogprob, Usage
+from llamahost.core.messages import CompletionRequest
+from tests.api.fakes import FakeHost, Step, app_of, client_of, run, said
+from tests.api.test_chat import chunks_of
+
+
+async def post(host: FakeHost, path: str = "/v1/completions", **fields: Any) -> Any:
+    async with client_of(app_of(host)) as client:
+        return await client.post(path, json=fields)
+
+
+def test_a_whole_completion_is_openais_type() -> None:
+    async def law() -> None:
+        answer = Completion.model_validate((await post(FakeHost(), prompt="x")).json(), strict=True)
+        assert answer.id.startswith("cmpl-")
+        assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("Hello", "stop")
+        assert answer.usage is not None
+        assert answer.usage.total_tokens == 7
+
+    run(law)
+
+
+def test_a_stream_is_the_same_type_in_pieces() -> None:
+    async def law() -> None:
+        response = await post(
+            FakeHost(), "/completions", prompt="x", stream=True, stream_options={"include_usage": True}
+        )
+        # As the SDK reads a stream: its type denies the null reason that OpenAI itself sends until the last.
+        chunks = [Completion.construct(**chunk) for chunk in chunks_of(response.text)]
+        assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, "stop"]
+        assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == "Hello"
+        assert chunks[-1].choices == []
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.prompt_tokens == 5
+
+    run(law)
+
+
+def test_many_prompts_count_each_prompt_once() -> None:
+    async def law() -> None:
+        script = [step for index in range(4) for step in said("a", index=index)]
+        host = FakeHost(script)
+        answer = Completion.model_validate((await post(host, prompt=["x", "y"], n=2)).json(), strict=True)
+        assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (10, 4)
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "meant"),
+    [
+        ("a", ("a",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+        ([[1], "b"], ((1,), "b")),
+    ],
+)
+def test_prompts_come_as_text_or_tokens(prompt: object, meant: object) -> None:
+    async def law() -> None:
+        host = FakeHost()
+        assert (await post(host, prompt=prompt)).status_code == 200
+        assert isinstance(host.requests[0], CompletionRequest)
+        assert host.requests[0].prompts == meant
+
+    run(law)
+
+
+def test_legacy_logprobs_are_parallel_lists_with_offsets_in_characters() -> None:
+    def token(piece: bytes, *top: tuple[bytes, float]) -> TokenLogprob:
+        return TokenLogprob(1, piece, -0.25, tuple(Likely(1, other, logprob) for other, logprob in top))
+
+    script: list[Step] = [
+        Started(0, "tiny", 1, 0),
+        Delta(0, "ab", n_tokens=1, logprobs=(token(b"ab", (b"x", -0.1)),)),
+        Delta(0, "é!", n_tokens=3, logprobs=(token(b"\xc3"), token(b"\xa9"), token(b"!"))),
+        Finished(0, "stop", Usage(1, 0, 4)),
+    ]
+
+    async def law() -> None:
+        whole = Completion.model_validate((await post(FakeHost(list(script)), prompt="x", logprobs=1)).json())
+        logprobs = whole.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.tokens == ["ab", "bytes:\\xc3", "bytes:\\xa9", "!"]
+        assert logprobs.text_offset == [0, 2, 2, 3]
+        assert logprobs.token_logprobs == [-0.25] * 4
+        assert logprobs.top_logprobs is not None
+        assert logprobs.top_logprobs[0] == {"x": -0.1, "ab": -0.25}
+        response = await post(FakeHost(list(script)), prompt="x", logprobs=1, stream=True)
+        offsets: list[int] = []
+        for chunk in chunks_of(response.text):
+            part = Completion.construct(**chunk).choices[0].logprobs
+            offsets += (part.text_offset or []) if part else []
+        assert offsets == logprobs.text_offset
+
+    run(law)
