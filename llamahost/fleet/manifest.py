@@ -43,7 +43,7 @@ class ModelSpec:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     n_batch: int = 2048
-    n_ubatch: int = 512
+    n_ubatch: int = 512  # of a batch, computed at once; never above n_batch
     n_gpu_layers: int = -1  # -1: all that llama.cpp can
     flash_attention: FlashAttention = "auto"
     n_threads: int | None = None
@@ -61,10 +61,6 @@ class ModelSpec:
             if not isinstance(name, str) or not name.strip() or len(name) > 256:
                 key = "name" if name is self.name else "aliases"
                 raise ManifestError(f"{key}: a model needs a name of 1 to 256 characters, not {name!r}", key=key)
-        if self.n_ubatch > self.n_batch:
-            raise ManifestError(
-                f"n_ubatch ({self.n_ubatch}) must not be above n_batch ({self.n_batch})", key="n_ubatch"
-            )
         if self.n_cells is not None and self.kv_layout == "split":
             raise ManifestError("n_cells belongs to a unified KV; a split one holds n_ctx * n_slots", key="n_cells")
         if self.n_cells is not None and self.n_ctx is not None and self.n_cells < self.n_ctx:
@@ -206,10 +202,13 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
         settings = ServerSettings(**server)
     except ManifestError as error:
         raise place.error(("server", error.key), str(error)) from error
-    try:
-        return Manifest(models=tuple(specs), server=settings)
-    except ManifestError as error:
-        raise place.error(("models",), str(error)) from error
+    manifest = Manifest(server=settings)
+    for k in range(len(specs)):  # one after the other, so that it is the second of a name that is told
+        try:
+            manifest = Manifest(models=tuple(specs[: k + 1]), server=settings)
+        except ManifestError as error:
+            raise place.error(("models", k, error.key), str(error)) from error
+    return manifest
 
 
 def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> ModelSpec:

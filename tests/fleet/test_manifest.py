@@ -1,0 +1,142 @@
+"""Laws of the manifest: what it says is what is served, and a mistake is found with its line and the key meant."""
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from llamahost.core.errors import ManifestError
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, load_manifest, parse_manifest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path("/models")
+MODEL = '[[models]]\nname = "a"\npath = "a.gguf"\n'
+OTHER = '[[models]]\nname = "b"\npath = "b.gguf"\n'
+
+
+def parse(text: str) -> Manifest:
+    return parse_manifest(text, folder=FOLDER)
+
+
+def test_an_empty_manifest_serves_nothing_with_the_default_settings() -> None:
+    assert parse("") == Manifest(models=(), server=ServerSettings())
+
+
+def test_everything_said_is_taken() -> None:
+    manifest = parse(
+        """
+        [server]
+        port = 0
+        api_key = "k"
+        drain_s = 5
+        [[models]]
+        name = "a"
+        path = "sub/a.gguf"
+        aliases = ["b", "c"]
+        n_ctx = 4096
+        kv_layout = "unified"
+        n_cells = 8192
+        template = "chat.jinja"
+        [models.sampling]
+        temperature = 0
+        dry_sequence_breakers = ["\\n"]
+        logit_bias = [[5, -1.5]]
+        [[models]]
+        name = "d"
+        path = "/elsewhere/d.gguf"
+        template = "{{ messages }}"
+        """
+    )
+    assert manifest.server == ServerSettings(port=0, api_key="k", drain_s=5)
+    first, second = manifest.models
+    assert first == ModelSpec(
+        name="a",
+        path=FOLDER / "sub/a.gguf",
+        aliases=("b", "c"),
+        n_ctx=4096,
+        kv_layout="unified",
+        n_cells=8192,
+        template=str(FOLDER / "chat.jinja"),
+        sampling={"temperature": 0, "dry_sequence_breakers": ("\n",), "logit_bias": ((5, -1.5),)},
+    )
+    assert second.path == Path("/elsewhere/d.gguf")
+    assert second.template == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("[server]\nprot = 1\n", 2, "unknown key `prot`; did you mean `port`?"),
+        ("[sevrer]\n", 1, "did you mean `server`?"),
+        (MODEL + "\nslots = 4\n", 5, "did you mean `n_slots`?"),
+        (MODEL + "gpu_layers = 4\n", 4, "did you mean `n_gpu_layers`?"),
+        (MODEL + "zzz = 4\n", 4, "the keys here are"),
+        (MODEL + "n_ctx = '4096'\n", 4, "n_ctx must be a whole number"),
+        (MODEL + "n_ctx = 4096.0\n", 4, "n_ctx must be a whole number"),
+        (MODEL + "n_ctx = true\n", 4, "n_ctx must be a whole number"),
+        (MODEL + "n_slots = 300\n", 4, "n_slots must be between 1 and 256"),
+        (MODEL + "n_threads = 18446744073709551617\n", 4, "n_threads must be between"),
+        (MODEL + "timeout_s = nan\n", 4, "timeout_s must be between"),
+        (MODEL + "kv_layout = 'spilt'\n", 4, "one of auto, split, unified"),
+        (MODEL + "kv_layout = 'split'\nn_cells = 8192\n", 5, "n_cells belongs to a unified KV"),
+        (MODEL + "n_ctx = 512\nn_cells = 256\n", 5, "at least n_ctx"),
+        (MODEL + "flash_attention = 'off'\nkv_type_v = 'q8_0'\n", 5, "needs flash attention"),
+        (MODEL + "aliases = 'b'\n", 4, "aliases must be a list"),
+        (MODEL + "aliases = [1]\n", 4, "1 to 256 characters"),
+        (MODEL + "[models.sampling]\ntemprature = 1\n", 5, "did you mean `temperature`?"),
+        (MODEL + "[models.sampling]\n\ntemperature = -1\n", 6, "temperature must be between"),
+        (MODEL + "[models.sampling]\ntemperature = 'hot'\n", 4, "sampling: "),
+        (MODEL + OTHER + "n_cxt = 1\n", 7, "did you mean `n_ctx`?"),
+        (MODEL + OTHER + MODEL, 8, "`a` names both"),
+        (MODEL + OTHER + "aliases = ['a']\n", 5, "`a` names both"),
+        ("\n[[models]]\npath = 'x'\n", 2, "needs a name"),
+        ("[[models]]\nname = 'x'\n", 1, "needs a path"),
+        ("[[models]]\nname = 'x'\npath = 3\n", 3, "path must be text"),
+        ("[models]\nname = 'x'\n", 1, "[[models]], with two brackets"),
+        ("[server]\nport = 65536\n", 2, "port must be between 0 and 65535"),
+        ("[server]\napi_key = ''\n", 2, "api_key must not be empty"),
+        ("[server]\nhost = \n", 2, "line 2"),
+        ("server = 3\n", 1, "server must be a table"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(text: str, line: int, says: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse(text)
+    assert f"line {line}" in str(caught.value)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("model_manifest.toml")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"nothing\.toml"):
+        load_manifest(tmp_path / "nothing.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff")
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        load_manifest(tmp_path / "bytes.toml")
+
+
+def test_paths_begin_at_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(MODEL)
+    assert load_manifest(tmp_path / "m.toml").models[0].path == tmp_path / "a.gguf"
+
+
+def test_the_manifest_that_ships_serves_nothing_and_sets_nothing() -> None:
+    assert load_manifest(ROOT / "model_manifest.toml") == Manifest()
+
+
+def test_the_manifest_that_ships_teaches_every_key_and_its_examples_are_right() -> None:
+    text = (ROOT / "model_manifest.toml").read_text()
+    examples = re.sub(r"^# ([a-z_]+ = .*|\[+[a-z.]+\]+( +#.*)?)$", r"\1", text, flags=re.MULTILINE)
+    document = tomllib.loads(examples)
+    assert document["server"].keys() == {f.name for f in fields(ServerSettings)}
+    assert document["models"][0].keys() == {f.name for f in fields(ModelSpec)}
+    assert len(parse(examples).models) == 1
+
+
+def test_a_spec_made_in_a_program_is_checked_alike() -> None:
+    with pytest.raises(ManifestError) as caught:
+        ModelSpec(name="a", path=Path("a"), n_ctx=0)
+    assert caught.value.key == "n_ctx"
+    assert ModelSpec(name="a", path="a.gguf").path == Path("a.gguf")  # type: ignore[arg-type]  # text is as good
