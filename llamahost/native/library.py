@@ -12,8 +12,11 @@ import ctypes
 import logging
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from llamahost.native.amx import amx_is_broken
 
 logger = logging.getLogger("llamahost.native")
 
@@ -90,6 +93,7 @@ class Library:
     version: str
     binding_version: str
     has_gpu: bool
+    has_broken_amx: bool
 
 
 class _Log:
@@ -154,6 +158,9 @@ def _load() -> Library:
         version=(c.llama_version() or b"").decode() if hasattr(c, "llama_version") else "",
         binding_version=llama_cpp.__version__,
         has_gpu=bool(c.llama_supports_gpu_offload()),
+        has_broken_amx=amx_is_broken(
+            (c.llama_print_system_info() or b"").decode("utf-8", "replace"), Path(name).with_name("libggml-cpu.so")
+        ),
     )
 
 

@@ -59,6 +59,8 @@ class Model:
         c = loaded.c
         params = c.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        if loaded.has_broken_amx:
+            params.use_extra_bufts = False  # AMX buffers are among them, and cannot be refused alone
         failures: list[BaseException] = []
 
         def progress(fraction: float, _data: object) -> bool:
