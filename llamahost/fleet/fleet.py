@@ -275,6 +275,8 @@ class Fleet:
         place.settled.clear()
 
         def progress(fraction: float) -> None:
+            if self._is_closed:
+                raise Unavailable("the server is shutting down")  # ends the load
             place.progress = fraction
 
         def load() -> Opened | None:

@@ -1,0 +1,210 @@
+"""Laws of the worker: messages in order and before the next plan, no lost wake-up, a thread that ends when told."""
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+
+import pytest
+
+from llamahost.core.work import Emission, Plan
+from llamahost.engine.engine import Engine
+from llamahost.engine.scheduler import Scheduler
+from llamahost.engine.worker import Worker
+from tests.engine.test_engine import job_of
+from tests.fakes import FakeBackend, alone
+
+WAIT_S = 10.0
+
+
+class Gated(FakeBackend):
+    """A backend whose launches wait to be let through, one at a time, when the gate is shut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+        self.is_shut = True
+
+    def launch(self, plan: Plan) -> None:
+        self.entered.release()
+        if self.is_shut:
+            assert self.gate.acquire(timeout=WAIT_S)
+        super().launch(plan)
+
+    def open(self) -> None:
+        self.is_shut = False
+        self.gate.release()
+
+
+class Mail:
+    """What an engine published, to be waited for."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[list[Emission]] = SimpleQueue()
+        self.tokens: dict[int, list[int]] = {}
+        self.ends: dict[int, Emission] = {}
+
+    def wait_for_end(self, *job_ids: int) -> None:
+        while not set(job_ids) <= self.ends.keys():
+            for emission in self.queue.get(timeout=WAIT_S):
+                self.tokens.setdefault(emission.job_id, []).extend(emission.tokens)
+                if emission.finish is not None:
+                    self.ends[emission.job_id] = emission
+
+
+def engine_on(backend: FakeBackend, clock: Callable[[], float] | None = None) -> tuple[Engine, Mail]:
+    mail = Mail()
+    scheduler = Scheduler.for_backend(backend, is_checked=True)
+    return Engine(backend, scheduler, mail.queue.put, clock=clock or (lambda: backend.now)), mail
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    threads = set(threading.enumerate())
+    worker = Worker("test", stall_s=30.0)
+    worker.start()
+    yield worker
+    assert worker.close(WAIT_S)
+    assert set(threading.enumerate()) <= threads
+
+
+def test_jobs_are_answered_and_the_thread_sleeps_between_them(worker: Worker) -> None:
+    engine, mail = engine_on(FakeBackend())
+    worker.attach(engine)
+    for k in range(1, 6):
+        worker.submit(engine, job_of(k))
+        mail.wait_for_end(k)
+        assert mail.tokens[k] == alone(job_of(k), 256)
+
+
+def test_a_message_to_an_engine_that_has_had_its_turn_wakes_it(worker: Worker) -> None:
+    engines = [engine_on(FakeBackend()) for _ in range(3)]
+    for engine, _ in engines:
+        worker.attach(engine)
+    for k in range(1, 200):
+        engine, mail = engines[k % 3]
+        worker.submit(engine, job_of(k, n_max=1))
+        mail.wait_for_end(k)
+
+
+def test_engines_take_turns(worker: Worker) -> None:
+    backends = [Gated(), Gated()]
+    engines = [engine_on(backend) for backend in backends]
+    for engine, _ in engines:
+        worker.attach(engine)
+        worker.submit(engine, job_of(1, n_max=4))
+    for _ in range(3):
+        for backend in backends:
+            assert backend.entered.acquire(timeout=WAIT_S)
+            backend.gate.release()
+    for backend in backends:
+        backend.open()
+    for _, mail in engines:
+        mail.wait_for_end(1)
+
+
+def test_an_abort_sent_during_a_step_is_obeyed_before_the_next_plan(worker: Worker) -> None:
+    backend = Gated(n_slots=1)
+    engine, mail = engine_on(backend)
+    worker.attach(engine)
+    worker.submit(engine, job_of(1, n_max=100))
+    assert backend.entered.acquire(timeout=WAIT_S)
+    worker.submit(engine, job_of(2))
+    worker.abort(engine, 1)
+    worker.abort(engine, 1)
+    backend.open()
+    mail.wait_for_end(1, 2)
+    assert mail.ends[1].finish == "cancelled"
+    assert len(mail.tokens[1]) <= 1
+    assert {span.job_id for span in backend.plans[1].spans} == {2}
+
+
+def test_detaching_fails_the_jobs_and_frees_the_backend(worker: Worker) -> None:
+    backend, other = Gated(), FakeBackend()
+    engine, mail = engine_on(backend)
+    second, second_mail = engine_on(other)
+    worker.attach(engine)
+    worker.attach(second)
+    worker.submit(engine, job_of(1, n_max=100))
+    assert backend.entered.acquire(timeout=WAIT_S)
+    done = worker.detach(engine)
+    assert not done.done()
+    backend.open()
+    done.result(WAIT_S)
+    assert backend.is_closed
+    assert not other.is_closed
+    mail.wait_for_end(1)
+    assert mail.ends[1].finish == "failed"
+    worker.submit(engine, job_of(2))  # too late, and told so
+    mail.wait_for_end(2)
+    worker.submit(second, job_of(3))
+    second_mail.wait_for_end(3)
+    assert second_mail.ends[3].finish == "length"
+
+
+def test_an_error_in_closing_reaches_whoever_detaches(worker: Worker) -> None:
+    class Stuck(FakeBackend):
+        def close(self) -> None:
+            raise RuntimeError("it cannot be freed")
+
+    engine, _ = engine_on(Stuck())
+    worker.attach(engine)
+    with pytest.raises(RuntimeError, match="cannot be freed"):
+        worker.detach(engine).result(WAIT_S)
+
+
+def test_closing_closes_every_engine_and_answers_whoever_comes_later() -> None:
+    worker = Worker("test")
+    worker.start()
+    backend = FakeBackend()
+    engine, mail = engine_on(backend)
+    worker.attach(engine)
+    assert worker.close(WAIT_S)
+    assert worker.close(WAIT_S)
+    assert backend.is_closed
+    assert worker.detach(engine).done()
+    worker.submit(engine, job_of(1))
+    mail.wait_for_end(1)
+    assert mail.ends[1].finish == "failed"
+    assert not worker.watch(0.0).is_stalled
+
+
+def test_a_worker_that_was_never_started_can_be_closed() -> None:
+    assert Worker("test").close(WAIT_S)
+
+
+def test_a_step_that_does_not_return_is_a_stall_and_closing_does_not_wait_for_it() -> None:
+    worker = Worker("test", stall_s=30.0)
+    worker.start()
+    backend = Gated()
+    engine, _ = engine_on(backend, clock=lambda: 0.0)
+    worker.attach(engine)
+    worker.submit(engine, job_of(1, n_max=1))
+    assert backend.entered.acquire(timeout=WAIT_S)
+    watch = worker.watch(100.0)
+    assert watch.busy_for_s == 100.0
+    assert not watch.is_stalled  # the first step may take long: nothing is known of this machine
+    assert worker.watch(121.0).is_stalled
+    assert not worker.close(timeout_s=0.01)
+    backend.open()
+    assert worker.close(WAIT_S)
+
+
+def test_what_is_a_stall_follows_the_measured_speed(worker: Worker) -> None:
+    now = 0.0
+    backend = Gated()
+    engine, mail = engine_on(backend, clock=lambda: now)
+    worker.attach(engine)
+    worker.submit(engine, job_of(1, n_max=20))
+    for _ in range(20):  # each step takes three seconds: a slow machine
+        assert backend.entered.acquire(timeout=WAIT_S)
+        now += 3.0
+        backend.gate.release()
+    mail.wait_for_end(1)
+    assert worker.watch(now).busy_for_s == 0.0
+    worker.submit(engine, job_of(2, n_max=1))
+    assert backend.entered.acquire(timeout=WAIT_S)
+    assert not worker.watch(now + 59.0).is_stalled
+    assert worker.watch(now + 200.0).is_stalled
+    backend.open()
+    mail.wait_for_end(2)
