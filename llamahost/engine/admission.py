@@ -63,6 +63,7 @@ class Admission:
         index = sequence.slot
         self._slots.preempt(sequence)
         sequence.n_reserved = 0
+        sequence.drafts = ()
         self._is_stale = True
         if not sequence.is_saved:
             insort(self.waiting, sequence, key=_rank)

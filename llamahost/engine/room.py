@@ -16,9 +16,10 @@ RESERVE = 256
 class Room:
     """Owned by the scheduler."""
 
-    def __init__(self, slots: Slots, *, n_ctx: int, n_cells: int) -> None:
+    def __init__(self, slots: Slots, *, n_ctx: int, n_cells: int, n_reserve: int = RESERVE) -> None:
         self.n_cells = n_cells
         self._n_ctx = n_ctx
+        self._n_reserve = n_reserve
         self._slots = slots
         self._seen = n_cells  # what the backend was seen to hold; below n_cells after it had no room
 
@@ -27,7 +28,7 @@ class Room:
         cells = self._slots.cells
         if cells is None:
             return True
-        n_more = min(sequence.job.n_max - sequence.n_generated, RESERVE)
+        n_more = min(sequence.job.n_max - sequence.n_generated, self._n_reserve)
         n_reserved = min(len(sequence.tokens) + n_more, self._n_ctx)
         running = self._slots.running
         least = cells.used_by([other.slot for other in running], source=origin.index, n=n)
@@ -82,7 +83,8 @@ class Room:
     def was_refused(self, n_tokens: int) -> None:
         """The backend had no cells for so many tokens: count on less for a while."""
         if self._slots.cells is not None:
-            self._seen = min(self._seen, self._slots.cells.used + n_tokens - 1)
+            # Not all at once: one refusal far below the count says less than several.
+            self._seen = min(self._seen, max(self._slots.cells.used + n_tokens - 1, self._seen - self.n_cells // 16))
 
     def was_enough(self) -> None:
         if self._seen < self.n_cells:

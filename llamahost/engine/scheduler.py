@@ -18,7 +18,7 @@ from operator import attrgetter
 from llamahost.core.work import Backend, Emission, Finish, Job, Plan, RowLogprobs, Sampled, Save, Span, Times
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
 from llamahost.engine.budget import StepBudget, shares
-from llamahost.engine.room import Room
+from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
 
@@ -37,6 +37,7 @@ class Scheduler:
         can_truncate: bool,
         target_step_s: float = 0.05,
         min_promise: int = MIN_PROMISE,
+        n_reserve: int = RESERVE,
         is_checked: bool = False,
     ) -> None:
         if n_slots < 1 or n_ctx < 1:
@@ -50,9 +51,10 @@ class Scheduler:
         self.is_checked = is_checked
         self._n_batch = n_batch
         self._max_chunk = n_batch  # less for a while after the backend had no room
-        self._slots = Slots(n_slots, is_unified=is_unified, can_truncate=can_truncate)
-        self._room = Room(self._slots, n_ctx=n_ctx, n_cells=n_cells)
-        self._admission = Admission(self._slots, self._room, min_promise=min_promise)
+        self._is_refused = False  # the backend had no room for the last plan
+        self.slots = Slots(n_slots, is_unified=is_unified, can_truncate=can_truncate)
+        self._room = Room(self.slots, n_ctx=n_ctx, n_cells=n_cells, n_reserve=n_reserve)
+        self._admission = Admission(self.slots, self._room, min_promise=min_promise)
         self._budget = StepBudget(target_step_s=target_step_s, n_batch=n_batch)
         self._sequences: dict[int, Sequence] = {}  # every job that has not ended
         self._ends: list[int] = []
@@ -77,22 +79,22 @@ class Scheduler:
 
     @property
     def n_running(self) -> int:
-        return self._slots.n_running
+        return self.slots.n_running
 
     @property
     def n_waiting(self) -> int:
         """Those in no slot: newcomers, and preempted ones about to resume."""
-        return len(self._sequences) - self._slots.n_running
+        return len(self._sequences) - self.slots.n_running
 
     @property
     def n_cells_used(self) -> int:
         """Positions that hold KV, of running sequences and of what idle slots keep."""
-        return self._slots.n_cells_used
+        return self.slots.n_cells_used
 
     @property
     def is_idle(self) -> bool:
         """Nothing to do: `plan` would return None."""
-        return not (self._sequences or self._ends or self._saves or self._slots.has_truncations)
+        return not (self._sequences or self._ends or self._saves or self.slots.has_truncations)
 
     # What the engine tells.
 
@@ -116,6 +118,14 @@ class Scheduler:
             return None
         return self._end(sequence, now, "cancelled")
 
+    def propose(self, job_id: int, drafts: tuple[int, ...]) -> None:
+        """Guess the next tokens of a job; the next step tells how many were right. Ignored where it cannot help."""
+        sequence = self._sequences.get(job_id)
+        if sequence is None or not self.slots.can_truncate or len(sequence.tokens) - sequence.n_computed != 1:
+            return
+        n_left = min(sequence.job.n_max - sequence.n_generated - 1, self.n_ctx - len(sequence.tokens))
+        sequence.drafts = drafts[: max(n_left, 0)]
+
     def plan(self, now: float) -> Plan | None:
         """The next step, or None where there is nothing to do."""
         assert self._under_way is None, "the plan before has not come back"
@@ -123,8 +133,10 @@ class Scheduler:
             return None
         while self._room.is_short():
             self._preempt_one()
-        # A plan that saves admits nobody: a slot that is saved must not be copied or restored in the same plan.
-        entries = self._admission.enter(now) if not self._saves and self._admission.is_due() else Entries()
+        # A plan that saves admits nobody: a slot that is saved must not be copied or restored in the same plan. Nor
+        # does one that follows a refusal, or what gave way would come back at once, and so on for ever.
+        may_enter = not self._saves and not (self._is_refused and self.n_running)
+        entries = self._admission.enter(now) if may_enter and self._admission.is_due() else Entries()
         adapter = self._next_adapter()
         plan = Plan(
             spans=self._spans(adapter),
@@ -132,7 +144,7 @@ class Scheduler:
             saves=tuple(self._saves),
             restores=tuple(entries.restores),
             copies=tuple(entries.copies),
-            truncations=self._slots.take_truncations(),
+            truncations=self.slots.take_truncations(),
             ends=tuple(self._ends),
             adapter=adapter,
         )
@@ -160,9 +172,9 @@ class Scheduler:
             assert answer is None or answer.job_id == span.job_id, "the rows are not in the order of the spans"
             sequence = self._sequences.get(span.job_id)
             if sequence is None:  # aborted meanwhile; what it computed is kept all the same
-                self._slots.keep_more(span.slot, span.tokens)
+                self.slots.keep_more(span.slot, span.tokens)
                 continue
-            self._slots.computed(span.slot, n)
+            self.slots.computed(span.slot, n)
             if answer is None:
                 sequence.n_computed += n
             else:
@@ -170,7 +182,9 @@ class Scheduler:
         self._budget.observe(n_decoding, n_chunk, step_s)
         if self._max_chunk < self._n_batch:
             self._max_chunk = min(2 * self._max_chunk, self._n_batch)
-        self._room.was_enough()
+        if plan.spans:
+            self._is_refused = False
+            self._room.was_enough()
         if self.is_checked:
             self.check_integrity()
         return emissions
@@ -179,9 +193,10 @@ class Scheduler:
         """The decode found no cells, although the count said that it would: give up something, or plan less."""
         self._come_back(plan)
         self._ends[:0] = plan.ends  # they come last in a step, so they were not done
+        self._is_refused = True
         self._room.was_refused(plan.n_tokens)
         self._max_chunk = max(min(self._max_chunk, plan.n_tokens) // 2, 1)
-        if self._slots.evict_oldest() is not None:
+        if self.slots.evict_oldest() is not None:
             return []
         if self.n_running > 1:
             self._preempt_one()
@@ -190,7 +205,7 @@ class Scheduler:
             return []
         # A single token of a single sequence, and nothing else in the KV: out of reach by the laws, but never for ever.
         error = f"the backend has no cell for one sequence of {self.n_cells_used} tokens (n_cells = {self.n_cells})"
-        return [self._fail(sequence, now, error) for sequence in list(self._slots.running)]
+        return [self._fail(sequence, now, error) for sequence in list(self.slots.running)]
 
     def fail(self, plan: Plan, error: str, now: float) -> list[Emission]:
         """The step failed: so do its jobs, and nothing in the slots that it touched is trusted."""
@@ -200,10 +215,10 @@ class Scheduler:
         touched |= {save.slot for save in plan.saves} | {restore.slot for restore in plan.restores}
         ids = {span.job_id for span in plan.spans} | {job.id for job in plan.begins}
         ids |= {save.job_id for save in plan.saves}
-        ids |= {s.job.id for s in self._slots.running if s.slot in touched}
+        ids |= {s.job.id for s in self.slots.running if s.slot in touched}
         failed = [self._fail(self._sequences[id_], now, error) for id_ in sorted(ids) if id_ in self._sequences]
         for index in touched:
-            self._slots.clear(index)
+            self.slots.clear(index)
         self._ends[:0] = plan.ends  # it is not known whether they were done; to end twice does no harm
         if self.is_checked:
             self.check_integrity()
@@ -214,16 +229,16 @@ class Scheduler:
         self._under_way = None
         failed = [self._fail(sequence, now, error) for sequence in list(self._sequences.values())]
         self._saves.clear()
-        for slot in self._slots.all:
-            self._slots.clear(slot.index)
+        for slot in self.slots.all:
+            self.slots.clear(slot.index)
         return failed
 
     def check_integrity(self) -> None:
         """Every invariant that can be seen from here. Cheap enough to be on in a test of any length."""
-        self._slots.check_integrity()
+        self.slots.check_integrity()
         self._admission.check_integrity()
         places: dict[int, int] = {}
-        for sequence in (*self._admission.waiting, *self._admission.saved, *self._slots.running):
+        for sequence in (*self._admission.waiting, *self._admission.saved, *self.slots.running):
             job = sequence.job
             places[job.id] = places.get(job.id, 0) + 1
             assert self._sequences.get(job.id) is sequence, f"job {job.id} has ended and is still in a place"
@@ -247,7 +262,7 @@ class Scheduler:
         if len(self._adapter_turns) == 1:
             return ""
         self._n_plans += 1
-        wanted = {sequence.job.adapter for sequence in self._slots.running}
+        wanted = {sequence.job.adapter for sequence in self.slots.running}
         adapter = min(wanted, key=lambda name: (self._adapter_turns[name], name), default="")
         self._adapter_turns[adapter] = self._n_plans
         return adapter
@@ -256,7 +271,7 @@ class Scheduler:
         """Gaps of one token first, then equal chunks of the longer ones, as far as budget and batch go."""
         spans: list[Span] = []
         long: list[Sequence] = []
-        running = self._slots.running
+        running = self.slots.running
         n_spare = self._n_batch - len(running)  # what drafts may take and leave a token for everybody
         n_tokens = 0
         for sequence in running:
@@ -282,7 +297,7 @@ class Scheduler:
     def _chunks(self, long: list[Sequence], n_decoding: int) -> list[Span]:
         long.sort(key=attrgetter("order"))
         n_chunk = min(self._budget.chunk(n_decoding), self._max_chunk)
-        stops = {} if self._slots.can_truncate else self._admission.stops()
+        stops = {} if self.slots.can_truncate else self._admission.stops()
         needs = [min(len(s.tokens), stops.get(s, self.n_ctx)) - s.n_computed for s in long]
         spans: list[Span] = []
         for sequence, n in zip(long, shares(needs, n_chunk), strict=True):
@@ -313,7 +328,7 @@ class Scheduler:
         sequence.drafts = ()
         n_held = span.start + len(span.tokens)
         if n_held > sequence.n_computed:
-            self._slots.roll_back(sequence, n_held)
+            self.slots.roll_back(sequence, n_held)
         if sequence.times.first == 0.0:
             times = sequence.times
             sequence.times = Times(times.arrived, times.admitted, now)
@@ -337,7 +352,7 @@ class Scheduler:
         job, times = sequence.job, sequence.times
         del self._sequences[job.id]
         if sequence.slot >= 0:
-            self._slots.release(sequence)
+            self.slots.release(sequence)
             self._admission.slot_freed()
         else:
             self._admission.remove(sequence)
@@ -358,5 +373,5 @@ class Scheduler:
         index = sequence.slot
         emission = self._end(sequence, now, "failed", error=error)
         if index >= 0:
-            self._slots.clear(index)
+            self.slots.clear(index)
         return emission

@@ -1,0 +1,137 @@
+"""Drive a scheduler against the fake backend, and hold every answer against what the job gets alone."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+from llamahost.core.errors import BackendError, BackendLost, NoRoom
+from llamahost.core.messages import Sampling
+from llamahost.core.work import Emission, Job, Plan
+from llamahost.engine.scheduler import Scheduler
+from tests.fakes import FakeBackend, alone
+
+MANY_STEPS = 20_000
+
+
+class Drive:
+    """A scheduler, its backend, and all that was answered. The scheduler checks itself at every step."""
+
+    def __init__(
+        self, backend: FakeBackend, *, target_step_s: float = 0.05, n_reserve: int = 256, min_promise: int = 64
+    ) -> None:
+        self.backend = backend
+        self.scheduler = Scheduler(
+            n_ctx=backend.n_ctx,
+            n_slots=backend.n_slots,
+            n_batch=backend.n_batch,
+            n_cells=backend.n_cells,
+            is_unified=backend.is_unified,
+            can_truncate=backend.can_truncate,
+            target_step_s=target_step_s,
+            n_reserve=n_reserve,
+            min_promise=min_promise,
+            is_checked=True,
+        )
+        self.jobs: dict[int, Job] = {}
+        self.answers: dict[int, list[int]] = {}
+        self.last: dict[int, Emission] = {}
+
+    def add(
+        self,
+        tokens: Iterable[int],
+        *,
+        n_max: int = 4,
+        priority: int = 0,
+        seed: int = 0,
+        end_ids: frozenset[int] = frozenset(),
+        adapter: str = "",
+    ) -> int:
+        job = Job(
+            id=len(self.jobs) + 100,
+            tokens=array("i", tokens),
+            n_max=n_max,
+            priority=priority,
+            sampling=Sampling(seed=seed),
+            end_ids=end_ids,
+            adapter=adapter,
+        )
+        self.jobs[job.id] = job
+        self.answers[job.id] = []
+        self.scheduler.add(job, self.backend.now)
+        return job.id
+
+    def abort(self, job_id: int) -> None:
+        emission = self.scheduler.abort(job_id, self.backend.now)
+        if emission is not None:
+            self.note([emission])
+
+    def step(self, *, abort_under_way: Iterable[int] = ()) -> Plan | None:
+        scheduler, backend = self.scheduler, self.backend
+        plan = scheduler.plan(backend.now)
+        if plan is None:
+            assert scheduler.is_idle, "there is work, and no plan"
+            return None
+        for job_id in abort_under_way:
+            self.abort(job_id)
+        began = backend.now
+        try:
+            sampled = backend.run(plan)
+        except NoRoom:
+            self.note(scheduler.no_room(plan, backend.now))
+        except BackendLost as error:
+            self.note(scheduler.fail_all(str(error), backend.now))
+        except BackendError as error:
+            self.note(scheduler.fail(plan, str(error), backend.now))
+        else:
+            self.note(scheduler.commit(plan, sampled, backend.now, backend.now - began))
+            self.check_backend()
+        return plan
+
+    def run(self, *, until: int | None = None) -> list[Plan]:
+        """Step until idle, or until a job has ended."""
+        plans = []
+        while until is None or until not in self.last:
+            plan = self.step()
+            if plan is None:
+                break
+            plans.append(plan)
+            assert len(plans) < MANY_STEPS, "no end in sight"
+        return plans
+
+    def note(self, emissions: list[Emission]) -> None:
+        for emission in emissions:
+            assert emission.job_id not in self.last, f"job {emission.job_id} has ended, and goes on"
+            self.answers[emission.job_id] += emission.tokens
+            if emission.finish is not None:
+                self.last[emission.job_id] = emission
+
+    def check_backend(self) -> None:
+        """What the scheduler believes of every slot is what the backend holds, up to cuts that are due."""
+        for slot in self.scheduler.slots.all:
+            held = self.backend.holds(slot.index)
+            assert held[: slot.n] == slot.tokens[: slot.n], f"slot {slot.index} is not what the scheduler believes"
+            assert len(held) == slot.n or self.scheduler.slots.has_truncations
+        if not self.scheduler.slots.has_truncations:
+            assert self.scheduler.n_cells_used == self.backend.n_cells_used
+
+    def check_answers(self) -> None:
+        """The great law: whoever finished was answered as if alone, and the others as far as they came."""
+        assert set(self.last) == set(self.jobs), "a job never ended"
+        for job_id, job in self.jobs.items():
+            whole, answer, last = alone(job, self.backend.n_ctx), self.answers[job_id], self.last[job_id]
+            if last.finish in ("stop", "length"):
+                assert answer == whole, f"job {job_id} was answered otherwise than alone"
+            else:
+                assert answer == whole[: len(answer)], f"job {job_id} began otherwise than alone"
+        assert self.scheduler.is_idle
+        assert self.scheduler.n_running == self.scheduler.n_waiting == 0
+        assert self.backend.n_kept_for_jobs == 0, "a sampler or a saved state was left behind"
+
+    def cached(self, job_id: int) -> int:
+        return self.last[job_id].n_cached
+
+
+def prompt(n: int, seed: int = 0) -> list[int]:
+    """`n` tokens that share no first token with another seed."""
+    return [seed % 64, *((seed * 7 + i * i * 31 + i) % 64 for i in range(1, n))]

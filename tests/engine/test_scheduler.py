@@ -1,0 +1,477 @@
+"""The laws of the scheduler, one by one, on a backend that asserts the laws of plans."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import pytest
+
+from llamahost.core.errors import BackendError, BackendLost, NoRoom
+from llamahost.core.work import Job, Plan
+from llamahost.engine.budget import FIRST_CHUNK
+from llamahost.engine.scheduler import Scheduler
+from tests.engine.driving import Drive, prompt
+from tests.fakes import FakeBackend, alone, per_token
+
+LAYOUTS = pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"is_unified": True},
+        {"can_truncate": False},
+        {"is_unified": True, "can_truncate": False},
+    ],
+    ids=["split", "unified", "whole", "unified-whole"],
+)
+
+
+def drive(n_ctx: int = 1024, n_slots: int = 4, n_batch: int = 256, **options: Any) -> Drive:
+    return Drive(FakeBackend(n_ctx=n_ctx, n_slots=n_slots, n_batch=n_batch, **options))
+
+
+def slots_of(plan: Plan) -> list[int]:
+    return [span.slot for span in plan.spans]
+
+
+def plan_of(plans: list[Plan], job_id: int) -> int:
+    """The number of the plan in which a job had its first row."""
+    return next(i for i, plan in enumerate(plans) for span in plan.spans if span.job_id == job_id and span.n_rows)
+
+
+# One job.
+
+
+@LAYOUTS
+def test_one_job_is_answered_and_leaves_nothing_but_its_kv(layout: dict[str, Any]) -> None:
+    d = drive(**layout)
+    job = d.add(prompt(300), n_max=20)
+    d.run()
+    d.check_answers()
+    assert len(d.answers[job]) == 20
+    assert d.last[job].finish == "length"
+    assert d.scheduler.n_cells_used == 300 + 19
+
+
+def test_times_tell_when_it_arrived_was_admitted_and_answered() -> None:
+    d = drive(n_slots=1, cost=lambda _: 1.0)
+    d.backend.now = 10.0
+    first = d.add(prompt(5), n_max=3)
+    second = d.add(prompt(5, 1), n_max=2)
+    d.run()
+    assert (t := d.last[first].times) == type(t)(arrived=10.0, admitted=10.0, first=11.0, last=13.0)
+    assert (t := d.last[second].times) == type(t)(arrived=10.0, admitted=13.0, first=14.0, last=15.0)
+
+
+def test_a_token_that_ends_is_counted_and_not_shown() -> None:
+    d = drive()
+    tokens = prompt(30)
+    answer = alone(Job(id=1, tokens=array("i", tokens), n_max=10), 1024)
+    end = next(token for token in answer[3:] if token not in answer[:3])
+    job = d.add(tokens, n_max=10, end_ids=frozenset({end}))
+    d.run()
+    assert d.answers[job] == answer[: answer.index(end)]
+    assert (d.last[job].finish, d.last[job].n_hidden) == ("stop", 1)
+
+
+def test_the_context_ends_a_job_and_every_position_is_used() -> None:
+    d = drive(n_ctx=64)
+    job = d.add(prompt(60), n_max=1000)
+    d.run()
+    assert d.last[job].finish == "length"
+    assert len(d.answers[job]) == 5  # positions 60 .. 63 are computed, and the last of them is sampled too
+    full = d.add(prompt(64, 1), n_max=1000)
+    d.run()
+    assert len(d.answers[full]) == 1
+    d.check_answers()
+
+
+def test_what_can_never_run_is_refused() -> None:
+    d = drive(n_ctx=64)
+    for tokens in ([], prompt(65)):
+        with pytest.raises(ValueError, match="tokens"):
+            d.scheduler.add(Job(id=1, tokens=array("i", tokens), n_max=1), 0.0)
+    with pytest.raises(ValueError, match="generate"):
+        d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=1, kind="embed"), 0.0)
+    d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=1), 0.0)
+    with pytest.raises(ValueError, match="already"):
+        d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=1), 0.0)
+
+
+def test_a_scheduler_that_could_not_keep_its_laws_is_not_made() -> None:
+    with pytest.raises(ValueError, match="n_batch"):
+        Scheduler(n_ctx=64, n_slots=8, n_batch=7, n_cells=512, is_unified=False, can_truncate=True)
+    with pytest.raises(ValueError, match="n_cells"):
+        Scheduler(n_ctx=64, n_slots=8, n_batch=64, n_cells=63, is_unified=True, can_truncate=True)
+
+
+def test_the_jobs_own_tokens_are_never_changed() -> None:
+    d = drive()
+    job = d.add(prompt(30), n_max=10)
+    d.run()
+    assert d.jobs[job].tokens == array("i", prompt(30))
+
+
+def test_nothing_to_do_is_no_plan() -> None:
+    d = drive()
+    assert d.scheduler.plan(0.0) is None
+    d.add(prompt(10), n_max=1)
+    d.run()
+    assert d.scheduler.plan(0.0) is None
+
+
+# Abort.
+
+
+def test_abort_frees_the_slot_before_the_next_plan() -> None:
+    d = drive(n_slots=1)
+    first = d.add(prompt(200), n_max=100)
+    second = d.add(prompt(50, 1), n_max=5)
+    d.step()
+    d.abort(first)
+    assert d.scheduler.n_running == 0
+    plan = d.step()
+    assert plan is not None
+    assert plan.ends == (first,)
+    assert plan.spans[0].job_id == second
+    d.run()
+    d.check_answers()
+
+
+def test_abort_is_idempotent_and_knows_no_strangers() -> None:
+    d = drive()
+    job = d.add(prompt(10))
+    assert d.scheduler.abort(job, 0.0) is not None
+    assert d.scheduler.abort(job, 0.0) is None
+    assert d.scheduler.abort(12345, 0.0) is None
+    assert d.scheduler.is_idle, "a job that never began needs no end"
+
+
+def test_an_aborted_prompt_is_a_cache_also_of_the_step_under_way() -> None:
+    d = drive(n_ctx=4096, n_batch=1024, cost=per_token(0.001, 0.0005))
+    job = d.add(prompt(3000), n_max=5)
+    d.step()
+    d.step(abort_under_way=[job])
+    assert d.last[job].finish == "cancelled"
+    n_computed = d.backend.n_computed
+    again = d.add(prompt(3000), n_max=5)
+    d.run()
+    assert d.cached(again) == n_computed > FIRST_CHUNK
+    d.check_answers()
+
+
+# Sharing the steps.
+
+
+def test_a_long_prompt_never_stalls_streams_for_longer_than_one_chunk() -> None:
+    d = drive(n_ctx=8192, n_batch=2048, cost=per_token(0.002, 0.0002))
+    streams = [d.add(prompt(20, seed), n_max=400) for seed in (1, 2)]
+    for _ in range(10):
+        d.step()
+    long = d.add(prompt(4000, 3), n_max=5)
+    while long not in d.last:
+        before = d.backend.now
+        counts = [len(d.answers[job]) for job in streams]
+        d.step()
+        assert d.backend.now - before <= 0.05 * 1.3
+        assert [len(d.answers[job]) for job in streams] == [n + 1 for n in counts]
+    d.run()
+    d.check_answers()
+
+
+def test_a_short_prompt_behind_a_long_one_starts_within_two_chunks() -> None:
+    d = drive(n_ctx=8192, n_batch=2048, cost=per_token(0.002, 0.0002))
+    d.add(prompt(30, 9), n_max=2)
+    d.run()  # the prices are known
+    long = d.add(prompt(4096, 1), n_max=5)
+    for _ in range(3):
+        d.step()
+    short = d.add(prompt(20, 2), n_max=5)
+    d.step()
+    d.step()
+    assert len(d.answers[short]) >= 1
+    assert d.answers[long] == []
+    d.run()
+    d.check_answers()
+
+
+def test_prompts_of_equal_age_get_equal_chunks() -> None:
+    d = drive(n_ctx=2048, n_batch=512, cost=per_token(0.001, 0.0001))
+    for seed in range(4):
+        d.add(prompt(1500, seed), n_max=2)
+    for _ in range(5):
+        plan = d.step()
+        assert plan is not None
+        assert len({len(span.tokens) for span in plan.spans}) == 1
+
+
+def test_higher_priority_goes_first_and_else_who_came_first() -> None:
+    d = drive(n_slots=1)
+    jobs = [d.add(prompt(10, seed), n_max=2, priority=priority) for seed, priority in enumerate([0, 0, 5, 1, 5])]
+    plans = d.run()
+    order = sorted(jobs, key=lambda job: plan_of(plans, job))
+    assert order == [jobs[2], jobs[4], jobs[3], jobs[0], jobs[1]]
+
+
+def test_adapters_take_turns_and_never_share_a_plan_or_a_prefix() -> None:
+    d = drive()
+    for adapter in ("", "poet", "poet", "judge"):
+        d.add(prompt(100), n_max=20, adapter=adapter)
+    plans = [plan for plan in d.run() if plan.spans]
+    d.check_answers()
+    assert [plan.adapter for plan in plans[:6]] == ["", "judge", "poet"] * 2
+
+
+# Where sequences sit, and what they find there.
+
+
+def test_newcomers_sit_densely_in_split_kv() -> None:
+    d = drive(n_slots=8)
+    jobs = [d.add(prompt(20, seed), n_max=100) for seed in range(6)]
+    plan = d.step()
+    assert plan is not None
+    assert slots_of(plan) == [0, 1, 2, 3, 4, 5]
+    d.abort(jobs[2])
+    d.step()
+    d.add(prompt(20, 20), n_max=100)
+    plan = d.step()
+    assert plan is not None
+    assert slots_of(plan) == [0, 1, 2, 3, 4, 5]
+
+
+@LAYOUTS
+def test_a_conversation_goes_on_in_its_slot(layout: dict[str, Any]) -> None:
+    d = drive(**layout)
+    first = d.add(prompt(200), n_max=10)
+    d.run()
+    history = [*prompt(200), *d.answers[first], *prompt(30, 5)]
+    second = d.add(history, n_max=10)
+    plans = d.run()
+    assert d.cached(second) == 209  # the last token of the answer was sampled and never computed
+    assert not any(plan.copies for plan in plans)
+    d.check_answers()
+
+
+@LAYOUTS
+@pytest.mark.parametrize("n", [2, 4])
+def test_equal_prompts_at_once_are_computed_once(layout: dict[str, Any], n: int) -> None:
+    d = drive(**layout)
+    jobs = [d.add(prompt(500), n_max=10, seed=seed) for seed in range(n)]
+    d.run()
+    d.check_answers()
+    assert [d.cached(job) for job in jobs] == [0] + [499] * (n - 1)
+    assert d.backend.n_computed == 500 + (n - 1) + n * 9
+
+
+@LAYOUTS
+def test_a_shared_prefix_is_computed_once_also_when_what_follows_differs(layout: dict[str, Any]) -> None:
+    d = drive(n_slots=8, **layout)
+    jobs = [d.add([*prompt(600), 1 + seed, *prompt(40, seed)], n_max=10) for seed in range(8)]
+    d.run()
+    d.check_answers()
+    assert [d.cached(job) for job in jobs] == [0] + [600] * 7
+
+
+def test_a_promise_ends_with_its_source() -> None:
+    d = drive()
+    source = d.add(prompt(900), n_max=10)
+    held = d.add(prompt(900), n_max=10)
+    d.step()
+    assert (d.scheduler.n_running, d.scheduler.n_waiting) == (1, 1)
+    d.abort(source)
+    d.run()
+    d.check_answers()
+    assert d.cached(held) == FIRST_CHUNK
+
+
+def test_a_promise_does_not_hold_up_others() -> None:
+    d = drive()
+    d.add(prompt(900), n_max=10)
+    held = d.add(prompt(900), n_max=10)
+    other = d.add(prompt(30, 1), n_max=10)
+    plans = d.run()
+    assert plan_of(plans, other) < plan_of(plans, held)
+
+
+def test_a_long_cache_is_not_destroyed_for_a_short_prefix() -> None:
+    d = drive(n_slots=2)
+    long = d.add([*prompt(40), *prompt(700, 1)], n_max=10)
+    d.run()
+    d.add([*prompt(40), *prompt(100, 2)], n_max=10)
+    d.run()
+    again = d.add([*prompt(40), *prompt(700, 1), *d.answers[long], 5], n_max=10)
+    d.run()
+    assert d.cached(again) == 749
+    d.check_answers()
+
+
+def test_the_least_recently_used_cache_is_given_up_first() -> None:
+    d = drive(n_slots=2)
+    for seed in (1, 2):
+        d.add(prompt(300, seed), n_max=2)
+        d.run()
+    d.add(prompt(300, 3), n_max=2)
+    d.run()
+    assert d.cached(_ran(d, prompt(300, 2))) == 299
+    assert d.cached(_ran(d, prompt(300, 1))) == 0
+
+
+def _ran(d: Drive, tokens: list[int]) -> int:
+    job = d.add(tokens, n_max=2)
+    d.run()
+    return job
+
+
+# Unified KV: room.
+
+
+def tight(n_cells: int, n_slots: int = 4, n_reserve: int = 16) -> Drive:
+    backend = FakeBackend(n_ctx=256, n_slots=n_slots, n_batch=64, n_cells=n_cells, is_unified=True)
+    return Drive(backend, n_reserve=n_reserve)
+
+
+def test_the_newest_of_the_lowest_priority_gives_way_and_resumes_before_anybody_starts() -> None:
+    d = tight(300)
+    jobs = [d.add(prompt(60, seed), n_max=120, priority=priority) for seed, priority in enumerate([1, 0, 0])]
+    while True:
+        plan = d.step()
+        assert plan is not None
+        if plan.saves:
+            break
+    assert [save.job_id for save in plan.saves] == [jobs[2]]
+    late = d.add(prompt(60, 4), n_max=5, priority=9)
+    plans = d.run()
+    d.check_answers()
+    saves = [save.job_id for plan in plans for save in plan.saves]
+    assert jobs[0] not in saves
+    resumed = next(i for i, plan in enumerate(plans) for restore in plan.restores if restore.job_id == jobs[2])
+    assert plan_of(plans, late) >= resumed
+
+
+def test_what_idle_slots_keep_is_given_up_before_anybody_gives_way() -> None:
+    d = tight(256)
+    for seed in range(3):
+        d.add(prompt(60, seed), n_max=5)
+        d.run()
+    d.add(prompt(150, 9), n_max=50)
+    plans = d.run()
+    d.check_answers()
+    assert not any(plan.saves for plan in plans)
+
+
+def test_newcomers_wait_for_room_instead_of_pushing_others_out() -> None:
+    d = tight(256)
+    d.add(prompt(150, 1), n_max=10)
+    d.add(prompt(150, 2), n_max=10)
+    d.step()
+    assert (d.scheduler.n_running, d.scheduler.n_waiting) == (1, 1)
+    plans = d.run()
+    d.check_answers()
+    assert not any(plan.saves for plan in plans)
+
+
+def test_a_shared_prefix_takes_cells_once() -> None:
+    d = tight(300, n_slots=4)
+    for seed in range(4):
+        d.add([*prompt(200), 1 + seed], n_max=15, seed=seed)
+    d.run()
+    d.check_answers()
+    assert d.backend.n_computed == 201 + 3 + 4 * 14
+
+
+# Failures.
+
+
+def test_a_failed_step_costs_the_jobs_of_its_plan_alone() -> None:
+    d = drive(n_slots=2, failures={2: BackendError("bad luck")})
+    jobs = [d.add(prompt(100, seed), n_max=5) for seed in range(3)]
+    d.run()
+    d.check_answers()
+    assert [d.last[job].finish for job in jobs] == ["failed", "failed", "length"]
+    assert d.last[jobs[0]].error == "bad luck"
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_what_a_failed_step_touched_is_not_trusted(step: int) -> None:
+    d = drive(failures={step: BackendError("bad luck")}, fails_late=step % 2 == 1)
+    for _ in range(2):
+        d.add(prompt(300), n_max=5)
+    d.run()
+    for _ in range(2):
+        d.add(prompt(300), n_max=5)
+    d.run()
+    d.check_answers()
+
+
+def test_a_lost_backend_costs_every_job() -> None:
+    d = drive(n_slots=2, failures={1: BackendLost("gone")})
+    jobs = [d.add(prompt(100, seed), n_max=5) for seed in range(4)]
+    d.step()
+    d.step()
+    assert [d.last[job].finish for job in jobs] == ["failed"] * 4
+    assert d.scheduler.n_running == d.scheduler.n_waiting == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"is_unified": True, "n_cells": 1024}], ids=["split", "unified"])
+def test_no_room_fails_nobody(options: dict[str, Any]) -> None:
+    d = drive(failures={step: NoRoom("full") for step in (1, 2, 3, 9, 20, 21)}, **options)
+    for seed in range(6):
+        d.add(prompt(150, seed), n_max=30)
+    d.run()
+    d.check_answers()
+    assert {last.finish for last in d.last.values()} == {"length"}
+
+
+def test_no_room_for_ever_ends_and_says_why() -> None:
+    d = drive(n_slots=2, failures={step: NoRoom("full") for step in range(1000)})
+    jobs = [d.add(prompt(150, seed), n_max=30) for seed in range(2)]
+    for _ in range(100):
+        if d.step() is None:
+            break
+    assert [d.last[job].finish for job in jobs] == ["failed", "failed"]
+    assert "no cell" in d.last[jobs[0]].error
+
+
+# Drafts.
+
+
+def test_drafts_that_are_right_save_steps_and_change_nothing() -> None:
+    d = drive()
+    job = d.add(prompt(50), n_max=20)
+    whole = alone(d.jobs[job], 1024)
+    n_steps = 0
+    while job not in d.last:
+        n = len(d.answers[job])
+        d.scheduler.propose(job, tuple(whole[n : n + 3]))
+        d.step()
+        n_steps += 1
+    d.run()
+    d.check_answers()
+    assert n_steps <= 7
+
+
+def test_drafts_that_are_wrong_are_cut_off_again() -> None:
+    d = drive()
+    job = d.add(prompt(50), n_max=20)
+    whole = alone(d.jobs[job], 1024)
+    while job not in d.last:
+        n = len(d.answers[job])
+        if n:
+            d.scheduler.propose(job, (*whole[n : n + 1], 63 - whole[min(n + 1, 19)], 0))
+        d.step()
+    d.run()
+    d.check_answers()
+    again = d.add([*prompt(50), *d.answers[job]], n_max=3)
+    d.run()
+    d.check_answers()
+    assert d.cached(again) == 69
+
+
+def test_drafts_are_refused_by_memory_that_cannot_be_cut() -> None:
+    d = drive(can_truncate=False)
+    job = d.add(prompt(20), n_max=5)
+    d.step()
+    d.scheduler.propose(job, (1, 2))
+    plan = d.step()
+    assert plan is not None
+    assert plan.n_tokens == 1
