@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llamahost import __version__
+
 if TYPE_CHECKING:
     import socket
 
@@ -46,19 +48,9 @@ def fail(status: int, message: str) -> NoReturn:
     raise typer.Exit(status)
 
 
-def version() -> str:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as version_of
-
-    try:
-        return version_of("llamahost")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "unknown"
-
-
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        print(f"llamahost {version()}")
+        print(f"llamahost {__version__}")
         raise typer.Exit
 
 
@@ -137,13 +129,11 @@ def serve(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def bench(context: typer.Context) -> None:
     """Measure a server, or two side by side; `llamahost bench --help` tells more."""
-    from importlib import import_module
+    from llamahost.bench.command import bench as measure
 
-    try:
-        command = import_module("llamahost.bench.command")
-    except ModuleNotFoundError as error:
-        fail(1, f"bench cannot run: {error}")
-    command.app(args=context.args, prog_name="llamahost bench")
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    one.command()(measure)
+    one(args=context.args, prog_name="llamahost bench")
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -186,13 +176,13 @@ def _serve(wanted: Manifest, unix_socket: Path | None, *, is_strict: bool) -> No
     address = _address(place)
     metrics = Metrics()
     host = AsyncHost(wanted if wanted.models else None, observer=metrics, is_strict=is_strict)
-    fingerprint = f"llamahost-{version()}"
+    fingerprint = f"llamahost-{__version__}"
 
     def make_app(on_start: Callable[[], None]) -> App:
         return create_app(host, settings, metrics=metrics, fingerprint=fingerprint, on_start=on_start)
 
     async def announce() -> None:
-        _say(f"llamahost {version()} listens on {address}")
+        _say(f"llamahost {__version__} listens on {address}")
         _warn_if_open(settings, is_local=unix_socket is not None)
         if not wanted.models:
             from llamahost.api.probes import NO_MODEL as ADVICE

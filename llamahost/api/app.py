@@ -37,7 +37,7 @@ class App:
     ) -> None:
         self.gate = Gate()
         self._service = service
-        self._on_start = on_start
+        self.on_start = on_start
         chat = chat_route(service, settings, fingerprint)
         completion = completion_route(service, settings, fingerprint)
         models = ListModels(service, created=int(time.time()))
@@ -72,7 +72,7 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "lifespan.startup"
         await self._service.start()
-        self._on_start()
+        self.on_start()
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
         await self._service.aclose()

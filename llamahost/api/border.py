@@ -140,6 +140,7 @@ def _log(scope: Scope, trace: Trace, status: int, *, is_probe: bool) -> None:
         fields["ttft_ms"] = round(trace.first_s * 1000, 1)
     fields["total_ms"] = round(trace.elapsed_s * 1000, 1)
     fields["request_id"] = trace.request_id
-    head = f"{fields['method']} {fields['path']!r:.258} {status}"
+    path = fields["path"] if scope["path"].isprintable() else repr(fields["path"])
+    head = f"{fields['method']} {path} {status}"
     tail = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
     access.log(level, "%s %s", head, tail, extra={"fields": fields})

@@ -1,0 +1,185 @@
+"""What every request meets: its id, one line in the log, the key, and the closed gate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import replace
+
+import pytest
+
+from llamahost.api.auth import Keys
+from llamahost.api.probes import NO_MODEL
+from llamahost.core.errors import Unavailable
+from llamahost.engine.engine import EngineStats
+from llamahost.host import ModelStatus
+from llamahost.ops.metrics import Metrics
+from tests.api.fakes import READY, FakeHost, app_of, client_of, run
+from tests.api.sockets import Client, listening
+from tests.api.test_chat import ASK
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("given", ["abc-123", "trace/1:2=3", "x" * 128])
+def test_a_plain_request_id_is_kept(given: str) -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            response = await client.get("/health", headers={"X-Request-Id": given})
+            assert response.headers["x-request-id"] == given
+
+    run(law)
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "a\tb", "é"])
+def test_another_request_id_is_made(given: str | None) -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            headers = {} if given is None else {"X-Request-Id": given.encode()}
+            response = await client.get("/nowhere", headers=headers)  # type: ignore[arg-type] # raw bytes are allowed
+            assert re.fullmatch("req_[0-9a-f]{24}", response.headers["x-request-id"])
+
+    run(law)
+
+
+def test_one_line_a_request_tells_counts_and_no_content(caplog: pytest.LogCaptureFixture) -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            await client.post(CHAT, json=ASK, headers={"X-Request-Id": "r1"})
+            await client.get("/health")
+
+    with caplog.at_level(logging.INFO, "llamahost.access"):
+        run(law)
+    assert len(caplog.messages) == 1
+    line = caplog.messages[0]
+    assert line.startswith("POST /v1/chat/completions 200 model=tiny n_prompt=5 n_cached=2 n_generated=2 queue_ms=1.0 ")
+    assert "ttft_ms=" in line
+    assert "total_ms=" in line
+    assert line.endswith("request_id=r1")
+    assert "Hello" not in line
+    assert "Hi" not in line
+
+
+def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost(), api_key="sesame")) as client:
+            for headers in ({}, {"Authorization": "Bearer nope"}, {"Authorization": "sesame"}, {"x-api-key": "se"}):
+                for path in ("/v1/models", "/metrics", "/nowhere"):
+                    response = await client.get(path, headers=headers)
+                    assert response.status_code == 401
+                    assert response.json()["error"]["code"] == "invalid_api_key"
+                    assert response.headers["www-authenticate"] == "Bearer"
+            assert (await client.get("/v1/models", headers={"Authorization": "bearer sesame"})).status_code == 200
+            assert (await client.get("/v1/models", headers={"x-api-key": "sesame"})).status_code == 200
+            assert (await client.get("/health")).status_code == 200
+            assert (await client.get("/ready")).status_code == 200
+
+    run(law)
+
+
+def test_keys_are_not_kept_as_they_are() -> None:
+    keys = Keys(["sesame"])
+    assert keys.fits(b"sesame")
+    assert not keys.fits(b"sesamE")
+    assert "sesame" not in repr(vars(keys))
+
+
+def test_a_closed_gate_refuses_and_lets_finish_what_is_inside() -> None:
+    async def law() -> None:
+        release = asyncio.Event()
+        host = FakeHost()
+        host.script = [release.wait, *host.script]
+        app = app_of(host)
+        async with listening(app) as port:
+            inside = await Client.open(port)
+            inside.post(CHAT, ASK)
+            await host.waiting.wait()
+            app.gate.close()
+            late = await Client.open(port)
+            late.post(CHAT, ASK)
+            refusal = await late.until(b"}}")
+            assert refusal.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 5" in refusal
+            assert b"connection: close" in refusal
+            assert not await app.gate.empty(0)
+            release.set()
+            assert b'"Hello"' in await inside.until(b"predicted_per_second")
+            assert await app.gate.empty(5)
+            inside.vanish()
+            late.vanish()
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        (FakeHost(statuses=()), NO_MODEL),
+        (FakeHost(statuses=(ModelStatus(name="tiny", state="loading", progress=0.5),)), "tiny: loading, 50%"),
+        (FakeHost(statuses=(ModelStatus(name="tiny", state="failed", reason="corrupt"),)), "tiny: corrupt"),
+        (FakeHost(is_stalled=True), "a step of the decoder does not return"),
+        (FakeHost(is_draining=True), "the server is shutting down"),
+    ],
+    ids=["none", "loading", "failed", "stalled", "draining"],
+)
+def test_probes_say_why_nothing_can_be_answered(host: FakeHost, reason: str) -> None:
+    async def law() -> None:
+        async with client_of(app_of(host)) as client:
+            for path in ("/health", "/ready"):
+                response = await client.get(path)
+                assert response.status_code == 503
+                assert response.json()["error"]["message"] == reason
+                assert response.headers["retry-after"]
+
+    run(law)
+
+
+def test_probes_are_well_when_a_model_can_answer() -> None:
+    async def law() -> None:
+        broken = ModelStatus(name="other", state="failed", reason="corrupt")
+        async with client_of(app_of(FakeHost(statuses=(READY, broken)))) as client:
+            assert (await client.get("/health")).json() == {"status": "ok"}
+            ready = (await client.get("/ready")).json()
+            assert ready["models"] == {
+                "tiny": {"state": "ready"},
+                "other": {"state": "failed", "reason": "corrupt"},
+            }
+
+    run(law)
+
+
+def test_models_are_listed_and_found_by_alias() -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            listed = (await client.get("/models")).json()
+            assert [model["id"] for model in listed["data"]] == ["tiny"]
+            assert (await client.get("/v1/models/small")).json()["id"] == "tiny"
+            missing = await client.get("/v1/models/org/tinny")
+            assert missing.status_code == 404
+            assert missing.json()["error"]["code"] == "model_not_found"
+
+    run(law)
+
+
+def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
+    async def law() -> None:
+        stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40)
+        host = FakeHost([Unavailable("x")], statuses=(replace(READY, stats=stats),))
+        async with client_of(app_of(host, Metrics())) as client:
+            await client.post(CHAT, json=ASK)
+            text = (await client.get("/metrics")).text
+            for line in (
+                'llamahost_requests_running{model="tiny"} 3.0',
+                'llamahost_requests_waiting{model="tiny"} 2.0',
+                'llamahost_kv_cells_total{model="tiny"} 100.0',
+                'llamahost_kv_cells_used{model="tiny"} 40.0',
+                'llamahost_model_ready{model="tiny"} 1.0',
+                'llamahost_http_responses_total{status="503"} 1.0',
+            ):
+                assert line in text.splitlines()
+            assert "process_resident_memory_bytes" in text
+            host.statuses = ()
+            assert 'llamahost_slots{model="tiny"}' not in (await client.get("/metrics")).text
+
+    run(law)

@@ -1,0 +1,196 @@
+"""A client that leaves is noticed at once, whatever its request is doing, and what it asked for is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from llamahost.core.events import Delta, Started
+from tests.api.fakes import FakeHost, Step, app_of, run, said
+from tests.api.sockets import Client, listening
+
+CHAT = "/v1/chat/completions"
+
+
+def ask(stream: bool) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+BEFORE: list[Step] = [for_ever]
+AFTER_FIRST: list[Step] = [Started(0, "tiny", 1, 0), for_ever]
+MIDWAY: list[Step] = [*said("some", "text")[:3], for_ever]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize("script", [BEFORE, AFTER_FIRST, MIDWAY], ids=["silent", "after-first", "midway"])
+def test_leaving_closes_the_generator(script: list[Step], stream: bool) -> None:
+    async def law() -> None:
+        host = FakeHost(list(script))
+        app = app_of(host)
+        async with listening(app) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ask(stream))
+            await host.waiting.wait()
+            if stream and script is MIDWAY:
+                await client.until(b'"text"')
+            client.vanish()
+            await host.closed.wait()
+            await app.gate.empty(5)
+        assert (host.n_open, host.n_cancelled) == (0, 1)
+
+    run(law)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
+def test_leaving_while_tokens_flow_closes_the_generator(stream: bool) -> None:
+    async def turn() -> None:
+        await asyncio.sleep(0)
+
+    async def law() -> None:
+        endless: list[Step] = [Started(0, "tiny", 1, 0)]
+        for _ in range(200_000):
+            endless += [Delta(0, "word ", n_tokens=1), turn]
+        host = FakeHost(endless)
+        async with listening(app_of(host)) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ask(stream))
+            await host.waiting.wait()
+            client.vanish()
+            await host.closed.wait()
+        assert (host.n_open, host.n_cancelled) == (0, 1)
+
+    run(law)
+
+
+def test_leaving_before_the_body_is_whole_asks_nothing() -> None:
+    async def law() -> None:
+        host = FakeHost()
+        app = app_of(host)
+        async with listening(app) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ask(True), missing=5, headers="Expect: 100-continue\r\n")
+            await client.until(b"100 Continue\r\n\r\n")  # it has begun to read the body
+            client.vanish()
+            assert await app.gate.empty(5)
+        assert host.requests == []
+
+    run(law)
+
+
+def test_a_silent_stream_is_pinged_before_its_first_event() -> None:
+    async def law() -> None:
+        release = asyncio.Event()
+        host = FakeHost([release.wait, *said("late")])
+        async with listening(app_of(host, ping_s=0.1)) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ask(True))
+            head = await client.until(b": ping\n\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            release.set()
+            assert b'"late"' in await client.until(b"data: [DONE]\n\n")
+            client.vanish()
+
+    run(law)
+
+
+def test_an_error_after_a_ping_is_an_event() -> None:
+    async def law() -> None:
+        release = asyncio.Event()
+        host = FakeHost([release.wait, RuntimeError("secret")])
+        async with listening(app_of(host, ping_s=0.1)) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ask(True))
+            await client.until(b": ping\n\n")
+            release.set()
+            told = await client.until(b"0\r\n\r\n")
+            assert b'data: {"error":' in told
+            assert b"secret" not in told
+            client.vanish()
+
+    run(law)
+
+
+def test_a_client_that_never_reads_is_ended() -> None:
+    async def law() -> None:
+        flood: list[Step] = [Started(0, "tiny", 1, 0), *[Delta(0, "x" * 2**16, n_tokens=1)] * 1000]
+        host = FakeHost(flood)
+        app = app_of(host, ping_s=0.1, stall_s=0.1)
+        async with listening(app) as port:
+            client = await Client.open(port, limit=1)
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined] # the transport is two-way
+            client.post(CHAT, ask(True))
+            await host.closed.wait()
+            assert await app.gate.empty(5)
+            client.vanish()
+        assert host.n_cancelled == 1
+
+    run(law)
+
+
+def test_events_that_are_ready_together_go_out_in_one_write() -> None:
+    async def law() -> None:
+        bodies = await sent(FakeHost(said("a", "b", "c")))
+        assert len(bodies) == 1
+        assert bodies[0].count(b"data: ") == 6  # the role, three texts, the reason, [DONE]
+
+    run(law)
+
+
+async def sent(host: FakeHost) -> list[bytes]:
+    """The bodies given to ASGI's send, for a streamed chat."""
+    bodies: list[bytes] = []
+    requests = iter([{"type": "http.request", "body": json.dumps(ask(True)).encode(), "more_body": False}])
+
+    async def receive() -> Any:
+        request = next(requests, None)
+        if request is None:
+            await for_ever()
+        return request
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            bodies.append(message["body"])
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b"", "root_path": ""}
+    await app_of(host)(scope, receive, send)
+    return bodies
+
+
+def test_a_hundred_clients_that_leave_at_any_turn_leave_nothing_behind() -> None:
+    async def law() -> None:
+        host = FakeHost([turn_of(1), *interleaved(said(*("word " for _ in range(40))))])
+        app = app_of(host)
+        async with listening(app) as port:
+
+            async def visit(k: int) -> None:
+                client = await Client.open(port)
+                client.post(CHAT, ask(k % 2 == 0))
+                for _ in range(k * 3):
+                    await asyncio.sleep(0)
+                client.vanish()
+
+            await asyncio.gather(*(visit(k) for k in range(100)))
+            assert await app.gate.empty(10)
+        assert host.n_open == 0
+
+    run(law)
+
+
+def turn_of(n: int) -> Callable[[], Awaitable[None]]:
+    async def turn() -> None:
+        for _ in range(n):
+            await asyncio.sleep(0)
+
+    return turn
+
+
+def interleaved(steps: list[Step]) -> list[Step]:
+    return [each for step in steps for each in (step, turn_of(3))]

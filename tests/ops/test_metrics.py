@@ -1,0 +1,54 @@
+"""Each finished request is counted once, under a name that is a model's."""
+
+from llamahost.core.observe import RequestRecord
+from llamahost.ops.metrics import Metrics, ModelLoad
+
+
+def lines(metrics: Metrics) -> list[str]:
+    return metrics.render([]).decode().splitlines()
+
+
+def test_a_request_counts_its_tokens_and_times() -> None:
+    metrics = Metrics()
+    metrics.finished(
+        RequestRecord(
+            model="m",
+            kind="chat",
+            n_prompt=10,
+            n_cached=4,
+            n_generated=5,
+            queued_s=0.02,
+            first_s=0.2,
+            generation_s=0.4,
+            total_s=0.6,
+            outcome="stop",
+        )
+    )
+    told = lines(metrics)
+    assert 'llamahost_requests_total{model="m",outcome="stop"} 1.0' in told
+    assert 'llamahost_prompt_tokens_total{model="m"} 10.0' in told
+    assert 'llamahost_cached_tokens_total{model="m"} 4.0' in told
+    assert 'llamahost_generated_tokens_total{model="m"} 5.0' in told
+    assert 'llamahost_queue_seconds_sum{model="m"} 0.02' in told
+    assert 'llamahost_time_to_first_token_seconds_sum{model="m"} 0.2' in told
+    assert 'llamahost_time_per_output_token_seconds_sum{model="m"} 0.1' in told
+    assert 'llamahost_request_duration_seconds_sum{model="m"} 0.6' in told
+
+
+def test_names_that_clients_make_up_are_no_labels() -> None:
+    metrics = Metrics()
+    metrics.render([ModelLoad(model="known")])
+    for name in ("known", "made up", "made up too"):
+        metrics.finished(RequestRecord(model=name, kind="chat", outcome="rejected"))
+    told = lines(metrics)
+    assert 'llamahost_requests_total{model="known",outcome="rejected"} 1.0' in told
+    assert 'llamahost_requests_total{model="",outcome="rejected"} 2.0' in told
+    assert not any("made up" in line for line in told)
+    assert not any(line.startswith("llamahost_queue_seconds_count") for line in told)
+
+
+def test_two_live_in_one_process() -> None:
+    first, second = Metrics(), Metrics()
+    first.responded(200)
+    assert 'llamahost_http_responses_total{status="200"} 1.0' in lines(first)
+    assert not any(line.startswith("llamahost_http_responses_total{") for line in lines(second))
