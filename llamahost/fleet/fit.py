@@ -56,7 +56,8 @@ def choose_shape(spec: ModelSpec, facts: Facts, available_bytes: int) -> Shape:
     streams. Else unified, with as many cells as that quarter holds, and at least one whole context.
     """
     free = max(available_bytes - facts.weight_bytes, available_bytes // 8)
-    comfortable = int(free / 4 / facts.cell_bytes) if facts.cell_bytes > 0 else 2**40
+    # under a byte a token there is no KV to speak of
+    comfortable = int(free / 4 / facts.cell_bytes) if facts.cell_bytes >= 1 else 2**40
     n_slots = spec.n_slots or DEFAULT_N_SLOTS
     n_ctx = spec.n_ctx or min(facts.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX, spec.n_cells or DEFAULT_N_CTX)
     if spec.n_ctx is None and spec.n_cells is None:
