@@ -15,10 +15,8 @@ _MENDED_IN = {11: 5, 12: 4, 13: 3}
 
 def compiler_is_broken(library: bytes) -> bool:
     """Whether the .comment section of a shared library names a GCC with the bug."""
-    for major, minor in _GCC.findall(library):
-        if int(major) < 11 or int(minor) < _MENDED_IN.get(int(major), 0):
-            return True
-    return False
+    versions = ((int(major), int(minor)) for major, minor in _GCC.findall(library))
+    return any(major < 11 or minor < _MENDED_IN.get(major, 0) for major, minor in versions)
 
 
 def amx_is_broken(system_info: str, cpu_library: Path) -> bool:

@@ -134,7 +134,6 @@ class Context:
         self.n_batch: int = min(options.n_batch, c.llama_n_batch(pointer))
         self.n_rows = options.rows
         self.n_ctx_seq: int = c.llama_n_ctx_seq(pointer)
-        self.has_flash_attention = _has_flash_attention(options, lines)
         self.batch = _Batch(c, self.n_batch, options.n_slots)
 
     # --- memory; slots are in range by the caller's check ---
@@ -265,12 +264,3 @@ def _buffers(lines: Sequence[str]) -> dict[str, int]:
         if match:
             found[match[1].lower()] = found.get(match[1].lower(), 0) + int(float(match[2]) * 2**20)
     return found
-
-
-def _has_flash_attention(options: ContextOptions, lines: Sequence[str]) -> bool:
-    if options.flash_attention != "auto":
-        return options.flash_attention == "on"
-    for line in reversed(lines):
-        if "Flash Attention" in line:
-            return "enabled" in line or "set to enabled" in line
-    return True

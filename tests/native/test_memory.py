@@ -1,0 +1,189 @@
+"""What a slot holds after copies, cuts, saves and restores is what a fresh computation would have put there."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamahost.core.errors import BackendError
+from llamahost.core.work import Copy, Plan, Restore, Span, Truncation
+from tests.native.driver import Driver, assert_close
+
+ARCHITECTURES = ("llama", "swa", "recurrent", "hybrid")
+PROMPT = [1, *(40 + 7 * i % 200 for i in range(60))]
+MORE = [300, 9, 77, 301]
+
+
+@pytest.fixture(params=[f"{a}-{layout}" for a in ARCHITECTURES for layout in ("split", "unified")])
+def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    architecture, layout = request.param.split("-")
+    path: Path = request.getfixturevalue(f"tiny_{architecture}")
+    with Driver(path, is_unified=layout == "unified") as driver:
+        yield driver
+
+
+def test_batched_logits_are_those_computed_alone(driver: Driver) -> None:
+    prompts = [PROMPT[: 20 + 9 * slot] for slot in range(4)]
+    alone = []
+    for prompt in prompts:
+        alone.append(driver.row(0, 0, prompt))
+        driver.clear(0)
+    jobs = [driver.begin() for _ in prompts]
+    driver.run(
+        Plan(spans=tuple(Span(jobs[i], i, 0, array("i", prompt[:-1]), 0) for i, prompt in enumerate(prompts[:2])))
+    )
+    driver.run(Plan(spans=tuple(Span(jobs[i], i, 0, array("i", prompts[i][:-1]), 0) for i in (2, 3))))
+    driver.run(
+        Plan(
+            spans=tuple(
+                Span(jobs[i], i, len(prompt) - 1, array("i", prompt[-1:]), 1) for i, prompt in enumerate(prompts)
+            )
+        )
+    )
+    for i, wanted in enumerate(alone):
+        assert_close(driver.backend.row(i), wanted)
+
+
+def test_rows_keep_the_order_of_the_batch(driver: Driver) -> None:
+    """A chunk and decode tokens in one step are computed in another order than they were given."""
+    wanted = [driver.row(slot, 0, PROMPT[: 10 + slot]) for slot in range(4)]
+    driver.clear(0, 1, 2, 3)
+    for slot in (0, 2, 3):
+        driver.feed(slot, 0, PROMPT[: 9 + slot])
+    job = driver.begin()
+    spans = [Span(job, slot, 9 + slot, array("i", PROMPT[9 + slot : 10 + slot]), 1) for slot in (0, 2, 3)]
+    spans.insert(1, Span(job, 1, 0, array("i", PROMPT[:11]), 1))
+    driver.run(Plan(spans=tuple(spans)))
+    for slot in range(4):
+        assert_close(driver.backend.row(slot), wanted[slot])
+
+
+@pytest.mark.parametrize("with_decode", [False, True])
+def test_a_whole_copy_continues_like_its_source(driver: Driver, with_decode: bool) -> None:
+    wanted = driver.answer(3, 0, PROMPT + MORE, 6)
+    driver.clear(3)
+    driver.feed(0, 0, PROMPT)
+    driver.feed(1, 0, PROMPT[5:20])  # what the target held is gone
+    job = driver.begin()
+    driver.copy(0, 1, len(PROMPT), Span(job, 2, 0, array("i", MORE), 1) if with_decode else None)
+    driver.backend.check({0: len(PROMPT), 1: len(PROMPT)})
+    assert driver.answer(1, len(PROMPT), MORE, 6) == wanted
+    assert driver.answer(0, len(PROMPT), MORE, 6) == wanted
+
+
+def test_one_prompt_is_copied_to_many(driver: Driver) -> None:
+    wanted = driver.answer(3, 0, PROMPT + MORE, 4)
+    driver.clear(3)
+    driver.feed(0, 0, PROMPT)
+    job = driver.begin()
+    copies = tuple(Copy(0, target, len(PROMPT)) for target in (1, 2, 3))
+    driver.run(Plan(copies=copies, spans=(Span(job, 0, len(PROMPT), array("i", [5]), 1),)))
+    for slot in (1, 2, 3):
+        assert driver.answer(slot, len(PROMPT), MORE, 4) == wanted
+
+
+@pytest.mark.parametrize("n", [3, 20, 59])
+def test_a_partial_copy_is_exact_or_refused(driver: Driver, n: int) -> None:
+    driver.feed(0, 0, PROMPT)
+    if not driver.backend.can_truncate:
+        with pytest.raises(BackendError, match="whole"):
+            driver.copy(0, 1, n)
+        driver.backend.check({0: len(PROMPT), 1: 0})
+        return
+    wanted = driver.answer(2, 0, PROMPT[:n] + MORE, 4)
+    job = driver.begin()
+    driver.copy(0, 1, n, Span(job, 3, 0, array("i", MORE), 1))
+    driver.backend.check({0: len(PROMPT), 1: n})
+    assert driver.answer(1, n, MORE, 4) == wanted
+    assert driver.answer(0, len(PROMPT), MORE, 4) == driver_alone(driver, PROMPT + MORE, 4)
+
+
+def driver_alone(driver: Driver, tokens: list[int], n: int) -> list[int]:
+    driver.clear(2)
+    return driver.answer(2, 0, tokens, n)
+
+
+@pytest.mark.parametrize("n", [1, 33, 60])
+def test_a_cut_slot_continues_as_if_never_longer(driver: Driver, n: int) -> None:
+    wanted = driver.answer(2, 0, PROMPT[:n] + MORE, 4)
+    driver.feed(0, 0, PROMPT)
+    if not driver.backend.can_truncate:
+        with pytest.raises(BackendError, match="cut"):
+            driver.run(Plan(truncations=(Truncation(0, n),)))
+        return
+    driver.run(Plan(truncations=(Truncation(0, n),)))
+    driver.backend.check({0: n})
+    assert driver.answer(0, n, MORE, 4) == wanted
+
+
+def test_only_attention_without_a_window_can_be_cut(driver: Driver) -> None:
+    assert driver.backend.can_truncate == (driver.model.architecture in ("llama", "gemma3"))
+
+
+def test_a_saved_slot_continues_in_another(driver: Driver) -> None:
+    wanted = driver.answer(3, 0, PROMPT + MORE, 6)
+    driver.clear(3)
+    driver.feed(0, 0, PROMPT)
+    driver.feed(2, 0, PROMPT[7:])  # overwritten by the restore
+    job = driver.begin()
+    driver.save(job, 0)
+    driver.backend.check({0: 0})
+    driver.feed(0, 0, MORE)
+    driver.restore(job, 2)
+    driver.backend.check({2: len(PROMPT)})
+    assert driver.answer(2, len(PROMPT), MORE, 6) == wanted
+
+
+def test_a_shared_prefix_survives_a_save(driver: Driver) -> None:
+    """In unified KV two slots share cells; saving one must not take the other's."""
+    wanted = driver.answer(3, 0, PROMPT + MORE, 4)
+    driver.clear(3)
+    driver.feed(0, 0, PROMPT)
+    driver.copy(0, 1, len(PROMPT))
+    job = driver.begin()
+    driver.save(job, 0)
+    assert driver.answer(1, len(PROMPT), MORE, 4) == wanted
+    driver.restore(job, 2)
+    assert driver.answer(2, len(PROMPT), MORE, 4) == wanted
+
+
+def test_saves_restores_copies_and_cuts_in_one_plan(driver: Driver) -> None:
+    wanted = driver.answer(3, 0, PROMPT + MORE, 4)
+    driver.clear(3)
+    saved = driver.begin()
+    driver.feed(0, 0, PROMPT)
+    driver.save(saved, 0)
+    driver.feed(1, 0, PROMPT)
+    job = driver.begin()
+    driver.run(
+        Plan(
+            restores=(Restore(saved, 0),),
+            copies=(Copy(1, 2, len(PROMPT)),),
+            truncations=(Truncation(3, 0),),
+            spans=(Span(job, 3, 0, array("i", PROMPT), 1),),
+        )
+    )
+    for slot in range(4):
+        assert driver.answer(slot, len(PROMPT), MORE, 4) == wanted
+
+
+def test_a_save_is_dropped_with_its_job(driver: Driver) -> None:
+    job = driver.begin()
+    driver.feed(0, 0, PROMPT)
+    driver.save(job, 0)
+    driver.run(Plan(ends=(job,)))
+    with pytest.raises(BackendError, match="nothing is saved"):
+        driver.restore(job, 0)
+
+
+def test_a_small_sliding_window_is_not_cut(tiny_swa: Path) -> None:
+    """llama.cpp says yes to the cut and is silently wrong after it."""
+    with Driver(tiny_swa, swa_full=False) as driver:
+        assert not driver.backend.can_truncate
+        wanted = driver.answer(3, 0, PROMPT + MORE, 4)
+        driver.feed(0, 0, PROMPT)
+        driver.copy(0, 1, len(PROMPT))
+        assert driver.answer(1, len(PROMPT), MORE, 4) == wanted
