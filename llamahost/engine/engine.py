@@ -178,9 +178,9 @@ class Engine:
         self._note(self._scheduler.commit(plan, sampled, now, step_s))
 
     def _lose(self, reason: str) -> None:
-        self._fail_everything(reason)
         self.lost = reason
-        self._on_lost(reason)
+        self._on_lost(reason)  # before the news: whoever reads that must not find this engine still trusted
+        self._fail_everything(reason)
 
     def _fail_everything(self, reason: str) -> None:
         try:

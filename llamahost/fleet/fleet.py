@@ -322,9 +322,11 @@ class Fleet:
     async def _mend(self, place: _Place, reason: str) -> None:
         if asyncio.get_running_loop().time() - place.ready_at > RELOAD_PEACE_S:
             place.n_mends = 0
-        await self._take_down(place)
-        if place.n_mends >= 1:
+        is_hopeless = place.n_mends >= 1
+        if is_hopeless:
             place.settle("failed", f"{reason} (again, soon after it was loaded anew)")
+        await self._take_down(place)
+        if is_hopeless:
             return
         place.n_mends += 1
         await asyncio.sleep(self._reload_delay_s)

@@ -1,0 +1,130 @@
+"""A loader that opens models of nothing: the fake backend, a byte vocabulary, the real preparer."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamahost.core.machine import Machine
+from llamahost.core.work import Tokens
+from llamahost.fleet.loader import ModelCard
+from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.preparer import Preparer
+from llamahost.text.template import CHATML, Template
+from tests.fakes import FakeBackend
+from tests.text.vocabulary import ByteVocabulary
+
+WAIT_S = 10.0
+
+
+class SlowVocabulary(ByteVocabulary):
+    """Encodes only when the gate is open, and sees whether its model was closed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closed = False
+        self.n_uses_after_close = 0
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
+        self.n_uses_after_close += self.is_closed
+        return super().encode(text, add_special=add_special, parse_special=parse_special)
+
+
+@dataclass
+class FakeModel:
+    """Asserts the order of closing: the context first."""
+
+    backend: FakeBackend
+    vocab: SlowVocabulary = field(default_factory=SlowVocabulary)
+
+    @property
+    def is_closed(self) -> bool:
+        return self.vocab.is_closed
+
+    def close(self) -> None:
+        assert self.backend.is_closed, "a model must outlive its context"
+        self.vocab.is_closed = True
+
+
+@dataclass
+class FakeOpened:
+    spec: ModelSpec
+    model: FakeModel
+    backend: FakeBackend
+    preparer: Preparer
+    card: ModelCard
+
+
+class FakeLoader:
+    """Opens with `make`, one backend after another; the k-th load raises `failures[k]` where there is one.
+
+    `gate` holds loads until it is set. Failures are raised after the progress has been told.
+    """
+
+    def __init__(
+        self, make: Callable[[], FakeBackend] = FakeBackend, failures: Sequence[Exception | None] = ()
+    ) -> None:
+        self.opened: list[FakeOpened] = []
+        self.n_loads = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._make = make
+        self._failures = failures
+
+    def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
+        k, self.n_loads = self.n_loads, self.n_loads + 1
+        on_progress(0.5)
+        assert self.gate.wait(WAIT_S)
+        on_progress(0.75)
+        failure = self._failures[k] if k < len(self._failures) else None
+        if failure is not None:
+            raise failure
+        self.opened.append(open_fake(spec, self._make()))
+        return self.opened[-1]
+
+    @property
+    def backend(self) -> FakeBackend:
+        return self.opened[-1].backend
+
+    @property
+    def vocabulary(self) -> SlowVocabulary:
+        return self.opened[-1].model.vocab
+
+    @property
+    def is_all_closed(self) -> bool:
+        return all(opened.model.is_closed and opened.backend.is_closed for opened in self.opened)
+
+
+def open_fake(spec: ModelSpec, backend: FakeBackend) -> FakeOpened:
+    model = FakeModel(backend)
+    preparer = Preparer(
+        model=spec.name,
+        n_ctx=backend.n_ctx,
+        vocabulary=model.vocab,
+        template=Template(CHATML, bos="<s>", eos="</s>"),
+        draw_seed=lambda: 0,
+    )
+    card = ModelCard(
+        name=spec.name,
+        aliases=spec.aliases,
+        n_ctx=backend.n_ctx,
+        n_slots=backend.n_slots,
+        layout="split",
+        n_cells=backend.n_cells,
+        description="nothing",
+        n_params=0,
+        n_bytes=0,
+        architecture="fake",
+        created=0,
+    )
+    return FakeOpened(spec, model, backend, preparer, card)
+
+
+def spec_of(name: str = "fake", **options: Any) -> ModelSpec:
+    return ModelSpec(name=name, path=Path(f"{name}.gguf"), **options)

@@ -1,0 +1,204 @@
+"""Laws of the fleet: who may use a model now, who is refused and how, what loading and losing one does."""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from llamahost.core.errors import BackendLost, GenerationFailed, LoadFailed, ModelNotFound, Overloaded, Unavailable
+from llamahost.core.work import Job
+from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.manifest import ModelSpec
+from tests.fakes import FakeBackend
+from tests.fleet.fakes import FakeLoader, spec_of
+from tests.on_loop import on_loop, turns
+
+
+@asynccontextmanager
+async def fleet_of(*specs: ModelSpec, loader: FakeLoader | None = None, **options: Any) -> AsyncIterator[Fleet]:
+    loader = loader or FakeLoader()
+    fleet = Fleet(specs or (spec_of(),), loader, reload_delay_s=0.0, **options)
+    fleet.start()
+    try:
+        yield fleet
+    finally:
+        await fleet.close()
+        assert loader.is_all_closed
+        assert all(status.state in ("unloaded", "failed") for status in fleet.statuses())
+
+
+async def generate(fleet: Fleet, job_id: int, n_max: int = 4) -> list[int]:
+    async with fleet.lease("") as replica:
+        with replica.stream([Job(id=job_id, tokens=array("i", [1, 2]), n_max=n_max)]) as stream:
+            return [token async for emission in stream for token in emission.tokens]
+
+
+@on_loop
+async def test_a_lease_before_the_load_is_refused_with_the_progress_and_granted_after() -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    async with fleet_of(loader=loader) as fleet:
+        await turns()
+        assert fleet.statuses()[0].state == "loading"
+        with pytest.raises(Unavailable, match="still loading"):
+            async with fleet.lease("fake"):
+                pass
+        loader.gate.set()
+        await fleet.wait_ready()
+        status = fleet.statuses()[0]
+        assert (status.state, status.progress, status.n_slots) == ("ready", 1.0, 4)
+        assert len(await generate(fleet, 1)) == 4
+
+
+@pytest.mark.parametrize("error", [LoadFailed("fake.gguf is not a GGUF"), ValueError("a bug")])
+def test_a_load_that_fails_is_told_to_everyone_with_its_reason(error: Exception) -> None:
+    @on_loop
+    async def law() -> None:
+        async with fleet_of(loader=FakeLoader(failures=[error])) as fleet:
+            with pytest.raises(LoadFailed, match=str(error)):
+                await fleet.wait_ready()
+            assert str(error) in fleet.statuses()[0].reason
+            with pytest.raises(Unavailable, match=str(error)):
+                async with fleet.lease("fake"):
+                    pass
+
+    law()
+
+
+@on_loop
+async def test_one_model_answers_to_any_name_unless_it_is_strict() -> None:
+    async with fleet_of(spec_of("llama", aliases=("l",))) as fleet:
+        await fleet.wait_ready()
+        for name in ("llama", "l", "", "gpt-4"):
+            async with fleet.lease(name) as replica:
+                assert replica.spec.name == "llama"
+    async with fleet_of(spec_of("llama"), is_strict=True) as fleet:
+        await fleet.wait_ready()
+        async with fleet.lease(""):
+            pass
+        with pytest.raises(ModelNotFound, match="did you mean `llama`"):
+            async with fleet.lease("lama"):
+                pass
+
+
+@on_loop
+async def test_several_models_want_their_names() -> None:
+    async with fleet_of(spec_of("qwen"), spec_of("gemma", aliases=("small",))) as fleet:
+        await fleet.wait_ready()
+        async with fleet.lease("small") as small, fleet.lease("qwen") as qwen:
+            assert (small.spec.name, qwen.spec.name) == ("gemma", "qwen")
+        for name in ("", "gpt-4"):
+            with pytest.raises(ModelNotFound):
+                async with fleet.lease(name):
+                    pass
+
+
+@on_loop
+async def test_without_models_everything_is_unavailable() -> None:
+    fleet = Fleet((), FakeLoader())
+    fleet.start()
+    await fleet.wait_ready()
+    with pytest.raises(Unavailable, match="no model"):
+        async with fleet.lease("x"):
+            pass
+    await fleet.close()
+
+
+@on_loop
+async def test_a_full_queue_is_overloaded_with_a_time_and_opens_again() -> None:
+    loader = FakeLoader(lambda: FakeBackend(n_slots=2))
+    async with fleet_of(spec_of(max_queue=1), loader=loader) as fleet:
+        await fleet.wait_ready()
+        async with AsyncExitStack() as leases:
+            for _ in range(3):
+                await leases.enter_async_context(fleet.lease("fake"))
+            assert fleet.statuses()[0].n_in_flight == 3
+            with pytest.raises(Overloaded) as refused:
+                async with fleet.lease("fake"):
+                    pass
+            assert 1.0 <= refused.value.retry_after_s <= 60.0
+            async with fleet.lease("fake", n_jobs=0):  # the vocabulary is never refused
+                pass
+        async with fleet.lease("fake", n_jobs=100):  # one request may be more than a queue, when it comes first
+            with pytest.raises(Overloaded):
+                async with fleet.lease("fake"):
+                    pass
+        assert fleet.statuses()[0].n_in_flight == 0
+
+
+@on_loop
+async def test_draining_refuses_the_new_and_waits_for_the_old() -> None:
+    loader = FakeLoader()
+    async with fleet_of(loader=loader) as fleet:
+        await fleet.wait_ready()
+        async with fleet.lease("fake"):
+            closing = asyncio.ensure_future(fleet.close(drain_s=20.0))
+            await turns()
+            with pytest.raises(Unavailable, match="shutting down"):
+                async with fleet.lease("fake"):
+                    pass
+            assert not loader.backend.is_closed
+        await closing
+        assert loader.is_all_closed
+
+
+@on_loop
+async def test_what_is_left_after_the_drain_ends_with_unavailable() -> None:
+    async with fleet_of(loader=FakeLoader(lambda: FakeBackend(n_ctx=100_000))) as fleet:
+        await fleet.wait_ready()
+        running = asyncio.ensure_future(generate(fleet, 1, n_max=90_000))
+        await turns()
+        await fleet.close(drain_s=0.001)
+        with pytest.raises(Unavailable, match="shutting down"):
+            await running
+
+
+@on_loop
+async def test_closing_while_a_model_loads_leaves_nothing_open() -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    fleet = Fleet((spec_of(),), loader)
+    fleet.start()
+    await turns()
+    closing = asyncio.ensure_future(fleet.close())
+    await turns()
+    loader.gate.set()
+    await closing
+    assert loader.n_loads == 1
+    assert loader.is_all_closed
+
+
+@on_loop
+async def test_a_lost_backend_fails_its_jobs_and_is_loaded_anew() -> None:
+    backends = [FakeBackend(failures={2: BackendLost("the device is gone")}), FakeBackend()]
+    loader = FakeLoader(lambda: backends[loader.n_loads - 1])
+    async with fleet_of(loader=loader) as fleet:
+        await fleet.wait_ready()
+        with pytest.raises(GenerationFailed, match="the device is gone"):
+            await generate(fleet, 1)
+        while fleet.statuses()[0].state != "ready":
+            with pytest.raises(Unavailable):
+                await generate(fleet, 2)
+            await turns()
+        assert len(await generate(fleet, 3)) == 4
+        assert loader.n_loads == 2
+        assert loader.opened[0].model.is_closed
+
+
+@on_loop
+async def test_a_backend_lost_again_at_once_stays_failed() -> None:
+    loader = FakeLoader(lambda: FakeBackend(failures={0: BackendLost("the device is gone")}))
+    async with fleet_of(loader=loader) as fleet:
+        for job_id in (1, 2):
+            while fleet.statuses()[0].state != "ready":
+                await turns()
+            with pytest.raises(GenerationFailed):
+                await generate(fleet, job_id)
+        while not loader.is_all_closed:
+            await turns()
+        assert loader.n_loads == 2
+        with pytest.raises(Unavailable, match="again"):
+            await generate(fleet, 3)
