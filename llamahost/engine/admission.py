@@ -73,6 +73,8 @@ class Admission:
 
     def is_due(self) -> bool:
         """Could anybody start who could not before?"""
+        if not self._slots.has_idle:
+            return False
         if not self._is_stale and self.promises:
             self._is_stale = not all(promise.is_open for promise in self.promises.values())
         return self._is_stale and bool(self.waiting or self.saved)

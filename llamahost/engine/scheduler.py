@@ -162,6 +162,7 @@ class Scheduler:
         emissions: list[Emission] = []
         answers = iter(sampled)
         n_decoding = n_chunk = 0
+        is_counted = self.slots.cells is not None
         for span in plan.spans:
             n = len(span.tokens)
             if n == span.n_rows:
@@ -174,7 +175,8 @@ class Scheduler:
             if sequence is None:  # aborted meanwhile; what it computed is kept all the same
                 self.slots.keep_more(span.slot, span.tokens)
                 continue
-            self.slots.computed(span.slot, n)
+            if is_counted:
+                self.slots.computed(span.slot, n)
             if answer is None:
                 sequence.n_computed += n
             else:
