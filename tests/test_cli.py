@@ -1,0 +1,243 @@
+"""The command as people and supervisors meet it: a process of its own, its lines and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+LIMIT_S = 30.0
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "llamahost", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LLAMAHOST_")}
+    return {**kept, "PYTHONPATH": str(HERE), **more}
+
+
+def finished(folder: Path, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(**more), text=True, capture_output=True, timeout=LIMIT_S
+    )
+
+
+class Server:
+    """A serving process, from the line that says where to the end."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.url = self.line("listens on").rpartition(" ")[2]
+
+    def line(self, mark: str) -> str:
+        """The next line of its output that holds this."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if mark in line:
+                return line.rstrip()
+        raise AssertionError(f"it never said `{mark}`, but {self.lines}")
+
+    def request(self, path: str, body: object = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data)
+        try:
+            with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(LIMIT_S)
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str | Path, **more: str) -> Iterator[Server]:
+    process = subprocess.Popen(
+        command("serve", *arguments, "--port", "0"),
+        cwd=folder,
+        env=environment(**more),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    with process:
+        try:
+            yield Server(process)
+        finally:
+            process.kill()
+
+
+def test_help_and_version_are_there() -> None:
+    assert "serve" in finished(HERE, "--help").stdout
+    assert finished(HERE, "--version").stdout.startswith("llamahost ")
+
+
+def test_help_brings_nothing_heavy() -> None:
+    heavy = "{'numpy', 'llama_cpp', 'uvicorn', 'starlette', 'prometheus_client'}"
+    code = f"import sys, llamahost.cli; print(*sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_without_a_model_it_starts_and_says_how_to_give_one(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert "llamahost serve model.gguf" in server.line("no model")
+        status, body = server.request("/ready")
+        assert status == 503
+        assert "llamahost serve model.gguf" in body["error"]["message"]
+        status, _ = server.request("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+        assert status in (404, 503)
+        assert server.end() == 0
+
+
+def test_a_missing_model_is_one_line_and_status_3(tmp_path: Path) -> None:
+    done = finished(tmp_path, "serve", "nowhere.gguf")
+    assert done.returncode == 3
+    assert done.stderr.strip() == "llamahost: there is no file nowhere.gguf"
+
+
+def test_a_corrupt_model_is_one_clear_line_and_status_3(tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
+    done = finished(tmp_path, "serve", "bad.gguf", "--port", "0", "--log-level", "error")
+    assert done.returncode == 3
+    assert "bad.gguf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_one_line_and_status_4(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = finished(tmp_path, "serve", "--port", str(port))
+    assert done.returncode == 4
+    assert done.stderr.strip() == f"llamahost: cannot listen on 127.0.0.1:{port}: address already in use"
+
+
+def test_a_wrong_manifest_is_one_line_and_status_5(tmp_path: Path) -> None:
+    (tmp_path / "model_manifest.toml").write_text("[server]\nprot = 1\n")
+    done = finished(tmp_path, "serve")
+    assert done.returncode == 5
+    assert "line 2" in done.stderr
+    assert "port" in done.stderr
+    assert finished(tmp_path, "serve", "--manifest", "nowhere.toml").returncode == 5
+
+
+def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
+    assert finished(tmp_path, "serve", "--port", "99999").returncode == 2
+    assert finished(tmp_path, "serve", "--log-level", "loud").returncode == 2
+    assert finished(tmp_path, "serve", "a.gguf", "--manifest", "m.toml").returncode == 2
+
+
+def test_flags_weigh_more_than_environment_and_that_more_than_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "model_manifest.toml").write_text('[server]\nhost = "192.0.2.1"\napi_key = "from the manifest"\n')
+    with serving(tmp_path, "--host", "127.0.0.1", LLAMAHOST_HOST="192.0.2.2", LLAMAHOST_API_KEY="sesame") as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        request = urllib.request.Request(server.url + "/v1/models", headers={"Authorization": "Bearer sesame"})
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
+            assert response.status == 200
+        assert server.request("/v1/models")[0] == 401
+
+
+def test_a_unix_socket_is_served_and_taken_away(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    with serving(tmp_path, "--unix-socket", place) as server:
+        assert server.url == f"unix:{place}"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(place))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 503"
+        assert server.end() == 0
+    assert not place.exists()
+
+
+def test_a_model_is_served_and_sigterm_ends_it_well(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--alias", "tiny", "--n-ctx", "256", "--slots", "2") as server:
+        assert "tiny" in server.line("ready: ")
+        assert "/v1/chat/completions" in server.line("try: curl")
+        assert server.request("/health") == (200, {"status": "ok"})
+        status, body = server.request("/v1/completions", {"model": "any name", "prompt": "a", "max_tokens": 3})
+        assert status == 200
+        assert body["model"] == "tiny"
+        model = server.request("/v1/models")[1]["data"][0]
+        assert (model["id"], model["context_length"]) == ("tiny", 256)
+        assert server.end() == 0
+
+
+def test_a_strict_model_answers_to_its_names_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--alias", "tiny", "--strict-model", "--n-ctx", "256") as server:
+        server.line("ready: ")
+        ask = {"prompt": "a", "max_tokens": 1}
+        assert server.request("/v1/completions", {"model": "tiny", **ask})[0] == 200
+        status, body = server.request("/v1/completions", {"model": "tony", **ask})
+        assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+@contextmanager
+def streaming(server: Server, n: int) -> Iterator[Any]:
+    """A stream of n tokens, read up to its first event."""
+    body = {"prompt": "a", "stream": True, "max_tokens": n, "ignore_eos": True}
+    request = urllib.request.Request(server.url + "/v1/completions", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
+        assert response.readline().startswith(b"data: ")
+        yield response
+
+
+def test_sigterm_drains_refuses_and_exits_well(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--n-ctx", "4096") as server:
+        server.line("ready: ")
+        with streaming(server, 800) as stream:
+            server.process.send_signal(signal.SIGTERM)
+            server.line("stopping: 1 requests")
+            status, body = server.request("/v1/completions", {"prompt": "b", "max_tokens": 1})
+            assert (status, body["error"]["code"]) == (503, "unavailable")
+            assert server.request("/health")[0] == 503
+            assert stream.read().endswith(b"data: [DONE]\n\n")
+        assert server.process.wait(LIMIT_S) == 0
+
+
+def test_what_does_not_finish_in_time_is_told_and_the_exit_is_well(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--n-ctx", "100000", "--slots", "1", "--drain", "0.1") as server:
+        server.line("ready: ")
+        with streaming(server, 90_000) as stream:
+            server.process.send_signal(signal.SIGINT)
+            told = stream.read()
+            assert b'data: {"error":' in told
+            assert b"[DONE]" not in told
+        assert server.process.wait(LIMIT_S) == 0
+
+
+def test_a_second_signal_ends_it_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--n-ctx", "100000", "--slots", "1") as server:
+        server.line("ready: ")
+        with streaming(server, 90_000):
+            server.process.send_signal(signal.SIGINT)
+            server.line("stopping: 1 requests")
+            assert server.end(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_open_door_is_warned_of(host: str, tmp_path: Path) -> None:
+    if host == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serving(tmp_path, "--host", host) as server:
+        assert host in server.line("anyone who reaches")
+    with serving(tmp_path, "--host", host, "--api-key", "sesame") as server:
+        server.line("no model")
+        assert not any("anyone" in line for line in server.lines)

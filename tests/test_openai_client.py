@@ -1,0 +1,203 @@
+"""The official client against the whole of it: a real socket, a real model, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from llamahost.api.app import create_app
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.host import AsyncHost
+from llamahost.ops.metrics import Metrics
+from tests.api.sockets import Client, listening
+
+LIMIT_S = 60.0
+
+Law = Callable[[openai.AsyncOpenAI], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(model: Path, **options: Any) -> AsyncIterator[tuple[int, AsyncHost, Metrics]]:
+    metrics = Metrics()
+    host = AsyncHost(model, observer=metrics, **options)
+    async with listening(create_app(host, ServerSettings(), metrics=metrics)) as port:
+        await host.wait_ready()
+        yield port, host, metrics
+
+
+def ask(model: Path, law: Law, **options: Any) -> None:
+    """Run the law with a client of a server of this model."""
+
+    async def bounded() -> None:
+        async with (
+            asyncio.timeout(LIMIT_S),
+            serving(model, **options) as (port, _, _),
+            openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
+        ):
+            await law(client)
+
+    asyncio.run(bounded())
+
+
+HI: Any = [{"role": "user", "content": "Hi"}]
+LONG: Any = [{"role": "user", "content": "Tell me of the sea. " * 10}]
+GREEDY: Any = {"temperature": 0.0, "max_tokens": 12, "model": "tiny"}
+
+
+def test_a_chat_streamed_is_the_chat_whole(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        whole = await client.chat.completions.create(messages=LONG, **GREEDY)
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens <= 12
+        texts: list[str] = []
+        last = None
+        stream = await client.chat.completions.create(
+            messages=LONG, stream=True, stream_options={"include_usage": True}, **GREEDY
+        )
+        async for chunk in stream:
+            last = chunk
+            texts += [choice.delta.content or "" for choice in chunk.choices]
+        assert "".join(texts) == whole.choices[0].message.content
+        assert last is not None
+        assert last.usage is not None
+        assert last.usage.completion_tokens == whole.usage.completion_tokens
+        assert last.usage.prompt_tokens_details is not None
+        assert (last.usage.prompt_tokens_details.cached_tokens or 0) > 0  # the first one left its prompt behind
+
+    ask(tiny_llama, law)
+
+
+def test_completions_take_many_prompts_and_many_answers(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        answer = await client.completions.create(prompt=["one", "two"], n=2, logprobs=2, **GREEDY)
+        assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+        assert answer.choices[0].text == answer.choices[1].text
+        for choice in answer.choices:
+            assert choice.logprobs is not None
+            assert len(choice.logprobs.tokens or ()) == len(choice.logprobs.token_logprobs or ())
+            assert all(logprob <= 0 for logprob in choice.logprobs.token_logprobs or ())
+
+    ask(tiny_llama, law)
+
+
+def test_chat_logprobs_name_the_likeliest_first(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        answer = await client.chat.completions.create(messages=HI, logprobs=True, top_logprobs=3, **GREEDY)
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None
+        for token in logprobs.content or ():
+            assert len(token.top_logprobs) == 3
+            assert token.logprob == token.top_logprobs[0].logprob  # greedy takes the likeliest
+
+    ask(tiny_llama, law)
+
+
+def test_a_seed_is_kept(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        texts = [
+            (await client.completions.create(model="tiny", prompt="a", seed=seed, max_tokens=12)).choices[0].text
+            for seed in (7, 7, 2**40 + 7, 8)
+        ]
+        assert texts[0] == texts[1] == texts[2]
+        assert texts[0] != texts[3]
+
+    ask(tiny_llama, law)
+
+
+def test_many_at_once_get_what_each_gets_alone(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        async def one(k: int) -> str:
+            stream = await client.completions.create(prompt=f"number {k}", stream=True, **GREEDY)
+            return "".join([chunk.choices[0].text async for chunk in stream])
+
+        together = await asyncio.gather(*(one(k) for k in range(24)))
+        assert all(together)
+        assert await one(3) == together[3]
+
+    ask(tiny_llama, law, n_slots=8, n_ctx=256)
+
+
+def test_errors_are_the_clients_own_classes(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        with pytest.raises(openai.BadRequestError) as long:
+            await client.completions.create(model="tiny", prompt="word " * 2000)
+        assert long.value.code == "context_length_exceeded"
+        assert long.value.type == "exceed_context_size_error"
+        assert long.value.param == "prompt"
+        with pytest.raises(openai.BadRequestError) as range_:
+            await client.chat.completions.create(model="tiny", messages=HI, temperature=-1)
+        assert range_.value.param == "temperature"
+        with pytest.raises(openai.BadRequestError, match="tool"):
+            await client.chat.completions.create(
+                model="tiny", messages=HI, tools=[{"type": "function", "function": {"name": "f"}}]
+            )
+        with pytest.raises(openai.BadRequestError, match="not supported"):
+            await client.chat.completions.create(model="tiny", messages=HI, response_format={"type": "json_object"})
+        image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        with pytest.raises(openai.BadRequestError, match="image"):
+            await client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [image]}])
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("nobody")
+        assert [model.id async for model in client.models.list()] == [tiny_llama.stem]
+
+    ask(tiny_llama, law, n_ctx=256)
+
+
+def test_clients_that_leave_free_their_slots(tiny_llama: Path) -> None:
+    async def law() -> None:
+        async with asyncio.timeout(LIMIT_S), serving(tiny_llama, n_ctx=2048, n_slots=2) as (port, host, _):
+            body = {"prompt": "a", "max_tokens": 2000, "ignore_eos": True}
+
+            async def visit(k: int) -> None:
+                client = await Client.open(port)
+                client.post("/v1/completions", {**body, "stream": k % 2 == 0})
+                if k % 4 == 0:
+                    await client.until(b"data: ")
+                else:
+                    await client.writer.drain()
+                client.vanish()
+
+            await asyncio.gather(*(visit(k) for k in range(16)))
+            # Both slots are free again: this would else wait for thousands of tokens.
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as client:
+                answer = await client.post("/v1/completions", json={"prompt": "b", "max_tokens": 1, "timeout": 20})
+                assert answer.status_code == 200
+                text = (await client.get("/metrics")).text
+            assert 'outcome="length"' in text
+            assert host.models()[0].n_in_flight == 0
+
+    asyncio.run(law())
+
+
+def test_the_application_serves_the_client_in_this_process(tiny_llama: Path) -> None:
+    async def law() -> None:
+        async with AsyncHost(tiny_llama) as host:
+            transport = httpx.ASGITransport(create_app(host))
+            async with openai.AsyncOpenAI(
+                base_url="http://here/v1", api_key="none", http_client=_http_client(transport)
+            ) as client:
+                answer = await client.completions.create(prompt="a", **GREEDY)
+                assert answer.usage is not None
+                assert answer.usage.completion_tokens > 0
+
+    asyncio.run(law())
+
+
+def _http_client(transport: httpx.ASGITransport) -> Any:
+    return httpx.AsyncClient(transport=transport)
+
+
+def test_a_trained_model_speaks(shared_models: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        prompt = "Once upon a time"
+        answer = await client.completions.create(model="x", prompt=prompt, temperature=0.0, max_tokens=20)
+        assert "there was a" in answer.choices[0].text
+
+    ask(shared_models / "stories260K.gguf", law)
