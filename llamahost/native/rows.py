@@ -179,11 +179,10 @@ def top_candidates(row: Row, k: int) -> npt.NDArray[np.intp]:
     """
     n = len(row) // STRIPES
     maxima = row[: n * STRIPES].reshape(STRIPES, n).max(axis=0)
-    bound = np.partition(maxima, n - k)[n - k]
-    chosen = np.flatnonzero(row >= bound)
-    if len(chosen) < k:  # only NaN compares so
+    if math.isnan(maxima.max()):
         raise _not_a_number()
-    return chosen
+    bound = np.partition(maxima, n - k)[n - k]
+    return np.flatnonzero(row >= bound)
 
 
 def row_logprobs(row: Row, token: int, n: int) -> RowLogprobs:
