@@ -193,7 +193,8 @@ class AsyncHost:
                 account.model = replica.spec.name
                 timeout_s = request.generation.timeout_s or replica.spec.timeout_s or self._settings.timeout_s
                 deadline = None if timeout_s is None else account.arrived + timeout_s
-                prepared = account.prepared = await _prepare(replica, request, deadline, timeout_s)
+                prepared = await _prepare(replica, request, deadline, timeout_s)
+                account.begin(prepared)
                 replies = {job.id: reply for job, reply in zip(prepared.jobs, prepared.replies, strict=True)}
                 with replica.stream(prepared.jobs) as stream:
                     if deadline is not None and timeout_s is not None:
@@ -238,14 +239,20 @@ class _Account:
         self.prepared: Prepared | None = None
         self.times = Times()
 
+    def begin(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self._n_open = len(prepared.jobs)
+
     def see(self, event: Event) -> None:
         if not self.first_s:
             self.first_s = max(1e-9, self._clock() - self.arrived)
         match event:
             case Started(index, _, _, n_cached) if index % self._n == 0:
                 self._n_cached += n_cached
-            case Finished(index, reason) if index == 0:
-                self._reason = reason
+            case Finished(index, reason):
+                self._n_open -= 1
+                if index == 0:
+                    self._reason = reason
 
     def failed(self, error: BaseException) -> None:
         if isinstance(error, InvalidRequest | ModelNotFound | Overloaded | Unavailable) and self.prepared is None:
@@ -258,7 +265,6 @@ class _Account:
     def record(self) -> RequestRecord:
         replies = self.prepared.replies if self.prepared else ()
         jobs = self.prepared.jobs if self.prepared else ()
-        is_whole = bool(replies) and all(reply.is_finished for reply in replies)
         times = self.times
         return RequestRecord(
             model=self.model,
@@ -271,7 +277,7 @@ class _Account:
             generation_s=max(0.0, times.last - times.first) if times.first else 0.0,
             total_s=self._clock() - self.arrived,
             # Whoever leaves after the last event has had all: that is no cancelling.
-            outcome=self._reason if is_whole else self._outcome,
+            outcome=self._reason if self._n_open == 0 else self._outcome,
         )
 
 

@@ -42,6 +42,8 @@ RELOAD_PEACE_S = 60.0
 """A lost engine is loaded again after RELOAD_DELAY_S, unless it had been ready for less than RELOAD_PEACE_S."""
 LOAD_PATIENCE_S = 5.0
 """How long closing waits for a load that runs: it cannot be stopped, but need not be waited for either."""
+LEASE_PATIENCE_S = 0.5
+"""How long closing waits for leases whose streams it has ended: their holders may be waiting for a client."""
 CLOSE_PATIENCE_S = 5.0
 """How long closing waits for a step that does not return."""
 
@@ -214,7 +216,7 @@ class Fleet:
                         await place.idle.wait()
         for place in places:
             if place.replica is not None:
-                place.replica.fail_streams(Unavailable("the server is shutting down"))
+                place.replica.refuse(Unavailable("the server is shutting down"))
         loads = tuple(self._tasks)
         if loads:
             await asyncio.wait(loads, timeout=LOAD_PATIENCE_S)
@@ -224,7 +226,7 @@ class Fleet:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_PATIENCE_S):
                 for place in places:
-                    await self._take_down(place)
+                    await self._take_down(place, LEASE_PATIENCE_S)
         await self._end_threads()
 
     async def _end_threads(self) -> None:
@@ -333,13 +335,15 @@ class Fleet:
         if not self._is_closed:
             await self._bring_up(place)
 
-    async def _take_down(self, place: _Place) -> None:
-        """Wait for the leases, then free everything."""
+    async def _take_down(self, place: _Place, patience_s: float | None = None) -> None:
+        """Wait for the leases, but no longer than `patience_s`, then free everything."""
         if place.replica is None:
             return
         if place.state == "ready":
             place.state = "draining"
-        await place.idle.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await place.idle.wait()
         replica, place.replica = place.replica, None
         if replica is not None:
             await replica.close()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from llamahost.core.errors import DeadlineExceeded, GenerationFailed
+from llamahost.core.errors import DeadlineExceeded, GenerationFailed, Unavailable
 from llamahost.core.messages import ChatRequest, CompletionRequest, Text
 from llamahost.core.work import Backend, Job, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
@@ -79,7 +79,12 @@ class Stream:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._replica.submit(self, self._jobs)
+        refusal = self._replica.enter(self)
+        if refusal is not None:
+            self.fail(refusal)
+            return self
+        for job in self._jobs:
+            self._replica.submit(job)
         return self
 
     def __exit__(
@@ -135,6 +140,7 @@ class Replica:
         self._pool = pool
         self._in_pool: set[Future[Any]] = set()
         self._streams: set[Stream] = set()
+        self._refusal: Exception | None = None
         worker.attach(engine)
 
     @property
@@ -155,6 +161,8 @@ class Replica:
 
     async def run(self, work: Callable[[], Result], n_bytes: int) -> Result:
         """Do work on `n_bytes` of text that touches the vocabulary and no context: here if small, else in the pool."""
+        if self._refusal is not None:
+            raise self._refusal
         if n_bytes <= N_SMALL:
             return work()
         future = self._pool.submit(work)
@@ -167,11 +175,14 @@ class Replica:
         """These jobs, submitted on entering and aborted on leaving."""
         return Stream(self, jobs)
 
-    def submit(self, stream: Stream, jobs: Iterable[Job]) -> None:
-        """Called by Stream alone."""
+    def enter(self, stream: Stream) -> Exception | None:
+        """Called by Stream alone; returns why it is refused, if it is."""
         self._streams.add(stream)
-        for job in jobs:
-            self._worker.submit(self._engine, job)
+        return self._refusal
+
+    def submit(self, job: Job) -> None:
+        """Called by Stream alone."""
+        self._worker.submit(self._engine, job)
 
     def leave(self, stream: Stream) -> None:
         """Called by Stream alone."""
@@ -181,13 +192,19 @@ class Replica:
         """End a job before the next plan. Idempotent, returns at once."""
         self._worker.abort(self._engine, job_id)
 
-    def fail_streams(self, error: Exception) -> None:
-        """End every stream with this error."""
+    def refuse(self, error: Exception) -> None:
+        """End every stream with this error, and whatever is asked for later too."""
+        self._refusal = error
         for stream in tuple(self._streams):
             stream.fail(error)
 
     async def close(self) -> None:
-        """Take the engine off its worker and free the model, when nothing touches the vocabulary any more."""
+        """Take the engine off its worker and free the model, when nothing touches the vocabulary any more.
+
+        Safe also while somebody still holds on to this replica: all that he gets is a refusal.
+        """
+        if self._refusal is None:
+            self.refuse(Unavailable(f"`{self.spec.name}` was unloaded"))
         while self._in_pool:
             waits = [asyncio.wrap_future(future) for future in tuple(self._in_pool)]
             await asyncio.gather(*waits, return_exceptions=True)

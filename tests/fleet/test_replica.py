@@ -105,7 +105,7 @@ async def test_streams_can_be_failed_from_outside_also_before_they_are_read() ->
     backend = Gated()
     async with replica_on(backend) as replica:
         with replica.stream([job_of(1, n_max=200)]) as stream:
-            replica.fail_streams(Unavailable("the server is shutting down"))
+            replica.refuse(Unavailable("the server is shutting down"))
             with pytest.raises(Unavailable):
                 await anext(aiter(stream))
         backend.open()

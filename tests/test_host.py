@@ -1,0 +1,385 @@
+"""Laws of the asynchronous host: what a request is answered, what leaving it costs, and what is told of it."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamahost.core.errors import (
+    BackendError,
+    ContextTooLong,
+    DeadlineExceeded,
+    GenerationFailed,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+)
+from llamahost.core.events import Delta, Event, Finished, Started
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, SamplingOptions, Text
+from llamahost.core.observe import RequestRecord
+from llamahost.engine.engine import EngineStats
+from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.replica import N_SMALL
+from llamahost.host import AsyncHost
+from tests.engine.test_worker import Gated
+from tests.fakes import FakeBackend, alone
+from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
+from tests.on_loop import on_loop, turns
+
+
+class Records(list[RequestRecord]):
+    """An observer that keeps what it is told."""
+
+    def finished(self, record: RequestRecord) -> None:
+        self.append(record)
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [record.outcome for record in self]
+
+
+@asynccontextmanager
+async def host_of(
+    backend: FakeBackend | None = None, *, records: Records | None = None, **options: Any
+) -> AsyncIterator[tuple[AsyncHost, FakeLoader]]:
+    loader = FakeLoader(lambda: backend or FakeBackend())
+    async with AsyncHost(spec_of(**options), observer=records, load=loader) as host:
+        yield host, loader
+    assert loader.is_all_closed
+
+
+def completion(*prompts: str, n: int = 1, max_tokens: int = 6, **more: Any) -> CompletionRequest:
+    model = more.pop("model", "")
+    generation = Generation(n=n, max_tokens=max_tokens, sampling=SamplingOptions(seed=0), **more)
+    return CompletionRequest(prompts=prompts or ("abc",), model=model, generation=generation)
+
+
+def chat(text: str = "hi", **more: Any) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", parts=(Text(text),)),), generation=Generation(**more))
+
+
+async def events_of(host: AsyncHost, request: ChatRequest | CompletionRequest) -> list[Event]:
+    source = host.chat(request) if isinstance(request, ChatRequest) else host.complete(request)
+    async with aclosing(source) as events:
+        return [event async for event in events]
+
+
+def text_of(events: list[Event], index: int = 0) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
+
+
+def stats_of(host: AsyncHost) -> EngineStats:
+    stats = host.models()[0].stats
+    assert stats is not None
+    return stats
+
+
+async def at_rest(host: AsyncHost) -> None:
+    while stats_of(host).n_running or stats_of(host).n_waiting:
+        await turns()
+
+
+@on_loop
+async def test_an_answer_is_started_then_told_then_finished() -> None:
+    async with host_of() as (host, loader):
+        events = await events_of(host, completion("abc", max_tokens=6))
+        [job] = loader.opened[0].preparer.complete(completion("abc", max_tokens=6)).jobs
+        expected = bytes(alone(job, 256)).decode()
+        assert isinstance(events[0], Started)
+        assert text_of(events) == expected
+        assert sum(event.n_tokens for event in events if isinstance(event, Delta)) == 6
+        assert isinstance(events[-1], Finished)
+        assert events[-1].reason == "length"
+        assert (events[-1].usage.n_prompt, events[-1].usage.n_generated) == (4, 6)
+
+
+@on_loop
+async def test_a_chat_goes_through_the_template() -> None:
+    async with host_of() as (host, _):
+        started = (await events_of(host, chat("hi", max_tokens=2)))[0]
+        assert isinstance(started, Started)
+        assert started.n_prompt == len("<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n") - len("<s>") + 1
+
+
+@on_loop
+async def test_answers_of_many_prompts_and_many_n_are_merged_by_index_each_in_order() -> None:
+    async with host_of() as (host, loader):
+        request = completion("abc", "de", "f", n=2)
+        jobs = loader.opened[0].preparer.complete(request).jobs
+        events = await events_of(host, request)
+        for index in range(6):
+            mine = [event for event in events if event.index == index]
+            assert isinstance(mine[0], Started)
+            assert [type(event) for event in mine[1:-1]] == [Delta] * (len(mine) - 2)
+            assert isinstance(mine[-1], Finished)
+            assert text_of(events, index) == bytes(alone(jobs[index], 256)).decode()
+
+
+@on_loop
+async def test_closing_the_generator_frees_the_slot_and_keeps_the_prefix() -> None:
+    backend = FakeBackend(n_slots=1)
+    async with host_of(backend) as (host, _):
+        prompt = "a prompt of some length, " * 4
+        async with aclosing(host.complete(completion(prompt, max_tokens=150))) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    break
+        started = (await events_of(host, completion(prompt)))[0]
+        assert isinstance(started, Started)
+        assert started.n_cached == started.n_prompt - 1
+        await at_rest(host)
+        assert host.models()[0].n_in_flight == 0
+
+
+@on_loop
+async def test_a_stop_string_ends_the_answer_and_its_job_but_not_the_others() -> None:
+    backend = FakeBackend(n_ctx=2048)
+    async with host_of(backend) as (host, _):
+        whole = text_of(await events_of(host, completion(max_tokens=40)))
+        stop = whole[20]
+        events = await events_of(host, completion(max_tokens=1500, stop=(stop,), n=1))
+        assert text_of(events) == whole[: whole.index(stop)]
+        finished = events[-1]
+        assert isinstance(finished, Finished)
+        assert (finished.reason, finished.stop) == ("stop", stop)
+        assert finished.usage.n_generated == whole.index(stop) + 1
+        await at_rest(host)
+        assert backend.n_kept_for_jobs == 0
+
+
+@on_loop
+async def test_errors_before_the_first_token_come_before_any_event() -> None:
+    records = Records()
+    async with host_of(FakeBackend(n_slots=1, failures={0: BackendError("bad step")}), records=records) as (host, _):
+        for request, error in (
+            (completion("x" * 300), ContextTooLong),
+            (completion(max_tokens=0), InvalidRequest),
+            (completion(), GenerationFailed),
+        ):
+            with pytest.raises(error):
+                await anext(host.complete(request))
+        assert text_of(await events_of(host, completion()))
+    assert records.outcomes == ["rejected", "rejected", "error", "length"]
+
+
+@on_loop
+async def test_who_cannot_be_served_is_refused_and_that_is_told_once() -> None:
+    records = Records()
+    loader = FakeLoader()
+    async with AsyncHost(spec_of(max_queue=0), observer=records, load=loader, is_strict=True) as host:
+        with pytest.raises(ModelNotFound):
+            await events_of(host, completion(model="gpt-4"))
+        busy = host.complete(completion("a", "b", "c", "d", max_tokens=200))
+        await anext(busy)
+        with pytest.raises(Overloaded):
+            await events_of(host, completion())
+        await busy.aclose()
+        host.drain()
+        host.drain()
+        with pytest.raises(Unavailable):
+            await events_of(host, completion())
+        assert not host.health().is_ready
+    assert records.outcomes == ["rejected", "rejected", "cancelled", "rejected"]
+    assert [record.model for record in records] == ["gpt-4", "", "fake", ""]
+
+
+@on_loop
+async def test_the_deadline_of_a_request_holds_while_it_computes() -> None:
+    records, backend = Records(), Gated()
+    async with host_of(backend, records=records, timeout_s=1000.0) as (host, _):
+        with pytest.raises(DeadlineExceeded, match=r"0\.002 s"):
+            await events_of(host, completion(timeout_s=0.002))
+        backend.open()
+        assert text_of(await events_of(host, completion()))
+        await at_rest(host)
+    assert records.outcomes == ["error", "length"]
+
+
+@on_loop
+async def test_the_deadline_of_a_model_holds_while_a_prompt_is_prepared() -> None:
+    async with host_of(FakeBackend(n_ctx=2 * N_SMALL), timeout_s=0.002) as (host, loader):
+        loader.vocabulary.gate.clear()
+        with pytest.raises(DeadlineExceeded):
+            await events_of(host, completion("x" * (N_SMALL + 1)))
+        loader.vocabulary.gate.set()
+
+
+@on_loop
+async def test_shutting_down_ends_what_runs_with_unavailable() -> None:
+    records = Records()
+    async with host_of(FakeBackend(n_ctx=100_000), records=records) as (host, _):
+        running = host.complete(completion(max_tokens=90_000))
+        await anext(running)
+        await host.aclose(drain_s=0.001)
+        with pytest.raises(Unavailable, match="shutting down"):
+            async for _ in running:
+                pass
+        await host.aclose()
+    assert records.outcomes == ["error"]
+
+
+@on_loop
+async def test_draining_lets_what_runs_finish() -> None:
+    async with host_of() as (host, _):
+        running = host.complete(completion(max_tokens=100))
+        await anext(running)
+        closing = asyncio.ensure_future(host.aclose(drain_s=WAIT_S))
+        rest = [event async for event in running]
+        assert isinstance(rest[-1], Finished)
+        assert rest[-1].usage.n_generated == 100
+        await closing
+
+
+@on_loop
+async def test_the_observer_is_told_of_each_request_once_with_its_counts() -> None:
+    records = Records()
+    async with host_of(records=records) as (host, _):
+        await events_of(host, completion("abc", "defg", n=2, max_tokens=3))
+        [record] = records
+        assert (record.model, record.kind, record.outcome) == ("fake", "completion", "length")
+        assert (record.n_prompt, record.n_generated) == (4 + 5, 4 * 3)
+        assert 0 < record.first_s <= record.total_s
+        assert record.queued_s >= 0
+        assert record.generation_s > 0
+
+        partly = host.chat(chat(max_tokens=200))
+        await anext(partly)
+        await partly.aclose()
+        task = asyncio.ensure_future(events_of(host, chat(max_tokens=200)))
+        await turns()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        at_its_end = host.complete(completion(max_tokens=2))
+        async for event in at_its_end:
+            if isinstance(event, Finished):
+                break
+        await at_its_end.aclose()
+    assert records.outcomes == ["length", "cancelled", "cancelled", "length"]
+    assert records[1].kind == "chat"
+
+
+@on_loop
+async def test_a_thousand_readers_leaving_at_random_cost_no_slot() -> None:
+    rng = random.Random(7)
+    records = Records()
+    backend = FakeBackend(n_slots=4, n_ctx=256, is_unified=True, n_cells=600, failures={500: BackendError("bad step")})
+    n = 1000
+
+    async def visit(host: AsyncHost, room: asyncio.Semaphore) -> None:
+        request = completion(
+            "p" * rng.randrange(1, 100), n=rng.choice((1, 1, 1, 3)), max_tokens=rng.randrange(1, 60), stop=("0",)
+        )
+        n_events, patience = rng.randrange(0, 40), rng.random()
+        async with room, aclosing(host.complete(request)) as events:
+            if patience < 0.3:  # leaves whenever it is, waiting or not
+                reading = asyncio.ensure_future(drink(events, n_events))
+                await turns(rng.randrange(0, 30))
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            else:
+                await drink(events, n_events)
+
+    async def drink(events: AsyncIterator[Event], n_events: int) -> None:
+        try:
+            async for _ in events:
+                n_events -= 1
+                if n_events <= 0:
+                    return
+        except GenerationFailed:
+            return
+
+    async with host_of(backend, records=records) as (host, _):
+        room = asyncio.Semaphore(24)
+        await asyncio.gather(*(visit(host, room) for _ in range(n)))
+        assert text_of(await events_of(host, completion("what everybody left", max_tokens=200)))
+        await at_rest(host)
+        assert host.models()[0].n_in_flight == 0
+        assert host._fleet._outbox is not None
+        assert host._fleet._outbox.n_readers == 0
+    assert backend.n_kept_for_jobs == 0
+    assert 0.9 * n < len(records) <= n + 1  # a reader cancelled before its first turn never began
+
+
+@on_loop
+async def test_tokens_there_and_back() -> None:
+    async with host_of(max_queue=0) as (host, _):
+        assert await host.tokenize("ab</s>") == [97, 98, 257]
+        assert await host.tokenize("ab", add_special=True) == [256, 97, 98]
+        assert await host.tokenize("</s>", parse_special=False) == list(b"</s>")
+        assert await host.detokenize([97, 98, 257]) == "ab"
+        for wrong in (100_000, -1, 2**40):
+            with pytest.raises(InvalidRequest):
+                await host.detokenize([wrong])
+
+
+@on_loop
+async def test_health_follows_the_load() -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    host = AsyncHost("folder/Some-Model.gguf", load=loader, n_ctx=64, aliases=("m",))
+    assert host.models()[0].state == "unloaded"
+    await host.start()
+    await turns()
+    health = host.health()
+    assert (health.is_ready, health.is_stalled, health.models[0].state) == (False, False, "loading")
+    loader.gate.set()
+    await host.wait_ready()
+    status = host.health().models[0]
+    assert (status.name, status.aliases, status.state, status.progress) == ("Some-Model", ("m",), "ready", 1.0)
+    assert host.health().is_ready
+    await host.aclose()
+    assert not host.health().is_ready
+
+
+@on_loop
+async def test_entering_a_host_whose_model_does_not_load_raises_and_leaves_nothing() -> None:
+    with pytest.raises(LoadFailed, match="no such file"):
+        async with AsyncHost("x.gguf", load=FakeLoader(failures=[LoadFailed("no such file")])):
+            pass
+
+
+@on_loop
+async def test_a_host_without_a_model_answers_unavailable() -> None:
+    host = AsyncHost(None)
+    await host.start()
+    assert not host.health().is_ready
+    with pytest.raises(Unavailable, match="no model"):
+        await events_of(host, completion())
+    await host.aclose()
+
+
+def test_a_host_that_was_never_started_can_be_closed() -> None:
+    asyncio.run(AsyncHost(None).aclose())
+
+
+def test_options_are_checked_by_name() -> None:
+    with pytest.raises(TypeError, match="did you mean `n_slots`"):
+        AsyncHost("x.gguf", n_slot=2)  # type: ignore[call-arg]  # this is the mistake
+    with pytest.raises(TypeError, match="a manifest holds its own"):
+        AsyncHost(Manifest(models=(spec_of(),)), n_ctx=64)
+    host = AsyncHost(ModelSpec(name="a", path=Path("a.gguf"), n_slots=3), name="b")
+    assert host.models()[0].name == "b"
+
+
+@on_loop
+async def test_a_generated_model_answers_the_same_alone_and_beside_others(tiny_llama: Path) -> None:
+    async with AsyncHost(tiny_llama, n_ctx=128, n_slots=4) as host:
+        greedy = Generation(max_tokens=12, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
+        requests = [CompletionRequest(prompts=(prompt,), generation=greedy) for prompt in ("one", "two two", "three")]
+        alone_ones = [text_of(await events_of(host, request)) for request in requests]
+        together = await asyncio.gather(*(events_of(host, request) for request in requests))
+        assert [text_of(events) for events in together] == alone_ones
+
+
+@on_loop
+async def test_a_trained_model_tells_its_story(shared_models: Path) -> None:
+    async with AsyncHost(shared_models / "stories260K.gguf", n_ctx=256, n_slots=2) as host:
+        greedy = Generation(max_tokens=24, sampling=SamplingOptions(temperature=0.0))
+        request = CompletionRequest(prompts=("Once upon a time",), generation=greedy)
+        assert text_of(await events_of(host, request)).startswith(", there was a little girl named Lily.")
