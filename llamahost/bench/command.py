@@ -26,6 +26,7 @@ from llamahost.bench.servers import (
     llamahost_command,
     llamahost_manifest,
     other_command,
+    shared_libraries,
 )
 from llamahost.bench.session import Candidate, Options, measure
 from llamahost.bench.table import show
@@ -49,6 +50,10 @@ def bench(
     llama_server_kv: Annotated[
         Literal["unified", "split", "best"], typer.Option(help="Its KV layout; best: measure both, mark the better.")
     ] = "best",
+    llama_server_libraries: Annotated[
+        Literal["auto", "own"],
+        typer.Option(help="auto: those that llamahost uses, where the versions are equal; own: those of its build."),
+    ] = "auto",
     llama_server_args: Annotated[str, typer.Option(help="More flags for llama-server.")] = "",
     versus_command: Annotated[
         str | None,
@@ -126,9 +131,16 @@ def bench(
                 manifest.write_text(llamahost_manifest(settings, kv_layout=kv), encoding="utf-8")
                 _start(candidates, "llamahost", folder, lambda port: llamahost_command(manifest, port, llamahost_args))
                 if llama_server is not None:
-                    _add_llama_servers(
-                        candidates, folder, llama_server.resolve(), settings, llama_server_kv, llama_server_args
-                    )
+                    binary = llama_server.resolve()
+                    libraries = shared_libraries(binary) if llama_server_libraries == "auto" else None
+                    if libraries is None:
+                        progress.print(
+                            "llama-server runs on libraries of its own; a different build may be what is compared",
+                            style="yellow",
+                        )
+                    commands = llama_server_commands(binary, settings, llama_server_kv, llama_server_args)
+                    for label, command in commands.items():
+                        _start(candidates, label, folder, command, libraries=libraries)
                 if versus_command is not None:
                     pattern = versus_command
                     _start(candidates, "other", folder, lambda port: other_command(pattern, settings, port))
@@ -147,22 +159,32 @@ def bench(
         progress.print(f"written to {json}", markup=False, highlight=False)
 
 
-def _start(candidates: list[Candidate], name: str, folder: Path, command: Callable[[int], list[str]]) -> None:
+def _start(
+    candidates: list[Candidate],
+    name: str,
+    folder: Path,
+    command: Callable[[int], list[str]],
+    *,
+    libraries: Path | None = None,
+) -> None:
     port = free_port()
-    server = Server(name, command(port), port, folder / f"{name.replace(' ', '-')}.log")
+    log = folder / f"{name.replace(' ', '-')}.log"
+    server = Server(name, command(port), port, log, libraries=libraries)
     candidates.append(Candidate(name, server.target, server))
 
 
-def _add_llama_servers(
-    candidates: list[Candidate], folder: Path, binary: Path, settings: Settings, kv: str, extra: str
-) -> None:
+def llama_server_commands(
+    binary: Path, settings: Settings, kv: str, extra: str
+) -> dict[str, Callable[[int], list[str]]]:
+    """How to start it on a port, by name: one layout, or both for `best`."""
     if not os.access(binary, os.X_OK):
         raise BenchFailed(f"{binary} is not a program")
     layouts: tuple[Literal["unified", "split"], ...] = ("unified", "split")
-    for layout in layouts:
-        if kv in (layout, "best"):
-            command = partial(llama_server_command, binary, settings, kv_layout=layout, extra=extra)
-            _start(candidates, f"llama-server {layout}", folder, command)
+    return {
+        f"llama-server {layout}": partial(llama_server_command, binary, settings, kv_layout=layout, extra=extra)
+        for layout in layouts
+        if kv in (layout, "best")
+    }
 
 
 def _running(address: str, api_key: str, number: int) -> Candidate:

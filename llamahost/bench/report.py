@@ -123,6 +123,7 @@ class ServerInfo:
     name: str
     url: str
     command: Sequence[str] = ()
+    libraries: str | None = None  # the folder whose libraries it ran on, where that is not its own
     health_s: float | None = None
     ready_s: float | None = None
     memory: Memory | None = None  # at the end

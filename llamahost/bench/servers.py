@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import shlex
 import socket
@@ -101,6 +102,27 @@ def llama_server_command(
     return [str(binary), *words, layout, *shlex.split(extra)]
 
 
+def shared_libraries(binary: Path) -> Path | None:
+    """The folder of llama.cpp's libraries that llamahost itself uses, where llama-server can run on them.
+
+    Two builds of one source can differ in what instructions they use, and then a comparison compares compilers. A
+    llama-server whose libraries have the very versions of the installed llama-cpp-python is run on the latter's;
+    None where they differ or where it was linked statically.
+    """
+    package = importlib.util.find_spec("llama_cpp")  # finds it without loading it
+    if package is None or package.origin is None:
+        return None
+    ours = Path(package.origin).parent / "lib"
+    names = [_library_versions(folder) for folder in (ours, binary.resolve().parent)]
+    return ours if names[0] and names[0] == names[1] else None
+
+
+def _library_versions(folder: Path) -> frozenset[str]:
+    """File names with full versions, of those libraries that both sides have."""
+    kinds = ("libllama", "libggml", "libggml-base", "libggml-cpu")
+    return frozenset(path.name for kind in kinds for path in folder.glob(f"{kind}.so.*.*.*"))
+
+
 def other_command(pattern: str, settings: Settings, port: int) -> list[str]:
     """Any command, with {port}, {model}, {slots}, {n_ctx} (a slot), {threads} and {alias} in it. No shell."""
     places = {
@@ -130,8 +152,9 @@ def free_port() -> int:
 class Server:
     """A process of ours. Stop it always: use it as a context manager. Owned by the bench's only thread."""
 
-    def __init__(self, name: str, command: list[str], port: int, log: Path) -> None:
+    def __init__(self, name: str, command: list[str], port: int, log: Path, *, libraries: Path | None = None) -> None:
         self.name = name
+        self.libraries = libraries  # a folder that the loader looks in first
         self.command = command
         self.target = Target("127.0.0.1", port)
         self.log = log
@@ -146,10 +169,9 @@ class Server:
 
     def __enter__(self) -> Server:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LLAMA_ARG_")}
-        libraries = Path(self.command[0]).parent
-        if (libraries / "libllama.so").exists():  # a build tree that was moved
+        if self.libraries is not None:
             known = environment.get("LD_LIBRARY_PATH")
-            environment["LD_LIBRARY_PATH"] = f"{libraries}:{known}" if known else str(libraries)
+            environment["LD_LIBRARY_PATH"] = f"{self.libraries}:{known}" if known else str(self.libraries)
         self._output = self.log.open("wb")
         self._begun = time.perf_counter()
         try:

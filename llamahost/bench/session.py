@@ -272,6 +272,7 @@ def _info(candidate: Candidate) -> ServerInfo:
         name=candidate.name,
         url=candidate.target.url,
         command=process.command,
+        libraries=str(process.libraries) if process.libraries is not None else None,
         health_s=process.health_s,
         ready_s=process.ready_s,
         memory=memory_of(pid),

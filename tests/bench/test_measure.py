@@ -174,7 +174,7 @@ def test_the_report_keeps_its_schema(tmp_path: Path) -> None:
     parsed = orjson.loads(measured(QUICK, Talker(), Talker()).to_json())
     assert parsed["schema"] == 1
     assert set(parsed) == {"schema", "created_at", "version", "machine", "options", "servers", "cells"}
-    assert {"name", "url", "command", "health_s", "ready_s", "memory"} == set(parsed["servers"][0])
+    assert {"name", "url", "command", "libraries", "health_s", "ready_s", "memory"} == set(parsed["servers"][0])
     cell = parsed["cells"][0]
     assert set(cell) == {"workload", "n_clients", "rate", "runs", "summaries", "comparisons"}
     assert len(cell["runs"]) == 6

@@ -1,6 +1,7 @@
 """Servers that the bench starts: equal settings in, one process out, and it is gone afterwards."""
 
 import asyncio
+import importlib.util
 import sys
 import tomllib
 from pathlib import Path
@@ -18,6 +19,7 @@ from llamahost.bench.servers import (
     memory_of,
     other_command,
     parse_memory,
+    shared_libraries,
 )
 
 SETTINGS = Settings(model=Path('/models/a "b".gguf'), n_ctx=512, n_slots=4, n_threads=2)
@@ -35,6 +37,22 @@ def test_both_servers_get_the_same_settings() -> None:
     assert (model["n_batch"], model["n_ubatch"]) == (int(flags["--batch-size"]), int(flags["--ubatch-size"]))
     assert model["flash_attention"] == flags["--flash-attn"]
     assert command[-3:] == ["--no-kv-unified", "--cache-ram", "0"]
+
+
+def test_libraries_are_shared_only_where_their_versions_are_the_same(tmp_path: Path) -> None:
+    binary = tmp_path / "llama-server"
+    binary.touch()
+    assert shared_libraries(binary) is None  # static: it has none
+    package = importlib.util.find_spec("llama_cpp")
+    assert package is not None
+    assert package.origin is not None
+    ours = Path(package.origin).parent / "lib"
+    for library in ours.glob("*.so.*.*.*"):
+        (tmp_path / library.name).touch()
+    assert shared_libraries(binary) == ours
+    newer = next(tmp_path.glob("libggml-cpu.so.*.*.*"))
+    newer.rename(newer.with_name("libggml-cpu.so.999.0.0"))
+    assert shared_libraries(binary) is None
 
 
 def test_a_pattern_is_filled_in_and_a_wrong_one_refused() -> None:
