@@ -28,6 +28,7 @@ from llamahost.native.sampling import SamplerChain, Samplers
 logger = logging.getLogger("llamahost.native")
 
 _STATE_COST = 8  # moving a cell through host memory, in cells moved by a slot copy
+_REFUSED = -1  # llama_decode on an invalid batch, before it did anything
 _MAX_FAILURES = 3  # decodes that fail in a row before the context is given up
 
 
@@ -56,6 +57,7 @@ class LlamaBackend:
         self._launched: Plan | None = None
         self._n_launched_rows = 0
         self._n_failures = 0
+        self._has_pending_copies = False
         self._logits_at = 0
         self._logits: npt.NDArray[np.float32] = np.zeros((0, self._n_vocab), np.float32)
         self._get_logits = model.library.long.get_logits
@@ -83,11 +85,15 @@ class LlamaBackend:
             raise BackendLost("the backend is closed")
         self._launched = None
         try:
+            self._check_spans(plan.spans)  # before anything is done
             self._prepare(plan)
             if plan.spans:
                 self._n_launched_rows = self._launch_spans(plan.spans)
-        except BackendError:
+        except BackendError as error:
             self._end(plan.ends)  # `collect` will not be called
+            if self._has_pending_copies:
+                # they would be done by some later decode, over whatever its slots hold by then
+                raise BackendLost(f"slot copies were left pending: {error}") from error
             raise
         self._launched = plan
 
@@ -175,6 +181,7 @@ class LlamaBackend:
         for copy in by_slot:
             self._context.truncate(copy.target, 0)
             self._context.copy(copy.source, copy.target, copy.n)
+            self._has_pending_copies = not self.is_unified and not self.model.is_recurrent
             self._cut_copy(copy)
 
     def _cut_copy(self, copy: Copy) -> None:
@@ -208,10 +215,16 @@ class LlamaBackend:
 
     # --- the decode ---
 
-    def _launch_spans(self, spans: tuple[Span, ...]) -> int:
+    def _check_spans(self, spans: tuple[Span, ...]) -> None:
         check_spans(spans, n_batch=self.n_batch, n_slots=self.n_slots, n_ctx=self.n_ctx, n_rows=self.n_rows)
+
+    def _launch_spans(self, spans: tuple[Span, ...]) -> int:
+        """Decode spans that were checked; how many rows of logits they ask for."""
         n_rows = self._context.batch.fill(spans)
         returned = self._context.decode()
+        if returned == _REFUSED:
+            raise BackendError("llama_decode refused the batch: a token, a slot or a gap in positions")
+        self._has_pending_copies = False  # every other return comes after they were done
         if returned == 0:
             self._n_failures = 0
             return n_rows

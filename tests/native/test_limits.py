@@ -128,6 +128,24 @@ def test_no_room_leaves_everything_as_it_was(tiny_llama: Path) -> None:
         driver.backend.check({0: 190, 1: 50})
 
 
+def test_a_slot_copy_that_no_decode_performs_loses_the_context(driver: Driver) -> None:
+    """Its data would arrive with a later decode, over whatever the slot holds by then."""
+    driver.begin()
+    driver.run(Plan(spans=(span(0, 30),)))
+    driver.run(Plan(spans=(span(0, 20, start=30),)))  # so long that the slot is copied, and not its state
+    with pytest.raises(BackendLost, match="pending"):
+        driver.backend.launch(Plan(copies=(Copy(0, 1, 50),), spans=(span(0, 1, start=60),)))
+
+
+def test_an_impossible_plan_does_nothing_at_all(driver: Driver) -> None:
+    driver.begin()
+    driver.run(Plan(spans=(span(0, 30),)))
+    with pytest.raises(BackendError) as caught:
+        driver.backend.launch(Plan(copies=(Copy(0, 1, 30),), truncations=(Truncation(0, 0),), spans=(span(9, 1),)))
+    assert not isinstance(caught.value, BackendLost)
+    driver.backend.check({0: 30, 1: 0})
+
+
 def test_a_damaged_state_is_refused_and_the_slot_is_clear(driver: Driver) -> None:
     job = driver.begin()
     driver.feed(0, 0, [20, 21, 22])
