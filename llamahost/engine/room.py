@@ -55,7 +55,9 @@ class Room:
         cells = self._slots.cells
         if cells is None:
             return True
-        of_slot = cells.used - cells.used_by([other.index for other in self._slots.all if other is not slot])
+        of_slot = 0
+        if not self._slots.has_truncations:  # else a slot that is yet to be cut may hold the same cells
+            of_slot = cells.used - cells.used_by([other.index for other in self._slots.all if other is not slot])
         if self.n_cells - cells.used - self._slots.freed_late + of_slot >= sequence.n_saved:
             return True
         while self.n_cells - cells.used < sequence.n_saved and self._slots.evict_oldest() is not None:

@@ -52,6 +52,7 @@ class Scheduler:
         self._n_batch = n_batch
         self._max_chunk = n_batch  # less for a while after the backend had no room
         self._is_refused = False  # the backend had no room for the last plan
+        self._is_unsure = False  # the last plan failed, somewhere
         self.slots = Slots(n_slots, is_unified=is_unified, can_truncate=can_truncate)
         self._room = Room(self.slots, n_ctx=n_ctx, n_cells=n_cells, n_reserve=n_reserve)
         self._admission = Admission(self.slots, self._room, min_promise=min_promise)
@@ -134,8 +135,10 @@ class Scheduler:
         while self._room.is_short():
             self._preempt_one()
         # A plan that saves admits nobody: a slot that is saved must not be copied or restored in the same plan. Nor
-        # does one that follows a refusal, or what gave way would come back at once, and so on for ever.
-        may_enter = not self._saves and not (self._is_refused and self.n_running)
+        # does one that follows a refusal, or what gave way would come back at once, and so on for ever; nor one that
+        # follows a failure, before which it is not known what the slots hold.
+        may_enter = not (self._saves or self._is_unsure or (self._is_refused and self.n_running))
+        self._is_unsure = False
         entries = self._admission.enter(now) if may_enter and self._admission.is_due() else Entries()
         adapter = self._next_adapter()
         plan = Plan(
@@ -221,6 +224,7 @@ class Scheduler:
         failed = [self._fail(self._sequences[id_], now, error) for id_ in sorted(ids) if id_ in self._sequences]
         for index in touched:
             self.slots.clear(index)
+        self._is_unsure = True
         self._ends[:0] = plan.ends  # it is not known whether they were done; to end twice does no harm
         if self.is_checked:
             self.check_integrity()

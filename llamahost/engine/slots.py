@@ -48,12 +48,12 @@ class Slots:
 
     def take_truncations(self) -> tuple[Truncation, ...]:
         """What the next plan must cut; it is done from here on."""
+        self.freed_late = 0
         if not self._truncations:
             return ()
         taken = tuple(Truncation(slot, n) for slot, n in sorted(self._truncations.items()))
         self._truncations.clear()
         self._rejected.clear()
-        self.freed_late = 0
         return taken
 
     def seat(self, sequence: Sequence, slot: Slot, n: int) -> None:
@@ -76,7 +76,9 @@ class Slots:
         assert slot.sequence is None, f"slot {slot.index} is taken"
         self._truncations.pop(slot.index, None)
         if self.cells is not None:
-            self.cells.truncate(slot.index, 0)
+            freed = self.cells.truncate(slot.index, 0)
+            if self._truncations:  # a slot that is yet to be cut may hold them still
+                self.freed_late += freed
             self.cells.extend(slot.index, sequence.n_saved)
         n_computed, n_saved = sequence.n_computed, sequence.n_saved
         self._sit(sequence, slot, n_computed)

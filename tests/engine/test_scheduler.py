@@ -475,3 +475,17 @@ def test_drafts_are_refused_by_memory_that_cannot_be_cut() -> None:
     plan = d.step()
     assert plan is not None
     assert plan.n_tokens == 1
+
+
+def test_after_a_failure_slots_are_cleared_before_anybody_enters() -> None:
+    d = drive(n_slots=1, failures={1: BackendError("bad luck")})
+    d.add(prompt(100), n_max=5)
+    d.add(prompt(100, 1), n_max=5)
+    d.step()
+    d.step()
+    plan = d.step()
+    assert plan is not None
+    assert not plan.begins
+    assert [(cut.slot, cut.n) for cut in plan.truncations] == [(0, 0)]
+    d.run()
+    d.check_answers()
