@@ -88,19 +88,25 @@ def test_a_message_to_an_engine_that_has_had_its_turn_wakes_it(worker: Worker) -
 
 
 def test_engines_take_turns(worker: Worker) -> None:
-    backends = [Gated(), Gated()]
+    order: list[int] = []
+
+    class Noted(Gated):
+        def launch(self, plan: Plan) -> None:
+            order.append(backends.index(self))
+            super().launch(plan)
+
+    backends = [Noted(), Noted()]
+    backends[1].is_shut = False
     engines = [engine_on(backend) for backend in backends]
     for engine, _ in engines:
         worker.attach(engine)
-        worker.submit(engine, job_of(1, n_max=4))
-    for _ in range(3):
-        for backend in backends:
-            assert backend.entered.acquire(timeout=WAIT_S)
-            backend.gate.release()
-    for backend in backends:
-        backend.open()
+        worker.submit(engine, job_of(1, n_max=20))
+    assert backends[0].entered.acquire(timeout=WAIT_S)
+    backends[0].open()  # now at the latest both have work
     for _, mail in engines:
         mail.wait_for_end(1)
+    both = order[order.index(1) :][:20]
+    assert both in (10 * [0, 1], 10 * [1, 0])
 
 
 def test_an_abort_sent_during_a_step_is_obeyed_before_the_next_plan(worker: Worker) -> None:

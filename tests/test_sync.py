@@ -1,0 +1,224 @@
+"""Laws of the plain host: the same answers without asyncio, streams that can be left, threads that end."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llamahost
+from llamahost.core.errors import GenerationFailed, InvalidRequest, LoadFailed, Unavailable
+from llamahost.core.events import Delta, Finished, Started, Usage
+from llamahost.core.messages import Message, Text, ToolCall
+from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result
+from llamahost.sync import Host
+from tests.fakes import BackendError, FakeBackend, alone
+from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
+
+
+@contextmanager
+def host_of(backend: FakeBackend | None = None, **options: Any) -> Iterator[tuple[Host, FakeLoader]]:
+    threads = set(threading.enumerate())
+    loader = FakeLoader(lambda: backend or FakeBackend(n_ctx=512))
+    with Host(spec_of(**options), load=loader) as host:
+        yield host, loader
+    assert loader.is_all_closed
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), f"the host left the thread {thread.name}"
+
+
+def test_a_chat_and_its_stream_say_the_same() -> None:
+    with host_of() as (host, _):
+        turns: list[Message | Mapping[str, object]] = [
+            {"role": "system", "content": "Be kind."},
+            Message(role="user", parts=(Text("hi"),)),
+        ]
+        result = host.chat(turns, seed=1, max_tokens=20)
+        assert isinstance(result, ChatResult)
+        assert (result.finish_reason, result.usage.n_generated, result.model) == ("length", 20, "fake")
+        with host.chat(turns, stream=True, seed=1, max_tokens=20) as stream:
+            with pytest.raises(RuntimeError, match="not come to its end"):
+                _ = stream.result
+            assert "".join(delta.text for delta in stream) == result.text
+            assert stream.result.text == result.text
+            assert list(stream) == []
+
+
+def test_a_completion_is_what_the_model_says() -> None:
+    with host_of() as (host, loader):
+        result = host.complete("abc", seed=0, max_tokens=6)
+        assert isinstance(result, CompletionResult)
+        assert host.complete([256, 97, 98, 99], seed=0, max_tokens=6).text == result.text
+        assert "".join(d.text for d in host.complete("abc", stream=True, seed=0, max_tokens=6)) == result.text
+        assert result.usage == Usage(n_prompt=4, n_cached=result.usage.n_cached, n_generated=6)
+        request = llamahost.CompletionRequest(
+            prompts=("abc",), generation=llamahost.Generation(sampling={"seed": 0}, max_tokens=6)
+        )
+        [job] = loader.opened[0].preparer.complete(request).jobs
+        assert result.text == bytes(alone(job, 512)).decode()
+
+
+def test_text_alone_is_a_users_turn() -> None:
+    with host_of() as (host, _):
+        options: dict[str, Any] = {"seed": 1, "max_tokens": 5}
+        assert host.chat("hi", **options).text == host.chat([{"role": "user", "content": "hi"}], **options).text
+        parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+        assert host.chat([{"role": "user", "content": parts}], **options).text == host.chat("hi", **options).text
+
+
+def test_more_answers_are_in_others_by_index() -> None:
+    with host_of() as (host, _):
+        result = host.complete(["abc", "de"], n=2, seed=0, max_tokens=3)
+        assert len(result.others) == 3
+        assert result.text == host.complete("abc", seed=0, max_tokens=3).text
+        assert result.others[1].text == host.complete("de", seed=0, max_tokens=3).text
+
+
+def test_logprobs_and_stops_come_through() -> None:
+    with host_of() as (host, _):
+        whole = host.complete("abc", seed=0, max_tokens=30, n_logprobs=2)
+        assert len(whole.logprobs) == 30
+        assert len(whole.logprobs[0].top) == 2
+        stop = whole.text[10]
+        cut = host.complete("abc", seed=0, max_tokens=30, stop=stop)
+        assert cut.text == whole.text[: whole.text.index(stop)]
+        assert cut.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("how", ["close", "with", "forget"])
+def test_leaving_a_stream_early_frees_the_slot(how: str) -> None:
+    backend = FakeBackend(n_ctx=100_000, n_slots=1)
+    with host_of(backend) as (host, _):
+        stream = host.complete("abc", stream=True, max_tokens=90_000)
+        assert isinstance(next(stream), Delta)
+        if how == "close":
+            stream.close()
+            stream.close()
+            assert list(stream) == []
+        elif how == "with":
+            with stream:
+                pass
+        del stream  # the last reference: nothing else has to be done
+        assert host.complete("next", max_tokens=3).usage.n_generated == 3
+    assert backend.n_computed < 90_000
+
+
+def test_errors_are_raised_where_the_call_is() -> None:
+    with host_of(FakeBackend(failures={0: BackendError("bad step")})) as (host, _):
+        with pytest.raises(GenerationFailed, match="bad step"):
+            host.complete("abc")
+        with pytest.raises(InvalidRequest, match="max_tokens"):
+            host.complete("abc", max_tokens=0)
+        stream = host.complete("x" * 300, stream=True)
+        with pytest.raises(llamahost.ContextTooLong):
+            next(stream)
+        assert list(stream) == []
+        for wrong in (
+            [{"role": "robot", "content": "x"}],
+            [{"role": "user", "content": 3}],
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            [{"role": "user", "text": "x"}],
+            [],
+        ):
+            with pytest.raises(InvalidRequest, match="messages"):
+                host.chat(wrong)
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with host_of() as (host, _):
+        with pytest.raises(TypeError, match="did you mean `temperature`"):
+            host.chat("hi", temprature=0)  # type: ignore[call-overload]  # this is the mistake
+        with pytest.raises(TypeError, match="unknown option `tools`"):
+            host.complete("hi", tools=[])  # type: ignore[call-overload]  # a completion has none
+
+
+def test_a_host_serves_several_threads_at_once() -> None:
+    with host_of() as (host, _), ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda k: host.complete("abc" * (k % 4), seed=0, max_tokens=9).text, range(32)))
+        assert texts == texts[:4] * 8
+
+
+def test_a_host_that_cannot_load_leaves_nothing() -> None:
+    threads = set(threading.enumerate())
+    with pytest.raises(LoadFailed, match="no such file"):
+        Host(spec_of(), load=FakeLoader(failures=[LoadFailed("no such file")]))
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_closing_ends_open_streams_and_refuses_what_comes_later() -> None:
+    with host_of(FakeBackend(n_ctx=100_000)) as (host, _):
+        stream = host.complete("abc", stream=True, max_tokens=90_000)
+        next(stream)
+        host.close()
+        host.close()
+        with pytest.raises(Unavailable):
+            list(stream)
+        for call in (lambda: host.complete("x"), lambda: host.tokenize("x"), lambda: host.chat("x", stream=True)):
+            with pytest.raises(Unavailable, match="closed"):
+                call()
+
+
+def test_tokens_there_and_back() -> None:
+    with host_of() as (host, _):
+        assert host.detokenize(host.tokenize("to and fro")) == "to and fro"
+
+
+def test_a_fold_tells_channels_and_calls_apart() -> None:
+    fold = Fold(chat_result)
+    usage = Usage(3, 0, 5, 1)
+    for event in (
+        Started(0, "m", 3, 0),
+        Delta(0, "hm", "reasoning"),
+        Delta(0, "hello"),
+        Delta(0, "", "tool", "c1", "search"),
+        Delta(0, '{"q":', "tool", "c1"),
+        Delta(0, "1}", "tool", "c1"),
+    ):
+        fold.feed(event)
+        assert not fold.is_whole
+    fold.feed(Finished(0, "tool", usage))
+    assert fold.result() == ChatResult(
+        text="hello",
+        reasoning="hm",
+        tool_calls=(ToolCall("c1", "search", '{"q":1}'),),
+        finish_reason="tool",
+        usage=usage,
+        model="m",
+    )
+
+
+def test_public_names_are_all_there_and_cost_nothing_until_used() -> None:
+    for name in llamahost.__all__:
+        assert getattr(llamahost, name) is not None
+    with pytest.raises(AttributeError):
+        _ = llamahost.no_such_name
+    code = "import sys, llamahost; sys.exit(any(m in sys.modules for m in ('llama_cpp', 'jinja2', 'numpy', 'asyncio')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_starting_a_host_waits_for_no_heavy_import() -> None:
+    code = "import sys, llamahost.host; sys.exit(any(m in sys.modules for m in ('llama_cpp', 'jinja2', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_generated_model_chats(tiny_llama: Path) -> None:
+    with Host(tiny_llama, n_ctx=256, n_slots=2) as host:
+        result = host.chat("hello", max_tokens=8, seed=1)
+        assert 1 <= result.usage.n_generated <= 8
+        assert "".join(delta.text for delta in host.chat("hello", stream=True, max_tokens=8, seed=1)) == result.text
+        assert host.detokenize(host.tokenize("hello")).strip() == "hello"
+
+
+def test_a_trained_model_chats(shared_models: Path) -> None:
+    with Host(shared_models / "tinytalk-3M-chat-q8_0.gguf", n_ctx=256, n_slots=2) as host:
+        result = host.chat([{"role": "user", "content": "hey, how are you?"}], temperature=0.0)
+        assert result.text.strip() == "I'm good, thanks for asking. How about you?"
+        assert result.finish_reason == "stop"
