@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -367,14 +367,27 @@ def test_options_are_checked_by_name() -> None:
     assert host.models()[0].name == "b"
 
 
-@on_loop
-async def test_a_generated_model_answers_the_same_alone_and_beside_others(tiny_llama: Path) -> None:
-    async with AsyncHost(tiny_llama, n_ctx=128, n_slots=4) as host:
-        greedy = Generation(max_tokens=12, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
-        requests = [CompletionRequest(prompts=(prompt,), generation=greedy) for prompt in ("one", "two two", "three")]
-        alone_ones = [text_of(await events_of(host, request)) for request in requests]
-        together = await asyncio.gather(*(events_of(host, request) for request in requests))
-        assert [text_of(events) for events in together] == alone_ones
+@pytest.mark.parametrize("kv_layout", ["split", "unified"])
+@pytest.mark.parametrize("architecture", ["llama", "swa", "recurrent", "hybrid"])
+def test_a_generated_model_serves_many_at_once_and_again(
+    architecture: str, kv_layout: Literal["split", "unified"], request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(f"tiny_{architecture}")
+
+    @on_loop
+    async def law() -> None:
+        async with AsyncHost(path, n_ctx=128, n_slots=4, kv_layout=kv_layout) as host:
+            greedy = Generation(max_tokens=12, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
+            prompts = [f"{'a shared beginning of some length, ' * (k % 3)}and an end {k}" for k in range(10)]
+            requests = [CompletionRequest(prompts=(prompt,), generation=greedy) for prompt in prompts]
+            for _ in range(2):
+                answers = await asyncio.gather(*(events_of(host, request) for request in requests))
+                for events in answers:
+                    assert isinstance(events[-1], Finished)
+                    assert events[-1].usage.n_generated == 12
+            await at_rest(host)
+
+    law()
 
 
 @on_loop

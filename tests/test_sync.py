@@ -217,6 +217,16 @@ def test_a_generated_model_chats(tiny_llama: Path) -> None:
         assert host.detokenize(host.tokenize("hello")).strip() == "hello"
 
 
+def test_a_program_that_ends_without_closing_ends_well(tiny_llama: Path) -> None:
+    code = f"""
+import sys, llamahost
+host = llamahost.Host({str(tiny_llama)!r}, n_ctx=256, n_slots=2)
+next(host.complete("hello", stream=True, ignore_eos=True))
+sys.exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 3
+
+
 def test_a_trained_model_chats(shared_models: Path) -> None:
     with Host(shared_models / "tinytalk-3M-chat-q8_0.gguf", n_ctx=256, n_slots=2) as host:
         result = host.chat([{"role": "user", "content": "hey, how are you?"}], temperature=0.0)

@@ -11,7 +11,7 @@ Outcome = Literal["stop", "length", "tool", "cancelled", "error", "rejected"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """A request that is over, well or not. Token counts are sums over its answers.
+    """A request that is over, well or not. Tokens are summed over its answers, but each prompt counts once.
 
     `model` is the name of the model that answered, or the name asked for when none did. `outcome` is `rejected` when
     nothing was computed for it, `error` when it failed later (its deadline among that), `cancelled` when its reader

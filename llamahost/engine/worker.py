@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import threading
@@ -19,6 +20,9 @@ logger = logging.getLogger("llamahost.engine")
 STALL_S = 30.0
 STALL_FACTOR = 20.0
 """A step stalls when it has run STALL_S, and this many times longer than what a step of its size takes here."""
+
+EXIT_PATIENCE_S = 5.0
+"""How long a program that ends waits for a step that does not return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
+        # A program that ends without closing would have C's own clean-up run beside a decode, and crash.
+        atexit.register(self.close, EXIT_PATIENCE_S)
         self._thread.start()
 
     def attach(self, engine: Engine) -> None:
@@ -107,6 +113,7 @@ class Worker:
             if self._thread.is_alive():
                 return False
         self._obey_the_rest()
+        atexit.unregister(self.close)
         return True
 
     def watch(self, now: float) -> Watch:

@@ -136,8 +136,6 @@ class Fleet:
         """Begin to load every model, and return at once."""
         self._outbox = Outbox(asyncio.get_running_loop(), stall_s=self._reader_stall_s)
         self._pool = ThreadPoolExecutor(2, "prepare")
-        self._worker = Worker("cpu")
-        self._worker.start()
         for place in self._places.values():
             self._spawn(self._bring_up(place))
 
@@ -269,7 +267,6 @@ class Fleet:
 
     async def _bring_up(self, place: _Place) -> None:
         """Load; ready or failed in the end."""
-        assert self._worker is not None
         assert self._outbox is not None
         assert self._pool is not None
         spec = place.spec
@@ -308,6 +305,9 @@ class Fleet:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to mend it
                 loop.call_soon_threadsafe(self._lost, place, reason)
 
+        if self._worker is None:
+            self._worker = Worker("gpu-0" if opened.backend.overlaps else "cpu")
+            self._worker.start()
         scheduler = Scheduler.for_backend(opened.backend, target_step_s=spec.target_step_s)
         engine = Engine(opened.backend, scheduler, self._outbox.publish, on_lost=on_lost)
         place.replica = Replica(opened, engine, self._worker, self._outbox, self._pool)
