@@ -376,7 +376,7 @@ def test_a_generated_model_serves_many_at_once_and_again(
 
     @on_loop
     async def law() -> None:
-        async with AsyncHost(path, n_ctx=128, n_slots=4, kv_layout=kv_layout) as host:
+        async with AsyncHost(path, n_ctx=128, n_slots=4, kv_layout=kv_layout, n_threads=1) as host:
             greedy = Generation(max_tokens=12, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
             prompts = [f"{'a shared beginning of some length, ' * (k % 3)}and an end {k}" for k in range(10)]
             requests = [CompletionRequest(prompts=(prompt,), generation=greedy) for prompt in prompts]
@@ -392,7 +392,7 @@ def test_a_generated_model_serves_many_at_once_and_again(
 
 @on_loop
 async def test_a_trained_model_tells_its_story(shared_models: Path) -> None:
-    async with AsyncHost(shared_models / "stories260K.gguf", n_ctx=256, n_slots=2) as host:
+    async with AsyncHost(shared_models / "stories260K.gguf", n_ctx=256, n_slots=2, n_threads=1) as host:
         greedy = Generation(max_tokens=24, sampling=SamplingOptions(temperature=0.0))
         request = CompletionRequest(prompts=("Once upon a time",), generation=greedy)
         assert text_of(await events_of(host, request)).startswith(", there was a little girl named Lily.")

@@ -210,7 +210,7 @@ def test_starting_a_host_waits_for_no_heavy_import() -> None:
 
 
 def test_a_generated_model_chats(tiny_llama: Path) -> None:
-    with Host(tiny_llama, n_ctx=256, n_slots=2) as host:
+    with Host(tiny_llama, n_ctx=256, n_slots=2, n_threads=1) as host:
         result = host.chat("hello", max_tokens=8, seed=1)
         assert 1 <= result.usage.n_generated <= 8
         assert "".join(delta.text for delta in host.chat("hello", stream=True, max_tokens=8, seed=1)) == result.text
@@ -220,7 +220,7 @@ def test_a_generated_model_chats(tiny_llama: Path) -> None:
 def test_a_program_that_ends_without_closing_ends_well(tiny_llama: Path) -> None:
     code = f"""
 import sys, llamahost
-host = llamahost.Host({str(tiny_llama)!r}, n_ctx=256, n_slots=2)
+host = llamahost.Host({str(tiny_llama)!r}, n_ctx=256, n_slots=2, n_threads=1)
 next(host.complete("hello", stream=True, ignore_eos=True))
 sys.exit(3)
 """
@@ -228,7 +228,7 @@ sys.exit(3)
 
 
 def test_a_trained_model_chats(shared_models: Path) -> None:
-    with Host(shared_models / "tinytalk-3M-chat-q8_0.gguf", n_ctx=256, n_slots=2) as host:
+    with Host(shared_models / "tinytalk-3M-chat-q8_0.gguf", n_ctx=256, n_slots=2, n_threads=1) as host:
         result = host.chat([{"role": "user", "content": "hey, how are you?"}], temperature=0.0)
         assert result.text.strip() == "I'm good, thanks for asking. How about you?"
         assert result.finish_reason == "stop"
