@@ -18,6 +18,10 @@ from llamahost.engine.scheduler import Scheduler
 
 logger = logging.getLogger("llamahost.engine")
 
+HOLD_S = 0.004
+"""Steps shorter than this share a wake-up of the readers: on a small model, telling of a token costs the processor that
+computes the next one a tenth of a step. First tokens and ends are told at once, and nothing is held into a long step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
@@ -75,6 +79,9 @@ class Engine:
         self._clock = clock
         self._pace = Pace()
         self._news: list[Emission] = []
+        self._news_since = 0.0  # when the oldest of it was made
+        self._is_urgent = False  # it holds a first token or an end
+        self._told: set[int] = set()  # jobs whose first token is out or in the news
         self._jobs: set[int] = set()  # submitted, and their last emission not yet made
         self._seen: set[str] = set()  # kinds of failure whose traceback has been logged
         self._is_closed = False
@@ -119,7 +126,7 @@ class Engine:
         try:
             plan = self._scheduler.plan(began)
             if plan is None:
-                self._flush()
+                self.flush()
                 return False
             self._run(plan)
         except Exception as error:  # the scheduler broke its own laws: nothing that it holds can be trusted
@@ -127,12 +134,17 @@ class Engine:
             self._lose(f"the scheduler failed: {error}")
         finally:
             self.doing = None
-        if not self._backend.overlaps:
-            self._flush()
         self._n_steps += 1
         self._host_s += max(0.0, self._clock() - began - self._in_backend_s)
         self._count()
         return True
+
+    def flush(self) -> None:
+        """Publish what was held. For whoever knows that the next step of this engine is not the next thing done."""
+        if self._news:
+            news, self._news = self._news, []
+            self._is_urgent = False
+            self._publish(news)
 
     def close(self) -> None:
         """Fail the jobs that are left and free the backend. Idempotent."""
@@ -146,15 +158,17 @@ class Engine:
     def _run(self, plan: Plan) -> None:
         """All of the step after its plan, up to the news of it."""
         self._n_in += sum(len(job.tokens) for job in plan.begins)
-        if not self._backend.overlaps:
-            self._flush()
         began = self._clock()
-        self.doing = Doing(began, self._pace.expected_s(plan.n_tokens))
+        expected_s = self._pace.expected_s(plan.n_tokens)
+        self.doing = Doing(began, expected_s)
+        # Just before the decode lets go of the GIL: the readers wake when they can run.
+        if not self._backend.overlaps and (self._is_urgent or began + expected_s - self._news_since > HOLD_S):
+            self.flush()
         try:
             self._backend.launch(plan)
             if self._backend.overlaps:  # the device computes: the last step's news costs it nothing now
                 flushing = self._clock()
-                self._flush()
+                self.flush()
                 self._in_backend_s -= self._clock() - flushing
             sampled = self._backend.collect()
         except NoRoom:
@@ -189,20 +203,24 @@ class Engine:
             self._log(error)
         # Law: every job submitted is told its end, even by a scheduler that forgot it.
         self._note([Emission(job_id, finish="failed", error=reason) for job_id in sorted(self._jobs)])
-        self._flush()
+        self.flush()
 
     def _note(self, emissions: list[Emission]) -> None:
+        if not emissions:
+            return
+        if not self._news:
+            self._news_since = self._clock()
         for emission in emissions:
             self._n_out += len(emission.tokens) + emission.n_hidden
             if emission.finish is not None:
                 self._n_cached += emission.n_cached
                 self._jobs.discard(emission.job_id)
+                self._told.discard(emission.job_id)
+                self._is_urgent = True
+            elif emission.job_id not in self._told:
+                self._told.add(emission.job_id)
+                self._is_urgent = True
         self._news += emissions
-
-    def _flush(self) -> None:
-        if self._news:
-            news, self._news = self._news, []
-            self._publish(news)
 
     def _count(self) -> None:
         self._backend_s += self._in_backend_s

@@ -143,6 +143,8 @@ class Worker:
                 # A message may be for an engine that has had its turn: only a round without any may end in sleep.
                 is_idle &= not self._obey_all()
                 is_idle &= not engine.step()
+                if len(self._engines) > 1:
+                    engine.flush()  # its next step waits for those of the others
             if is_idle:
                 self._obey(self._inbox.get())
         self._obey_the_rest()

@@ -10,10 +10,10 @@ import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.work import Emission, Job, Plan, Sampled
-from llamahost.engine.engine import Engine
+from llamahost.engine.engine import HOLD_S, Engine
 from llamahost.engine.pace import FIRST_S, Pace
 from llamahost.engine.scheduler import Scheduler
-from tests.fakes import FakeBackend, alone
+from tests.fakes import FakeBackend, alone, per_token
 
 
 def job_of(job_id: int, n_prompt: int = 5, n_max: int = 6, **more: Any) -> Job:
@@ -67,6 +67,16 @@ def test_every_job_is_answered_as_if_it_were_alone(overlaps: bool) -> None:
         assert bench.end_of(job.id).finish == "length"
 
 
+def steps_and_news(backend: FakeBackend, *, n_max: int) -> list[int]:
+    """How many tokens each publishing carried, of one job."""
+    published: list[list[Emission]] = []
+    engine = Engine(backend, Scheduler.for_backend(backend), published.append, clock=lambda: backend.now)
+    engine.submit(job_of(1, n_max=n_max))
+    while engine.step():
+        pass
+    return [sum(len(emission.tokens) for emission in news) for news in published]
+
+
 def test_a_step_publishes_at_most_once() -> None:
     bench = Bench()
     for k in range(1, 5):
@@ -75,8 +85,47 @@ def test_a_step_publishes_at_most_once() -> None:
     while bench.engine.step():
         assert len(bench.published) <= n_published + 1
         n_published = len(bench.published)
-    assert n_published == 6  # one for each token: the four go side by side
     assert all(bench.published)
+
+
+def test_long_steps_are_told_one_by_one() -> None:
+    assert steps_and_news(FakeBackend(cost=per_token(2 * HOLD_S, 0.0)), n_max=6) == [1] * 6
+
+
+def test_short_steps_share_a_wake_up_but_the_first_and_the_last_token_never_wait() -> None:
+    news = steps_and_news(FakeBackend(cost=per_token(HOLD_S / 4.5, 0.0)), n_max=12)
+    assert sum(news) == 12
+    assert news[0] == 1
+    assert max(news) == 5  # the oldest is then four steps old; one step more and it would be older than HOLD_S
+    assert len(news) < 12
+
+
+def test_nothing_is_held_into_a_long_step() -> None:
+    """Tokens of short steps must not wait while a long prompt is computed."""
+    backend = FakeBackend(cost=per_token(HOLD_S / 8, HOLD_S / 8), n_ctx=512)
+    published: list[list[Emission]] = []
+    told_at_long_steps: list[tuple[int, int]] = []  # tokens of job 1 that were made, and told, before such a step ended
+    n_made = 0
+
+    class Watched(Scheduler):
+        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[Emission]:
+            nonlocal n_made
+            if plan.n_tokens > 10:
+                n_told = sum(len(e.tokens) for news in published for e in news if e.job_id == 1)
+                told_at_long_steps.append((n_made, n_told))
+            emissions = super().commit(plan, sampled, now, step_s)
+            n_made += sum(len(emission.tokens) for emission in emissions if emission.job_id == 1)
+            return emissions
+
+    engine = Engine(backend, Watched.for_backend(backend), published.append, clock=lambda: backend.now)
+    engine.submit(job_of(1, n_max=30))
+    for _ in range(10):
+        engine.step()
+    engine.submit(Job(id=2, tokens=array("i", range(100)), n_max=2))
+    while engine.step():
+        pass
+    assert told_at_long_steps
+    assert all(n_told == n_made for n_made, n_told in told_at_long_steps)
 
 
 def test_where_the_device_computes_alone_news_goes_out_between_launch_and_collect() -> None:
@@ -93,7 +142,7 @@ def test_where_the_device_computes_alone_news_goes_out_between_launch_and_collec
 
     def run(*, overlaps: bool) -> list[str]:
         done.clear()
-        backend = Watched(overlaps=overlaps)
+        backend = Watched(overlaps=overlaps, cost=per_token(2 * HOLD_S, 0.0))
         scheduler = Scheduler.for_backend(backend)
         engine = Engine(backend, scheduler, lambda _: done.append("publish"), clock=lambda: backend.now)
         engine.submit(job_of(1, n_max=3))
