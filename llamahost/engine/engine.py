@@ -19,8 +19,9 @@ from llamahost.engine.scheduler import Scheduler
 logger = logging.getLogger("llamahost.engine")
 
 HOLD_S = 0.004
-"""Steps shorter than this share a wake-up of the readers: on a small model, telling of a token costs the processor that
-computes the next one a tenth of a step. First tokens and ends are told at once, and nothing is held into a long step."""
+"""Steps shorter than this share a wake-up of the readers: on a small model, telling of a token costs the processor
+that computes the next one a tenth of a step. First tokens and ends are told at once; nothing is held into a long step.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
