@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.work import Backend, Emission, Job, Plan
@@ -23,10 +23,12 @@ HOLD_S = 0.004
 that computes the next one a tenth of a step. First tokens and ends are told at once; nothing is held into a long step.
 """
 
+COUNT_S = 0.01
+"""The figures of an engine are made anew this often: they cost as much as planning a step does."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """How an engine stands after a step; totals count from its making. Any thread may read it.
+
+class EngineStats(NamedTuple):
+    """How an engine stood at most COUNT_S ago; totals count from its making. Any thread may read it.
 
     `n_tokens_in` are prompt tokens of the jobs begun, `n_tokens_cached` those of the finished jobs that were not
     computed, `n_tokens_out` tokens generated. `backend_s` is time in launch and collect, `host_s` the rest of the
@@ -47,8 +49,7 @@ class EngineStats:
     step_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Doing:
+class Doing(NamedTuple):
     """A step that has begun and has not returned."""
 
     since: float
@@ -82,7 +83,7 @@ class Engine:
         self._news: list[Emission] = []
         self._news_since = 0.0  # when the oldest of it was made
         self._is_urgent = False  # it holds a first token or an end
-        self._told: set[int] = set()  # jobs whose first token is out or in the news
+        self._untold: set[int] = set()  # jobs of which there has been no news
         self._jobs: set[int] = set()  # submitted, and their last emission not yet made
         self._seen: set[str] = set()  # kinds of failure whose traceback has been logged
         self._is_closed = False
@@ -94,6 +95,7 @@ class Engine:
         self._host_s = 0.0
         self._backend_s = 0.0
         self._in_backend_s = 0.0  # of the step that runs
+        self._counted_at = -COUNT_S
 
     def submit(self, job: Job) -> None:
         """Take a job; its news ends with an emission that has `finish`, whatever happens."""
@@ -102,6 +104,7 @@ class Engine:
             self._publish([Emission(job.id, finish="failed", error=error)])
             return
         self._jobs.add(job.id)
+        self._untold.add(job.id)
         try:
             self._scheduler.add(job, self._clock())
         except Exception as error:
@@ -123,11 +126,11 @@ class Engine:
             return False
         began = self._clock()
         self._in_backend_s = 0.0
-        self.doing = Doing(began, self._pace.expected_s(0))
         try:
             plan = self._scheduler.plan(began)
             if plan is None:
                 self.flush()
+                self._count()
                 return False
             self._run(plan)
         except Exception as error:  # the scheduler broke its own laws: nothing that it holds can be trusted
@@ -136,8 +139,12 @@ class Engine:
         finally:
             self.doing = None
         self._n_steps += 1
-        self._host_s += max(0.0, self._clock() - began - self._in_backend_s)
-        self._count()
+        now = self._clock()
+        self._host_s += max(0.0, now - began - self._in_backend_s)
+        self._backend_s += self._in_backend_s
+        if now - self._counted_at >= COUNT_S:
+            self._counted_at = now
+            self._count()
         return True
 
     def flush(self) -> None:
@@ -158,7 +165,8 @@ class Engine:
 
     def _run(self, plan: Plan) -> None:
         """All of the step after its plan, up to the news of it."""
-        self._n_in += sum(len(job.tokens) for job in plan.begins)
+        if plan.begins:
+            self._n_in += sum(len(job.tokens) for job in plan.begins)
         began = self._clock()
         expected_s = self._pace.expected_s(plan.n_tokens)
         self.doing = Doing(began, expected_s)
@@ -211,21 +219,20 @@ class Engine:
             return
         if not self._news:
             self._news_since = self._clock()
+        if self._untold:
+            n_untold = len(self._untold)
+            self._untold.difference_update([emission.job_id for emission in emissions])
+            self._is_urgent |= len(self._untold) < n_untold
+        self._n_out += sum([len(emission.tokens) for emission in emissions])
         for emission in emissions:
-            self._n_out += len(emission.tokens) + emission.n_hidden
             if emission.finish is not None:
+                self._n_out += emission.n_hidden
                 self._n_cached += emission.n_cached
                 self._jobs.discard(emission.job_id)
-                self._told.discard(emission.job_id)
-                self._is_urgent = True
-            elif emission.job_id not in self._told:
-                self._told.add(emission.job_id)
                 self._is_urgent = True
         self._news += emissions
 
     def _count(self) -> None:
-        self._backend_s += self._in_backend_s
-        self._in_backend_s = 0.0
         self.stats = EngineStats(
             n_running=self._scheduler.n_running,
             n_waiting=self._scheduler.n_waiting,

@@ -13,6 +13,7 @@ import ctypes
 import logging
 from array import array
 from collections.abc import Mapping
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,8 @@ class LlamaBackend:
         self._launched: Plan | None = None
         self._n_launched_rows = 0
         self._n_failures = 0
+        self.decode_s = 0.0  # seconds in C's decode and in waiting for its rows, of all steps
+        self.sampling_s = 0.0
         self._has_pending_copies = False
         self._logits_at = 0
         self._logits: npt.NDArray[np.float32] = np.zeros((0, self._n_vocab), np.float32)
@@ -85,7 +88,8 @@ class LlamaBackend:
             raise BackendLost("the backend is closed")
         self._launched = None
         try:
-            self._check_spans(plan.spans)  # before anything is done
+            if plan.spans:
+                self._check_spans(plan.spans)  # before anything is done
             self._prepare(plan)
             if plan.spans:
                 self._n_launched_rows = self._launch_spans(plan.spans)
@@ -221,7 +225,9 @@ class LlamaBackend:
     def _launch_spans(self, spans: tuple[Span, ...]) -> int:
         """Decode spans that were checked; how many rows of logits they ask for."""
         n_rows = self._context.batch.fill(spans)
+        began = perf_counter()
         returned = self._context.decode()
+        self.decode_s += perf_counter() - began
         if returned == _REFUSED:
             raise BackendError("llama_decode refused the batch: a token, a slot or a gap in positions")
         self._has_pending_copies = False  # every other return comes after they were done
@@ -256,7 +262,9 @@ class LlamaBackend:
 
     def _sample(self, spans: tuple[Span, ...]) -> list[Sampled]:
         n_rows = self._n_launched_rows
+        began = perf_counter()
         matrix = self._rows(n_rows)
+        self.decode_s += perf_counter() - began
         asking = [span for span in spans if span.n_rows]
         try:
             chains = [self._chains[span.job_id] for span in asking]
@@ -264,10 +272,12 @@ class LlamaBackend:
             raise BackendError(f"job {error} has rows and never began") from error
         if n_rows != len(asking):
             return self._sample_bursts(asking, chains, matrix)
+        began = perf_counter()
         tokens = self._chooser.choose_all(chains, matrix)
         for chain, token in zip(chains, tokens, strict=True):
             if chain.window:
                 chain.accept(token)
+        self.sampling_s += perf_counter() - began
         if not self._n_logprobs:
             return [Sampled(span.job_id, (token,)) for span, token in zip(asking, tokens, strict=True)]
         return [

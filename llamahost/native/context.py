@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add, le, lt
 from typing import Any, Literal
 
 import numpy as np
@@ -198,11 +199,11 @@ class _Batch:
         """Put the spans in; how many rows of logits they ask for. The caller has checked slots and total length."""
         n_spans = len(spans)
         address = self._address
-        if sum([len(span.tokens) for span in spans]) == n_spans:  # only decode: whole columns at once
-            self.token[:n_spans] = [span.tokens[0] for span in spans]
-            self.pos[:n_spans] = [span.start for span in spans]
-            self._seq_id[:n_spans] = [address[span.slot] for span in spans]
-            rows = [span.n_rows for span in spans]
+        _, slots, starts, tokens_of, rows, _ = zip(*spans, strict=True)
+        if sum(map(len, tokens_of)) == n_spans:  # only decode: whole columns at once
+            self.token[:n_spans] = [tokens[0] for tokens in tokens_of]
+            self.pos[:n_spans] = starts
+            self._seq_id[:n_spans] = [address[slot] for slot in slots]
             self.output[:n_spans] = rows
             self.struct.n_tokens = n_spans
             return sum(rows)
@@ -229,24 +230,42 @@ class _Batch:
 
 def check_spans(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, n_rows: int) -> None:
     """Raise BackendError on what C would end the process over, or would refuse without saying which span."""
-    total = rows = 0
+    _, slots, starts, tokens, rows, _ = zip(*spans, strict=True)
+    lengths = list(map(len, tokens))
+    if (  # column by column, at the speed of C: this runs in every step
+        slots[0] >= 0
+        and slots[-1] < n_slots
+        and all(map(lt, slots, slots[1:]))
+        and min(starts) >= 0
+        and max(map(add, starts, lengths)) <= n_ctx
+        and min(lengths) > 0
+        and min(rows) >= 0
+        and all(map(le, rows, lengths))
+        and sum(lengths) <= n_batch
+        and sum(rows) <= n_rows
+    ):
+        return
+    raise _fault_of(spans, n_batch=n_batch, n_slots=n_slots, n_ctx=n_ctx, n_rows=n_rows)
+
+
+def _fault_of(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, n_rows: int) -> BackendError:
+    """What is wrong with spans of which something is."""
     last = -1
     for span in spans:
         n = len(span.tokens)
         slot = span.slot
         if not last < slot < n_slots:
-            raise BackendError(f"span of slot {slot} after slot {last}: slots ascend and are below {n_slots}")
+            return BackendError(f"span of slot {slot} after slot {last}: slots ascend and are below {n_slots}")
         if n == 0 or not 0 <= span.n_rows <= n:
-            raise BackendError(f"span of slot {slot} has {n} tokens and asks for {span.n_rows} rows")
+            return BackendError(f"span of slot {slot} has {n} tokens and asks for {span.n_rows} rows")
         if span.start < 0 or span.start + n > n_ctx:
-            raise BackendError(f"span of slot {slot} ends at {span.start + n}, a sequence holds {n_ctx}")
+            return BackendError(f"span of slot {slot} ends at {span.start + n}, a sequence holds {n_ctx}")
         last = slot
-        total += n
-        rows += span.n_rows
+    total = sum(len(span.tokens) for span in spans)
     if total > n_batch:
-        raise BackendError(f"plan of {total} tokens, n_batch is {n_batch}")
-    if rows > n_rows:
-        raise BackendError(f"plan asks for {rows} rows of logits, the context has room for {n_rows}")
+        return BackendError(f"plan of {total} tokens, n_batch is {n_batch}")
+    rows = sum(span.n_rows for span in spans)
+    return BackendError(f"plan asks for {rows} rows of logits, the context has room for {n_rows}")
 
 
 def _reason(lines: Sequence[str]) -> str:

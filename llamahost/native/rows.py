@@ -116,10 +116,11 @@ class Chooser:
     def choose_all(self, chains: Sequence[SamplerChain], matrix: Row) -> list[int]:
         """One token for each row of the matrix, row i by chains[i]; no chain twice."""
         if all(chain.is_plain for chain in chains):
-            tokens = matrix.argmax(axis=1)
-            if np.isnan(matrix[np.arange(len(chains)), tokens]).any():
-                raise _not_a_number()
-            return list(map(int, tokens.tolist()))
+            tokens: list[int] = matrix.argmax(axis=1).tolist()
+            for i, token in enumerate(tokens):
+                if math.isnan(matrix[i, token]):  # argmax takes the first NaN for the largest
+                    raise _not_a_number()
+            return tokens
         whole = [i for i, chain in enumerate(chains) if not chain.is_greedy and not chain.top_k]
         if self._n_threads < 2 or len(whole) < 2 or len(whole) * self._n_vocab < _POOL_WORTH:
             return [self.choose(chain, matrix[i]) for i, chain in enumerate(chains)]
