@@ -18,9 +18,10 @@ from llamahost.engine.scheduler import Scheduler
 
 logger = logging.getLogger("llamahost.engine")
 
-HOLD_S = 0.004
+HOLD_S = 0.008
 """Steps shorter than this share a wake-up of the readers: on a small model, telling of a token costs the processor
 that computes the next one a tenth of a step. First tokens and ends are told at once; nothing is held into a long step.
+Half a frame of a display, so no eye can tell.
 """
 
 COUNT_S = 0.01
