@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llamahost.api.app import create_app as create_app
     from llamahost.core.errors import ContextTooLong as ContextTooLong
     from llamahost.core.errors import DeadlineExceeded as DeadlineExceeded
     from llamahost.core.errors import GenerationFailed as GenerationFailed
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "llamahost.api.app": ("create_app",),
     "llamahost.core.errors": (
         "ContextTooLong", "DeadlineExceeded", "GenerationFailed", "InvalidRequest", "LlamahostError", "LoadFailed",
         "ManifestError", "ModelNotFound", "Overloaded", "TemplateFailed", "Unavailable",
