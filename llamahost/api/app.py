@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.auth import Auth, Keys
 from llamahost.api.border import Border, Gate
+from llamahost.api.elsewhere import no_route
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
 from llamahost.api.service import Service
@@ -52,7 +52,7 @@ class App:
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
             ],
             redirect_slashes=False,
-            default=_no_route,
+            default=no_route,
         )
         keys = Keys([settings.api_key] if settings.api_key else [])
         self._app: ASGIApp = Border(
@@ -94,9 +94,3 @@ def create_app(
 def _both(path: str) -> tuple[str, str]:
     """With /v1 and, for clients whose base URL lacks it, without."""
     return (f"/v1{path}", path)
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] != "http":
-        return  # a websocket is closed by the server when nobody accepts it
-    raise HTTPException(404, f"there is no {scope['path']!r:.200} here; OpenAI's API is under /v1")

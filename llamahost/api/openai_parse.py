@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-
-import orjson
+import json
 
 from llamahost.api.openai_types import (
     AudioPart,
@@ -201,7 +200,11 @@ def _formatted(wanted: ResponseFormat) -> Output:
 
 
 def _json(schema: dict[str, object]) -> str:
-    return orjson.dumps(schema).decode()
+    """Its text again: whole numbers of any length, and no deeper than whoever reads it next can go."""
+    try:
+        return json.dumps(schema, ensure_ascii=False)
+    except RecursionError:
+        raise InvalidRequest("the schema is nested too deeply", param="response_format") from None
 
 
 def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | tuple[int, ...], ...]:

@@ -11,12 +11,13 @@ import msgspec
 
 Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # beyond it ctypes would cut silently
 Bias: TypeAlias = float | bool  # false bans the token
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]  # a search for the nearest known one takes its time
 
 
 class Body(msgspec.Struct, kw_only=True):
     """Fields that chat and completion share: OpenAI's, then llama.cpp's."""
 
-    model: str | None = None
+    model: Name | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Int | None = None

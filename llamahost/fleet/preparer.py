@@ -83,7 +83,7 @@ class Preparer:
         for k, message in enumerate(request.messages):
             if not all(isinstance(part, Text) for part in message.parts):
                 raise InvalidRequest(
-                    "images and audio are not supported by this version", param=f"messages.{k}.content"
+                    "images and audio are not supported by this version", param=f"messages[{k}].content"
                 )
         options = dict(request.template_options)
         if request.thinking is not None:

@@ -43,6 +43,9 @@ CHAT_MISTAKES: list[tuple[bytes, str | None]] = [
     (b'{"messages": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "messages[0]"),
     (b'{"chat_template_kwargs": {"a": ' + b"[" * 10_000, None),
     (chat(temperature="1"), "temperature"),
+    (chat(temperature=10**400), "temperature"),
+    (chat(model="m" * 2000), "model"),
+    (chat(logit_bias={"1": 10**400}), "logit_bias[...]"),
     (chat(temperature=True), "temperature"),
     (chat(top_k=1.5), "top_k"),
     (chat(top_k=2**70), "top_k"),
@@ -131,6 +134,29 @@ def test_a_mistake_in_a_chat_is_named(body: bytes, param: str | None) -> None:
 @pytest.mark.parametrize(("fields", "param"), COMPLETION_MISTAKES, ids=lambda value: repr(value)[:60])
 def test_a_mistake_in_a_completion_is_named(fields: dict[str, Any], param: str) -> None:
     run(lambda: refused("/v1/completions", json.dumps(fields).encode(), param))
+
+
+@pytest.mark.parametrize("field", ["json_schema", "chat_template_kwargs"])
+def test_whole_numbers_of_any_length_go_through_where_they_are_only_passed_on(field: str) -> None:
+    async def law() -> None:
+        host = FakeHost()
+        async with client_of(app_of(host)) as client:
+            response = await client.post("/v1/chat/completions", content=chat(**{field: {"maximum": 2**70}}))
+        assert response.status_code == 200
+        assert str(2**70) in str(host.requests[0])
+
+    run(law)
+
+
+@pytest.mark.parametrize("depth", [*range(100, 1000, 100), *range(980, 1010, 3), 2000])
+def test_a_deep_schema_is_passed_on_or_refused(depth: int) -> None:
+    async def law() -> None:
+        deep = chat(json_schema=0).replace(b": 0}", b": " + b'{"a":' * depth + b"1" + b"}" * depth + b"}")
+        async with client_of(app_of(FakeHost())) as client:
+            response = await client.post("/v1/chat/completions", content=deep)
+        assert response.status_code in (200, 400)
+
+    run(law)
 
 
 def test_a_body_over_the_limit_is_413_however_it_comes() -> None:

@@ -198,7 +198,7 @@ class TestPreparer:
         [
             (chat(tools=(Tool(name="f"),)), "tools"),
             (chat(output=Output("schema", "{}")), "response_format"),
-            (ChatRequest(messages=(Message(role="user", parts=(Image(b"x"),)),)), "messages.0.content"),
+            (ChatRequest(messages=(Message(role="user", parts=(Image(b"x"),)),)), "messages[0].content"),
         ],
     )
     def test_what_is_not_served_yet_is_refused_not_dropped(self, request_: ChatRequest, param: str) -> None:

@@ -1,0 +1,87 @@
+"""A path that is not served: whose it is, and what to use here in its place. Knows paths only."""
+
+from __future__ import annotations
+
+import difflib
+
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+CHAT = "POST /v1/chat/completions"
+COMPLETIONS = "POST /v1/completions"
+MODELS = "GET /v1/models"
+
+NEIGHBOURS: dict[str, tuple[str, str]] = {
+    "/api/chat": ("Ollama", CHAT),
+    "/api/generate": ("Ollama", COMPLETIONS),
+    "/api/tags": ("Ollama", MODELS),
+    "/api/ps": ("Ollama", MODELS),
+    "/api/show": ("Ollama", f"{MODELS}/{{name}}"),
+    "/api/version": ("Ollama", "GET /health"),
+    "/api/embed": ("Ollama", ""),
+    "/api/embeddings": ("Ollama", ""),
+    "/api/pull": ("Ollama", ""),
+    "/completion": ("llama-server", COMPLETIONS),
+    "/infill": ("llama-server", ""),
+    "/tokenize": ("llama-server", ""),
+    "/detokenize": ("llama-server", ""),
+    "/apply-template": ("llama-server", ""),
+    "/embedding": ("llama-server", ""),
+    "/embeddings": ("OpenAI", ""),
+    "/rerank": ("llama-server", ""),
+    "/reranking": ("llama-server", ""),
+    "/lora-adapters": ("llama-server", ""),
+    "/props": ("llama-server", MODELS),
+    "/slots": ("llama-server", "GET /metrics"),
+    "/responses": ("OpenAI", CHAT),
+    "/messages": ("Anthropic", CHAT),
+    "/messages/count_tokens": ("Anthropic", ""),
+    "/complete": ("Anthropic", COMPLETIONS),
+    "/generate": ("Text Generation Inference", COMPLETIONS),
+    "/generate_stream": ("Text Generation Inference", COMPLETIONS),
+    "/audio": ("OpenAI", ""),
+    "/images": ("OpenAI", ""),
+    "/files": ("OpenAI", ""),
+    "/batches": ("OpenAI", ""),
+    "/moderations": ("OpenAI", ""),
+    "/assistants": ("OpenAI", CHAT),
+    "/threads": ("OpenAI", CHAT),
+}
+"""By path without /v1: whose, and what does here what it does there; empty where nothing does."""
+
+SERVED = ("/chat/completions", "/completions", "/models", "/health", "/ready", "/metrics")
+"""What there is; those of OpenAI also under /v1."""
+
+
+async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to every path without a route. Raises HTTPException."""
+    if scope["type"] != "http":
+        return  # a websocket is closed by the server when nobody accepts it
+    raise HTTPException(404, f"there is no {scope['path']!r:.200} here; {advice(scope['path'])}")
+
+
+def advice(path: str) -> str:
+    """What whoever asked for this path should do."""
+    path = path[:200]
+    bare = path
+    while bare.startswith("/v1/"):
+        bare = bare.removeprefix("/v1")
+    bare = bare.rstrip("/")
+    if bare in SERVED:
+        return f"use {_spelled(bare)}"
+    known = bare if bare in NEIGHBOURS else "/" + bare.split("/")[1] if bare else ""
+    if known in NEIGHBOURS:
+        owner, instead = NEIGHBOURS[known]
+        if instead:
+            return f"it belongs to {owner}'s API, which this version does not speak: use {instead}"
+        return f"it belongs to {owner}'s API, and this version has nothing in its place"
+    if bare.startswith("/api/"):
+        return f"Ollama's API is not spoken by this version: use {CHAT}"
+    nearest = difflib.get_close_matches(bare, SERVED, n=1, cutoff=0.7)
+    if nearest:
+        return f"did you mean {_spelled(nearest[0])}?"
+    return "OpenAI's API is under /v1"
+
+
+def _spelled(served: str) -> str:
+    return f"/v1{served}" if served in ("/chat/completions", "/completions", "/models") else served
