@@ -77,8 +77,10 @@ class LlamaBackend:
         self._context.synchronize()
         can_cut = self._context.truncate(0, 1)
         self._context.clear()
-        # a sliding window says yes to seq_rm, and the next logits are wrong where cells have left the window
-        has_window = self.model.n_swa > 0 and not options.swa_full
+        # A sliding window says yes to seq_rm, and the next logits are wrong where cells have left the window: with
+        # swa_full=False they are gone. In a unified KV they are no safer with it: C's search for a free cell takes any
+        # that its one sequence does not see any more, as soon as it meets one, even where empty ones come later.
+        has_window = self.model.n_swa > 0 and (options.is_unified or not options.swa_full)
         return can_cut and not has_window
 
     # --- the protocol ---

@@ -119,8 +119,34 @@ def test_a_cut_slot_continues_as_if_never_longer(driver: Driver, n: int) -> None
     assert driver.answer(0, n, MORE, 4) == wanted
 
 
-def test_only_attention_without_a_window_can_be_cut(driver: Driver) -> None:
-    assert driver.backend.can_truncate == (driver.model.architecture in ("llama", "gemma3"))
+def test_only_attention_is_cut_and_a_window_only_in_slots_of_its_own(driver: Driver) -> None:
+    kinds = ("llama",) if driver.backend.is_unified else ("llama", "gemma3")
+    assert driver.backend.can_truncate == (driver.model.architecture in kinds)
+
+
+def test_what_left_the_window_is_lost_in_a_unified_kv_though_it_is_of_full_size(tiny_swa: Path) -> None:
+    """A newcomer's cells are taken from another's, which goes on as if nothing had happened, and cannot be cut."""
+    long = [3 + (11 + 37 * i) % 200 for i in range(180)]
+    with Driver(tiny_swa, is_unified=True, n_cells=512) as driver:
+        assert not driver.backend.can_truncate
+        before = driver.row(3, 0, long[:41])
+        whole = driver.row(3, 41, long[41:140])
+        driver.clear(3)
+        driver.feed(0, 0, long[100:110])
+        driver.feed(1, 0, long[:100])
+        driver.feed(1, 100, long[100:139])
+        driver.clear(0)
+        driver.feed(2, 0, long[50:90])  # ten cells that slot 0 had, then some that slot 1 does not see any more
+        driver.copy(1, 0, 139)
+        assert_close(driver.row(0, 139, long[139:140]), whole)
+        assert_close(driver.row(1, 139, long[139:140]), whole)
+        driver.clear(0)
+        with pytest.raises(BackendError, match="cannot be cut"):
+            driver.run(Plan(truncations=(Truncation(1, 40),)))
+        # Why it is refused: what C would have said yes to.
+        driver.backend._context.truncate(1, 40)
+        with pytest.raises(AssertionError):
+            assert_close(driver.row(1, 40, long[40:41]), before)
 
 
 def test_a_saved_slot_continues_in_another(driver: Driver) -> None:
