@@ -26,6 +26,7 @@ from llamahost.core.messages import (
     Audio,
     ChatRequest,
     CompletionRequest,
+    Continued,
     Generation,
     Image,
     Message,
@@ -85,8 +86,12 @@ def parse_chat(body: ChatBody) -> ChatRequest:
     n_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     if n_logprobs is not None and not 0 <= n_logprobs <= 20:
         raise InvalidRequest(f"`top_logprobs` must be between 0 and 20, not {n_logprobs}", param="top_logprobs")
+    options: dict[str, object] = {}
+    if body.reasoning_effort and body.reasoning_effort != "none":
+        options["reasoning_effort"] = body.reasoning_effort
+    messages = tuple(_message(message, index) for index, message in enumerate(body.messages))
     return ChatRequest(
-        messages=tuple(_message(message, index) for index, message in enumerate(body.messages)),
+        messages=messages,
         model=body.model or "",
         tools=tuple(
             Tool(
@@ -99,7 +104,9 @@ def parse_chat(body: ChatBody) -> ChatRequest:
         ),
         tool_choice=_tool_choice(body.tool_choice),
         output=_output(body),
-        template_options=body.chat_template_kwargs or {},
+        thinking=False if body.reasoning_effort == "none" else None,
+        continued=_continued(body, messages),
+        template_options={**options, **(body.chat_template_kwargs or {})},
         generation=_generation(body, n_logprobs),
     )
 
@@ -120,6 +127,33 @@ def parse_completion(body: CompletionBody) -> CompletionRequest:
     )
 
 
+def _continued(body: ChatBody, messages: tuple[Message, ...]) -> Continued:
+    """What is said, else as llama-server has it: a last message of the assistant is one to go on with."""
+    wanted = body.continue_final_message
+    if wanted and body.add_generation_prompt:
+        raise InvalidRequest(
+            "`continue_final_message` goes on in a message, `add_generation_prompt` begins one; give one of them",
+            param="continue_final_message",
+        )
+    if wanted is False or body.add_generation_prompt or not messages:
+        return "no"  # an empty list is refused where it becomes a request
+    last = messages[-1]
+    if wanted is None and last.role != "assistant":
+        if body.add_generation_prompt is False:
+            raise InvalidRequest(
+                "`add_generation_prompt` may be false only where a message of the assistant is continued",
+                param="add_generation_prompt",
+            )
+        return "no"
+    if wanted is None and len(messages) > 1 and messages[-2].role == "assistant":
+        raise InvalidRequest(
+            "two messages of the assistant at the end: join them, or say `continue_final_message`", param="messages"
+        )
+    if wanted == "reasoning_content" or (wanted != "content" and last.reasoning and not last.text):
+        return "reasoning"
+    return "text"
+
+
 def _message(body: MessageBody, index: int) -> Message:
     path = f"messages[{index}]"
     if body.content is None and body.role != "assistant":
@@ -138,7 +172,7 @@ def _message(body: MessageBody, index: int) -> Message:
         tool_calls=calls,
         tool_call_id=body.tool_call_id or "",
         name=body.name or "",
-        reasoning=body.reasoning_content or "",
+        reasoning=body.reasoning_content or body.reasoning or "",
     )
 
 

@@ -123,6 +123,7 @@ class MessageBody(msgspec.Struct, kw_only=True):
     tool_calls: list[CallBody] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None  # the same, as other servers name it
 
 
 class FunctionBody(msgspec.Struct, kw_only=True):
@@ -155,6 +156,9 @@ class ChatBody(Body, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
+    add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
 
 

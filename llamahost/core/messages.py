@@ -232,9 +232,16 @@ class Generation:
             raise InvalidRequest(f"timeout must be a positive number of seconds, not {self.timeout_s}", param="timeout")
 
 
+Continued = Literal["no", "text", "reasoning"]
+"""What of a last message is left open, for the model to go on in it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A conversation to be continued by the model named `model` (empty: the only one)."""
+    """A conversation to be continued by the model named `model` (empty: the only one).
+
+    With `continued`, the last message is the assistant's and has no end: the answer is what follows in it.
+    """
 
     messages: tuple[Message, ...]
     model: str = ""
@@ -242,12 +249,25 @@ class ChatRequest:
     tool_choice: str = "auto"  # auto, none, required, or a tool's name
     output: Output = field(default_factory=Output)
     thinking: bool | None = None  # None: as the template likes
+    continued: Continued = "no"
     template_options: Mapping[str, object] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message", param="messages")
+        if self.continued != "no":
+            last = self.messages[-1]
+            path = f"messages[{len(self.messages) - 1}]"
+            if last.role != "assistant":
+                raise InvalidRequest(
+                    f"only a last message of the assistant can be continued, not the {last.role}'s",
+                    param=f"{path}.role",
+                )
+            if last.tool_calls:
+                raise InvalidRequest("a message that calls tools cannot be continued", param=f"{path}.tool_calls")
+            if self.continued == "reasoning" and last.text:
+                raise InvalidRequest("reasoning that text follows cannot be continued", param=f"{path}.content")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,7 @@ class Preparer:
         options = dict(request.template_options)
         if request.thinking is not None:
             options.setdefault("enable_thinking", request.thinking)
-        return self._template.render(request.messages, options=options)
+        return self._template.render(request.messages, continued=request.continued, options=options)
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a whole prompt. A beginning-of-text that stands there already is not put there twice."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from llamahost.core.errors import TemplateFailed
-from llamahost.core.messages import Message, Tool
+from llamahost.core.messages import Continued, Message, Tool
 
 if TYPE_CHECKING:
     import jinja2  # at run time only once a template is made: it is a tenth of the start-up
@@ -27,6 +27,9 @@ CHATML = """\
 
 MAX_CHARS = 16 * 2**20
 """Of a rendered prompt; more than any context holds."""
+
+_MARK = "\ue000\ue001\ue002"
+"""Of the place where a message is cut: private characters, which no text has a use for."""
 
 _MAX_REPEAT = 10**6
 """Items of all ranges of one rendering together, and of one repeated string or list."""
@@ -57,22 +60,31 @@ class Template:
         *,
         tools: Sequence[Tool] = (),
         add_generation_prompt: bool = True,
+        continued: Continued = "no",
         options: Mapping[str, object] | None = None,
     ) -> str:
-        """The prompt of this conversation; `options` are what the user hands to the template by name."""
+        """The prompt of this conversation; `options` are what the user hands to the template by name.
+
+        With `continued`, it ends within the last message: where its text, or its reasoning, does.
+        """
+        turns = [self._spoken(message) for message in messages]
+        if continued != "no":
+            _leave_open(turns[-1], continued)
+            add_generation_prompt = False
         context: dict[str, object] = {
             "range": _bounded_range(),
             **self._specials,
             **(options or {}),
-            "messages": [self._spoken(message) for message in messages],
+            "messages": turns,
             "tools": [_described(tool) for tool in tools] or None,
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return _joined(self._compiled.generate(context))
+            prompt = _joined(self._compiled.generate(context))
         except Exception as error:  # whatever a template does wrong, it is the request that fails
             said = str(error) or type(error).__name__
             raise TemplateFailed(f"the chat template of the model says: {said}", param="messages") from error
+        return prompt if continued == "no" else _cut(prompt, continued)
 
     def _spoken(self, message: Message) -> dict[str, object]:
         """The form that Hugging Face's templates expect of a message."""
@@ -96,6 +108,26 @@ class Template:
         if message.reasoning:
             spoken["reasoning_content"] = message.reasoning
         return spoken
+
+
+def _leave_open(turn: dict[str, object], continued: Continued) -> None:
+    """Put the mark where the model is to go on; being no space, it also keeps templates from trimming before it."""
+    if continued == "text":
+        turn["content"] = f"{turn['content']}{_MARK}"
+    else:
+        turn["content"] = ""
+        turn["reasoning_content"] = f"{turn.get('reasoning_content', '')}{_MARK}"
+
+
+def _cut(prompt: str, continued: Continued) -> str:
+    """All before the mark. What a template writes after a message's end goes with it."""
+    before, mark, _ = prompt.rpartition(_MARK)
+    if not mark:
+        raise TemplateFailed(
+            f"the chat template of the model leaves out the last message's {continued}, so it cannot be continued",
+            param="messages",
+        )
+    return before
 
 
 def _arguments(text: str) -> object:

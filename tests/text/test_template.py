@@ -145,6 +145,42 @@ def test_names_and_reasoning_are_told() -> None:
     assert Template(source).render((said("assistant", "x", name="Ann", reasoning="hm"),)) == "Ann|hm"
 
 
+THINKING = """\
+{%- for message in messages %}
+    {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
+    {{- '<|start|>' + message.role + '\\n' }}
+    {%- if message.reasoning_content %}{{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{% endif %}
+    {{- content + '<|end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}{% endif %}
+"""
+
+
+@pytest.mark.parametrize("text", ["He", "He ", "Hello,\n\n", "", "<", "s", "</s>"])
+@pytest.mark.parametrize("source", [CHATML, HEADERS, BRACKETS, NO_SYSTEM, THINKING])
+def test_a_continued_message_ends_where_its_text_does(source: str, text: str) -> None:
+    template = Template(source, bos="<s>", eos="</s>")
+    head = (said("user", "Hi <|im_end|> He"),)
+    opened = template.render((*head, said("assistant", text)), continued="text")
+    whole = template.render((*head, said("assistant", "0" + text + "0")), add_generation_prompt=False)
+    assert opened.endswith(text)
+    assert whole.startswith(opened[: len(opened) - len(text)] + "0" + text + "0")
+
+
+def test_a_continued_reasoning_is_left_open() -> None:
+    turns = (said("user", "Why?"), Message(role="assistant", reasoning="Because "))
+    opened = Template(THINKING).render(turns, continued="reasoning")
+    assert opened == "<|start|>user\nWhy?<|end|>\n<|start|>assistant\n<think>\nBecause "
+    answered = (turns[0], said("assistant", "It is", reasoning="Because"))
+    assert Template(THINKING).render(answered, continued="text").endswith("Because\n</think>\n\nIt is")
+
+
+def test_what_the_template_leaves_out_cannot_be_continued() -> None:
+    with pytest.raises(TemplateFailed, match="leaves out the last message's reasoning") as failed:
+        Template(CHATML).render((Message(role="assistant", reasoning="Hm"),), continued="reasoning")
+    assert failed.value.param == "messages"
+
+
 def test_developer_is_system_unless_the_template_knows_better() -> None:
     source = "{{ messages[0].role }}"
     assert Template(source).render((said("developer", "x"),)) == "system"
