@@ -17,10 +17,12 @@ from llamahost.api.elsewhere import no_route
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
 from llamahost.api.service import Service
+from llamahost.api.web import Page
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.ops.metrics import Metrics
 
 PROBES = frozenset({"/health", "/ready"})
+PAGES = frozenset({"/"})  # shown without a key: what a page asks for afterwards needs one
 
 
 class App:
@@ -47,6 +49,7 @@ class App:
                 *[Route(path, completion, methods=["POST"]) for path in _both("/completions")],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models")],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models/{name:path}")],
+                Route("/", Page.read("chat.html"), methods=["GET"]),
                 Route("/health", HealthProbe(service), methods=["GET"]),
                 Route("/ready", ReadyProbe(service), methods=["GET"]),
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
@@ -56,7 +59,7 @@ class App:
         )
         keys = Keys([settings.api_key] if settings.api_key else [])
         self._app: ASGIApp = Border(
-            Auth(router, keys, open_paths=PROBES),
+            Auth(router, keys, open_paths=PROBES | PAGES),
             self.gate,
             open_paths=PROBES | {"/metrics"},
             on_response=metrics.responded,
