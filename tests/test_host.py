@@ -138,7 +138,7 @@ async def test_closing_the_generator_frees_the_slot_and_keeps_the_prefix() -> No
 
 
 @on_loop
-async def test_a_stop_string_ends_the_answer_and_its_job_but_not_the_others() -> None:
+async def test_a_stop_string_ends_the_answer_and_its_job() -> None:
     backend = FakeBackend(n_ctx=2048)
     async with host_of(backend) as (host, _):
         whole = text_of(await events_of(host, completion(max_tokens=40)))
@@ -149,8 +149,25 @@ async def test_a_stop_string_ends_the_answer_and_its_job_but_not_the_others() ->
         assert isinstance(finished, Finished)
         assert (finished.reason, finished.stop) == ("stop", stop)
         assert finished.usage.n_generated == whole.index(stop) + 1
+        assert finished.timings.generation_s > 0
         await at_rest(host)
         assert backend.n_kept_for_jobs == 0
+
+
+@on_loop
+async def test_a_stop_ends_each_of_n_answers_where_it_comes_and_leaves_the_others_alone() -> None:
+    async with host_of(FakeBackend(n_ctx=2048)) as (host, _):
+        events = await events_of(host, completion(max_tokens=40, n=4))
+        wholes = [text_of(events, index) for index in range(4)]
+        stop = wholes[1][10:12]
+        events = await events_of(host, completion(max_tokens=40, n=4, stop=(stop,)))
+        reasons = {event.index: event.reason for event in events if isinstance(event, Finished)}
+        assert reasons[1] == "stop"
+        assert "length" in reasons.values()
+        for index, whole in enumerate(wholes):
+            assert text_of(events, index) == whole.partition(stop)[0]
+            assert (reasons[index] == "stop") == (stop in whole)
+        await at_rest(host)
 
 
 @on_loop

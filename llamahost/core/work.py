@@ -122,7 +122,7 @@ class Sampled(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Clock readings in seconds of a job's life; 0.0 where it never got there."""
+    """Clock readings in seconds of a job's life; 0.0 where it never got there. `last` is of the last token so far."""
 
     arrived: float = 0.0
     admitted: float = 0.0

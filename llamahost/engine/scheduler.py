@@ -335,9 +335,8 @@ class Scheduler:
         n_held = span.start + len(span.tokens)
         if n_held > sequence.n_computed:
             self.slots.roll_back(sequence, n_held)
-        if sequence.times.first == 0.0:
-            times = sequence.times
-            sequence.times = Times(times.arrived, times.admitted, now)
+        arrived, admitted, first, _ = sequence.times
+        sequence.times = Times(arrived, admitted, first or now, now)  # whoever stops here by a stop string reads it too
         n_shown = n_accepted - n_hidden
         if finish is not None:
             return self._end(sequence, now, finish, answer.tokens[:n_shown], answer.logprobs[:n_shown], n_hidden)
@@ -355,7 +354,7 @@ class Scheduler:
         n_hidden: int = 0,
         error: str = "",
     ) -> Emission:
-        job, times = sequence.job, sequence.times
+        job = sequence.job
         del self._sequences[job.id]
         if sequence.slot >= 0:
             self.slots.release(sequence)
@@ -372,7 +371,7 @@ class Scheduler:
             n_hidden=n_hidden,
             finish=finish,
             error=error,
-            times=Times(times.arrived, times.admitted, times.first, now if times.first else 0.0),
+            times=sequence.times,
         )
 
     def _fail(self, sequence: Sequence, now: float, error: str) -> Emission:

@@ -49,11 +49,11 @@ class Slots:
     def take_truncations(self) -> tuple[Truncation, ...]:
         """What the next plan must cut; it is done from here on."""
         self.freed_late = 0
+        self._rejected.clear()  # also where the cut itself has become needless: a restore replaces all there was
         if not self._truncations:
             return ()
         taken = tuple(Truncation(slot, n) for slot, n in sorted(self._truncations.items()))
         self._truncations.clear()
-        self._rejected.clear()
         return taken
 
     def seat(self, sequence: Sequence, slot: Slot, n: int) -> None:

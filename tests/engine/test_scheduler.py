@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import Job, Plan
+from llamahost.core.work import Job, Plan, Times
 from llamahost.engine.budget import FIRST_CHUNK
 from llamahost.engine.scheduler import Scheduler
+from llamahost.engine.sequence import Sequence
+from llamahost.engine.slots import Slots
 from tests.engine.driving import Drive, prompt
 from tests.fakes import FakeBackend, alone, per_token
 
@@ -61,6 +63,22 @@ def test_times_tell_when_it_arrived_was_admitted_and_answered() -> None:
     d.run()
     assert (t := d.last[first].times) == type(t)(arrived=10.0, admitted=10.0, first=11.0, last=13.0)
     assert (t := d.last[second].times) == type(t)(arrived=10.0, admitted=13.0, first=14.0, last=15.0)
+
+
+def test_every_emission_tells_the_time_of_its_last_token() -> None:
+    """Whoever ends a job at a stop string has no later one to read how long it took."""
+    d = drive(cost=lambda _: 1.0)
+    job = d.add(prompt(5), n_max=10)
+    lasts = []
+    for _ in range(4):
+        plan = d.scheduler.plan(d.backend.now)
+        assert plan is not None
+        (emission,) = d.scheduler.commit(plan, d.backend.run(plan), d.backend.now, 1.0)
+        lasts.append((emission.times.first, emission.times.last))
+    assert lasts == [(1.0, 1.0), (1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]
+    aborted = d.scheduler.abort(job, 9.0)
+    assert aborted is not None
+    assert aborted.times.last == 4.0
 
 
 def test_a_token_that_ends_is_counted_and_not_shown() -> None:
@@ -465,6 +483,23 @@ def test_drafts_that_are_wrong_are_cut_off_again() -> None:
     d.run()
     d.check_answers()
     assert d.cached(again) == 69
+
+
+def test_a_cut_that_a_restore_makes_needless_is_forgotten() -> None:
+    slots = Slots(1, is_unified=True, can_truncate=True)
+    drafting, saved = (
+        Sequence(Job(id=k, tokens=array("i", range(9)), n_max=9), k, array("i", range(9)), Times()) for k in (1, 2)
+    )
+    slots.seat(drafting, slots.all[0], 0)
+    slots.computed(0, 8)
+    drafting.n_computed = 5
+    slots.roll_back(drafting, 8)
+    slots.release(drafting)
+    saved.n_computed = saved.n_saved = 6
+    slots.seat_saved(saved, slots.all[0])
+    assert slots.take_truncations() == ()
+    slots.preempt(saved)
+    assert saved.n_saved == 6
 
 
 def test_drafts_are_refused_by_memory_that_cannot_be_cut() -> None:
