@@ -1,23 +1,23 @@
 """The commands. Reads flags, environment and manifest, in that order of weight; heavy imports wait for their command.
 
-Exit status: 0 done · 1 unexpected · 2 wrong usage · 3 no model could be loaded · 4 the address cannot be had ·
-5 the manifest is wrong · 130 stopped at once by a second signal
+`serve` is here, the others each have their file in commands/; commands/exits.py tells what every exit status means.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llamahost import __version__
+from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave
+from llamahost.commands.opening import MANIFEST
+from llamahost.commands.run import run
 
 if TYPE_CHECKING:
     import socket
@@ -25,13 +25,10 @@ if TYPE_CHECKING:
     from llamahost.fleet.manifest import Manifest, ServerSettings
     from llamahost.host import ModelStatus
 
-NO_MODEL, NO_ADDRESS, BAD_MANIFEST = 3, 4, 5
-
-MANIFEST = Path("model_manifest.toml")  # read where it lies in the current folder and no other is named
-
 app = typer.Typer(
     name="llamahost",
     help="Serve GGUF language models behind an OpenAI-compatible API.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -39,13 +36,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    app()
-
-
-def fail(status: int, message: str) -> NoReturn:
-    """One clear line, and the status that scripts read."""
-    print(f"llamahost: {message}", file=sys.stderr, flush=True)
-    raise typer.Exit(status)
+    app(prog_name="llamahost")  # also where `python -m` names it otherwise
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -124,6 +115,9 @@ def serve(
     if missing and len(missing) == len(wanted.models):
         fail(NO_MODEL, f"there is no file {missing[0]}")
     _serve(wanted, unix_socket, is_strict=strict_model or model is None)
+
+
+app.command()(run)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -206,18 +200,7 @@ def _serve(wanted: Manifest, unix_socket: Path | None, *, is_strict: bool) -> No
     status = runner.run(make_app)
     if unix_socket is not None:
         unix_socket.unlink(missing_ok=True)
-    _leave(status)
-
-
-def _leave(status: int) -> NoReturn:
-    """End the process. A load or a step that does not return would hold up Python's own way out for ever."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
-        os._exit(status)
-    raise typer.Exit(status)
+    leave(status)
 
 
 def _say(line: str) -> None:

@@ -90,8 +90,18 @@ def test_help_and_version_are_there() -> None:
     assert finished(HERE, "--version").stdout.startswith("llamahost ")
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str) -> None:
+    shown = finished(HERE, "--show-completion", shell)
+    assert shown.returncode == 0
+    assert "_LLAMAHOST_COMPLETE" in shown.stdout
+    asked = {"COMP_WORDS": "llamahost r", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "llamahost r"}
+    done = finished(HERE, **asked, _TYPER_COMPLETE_FISH_ACTION="get-args", _LLAMAHOST_COMPLETE=f"complete_{shell}")
+    assert "run" in done.stdout
+
+
 def test_help_brings_nothing_heavy() -> None:
-    heavy = "{'numpy', 'llama_cpp', 'uvicorn', 'starlette', 'prometheus_client'}"
+    heavy = "{'numpy', 'llama_cpp', 'uvicorn', 'starlette', 'prometheus_client', 'httpx', 'rich', 'jinja2'}"
     code = f"import sys, llamahost.cli; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == ""

@@ -22,6 +22,7 @@ FLOORS = {
     "web": 4,
     "cli": 5,
     "bench": 5,
+    "commands": 5,
     "__init__": 5,
     "__main__": 5,
 }

@@ -1,0 +1,131 @@
+"""Which model a command means, and that model opened for one person: one slot, a bar, a quiet log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+import typer
+
+from llamahost.commands.exits import NO_MODEL, USAGE, fail
+from llamahost.commands.progress import bar
+
+if TYPE_CHECKING:
+    from llamahost.core.machine import Machine
+    from llamahost.fleet.loader import ModelCard
+    from llamahost.fleet.manifest import Manifest, ModelSpec
+    from llamahost.fleet.replica import Opened
+    from llamahost.sync import Host, Options
+
+MANIFEST = Path("model_manifest.toml")  # read where it lies in the current folder and no other is named
+
+NCtx = Annotated[int | None, typer.Option("--n-ctx", envvar="LLAMAHOST_N_CTX", help="Tokens of prompt and answer.")]
+Threads = Annotated[int | None, typer.Option(envvar="LLAMAHOST_THREADS", help="CPU threads.")]
+GpuLayers = Annotated[int | None, typer.Option(envvar="LLAMAHOST_GPU_LAYERS", help="Layers on the GPU; -1: all.")]
+ManifestPath = Annotated[
+    Path | None, typer.Option("--manifest", envvar="LLAMAHOST_MANIFEST", help="[./model_manifest.toml]")
+]
+Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Of the probability mass.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Of the likeliest tokens.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed, the same answer.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", help="Of the answer. [until the context ends]")]
+System = Annotated[str | None, typer.Option(help="What the model is told before the conversation.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")]
+
+
+class Shape(TypedDict):
+    """The flags that change a spec; None leaves it as it is."""
+
+    n_ctx: int | None
+    n_threads: int | None
+    n_gpu_layers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A model that answers. `has_template`: a chat template of its own, or one that the manifest gives."""
+
+    host: Host
+    card: ModelCard
+    has_template: bool
+    load_s: float
+
+
+def manifest_at(path: Path | None) -> Manifest:
+    """What the named manifest says, or the one that lies here; an empty one where none does. Raises ManifestError."""
+    from llamahost.fleet.manifest import Manifest, load_manifest
+
+    return Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
+
+
+def spec_of(model: str, path: Path | None, shape: Shape) -> ModelSpec:
+    """A GGUF file, or a name from the manifest; for one person, so with one slot. Raises ManifestError."""
+    from llamahost.core.errors import ManifestError
+    from llamahost.fleet.manifest import ModelSpec
+
+    given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}
+    if Path(model).is_file():
+        spec = ModelSpec(name=Path(model).stem or model, path=Path(model))
+    else:
+        manifest = manifest_at(path)
+        named = [each for each in manifest.models if model in (each.name, *each.aliases)]
+        if not named:
+            names = ", ".join(each.name for each in manifest.models)
+            fail(NO_MODEL, f"there is no file {model}" + (f"; the manifest names {names}" if names else ""))
+        spec = named[0]
+        if not spec.path.is_file():
+            fail(NO_MODEL, f"{spec.name}: there is no file {spec.path}")
+    try:
+        return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", **given)
+    except ManifestError as error:
+        fail(USAGE, str(error))
+
+
+@contextmanager
+def opened(spec: ModelSpec, *, is_verbose: bool) -> Iterator[Ready]:
+    """The model, loaded; closed at the end. What the libraries log is shown only if asked for. Raises LoadFailed."""
+    import time
+
+    from llamahost.ops import log
+    from llamahost.sync import Host
+
+    log.set_up("info" if is_verbose else "critical")  # a failed load is raised, and told once
+    cards: list[ModelCard] = []
+    began = time.monotonic()
+    with bar(spec.name) as show:
+
+        def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:
+            from llamahost.fleet.loader import load as really
+
+            def progress(fraction: float) -> None:
+                on_progress(fraction)  # first: it ends the load when nobody waits any more
+                show(fraction)
+
+            loaded = really(spec, machine, progress)
+            cards.append(loaded.card)
+            return loaded
+
+        host = Host(spec, load=load)
+    with host:
+        has_template = cards[0].has_chat_template or bool(spec.template)
+        yield Ready(host, cards[0], has_template, time.monotonic() - began)
+
+
+def options_of(
+    *, max_tokens: int | None, temperature: float | None, top_p: float | None, top_k: int | None, seed: int | None
+) -> Options:
+    """Those that were given; the model's own defaults stand for the rest."""
+    options: Options = {"max_tokens": max_tokens}
+    if temperature is not None:
+        options["temperature"] = temperature
+    if top_p is not None:
+        options["top_p"] = top_p
+    if top_k is not None:
+        options["top_k"] = top_k
+    if seed is not None:
+        options["seed"] = seed
+    return options
