@@ -87,6 +87,53 @@ def test_completions_take_many_prompts_and_many_answers(tiny_llama: Path) -> Non
     ask(tiny_llama, law)
 
 
+def test_an_echo_is_the_prompt_before_the_answer_whole_and_streamed(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        plain = await client.completions.create(prompt="one", **GREEDY)
+        echoed = await client.completions.create(prompt="one", echo=True, **GREEDY)
+        assert echoed.choices[0].text == "one" + plain.choices[0].text
+        assert echoed.usage is not None
+        assert plain.usage is not None
+        assert echoed.usage.completion_tokens == plain.usage.completion_tokens
+        stream = await client.completions.create(prompt="one", echo=True, stream=True, **GREEDY)
+        assert "".join([chunk.choices[0].text async for chunk in stream]) == echoed.choices[0].text
+        tokens = await client.completions.create(prompt=list(b"no"), echo=True, **GREEDY)
+        assert tokens.choices[0].text
+
+    ask(tiny_llama, law)
+
+
+def test_best_of_is_the_likeliest_of_so_many(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        asked: Any = {"model": "tiny", "prompt": ["a", "b"], "seed": 5, "max_tokens": 6, "logprobs": 0}
+        all_ = (await client.completions.create(n=4, **asked)).choices
+        best = (await client.completions.create(best_of=4, **asked)).choices
+
+        def mean(choice: Any) -> float:
+            logprobs: list[float] = choice.logprobs.token_logprobs
+            return sum(logprobs) / len(logprobs)
+
+        assert [choice.index for choice in best] == [0, 1]
+        for k, choice in enumerate(best):
+            assert choice.text == max(all_[4 * k : 4 * k + 4], key=mean).text
+
+    ask(tiny_llama, law)
+
+
+def test_a_message_that_the_assistant_began_is_gone_on_with(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        begun: Any = [*HI, {"role": "assistant", "content": "Once upon"}]
+        text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nOnce upon"
+        chat = await client.chat.completions.create(messages=begun, **GREEDY)
+        completion = await client.completions.create(prompt=text, **GREEDY)
+        assert chat.choices[0].message.content == completion.choices[0].text
+        assert chat.usage is not None
+        assert completion.usage is not None
+        assert chat.usage.prompt_tokens == completion.usage.prompt_tokens
+
+    ask(tiny_llama, law)
+
+
 def test_chat_logprobs_name_the_likeliest_first(tiny_llama: Path) -> None:
     async def law(client: openai.AsyncOpenAI) -> None:
         answer = await client.chat.completions.create(messages=HI, logprobs=True, top_logprobs=3, **GREEDY)

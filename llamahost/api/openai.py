@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llamahost.api.body import decode_body, read_body
 from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json
 from llamahost.api.openai_parse import parse_chat, parse_completion
-from llamahost.api.openai_types import CHAT, COMPLETION, Body
+from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.api.service import Service
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.api.trace import trace_of
@@ -25,7 +25,7 @@ from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import ModelStatus
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", ChatBody, CompletionBody)
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
@@ -63,7 +63,7 @@ class Generate(Generic[B, R]):
             )
             await stream(receive, send)
             return
-        whole = BodyEncoder(frame, has_logprobs=request.generation.n_logprobs is not None)
+        whole = BodyEncoder(frame, has_logprobs=body.has_logprobs, n_kept=body.n_kept)
 
         async def fold() -> None:
             async with aclosing(events) as open_events:

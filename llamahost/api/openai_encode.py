@@ -276,6 +276,11 @@ class _Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: Reason = "stop"
 
+    @property
+    def mean_logprob(self) -> float:
+        n = len(self.logprobs)
+        return sum(token.logprob for token in self.logprobs) / n if n else -math.inf
+
     def feed(self, event: Delta) -> None:
         self.logprobs.extend(event.logprobs)
         match event.channel:
@@ -292,9 +297,10 @@ class _Answer:
 class BodyEncoder:
     """Owned by the task of one request. The whole form: a fold over the same events."""
 
-    def __init__(self, frame: Frame, *, has_logprobs: bool) -> None:
+    def __init__(self, frame: Frame, *, has_logprobs: bool, n_kept: int | None = None) -> None:
         self._frame = frame
         self._has_logprobs = has_logprobs
+        self._n_kept = n_kept or frame.n
         self._model = frame.model
         self._totals = Totals(frame.n)
         self._answers: dict[int, _Answer] = {}
@@ -314,8 +320,20 @@ class BodyEncoder:
         is_chat = self._frame.kind == "chat"
         choice = self._chat_choice if is_chat else self._text_choice
         head = self._frame.head("chat.completion" if is_chat else "text_completion", self._model)
-        choices = [choice(index, self._answers[index]) for index in sorted(self._answers)]
+        choices = [choice(index, answer) for index, answer in enumerate(self._kept())]
         return orjson.dumps({**head, "choices": choices, **self._totals.json()})
+
+    def _kept(self) -> list[_Answer]:
+        """Of each prompt's answers the likeliest, where more were made than asked for."""
+        answers = [self._answers[index] for index in sorted(self._answers)]
+        n_made = self._frame.n
+        if self._n_kept == n_made:
+            return answers
+        kept: list[_Answer] = []
+        for begin in range(0, len(answers), n_made):
+            ranked = sorted(answers[begin : begin + n_made], key=lambda answer: answer.mean_logprob, reverse=True)
+            kept += ranked[: self._n_kept]
+        return kept
 
     def _chat_choice(self, index: int, answer: _Answer) -> Json:
         text = "".join(answer.texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import replace
 
 from llamahost.api.openai_types import (
     AudioPart,
@@ -113,18 +114,30 @@ def parse_chat(body: ChatBody) -> ChatRequest:
 
 def parse_completion(body: CompletionBody) -> CompletionRequest:
     """Raises InvalidRequest with the field's path."""
-    if body.echo:
-        raise InvalidRequest("`echo` is not served by this version", param="echo")
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest("`echo` with `logprobs` is not served by this version", param="echo")
     if body.suffix:
         raise InvalidRequest("`suffix` is not served by this version", param="suffix")
-    if body.best_of is not None and body.best_of != (1 if body.n is None else body.n):
-        raise InvalidRequest("`best_of` other than `n` is not served by this version", param="best_of")
     return CompletionRequest(
         prompts=_prompts(body.prompt),
         model=body.model or "",
+        echo=bool(body.echo),
         output=_output(body),
-        generation=_generation(body, body.logprobs),
+        generation=_best_of(body, _generation(body, body.logprobs)),
     )
+
+
+def _best_of(body: CompletionBody, generation: Generation) -> Generation:
+    """As many answers as the best are chosen from, with the logprobs that the choice needs."""
+    if body.best_of is None or body.best_of == generation.n:
+        return generation
+    if not generation.n < body.best_of <= 128:
+        raise InvalidRequest(
+            f"`best_of` must be between n ({generation.n}) and 128, not {body.best_of}", param="best_of"
+        )
+    if body.stream:
+        raise InvalidRequest("`best_of` above `n` cannot be streamed: the best are known at the end", param="best_of")
+    return replace(generation, n=body.best_of, n_logprobs=generation.n_logprobs or 0)
 
 
 def _continued(body: ChatBody, messages: tuple[Message, ...]) -> Continued:

@@ -60,6 +60,11 @@ class Body(msgspec.Struct, kw_only=True):
     lora: list[dict[str, Any]] | None = None
     timeout: float | None = None
 
+    @property
+    def n_kept(self) -> int:
+        """Answers that each prompt is to have in the end."""
+        return 1 if self.n is None else self.n
+
 
 class StreamOptions(msgspec.Struct, kw_only=True):
     include_usage: bool | None = None
@@ -161,6 +166,10 @@ class ChatBody(Body, kw_only=True):
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
 
+    @property
+    def has_logprobs(self) -> bool:
+        return bool(self.logprobs)
+
 
 class CompletionBody(Body, kw_only=True):
     """POST /v1/completions."""
@@ -170,6 +179,10 @@ class CompletionBody(Body, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     best_of: Int | None = None
+
+    @property
+    def has_logprobs(self) -> bool:
+        return self.logprobs is not None
 
 
 CHAT = msgspec.json.Decoder(ChatBody)

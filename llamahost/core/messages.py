@@ -272,10 +272,14 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """Prompts to be continued as they are: text, or the tokens themselves; each is answered `generation.n` times."""
+    """Prompts to be continued as they are: text, or the tokens themselves; each is answered `generation.n` times.
+
+    With `echo`, each answer begins with its prompt's text, which counts no tokens and has no logprobs.
+    """
 
     prompts: tuple[str | tuple[int, ...], ...]
     model: str = ""
+    echo: bool = False
     output: Output = field(default_factory=Output)
     generation: Generation = field(default_factory=Generation)
 

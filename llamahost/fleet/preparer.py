@@ -74,7 +74,8 @@ class Preparer:
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
         prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
-        return self._prepared(prompts, request.generation, "prompt")
+        echoes = [self._text(prompt) for prompt in request.prompts] if request.echo else None
+        return self._prepared(prompts, request.generation, "prompt", echoes)
 
     def render(self, request: ChatRequest) -> str:
         """The text that the model is to continue. Raises InvalidRequest, TemplateFailed."""
@@ -99,7 +100,14 @@ class Preparer:
         self._known(tokens, "prompt")
         return array("i", tokens)
 
-    def _prepared(self, prompts: Sequence[Tokens], generation: Generation, param: str) -> Prepared:
+    def _text(self, prompt: str | Sequence[int]) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return self.vocabulary.decode(array("i", prompt)).decode("utf-8", "replace")
+
+    def _prepared(
+        self, prompts: Sequence[Tokens], generation: Generation, param: str, echoes: Sequence[str] | None = None
+    ) -> Prepared:
         if generation.adapter:
             raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
         if generation.max_tokens == 0:
@@ -112,7 +120,7 @@ class Preparer:
         seed = sampling.seed if sampling.seed is not None else self._draw_seed()
         jobs: list[Job] = []
         replies: list[Reply] = []
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts):
             tokens = prompt or self._empty(param)
             n_rest = self.n_ctx - len(tokens)
             if n_rest < 1:  # an answer has at least one token
@@ -136,6 +144,7 @@ class Preparer:
                     n_prompt=len(tokens),
                     vocabulary=self.vocabulary,
                     stop=generation.stop,
+                    echo=echoes[number] if echoes else "",
                 )
                 jobs.append(job)
                 replies.append(reply)

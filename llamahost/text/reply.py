@@ -4,6 +4,7 @@ Laws: Started comes with the first token, or with the end. Every Delta's text is
 stop string and no control token is ever in one. The `n_tokens` of all Deltas add up to `usage.n_generated`, which
 counts to the token that completes the stop, or to the hidden token that ended the generation. Logprobs come with the
 Delta that accounts for their token; those of tokens that show nothing of themselves before a stop are not told.
+An `echo` comes right after Started, as it is, in a Delta that accounts for no token.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Reply:
     """
 
     __slots__ = (
+        "_echo",
         "_is_plain",
         "_logprobs",
         "_n_cached",
@@ -52,12 +54,14 @@ class Reply:
         vocabulary: Vocabulary,
         stop: tuple[str, ...] = (),
         splitter: Splitter | None = None,
+        echo: str = "",
     ) -> None:
         self.index = index
         self.model = model
         self.n_prompt = n_prompt
         self.is_started = False
         self.is_finished = False
+        self._echo = echo
         self._vocabulary = vocabulary
         self._utf8 = Utf8()
         self._stops = StopStrings(stop) if stop else None
@@ -113,6 +117,9 @@ class Reply:
         if not self.is_started and (emission.tokens or finish):
             self.is_started = True
             events.append(Started(self.index, self.model, self.n_prompt, self._n_cached))
+            if self._echo:
+                events.append(Delta(self.index, self._echo))
+                self._echo = ""  # it may be long, and is told once
 
         text, stop = self._read(emission.tokens, emission.logprobs)
         if stop is None and finish is not None:

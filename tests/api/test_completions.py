@@ -105,3 +105,62 @@ def test_legacy_logprobs_are_parallel_lists_with_offsets_in_characters() -> None
         assert offsets == logprobs.text_offset
 
     run(law)
+
+
+def scored(text: str, *logprobs: float, index: int) -> list[Step]:
+    tokens = tuple(TokenLogprob(1, b"x", logprob) for logprob in logprobs)
+    usage = Usage(5, 0, len(logprobs))
+    return [Started(index, "tiny", 5, 0), Delta(index, text, logprobs=tokens), Finished(index, "stop", usage)]
+
+
+def test_best_of_keeps_the_likeliest_of_each_prompt_by_the_mean() -> None:
+    async def law() -> None:
+        script = [
+            *scored("a", -1.0, index=0),
+            *scored("b", -0.5, -0.7, index=1),  # likelier a token than `a`, though not in the sum
+            *scored("c", index=2),
+            *scored("d", -3.0, index=3),
+            *scored("e", -2.0, index=4),
+            *scored("f", -4.0, index=5),
+        ]
+        host = FakeHost(script)
+        response = await post(host, prompt=["x", "y"], n=2, best_of=3)
+        answer = Completion.model_validate(response.json(), strict=True)
+        assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "b"), (1, "a"), (2, "e"), (3, "d")]
+        assert all(choice.logprobs is None for choice in answer.choices)  # the choice needed them, nobody asked
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (10, 6)  # all that was computed
+        assert (host.requests[0].generation.n, host.requests[0].generation.n_logprobs) == (3, 0)
+
+    run(law)
+
+
+def test_best_of_with_logprobs_shows_them() -> None:
+    async def law() -> None:
+        host = FakeHost([*scored("a", -1.0, index=0), *scored("b", -0.5, index=1)])
+        choices = (await post(host, prompt="x", best_of=2, logprobs=3)).json()["choices"]
+        assert [choice["text"] for choice in choices] == ["b"]
+        assert choices[0]["logprobs"]["token_logprobs"] == [-0.5]
+        assert host.requests[0].generation.n_logprobs == 3
+
+    run(law)
+
+
+@pytest.mark.parametrize("fields", [{"n": 2, "best_of": 2, "stream": True}, {"best_of": 1, "stream": True}])
+def test_best_of_n_is_n(fields: dict[str, Any]) -> None:
+    async def law() -> None:
+        host = FakeHost()
+        assert (await post(host, prompt="x", **fields)).status_code == 200
+        assert host.requests[0].generation.n_logprobs is None
+
+    run(law)
+
+
+def test_echo_is_asked_of_the_host() -> None:
+    async def law() -> None:
+        host = FakeHost()
+        assert (await post(host, prompt="x", echo=True)).status_code == 200
+        assert isinstance(host.requests[0], CompletionRequest)
+        assert host.requests[0].echo
+
+    run(law)

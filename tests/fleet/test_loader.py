@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, LoadFailed, TemplateFailed
+from llamahost.core.events import Delta
 from llamahost.core.machine import Machine
 from llamahost.core.messages import (
     ChatRequest,
@@ -23,6 +24,7 @@ from llamahost.core.messages import (
     Text,
     Tool,
 )
+from llamahost.core.work import Emission
 from llamahost.fleet.fit import Facts, choose_shape, shapes
 from llamahost.fleet.loader import Loaded, Preparer, load
 from llamahost.fleet.manifest import ModelSpec
@@ -120,6 +122,13 @@ class TestPreparer:
         assert (job.n_max, job.n_logprobs, job.priority) == (7, 2, 3)
         assert job.end_ids == {EOS, TURN}
         assert (reply.index, reply.n_prompt, reply.model) == (0, 3, "m")
+
+    def test_an_echo_is_the_prompt_as_given_or_as_its_tokens_spell_it(self) -> None:
+        request = CompletionRequest(prompts=("a<|turn|>", (BOS, 98, 0xC3)), echo=True, generation=Generation(n=2))
+        prepared = preparer().complete(request)
+        told = [reply.feed(Emission(job.id, (99,))) for job, reply in zip(prepared.jobs, prepared.replies, strict=True)]
+        echoed = [event.text for events in told for event in events[1:2] if isinstance(event, Delta)]
+        assert echoed == ["a<|turn|>", "a<|turn|>", "b\ufffd", "b\ufffd"]
 
     def test_a_chat_is_rendered_and_its_control_tokens_are_read(self) -> None:
         (job,) = preparer("{{ bos_token }}{{ messages[0].content }}<|turn|>").chat(chat("a")).jobs

@@ -45,6 +45,15 @@ def test_started_comes_with_the_first_token_even_if_it_shows_nothing() -> None:
     assert reply.feed(Emission(1, (EURO_2,))) == [Delta(0, "€!", n_tokens=2)]
 
 
+def test_an_echo_comes_first_and_is_no_part_of_the_answer() -> None:
+    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, stop=("b",), echo="a bee ")
+    assert reply.feed(Emission(1)) == []
+    events = reply.feed(Emission(1, ids("ab")))
+    assert events[:2] == [Started(0, "m", 3, 0), Delta(0, "a bee ")]
+    assert text_of(events) == "a bee a"  # a stop string in the prompt ends nothing
+    assert end_of(events).usage.n_generated == 2
+
+
 def test_an_answer_of_nothing_has_a_start_and_an_end() -> None:
     events = a_reply(index=4).feed(Emission(1, n_hidden=1, finish="stop"))
     assert events[0] == Started(4, "m", 3, 0)
