@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 MEMORY = 0.98  # a step weighs this much less with each later one: about the last fifty count
+FAR = 32.0
+"""Beyond so many deviations from the mean of what was seen, a step is taken to cost at least as much a token."""
+
 FIRST_S = 6.0
 """What a step may be expected to take before any was seen; the first one also warms up the device."""
 
@@ -36,4 +39,7 @@ class Pace:
         if variance < 1.0:  # all steps alike: they say nothing about others, so cost is taken to grow with the tokens
             return mean_y * max(1.0, n_tokens / max(1.0, mean_x))
         slope = max(0.0, (self._xy / self._weight - mean_x * mean_y) / variance)
-        return max(0.0, mean_y - slope * mean_x) + slope * n_tokens if slope else mean_y
+        expected_s = max(0.0, mean_y - slope * mean_x) + slope * n_tokens
+        if (n_tokens - mean_x) ** 2 > FAR * FAR * variance:  # small steps alone: their slope is noise out there
+            return max(expected_s, mean_y * n_tokens / max(1.0, mean_x))
+        return expected_s

@@ -323,6 +323,15 @@ def test_pace_knows_a_large_chunk_from_small_steps() -> None:
     assert pace.expected_s(512) == pytest.approx(cost(512), rel=0.01)
 
 
+def test_pace_does_not_take_the_noise_of_small_steps_for_the_price_of_a_large_one() -> None:
+    pace = Pace()
+    pace.learn(512, 0.2)
+    for k in range(2000):  # so long that the large one is forgotten; the larger of these happen to be the quicker
+        pace.learn(1 + k % 8, 0.01 - 0.0001 * (k % 8))
+    assert pace.expected_s(8) < 0.012
+    assert pace.expected_s(512) > 0.2
+
+
 def test_pace_expects_too_much_rather_than_too_little_of_what_it_has_not_seen() -> None:
     pace = Pace()
     for _ in range(10):
