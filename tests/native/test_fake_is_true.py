@@ -237,3 +237,49 @@ def test_a_scheduler_answers_everybody_as_if_alone(backend: Backend) -> None:
                 n_cached += emission.n_cached if emission.finish else 0
         assert [answers[number] for number in range(len(prompts))] == alone
     assert n_cached > 600
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_swa", "tiny_hybrid"])
+def test_who_gives_way_in_a_tight_unified_kv_resumes_as_if_nothing_had_been(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    model = Model.open(request.getfixturevalue(name))
+    options = ContextOptions(
+        n_ctx=N_CTX,
+        n_slots=N_SLOTS,
+        n_batch=N_BATCH,
+        n_cells=N_CTX,
+        is_unified=True,
+        n_threads=1,
+        kv_type_k="f32",
+        kv_type_v="f32",
+        flash_attention="off",
+    )
+    backend = LlamaBackend(model, options)
+    prompts = [text(30, seed) for seed in range(6)]
+    alone = [answer_alone(backend, tokens, 90) for tokens in prompts]
+    scheduler = Scheduler(
+        n_ctx=N_CTX,
+        n_slots=N_SLOTS,
+        n_batch=N_BATCH,
+        n_cells=N_CTX,
+        is_unified=True,
+        can_truncate=backend.can_truncate,
+        n_reserve=16,
+        is_checked=True,
+    )
+    answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+    for number, tokens in enumerate(prompts):
+        scheduler.add(job(number, tokens, n_max=90), 0.0)
+    n_saves = n_restores = 0
+    while (plan := scheduler.plan(0.0)) is not None:
+        n_saves += len(plan.saves)
+        n_restores += len(plan.restores)
+        backend.launch(plan)
+        for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+            answers[emission.job_id] += emission.tokens
+            assert emission.finish in (None, "length")
+    backend.close()
+    model.close()
+    assert n_saves == n_restores > 0
+    assert list(answers.values()) == alone

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llamahost.core.work import Plan, Span
+from llamahost.core.messages import Sampling
+from llamahost.core.work import Job, Plan, Span
+from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
 from llamahost.native.model import Model
@@ -23,6 +25,52 @@ PROMPTS = (
     "Mom said to",
     "In the park",
 )
+
+
+@pytest.mark.parametrize("is_unified", [False, True])
+def test_eight_that_come_and_go_write_what_llama_writes_alone(shared_models: Path, is_unified: bool) -> None:
+    """Through the scheduler: each comes while others decode, in chunks, and the second time on what is left of all."""
+    import llama_cpp
+
+    path = shared_models / "stories260K.gguf"
+    n = 40
+    theirs = llama_cpp.Llama(str(path), n_ctx=256, verbose=False, n_threads=1, n_threads_batch=1)
+    with Model.open(path) as model:
+        story = " A girl had a cat. The cat liked to sit on the big red mat and look at the sun." * 2
+        texts = [*(story + " " + prompt for prompt in PROMPTS[:4]), *PROMPTS[4:]]
+        prompts = [model.vocab.encode(text, add_special=True, parse_special=True) for text in texts]
+        wanted = []
+        for prompt in prompts:
+            theirs.reset()
+            made = theirs.generate(list(prompt), temp=0.0, repeat_penalty=1.0)
+            wanted.append([next(made) for _ in range(n)])
+        theirs.close()
+        options = ContextOptions(
+            n_ctx=256, n_slots=8, n_batch=32, is_unified=is_unified, flash_attention="off", n_threads=1
+        )
+        backend = LlamaBackend(model, options)
+        scheduler = Scheduler.for_backend(backend, is_checked=True)
+        out: dict[int, list[int]] = {}
+        n_cached = 0
+        for turn in range(2):
+            jobs = [
+                Job(id=100 * turn + i, tokens=prompt, n_max=n, sampling=Sampling(temperature=0.0))
+                for i, prompt in enumerate(prompts)
+            ]
+            out = {job.id: [] for job in jobs}
+            while jobs or not scheduler.is_idle:
+                if jobs:
+                    scheduler.add(jobs.pop(0), 0.0)
+                plan = scheduler.plan(0.0)
+                if plan is None:
+                    continue
+                backend.launch(plan)
+                for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+                    out[emission.job_id] += emission.tokens
+                    n_cached += emission.n_cached if emission.finish else 0
+            assert list(out.values()) == wanted
+        backend.close()
+        assert n_cached > 4 * 40
 
 
 @pytest.mark.parametrize("is_unified", [False, True])
