@@ -3,7 +3,9 @@
 What is weighed, all in tokens to compute: the prompt's rest; a copy (of a whole slot's buffer, in split KV); and what a
 gap between active slots costs, because split KV forms micro-batches only from ascending consecutive slots, so that each
 further run of them is about one more pass over the weights in every step. Among choices of nearly equal cost the one
-wins that destroys no cache worth keeping, then the least recently used slot.
+wins that destroys no cache worth keeping, then the least recently used slot. So the start of a prompt that is shorter
+than what its copy costs is computed again: to sit where it is would cost what that slot holds beyond it, the answer
+to a conversation that may go on, to save a few tokens of one step.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from llamahost.engine.slots import Slots
 RUN_COST = 2048
 """A pass over the weights, every step, for the life of a request: worth more than most prompts."""
 COPY_COST = 32
-MIN_COPY = 32
+REFERENCE_COST = 8
+"""A copy in split KV; and in unified KV, where it shares the cells, and costs a walk over their table."""
 NEARLY = 64
 """Differences of cost below this are not worth a cache."""
 
@@ -48,19 +51,14 @@ def place(
         default=None,
     )
     n_copy = n_of[source.index] if source is not None else 0
-    copy_cost = COPY_COST if is_split else 0
+    copy_cost = COPY_COST if is_split else REFERENCE_COST
     options: list[tuple[int, Placement]] = []
     for slot in slots.all:
         if slot.sequence is not None:
             continue
         placement = Placement(slot, n_of[slot.index])
         cost = len(tokens) - placement.n
-        if (
-            source is not slot
-            and n_copy >= MIN_COPY
-            and n_copy - copy_cost > placement.n
-            and slot.index not in no_targets
-        ):
+        if source is not slot and n_copy - copy_cost > placement.n and slot.index not in no_targets:
             placement = Placement(slot, n_copy, source)
             cost = len(tokens) - n_copy + copy_cost
         if is_split:

@@ -323,6 +323,33 @@ def test_a_long_cache_is_not_destroyed_for_a_short_prefix() -> None:
     d.check_answers()
 
 
+@pytest.mark.parametrize(
+    ("layout", "n", "n_answer", "n_cached"),
+    [
+        ({}, 20, 30, 0),  # a copy costs more than it saves, and the answer that its slot holds is worth more
+        ({}, 20, 5, 19),  # that slot holds little else
+        ({}, 45, 30, 44),
+        ({"n_slots": 1}, 20, 30, 19),  # there is no other slot
+        ({"is_unified": True}, 20, 30, 19),  # shared by reference
+        ({"is_unified": True}, 9, 30, 0),
+    ],
+)
+def test_a_short_prefix_is_reused_where_that_costs_less_than_computing_it(
+    layout: dict[str, Any], n: int, n_answer: int, n_cached: int
+) -> None:
+    d = drive(**layout)
+    first = d.add(prompt(n), n_max=n_answer)
+    d.run()
+    again = d.add(prompt(n), n_max=3)
+    d.run()
+    assert d.cached(again) == n_cached
+    if layout.get("n_slots") != 1 and n_answer > 5:
+        goes_on = d.add([*prompt(n), *d.answers[first], 5], n_max=3)
+        d.run()
+        assert d.cached(goes_on) == n + n_answer - 1
+    d.check_answers()
+
+
 def test_the_least_recently_used_cache_is_given_up_first() -> None:
     d = drive(n_slots=2)
     for seed in (1, 2):
