@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamahost import __version__
+from llamahost.commands.chat import chat
 from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave
 from llamahost.commands.opening import MANIFEST
 from llamahost.commands.run import run
@@ -118,6 +119,7 @@ def serve(
 
 
 app.command()(run)
+app.command()(chat)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

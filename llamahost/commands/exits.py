@@ -28,6 +28,10 @@ Exit status:
   130  interrupted by Ctrl-C; `serve`: by a second signal"""
 
 
+class Unreachable(LlamahostError):
+    """Nothing answers at the address."""
+
+
 def fail(status: int, message: str) -> NoReturn:
     """One clear line, and the status that scripts read."""
     print(f"llamahost: {message}", file=sys.stderr, flush=True)
@@ -42,6 +46,8 @@ def status_of(error: LlamahostError) -> int:
             return NO_MODEL
         case ManifestError():
             return BAD_MANIFEST
+        case Unreachable():
+            return NO_ADDRESS
     return UNEXPECTED
 
 

@@ -1,0 +1,208 @@
+"""`llamahost chat`: a conversation, with a model opened here or behind a URL. Replies alone go to standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamahost.commands.exits import DONE, INTERRUPTED, NO_MODEL, UNEXPECTED, USAGE, fail, leave, told
+from llamahost.commands.opening import (
+    GpuLayers,
+    ManifestPath,
+    MaxTokens,
+    NCtx,
+    Seed,
+    System,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    Verbose,
+    manifest_at,
+    opened,
+    options_of,
+    spec_of,
+)
+from llamahost.core.errors import LlamahostError
+
+if TYPE_CHECKING:
+    from llamahost.core.events import Delta
+    from llamahost.sync import Host, Options
+
+Turn = dict[str, str]
+Replies = Callable[[list[Turn]], Generator["Delta", None, None]]
+"""Makes the next turn, as it comes; closing the generator stops it."""
+
+HELP = "/reset forgets the conversation, /system TEXT tells the model something first, /exit ends; Ctrl-C stops a reply"
+
+
+def chat(
+    model: Annotated[
+        str | None, typer.Argument(help="A GGUF file, or a model's name in the manifest. [the manifest's first]")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Talk to this running server instead.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="For --url.")] = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    n_ctx: NCtx = None,
+    threads: Threads = None,
+    gpu_layers: GpuLayers = None,
+    manifest: ManifestPath = None,
+    verbose: Verbose = False,
+) -> None:
+    """Talk with a model. Ctrl-C stops a reply, Ctrl-D ends; /help tells more.
+
+    With --url, MODEL is the name that the server knows it by. [its first]
+    """
+    status = DONE
+    with told():
+        options = options_of(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        talk = Talk(system)
+        is_script = not sys.stdin.isatty()
+        if url is not None:
+            from llamahost.commands.remote import Remote
+
+            with Remote(url, api_key) as remote:
+                names = [model] if model is not None else remote.models()
+                if not names:
+                    fail(NO_MODEL, f"{remote.url} serves no model")
+                body = {"model": names[0], **{key: value for key, value in options.items() if value is not None}}
+                _greet(f"{names[0]} at {remote.url}")
+                status = talk.hold(lambda turns: remote.chat(turns, body), _line, is_script=is_script)
+        else:
+            spec = spec_of(
+                model if model is not None else _first(manifest),
+                manifest,
+                {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers},
+            )
+            with opened(spec, is_verbose=verbose) as ready:
+                _greet(f"{ready.card.name}, {ready.card.n_ctx} tokens")
+                if not ready.has_template:
+                    print("it has no chat template; ChatML is used, which it may not know", file=sys.stderr)
+                status = talk.hold(lambda turns: _from_host(ready.host, turns, options), _line, is_script=is_script)
+    if status:
+        leave(status)
+
+
+class Talk:
+    """The turns so far. Owned by the main thread, which Ctrl-C interrupts."""
+
+    def __init__(self, system: str | None) -> None:
+        self._system = system
+        self._turns: list[Turn] = []
+
+    def hold(self, replies: Replies, read: Callable[[], str | None], *, is_script: bool) -> int:
+        """Until `read` has no line, /exit, or a second Ctrl-C in a row; returns the exit status.
+
+        A person has seen what failed; a script is told by the status.
+        """
+        n_interrupts, status = 0, DONE
+        while True:
+            try:
+                line = read()
+                if line is None:
+                    return status
+                n_interrupts = 0
+                if not line.strip():
+                    continue
+                if line.startswith("/"):
+                    if not self._command(line):
+                        return status
+                    continue
+            except KeyboardInterrupt:
+                n_interrupts += 1
+                if n_interrupts > 1:
+                    return INTERRUPTED
+                _note("\nCtrl-D or /exit ends, Ctrl-C again too")
+                continue
+            if not self._answer(line, replies) and is_script:
+                status = UNEXPECTED
+
+    def _command(self, line: str) -> bool:
+        """Whether to go on."""
+        name, _, rest = line.strip().partition(" ")
+        match name:
+            case "/exit" | "/quit":
+                return False
+            case "/reset":
+                self._turns.clear()
+                _note("forgotten")
+            case "/system" if rest:
+                self._system = rest.strip()
+                _note("told from the next reply on")
+            case "/system":
+                _note(self._system or "no system message; /system TEXT gives one")
+            case "/help":
+                _note(HELP)
+            case _:
+                _note(f"no command {name}; {HELP}")
+        return True
+
+    def _answer(self, line: str, replies: Replies) -> bool:
+        """Whether it was answered. A failed turn is forgotten; what was said of a stopped one is kept."""
+        self._turns.append({"role": "user", "content": line})
+        first = [{"role": "system", "content": self._system}] if self._system else []
+        said: list[str] = []
+        try:
+            with closing(replies([*first, *self._turns])) as deltas:
+                for delta in deltas:
+                    is_answer = delta.channel == "text"
+                    if is_answer:
+                        said.append(delta.text)
+                    print(delta.text, end="", flush=True, file=sys.stdout if is_answer else sys.stderr)
+        except KeyboardInterrupt:
+            _note(" [stopped]")
+        except LlamahostError as error:
+            self._turns.pop()
+            print(f"llamahost: {error}", file=sys.stderr, flush=True)
+            return False
+        print(flush=True)
+        self._turns.append({"role": "assistant", "content": "".join(said)})
+        return True
+
+
+def _from_host(host: Host, turns: list[Turn], options: Options) -> Generator[Delta, None, None]:
+    with host.chat(turns, stream=True, **options) as stream:
+        yield from stream
+
+
+def _first(manifest: ManifestPath) -> str:
+    models = manifest_at(manifest).models
+    if not models:
+        raise typer.BadParameter("give a GGUF file, a name from the manifest, or --url", param_hint="MODEL")
+    return models[0].name
+
+
+def _line() -> str | None:
+    """The next line without its end; None at the end of input."""
+    try:
+        if sys.stdin.isatty():
+            return input("> ")
+        line = sys.stdin.readline()
+    except EOFError:
+        print(flush=True)
+        return None
+    except UnicodeDecodeError as error:
+        fail(USAGE, f"the input is not UTF-8: {error.reason} at byte {error.start}")
+    return line.rstrip("\r\n") if line else None
+
+
+def _greet(who: str) -> None:
+    if sys.stdin.isatty():
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  imported so that input() edits lines and remembers them
+        _note(f"{who} · /help tells more, Ctrl-D ends")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

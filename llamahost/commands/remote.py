@@ -1,0 +1,125 @@
+"""A running server as commands see it: plain requests, and a chat as Deltas. Any OpenAI-compatible one will do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from llamahost.commands.exits import Unreachable
+from llamahost.core.errors import GenerationFailed, InvalidRequest, LlamahostError, Unavailable
+from llamahost.core.events import Delta
+
+CONNECT_S = 5.0
+ANSWER_S = 600.0  # a long prompt on a slow machine is silent for long
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A status, and the body: JSON where it is that, otherwise its text."""
+
+    status: int
+    body: Any
+
+    @property
+    def complaint(self) -> str:
+        """What an error body says, in one line."""
+        error = self.body.get("error") if isinstance(self.body, Mapping) else None
+        message = error.get("message") if isinstance(error, Mapping) else error or self.body
+        return " ".join(str(message).split())[:300]
+
+
+class Remote:
+    """Owned by one thread. Raises Unreachable where nothing answers."""
+
+    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = ANSWER_S) -> None:
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        try:
+            self._client = httpx.Client(
+                base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidRequest(f"{url} is not a URL: {error}") from error
+
+    def request(self, path: str, body: object = None, *, key: str | None = None) -> Reply:
+        """GET, or POST where there is a body."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        try:
+            answer = self._client.request("GET" if body is None else "POST", path, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidRequest(f"{self.url} is not a URL: {error}") from error
+        return _reply(answer)
+
+    def models(self) -> list[str]:
+        """Their ids, the server's first one first. Raises what its refusal means."""
+        reply = self.request("/v1/models")
+        if reply.status != 200:
+            raise _refusal(reply)
+        return [str(model["id"]) for model in reply.body["data"]]
+
+    def chat(self, turns: Sequence[Mapping[str, str]], options: Mapping[str, object]) -> Generator[Delta, None, None]:
+        """The reply as it is made; closing the generator stops it. Raises what the server's refusal means."""
+        body = {**options, "messages": list(turns), "stream": True}
+        try:
+            with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    raise _refusal(_reply(answer))
+                is_done = False
+                for line in answer.iter_lines():
+                    name, _, data = line.partition(":")
+                    data = data.removeprefix(" ")
+                    if name != "data" or not data:
+                        continue
+                    if data == "[DONE]":
+                        is_done = True
+                        break
+                    yield from _deltas(json.loads(data))
+                if not is_done:
+                    raise GenerationFailed("the stream broke off")
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
+        return Unreachable(f"{self.url} does not answer: {str(error).lower() or type(error).__name__}")
+
+
+def _deltas(chunk: Any) -> Generator[Delta, None, None]:
+    if "error" in chunk:
+        raise GenerationFailed(Reply(200, chunk).complaint)
+    for choice in chunk.get("choices", ()):
+        delta = choice.get("delta") or {}
+        if thought := delta.get("reasoning_content") or delta.get("reasoning"):
+            yield Delta(choice["index"], thought, "reasoning")
+        if text := delta.get("content"):
+            yield Delta(choice["index"], text)
+
+
+def _reply(answer: httpx.Response) -> Reply:
+    try:
+        return Reply(answer.status_code, answer.json())
+    except ValueError:
+        return Reply(answer.status_code, answer.text)
+
+
+def _refusal(reply: Reply) -> LlamahostError:
+    message = f"the server says {reply.status}: {reply.complaint}"
+    return Unavailable(message) if reply.status == 429 or reply.status >= 500 else InvalidRequest(message)
