@@ -197,6 +197,44 @@ def test_errors_are_the_clients_own_classes(tiny_llama: Path) -> None:
     ask(tiny_llama, law, n_ctx=256)
 
 
+def test_a_full_queue_a_passed_deadline_and_a_name_misspelt(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        long: Any = {"model": tiny_llama.stem, "prompt": "a", "max_tokens": 2000, "extra_body": {"ignore_eos": True}}
+        with pytest.raises(openai.InternalServerError) as late:
+            await client.completions.create(model=tiny_llama.stem, prompt="a", extra_body={"timeout": 1e-6})
+        assert (late.value.status_code, late.value.code) == (504, "deadline_exceeded")
+        stream = await client.completions.create(stream=True, **long)
+        async for _ in stream:
+            break  # the only slot is taken, and nobody may wait
+        with pytest.raises(openai.RateLimitError) as full:
+            await client.completions.create(model=tiny_llama.stem, prompt="b")
+        assert full.value.code == "queue_full"
+        assert int(full.value.response.headers["retry-after"]) >= 1
+        await stream.close()
+        with pytest.raises(openai.NotFoundError, match=f"did you mean `{tiny_llama.stem}`") as missing:
+            await client.completions.create(model=tiny_llama.stem + "x", prompt="a")
+        assert missing.value.code == "model_not_found"
+
+    ask(tiny_llama, law, n_ctx=2048, n_slots=1, max_queue=0, is_strict=True)
+
+
+def test_a_model_tells_its_context_under_every_name_that_clients_look_for(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        for name in (tiny_llama.stem, "org/small"):
+            model: Any = await client.models.retrieve(name)
+            assert model.id == tiny_llama.stem
+            assert model.aliases == ["org/small"]
+            assert model.context_length == model.max_model_len == model.meta["n_ctx"] == 256
+            assert model.meta["n_params"] > 0
+            assert model.meta["size"] > 0
+            assert "completion" in model.capabilities
+        bare = client.with_options(base_url=str(client.base_url).removesuffix("v1/"))
+        assert [listed.id async for listed in bare.models.list()] == [tiny_llama.stem]
+        assert (await bare.models.retrieve("org/small")).id == tiny_llama.stem
+
+    ask(tiny_llama, law, n_ctx=256, aliases=("org/small",))
+
+
 def test_clients_that_leave_free_their_slots(tiny_llama: Path) -> None:
     async def law() -> None:
         async with asyncio.timeout(LIMIT_S), serving(tiny_llama, n_ctx=2048, n_slots=2) as (port, host, _):

@@ -80,6 +80,8 @@ def parse_chat(body: ChatBody) -> ChatRequest:
     """Raises InvalidRequest with the field's path."""
     if body.functions:
         raise InvalidRequest("`functions` is deprecated and not served; use `tools`", param="functions")
+    if body.web_search_options is not None:
+        raise InvalidRequest("`web_search_options` is not served: nothing here searches", param="web_search_options")
     if body.modalities and body.modalities != ["text"]:
         raise InvalidRequest("only the modality `text` can be answered", param="modalities")
     if body.top_logprobs is not None and not body.logprobs:
@@ -278,8 +280,16 @@ def _tokens(items: list[int | str | list[int]], path: str) -> tuple[int, ...]:
 
 
 def _generation(body: Body, n_logprobs: int | None) -> Generation:
-    if body.lora:
-        raise InvalidRequest("`lora` is not served by this version", param="lora")
+    for name, is_asked in (
+        ("lora", bool(body.lora)),
+        ("n_probs", (body.n_probs or 0) > 0),  # `logprobs` is what is served
+        ("post_sampling_probs", bool(body.post_sampling_probs)),
+        ("t_max_predict_ms", (body.t_max_predict_ms or 0) > 0),
+        ("reasoning_budget_tokens", body.reasoning_budget_tokens not in (None, -1)),
+        ("thinking_budget_tokens", body.thinking_budget_tokens not in (None, -1)),
+    ):
+        if is_asked:
+            raise InvalidRequest(f"`{name}` is not served by this version", param=name)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Generation(
         sampling=_sampling(body),

@@ -57,8 +57,14 @@ class Body(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
-    lora: list[dict[str, Any]] | None = None
     timeout: float | None = None
+
+    lora: list[dict[str, Any]] | None = None
+    n_probs: Int | None = None
+    post_sampling_probs: bool | None = None
+    t_max_predict_ms: Int | None = None
+    reasoning_budget_tokens: Int | None = None
+    thinking_budget_tokens: Int | None = None
 
     @property
     def n_kept(self) -> int:
@@ -165,6 +171,7 @@ class ChatBody(Body, kw_only=True):
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
+    web_search_options: dict[str, Any] | None = None
 
     @property
     def has_logprobs(self) -> bool:

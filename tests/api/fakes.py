@@ -14,8 +14,11 @@ from llamahost.core.errors import Unavailable
 from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timings, TokenLogprob, Usage
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.preparer import Preparer
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.metrics import Metrics
+from llamahost.text.template import CHATML, Template
+from tests.text.vocabulary import ByteVocabulary
 
 Request = ChatRequest | CompletionRequest
 Step = Event | Exception | Callable[[], Awaitable[object]]
@@ -99,6 +102,27 @@ class FakeHost:
     def health(self) -> Health:
         is_ready = any(status.state == "ready" for status in self.statuses)
         return Health(is_ready=is_ready, is_stalled=self.is_stalled, is_draining=self.is_draining, models=self.statuses)
+
+
+@dataclass
+class PreparingHost(FakeHost):
+    """Refuses what a real one would: every request is made ready for a model of a few words before it is answered."""
+
+    template: str = CHATML
+
+    def _play(self, request: Request) -> AsyncGenerator[Event, None]:
+        return self._prepare_and_play(request)
+
+    async def _prepare_and_play(self, request: Request) -> AsyncGenerator[Event, None]:
+        preparer = Preparer(
+            model="tiny", n_ctx=64, vocabulary=ByteVocabulary(), template=Template(self.template, bos="<s>")
+        )
+        if isinstance(request, ChatRequest):
+            preparer.chat(request)
+        else:
+            preparer.complete(request)
+        async for event in super()._play(request):
+            yield event
 
 
 def app_of(host: FakeHost, metrics: Metrics | None = None, **settings: object) -> App:

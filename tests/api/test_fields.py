@@ -1,0 +1,229 @@
+"""The table of every field that clients send to chat and completions: served, passed over by design, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llamahost.api.openai_types import ChatBody, CompletionBody
+from tests.api.fakes import PreparingHost, app_of, client_of, run
+
+SERVED: dict[str, Any] = {
+    "model": "tiny",
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "n": 2,
+    "max_tokens": 5,
+    "max_completion_tokens": 5,
+    "n_predict": -1,
+    "stop": ["a"],
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+    "logit_bias": [[5, -1.0], ["6", False]],
+    "seed": 1,
+    "top_k": 10,
+    "min_p": 0.1,
+    "typical_p": 0.9,
+    "top_n_sigma": 1.0,
+    "dynatemp_range": 0.1,
+    "dynatemp_exponent": 1.0,
+    "xtc_probability": 0.1,
+    "xtc_threshold": 0.2,
+    "mirostat": 2,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
+    "dry_multiplier": 0.5,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": -1,
+    "dry_sequence_breakers": ["\n"],
+    "repeat_last_n": 64,
+    "repeat_penalty": 1.1,
+    "min_keep": 1,
+    "samplers": ["top_k", "temperature"],
+    "ignore_eos": True,
+    "timeout": 10.0,
+    "response_format": {"type": "text"},
+}
+SERVED_CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "ada"}],
+    "logprobs": True,
+    "chat_template_kwargs": {"a": 1},
+    "reasoning_effort": "low",
+    "continue_final_message": False,
+    "add_generation_prompt": True,
+    "modalities": ["text"],
+    "tool_choice": "none",
+}
+SERVED_COMPLETION: dict[str, Any] = {"prompt": "Hi", "logprobs": 2, "echo": True, "best_of": 3}
+
+PASSED_OVER: dict[str, tuple[Any, str]] = {
+    "user": ("me", "nobody is told apart by it"),
+    "metadata": ({"a": "b"}, "nothing is stored"),
+    "store": (True, "nothing is stored"),
+    "service_tier": ("auto", "there is one"),
+    "safety_identifier": ("x", "nobody is told apart by it"),
+    "prompt_cache_key": ("x", "the prefix cache finds by itself"),
+    "verbosity": ("low", "no model here knows it"),
+    "prediction": ({"type": "content", "content": "x"}, "only ever a hint for speed"),
+    "cache_prompt": (False, "the prefix cache changes no answer"),
+    "n_cache_reuse": (3, "the prefix cache changes no answer"),
+    "id_slot": (1, "the scheduler chooses"),
+    "n_keep": (5, "a context is never shifted"),
+    "n_discard": (5, "a context is never shifted"),
+    "timings_per_token": (True, "timings come at the end"),
+    "return_progress": (True, "a silent prompt shows nothing"),
+    "return_tokens": (True, "of llama-server's own route"),
+    "response_fields": (["content"], "of llama-server's own route"),
+    "reasoning_format": ("none", "reasoning is not told apart yet"),
+    "parallel_tool_calls": (True, "no tools are called yet"),
+    "function_call": ("auto", "no tools are called yet"),
+    "sse_ping_interval": (5, "the server's own ping_s"),
+    "a_name_of_tomorrow": ({"x": [1]}, "unknown fields are no mistake"),
+}
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+REFUSED: dict[str, tuple[Any, str]] = {
+    "lora": ([{"id": 0, "scale": 1.0}], "lora"),
+    "n_probs": (3, "n_probs"),
+    "post_sampling_probs": (True, "post_sampling_probs"),
+    "t_max_predict_ms": (100, "t_max_predict_ms"),
+    "reasoning_budget_tokens": (0, "reasoning_budget_tokens"),
+    "thinking_budget_tokens": (50, "thinking_budget_tokens"),
+    "grammar": ('root ::= "a"', "response_format"),
+    "json_schema": ({}, "response_format"),
+}
+REFUSED_CHAT: dict[str, tuple[Any, str]] = {
+    "tools": ([TOOL], "tools"),
+    "functions": ([{"name": "f"}], "functions"),
+    "web_search_options": ({}, "web_search_options"),
+    "top_logprobs": (3, "top_logprobs"),  # refused alone; with logprobs it is served
+}
+REFUSED_COMPLETION: dict[str, tuple[Any, str]] = {"suffix": ("x", "suffix")}
+
+ROUTES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+}
+
+
+async def answered(path: str, field: str, value: Any) -> Any:
+    async with client_of(app_of(PreparingHost())) as client:
+        return await client.post(path, json={**ROUTES[path], field: value})
+
+
+def cases(both: dict[str, Any], chat: dict[str, Any], completion: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    fields = {"/v1/chat/completions": {**both, **chat}, "/v1/completions": {**both, **completion}}
+    return [(path, field, value) for path in ROUTES for field, value in fields[path].items()]
+
+
+@pytest.mark.parametrize(("path", "field", "value"), cases(SERVED, SERVED_CHAT, SERVED_COMPLETION))
+def test_what_is_served_is_taken(path: str, field: str, value: Any) -> None:
+    async def law() -> None:
+        response = await answered(path, field, value)
+        assert response.status_code == 200, response.text
+
+    run(law)
+
+
+@pytest.mark.parametrize(("path", "field", "value"), cases(PASSED_OVER, {}, {}))
+def test_what_is_passed_over_changes_nothing(path: str, field: str, value: tuple[Any, str]) -> None:
+    async def law() -> None:
+        response = await answered(path, field, value[0])
+        assert response.status_code == 200, response.text
+
+    run(law)
+
+
+@pytest.mark.parametrize(("path", "field", "value"), cases(REFUSED, REFUSED_CHAT, REFUSED_COMPLETION))
+def test_what_is_refused_is_named(path: str, field: str, value: tuple[Any, str]) -> None:
+    async def law() -> None:
+        response = await answered(path, field, value[0])
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == value[1]
+
+    run(law)
+
+
+@pytest.mark.parametrize(("path", "field", "value"), cases({**SERVED, **PASSED_OVER, **REFUSED}, {}, {}))
+def test_null_is_absent(path: str, field: str, value: Any) -> None:
+    async def law() -> None:
+        assert (await answered(path, field, None)).status_code == 200
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("body", "tables"),
+    [
+        (ChatBody, (SERVED, SERVED_CHAT, PASSED_OVER, REFUSED, REFUSED_CHAT)),
+        (CompletionBody, (SERVED, SERVED_COMPLETION, PASSED_OVER, REFUSED, REFUSED_COMPLETION)),
+    ],
+)
+def test_the_table_holds_every_field_that_is_read(
+    body: type[msgspec.Struct], tables: tuple[dict[str, Any], ...]
+) -> None:
+    told = [field for table in tables for field in table]
+    assert len(told) == len(set(told))
+    read = {field.name for field in msgspec.structs.fields(body)}
+    assert read - set(told) == set()
+    known = {field for table in tables if table is not PASSED_OVER for field in table}
+    assert known - read == set()
+
+
+RAISING = "{{ raise_exception('Only Latin is spoken here') }}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "template", "expected"),
+    [
+        ("/v1/completions", {"prompt": [70000]}, "", {"param": "prompt", "type": "invalid_request_error"}),
+        ("/v1/chat/completions", {"logit_bias": {"70000": 1}}, "", {"param": "logit_bias"}),
+        ("/v1/chat/completions", {}, RAISING, {"param": "messages", "type": "invalid_request_error"}),
+        (
+            "/v1/completions",
+            {"prompt": "x" * 63},
+            "",
+            {
+                "param": "prompt",
+                "type": "exceed_context_size_error",
+                "code": "context_length_exceeded",
+                "n_prompt_tokens": 64,
+                "n_ctx": 64,
+            },
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "x" * 100}], "stream": True},
+            "{{ messages[0].content }}",
+            {
+                "param": "messages",
+                "type": "exceed_context_size_error",
+                "code": "context_length_exceeded",
+                "n_prompt_tokens": 101,
+                "n_ctx": 64,
+            },
+        ),
+    ],
+    ids=["token", "bias", "template", "long prompt", "long chat"],
+)
+def test_what_only_the_model_can_refuse_is_told_in_one_body(
+    path: str, body: dict[str, Any], template: str, expected: dict[str, Any]
+) -> None:
+    async def law() -> None:
+        host = PreparingHost()
+        host.template = template or host.template
+        async with client_of(app_of(host)) as client:
+            response = await client.post(path, json={**ROUTES[path], **body})
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert {key: error[key] for key in expected} == expected
+        assert error["message"]
+        if template == RAISING:
+            assert "Only Latin is spoken here" in error["message"]
+
+    run(law)
