@@ -28,6 +28,9 @@ N_SMALL = 2048
 """Characters of text that are prepared on the loop itself: 0.1 to 0.6 ms of work, where a hop to the pool and back
 costs 0.05 to 0.1 ms more. Above that the loop's other streams would feel it."""
 
+N_ANSWER, N_MESSAGE = 64, 16
+"""Characters that take as long as making an answer's job and reply, and as a message beside its text."""
+
 Result = TypeVar("Result")
 
 
@@ -158,7 +161,7 @@ class Replica:
             chat = request
             return await self.run(lambda: self._preparer.chat(chat), _n_chars_of_chat(chat))
         complete = request
-        return await self.run(lambda: self._preparer.complete(complete), sum(map(len, complete.prompts)))
+        return await self.run(lambda: self._preparer.complete(complete), _n_chars_of_completion(complete))
 
     async def run(self, work: Callable[[], Result], n_chars: int) -> Result:
         """Do work on `n_chars` of text that touches the vocabulary and no context: here if small, else in the pool."""
@@ -244,9 +247,15 @@ def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
 
 
 def _n_chars_of_chat(request: ChatRequest) -> int:
-    """Characters of text; anything but text counts as much."""
+    """Characters of text, or what takes as long."""
     n = sum(len(part.text) if isinstance(part, Text) else N_SMALL + 1 for m in request.messages for part in m.parts)
     calls = (call for message in request.messages for call in message.tool_calls)
     n += sum(len(call.arguments) for call in calls)
     n += sum(len(message.reasoning) for message in request.messages)
+    n += N_MESSAGE * len(request.messages) + N_ANSWER * request.generation.n
     return n + 512 * len(request.tools) + len(request.output.value)
+
+
+def _n_chars_of_completion(request: CompletionRequest) -> int:
+    """Characters or tokens of the prompts, or what takes as long."""
+    return sum(map(len, request.prompts)) + N_ANSWER * len(request.prompts) * request.generation.n

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
-from llamahost.core.messages import CompletionRequest, Generation
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
 from llamahost.core.work import Emission, Job
 from llamahost.engine.engine import Engine
 from llamahost.engine.outbox import Outbox
@@ -127,6 +127,25 @@ async def test_small_prompts_stay_on_the_loop_and_large_ones_do_not_block_it() -
         assert not large.done()
         vocabulary.gate.set()
         assert len((await large).jobs[0].tokens) == N_SMALL + 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CompletionRequest(prompts=("x",) * 200),
+        CompletionRequest(prompts=("x",), generation=Generation(n=100)),
+        CompletionRequest(prompts=(tuple(range(64)) * 40,)),
+        ChatRequest(messages=(Message(role="user", parts=(Text("x"),)),) * 200),
+        ChatRequest(messages=(Message(role="user", parts=(Text("x"),)),), generation=Generation(n=100)),
+    ],
+)
+@on_loop
+async def test_many_small_things_are_not_small(request_: ChatRequest | CompletionRequest) -> None:
+    async with replica_on(FakeBackend(n_ctx=8192)) as replica:
+        preparing = asyncio.ensure_future(replica.prepare(request_))
+        await asyncio.sleep(0)  # on the loop it would be done with the first turn of the task
+        assert not preparing.done()
+        await preparing
 
 
 @on_loop
