@@ -80,6 +80,39 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="Ask clients for this key.", show_envvar=True)
     ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(envvar="LLAMAHOST_API_KEY_FILE", help="More keys, one a line; # begins a comment.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="LLAMAHOST_CORS_ORIGINS",
+            help="Whose web pages may use this server, as https://example.org, or * for all; may be given again.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="LLAMAHOST_TLS_CERT", help="Serve https with this PEM certificate.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="LLAMAHOST_TLS_KEY", help="Its key, where that file does not hold it.")
+    ] = None,
+    base_path: Annotated[
+        str | None, typer.Option(envvar="LLAMAHOST_BASE_PATH", help="Where a proxy shows this server, as /llm.")
+    ] = None,
+    forwarded_allow_ips: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LLAMAHOST_FORWARDED_ALLOW_IPS",
+            help="Proxies whose X-Forwarded-* are believed: addresses and networks with commas between, or *.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(envvar="LLAMAHOST_TIMEOUT", help="Seconds a request may take when it says nothing itself."),
+    ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(envvar="LLAMAHOST_MAX_BODY_BYTES", help="Refuse larger requests. [67108864]")
+    ] = None,
     manifest: Annotated[
         Path | None, typer.Option(envvar="LLAMAHOST_MANIFEST", help="Models and settings. [./model_manifest.toml]")
     ] = None,
@@ -107,7 +140,21 @@ def serve(
         raise typer.BadParameter("give a model or a manifest, not both", param_hint="--manifest")
     log.set_up(log_level.lower(), "json" if log_format == "json" else "text")
     spec_flags = {"n_ctx": n_ctx, "n_slots": slots, "n_threads": threads, "n_gpu_layers": gpu_layers}
-    server_flags = {"host": host, "port": port, "api_key": api_key, "drain_s": drain}
+    server_flags = {
+        "host": host,
+        "port": port,
+        "unix_socket": unix_socket,
+        "api_key": api_key,
+        "api_key_file": api_key_file,
+        "cors_origins": tuple(cors_origin) if cors_origin else None,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "base_path": base_path,
+        "forwarded_allow_ips": _listed(forwarded_allow_ips),
+        "timeout_s": timeout,
+        "max_body_bytes": max_body_bytes,
+        "drain_s": drain,
+    }
     try:
         wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
     except ManifestError as error:
@@ -115,7 +162,7 @@ def serve(
     missing = [spec.path for spec in wanted.models if not spec.path.is_file()]
     if missing and len(missing) == len(wanted.models):
         fail(NO_MODEL, f"there is no file {missing[0]}")
-    _serve(wanted, unix_socket, is_strict=strict_model or model is None)
+    _serve(wanted, is_strict=strict_model or model is None, from_manifest=model is None)
 
 
 app.command()(run)
@@ -132,6 +179,10 @@ def bench(context: typer.Context) -> None:
     one(args=context.args, prog_name="llamahost bench")
 
 
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value is not None}
 
@@ -144,6 +195,8 @@ def _wanted(
 
     from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, load_manifest
 
+    if server.keys() & {"host", "port"}:
+        server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket
     if model is not None:
         name = names[0] if names else model.stem or str(model)
         aliases = tuple(dict.fromkeys(n for n in (*names[1:], model.stem) if n and n != name))
@@ -156,30 +209,45 @@ def _wanted(
     return Manifest(models=models, server=replace(found.server, **server) if server else found.server)
 
 
-def _serve(wanted: Manifest, unix_socket: Path | None, *, is_strict: bool) -> None:
+def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
     from llamahost.api.app import App, create_app
-    from llamahost.api.server import Runner, bind, bind_unix
-    from llamahost.core.errors import LoadFailed
+    from llamahost.api.auth import keys_of
+    from llamahost.api.server import Runner, bind, bind_unix, tls_of
+    from llamahost.core.errors import LoadFailed, ManifestError
     from llamahost.host import AsyncHost
     from llamahost.ops.metrics import Metrics
 
     settings = wanted.server
+    unix_socket = settings.unix_socket
+    try:
+        keys, tls = keys_of(settings), tls_of(settings)
+    except ManifestError as error:
+        fail(BAD_MANIFEST, str(error))
     try:
         place = bind(settings.host, settings.port) if unix_socket is None else bind_unix(unix_socket)
     except OSError as error:
         where = f"{settings.host}:{settings.port}" if unix_socket is None else str(unix_socket)
         fail(NO_ADDRESS, f"cannot listen on {where}: {(error.strerror or str(error)).lower()}")
-    address = _address(place)
+    address = _address(place, is_tls=tls is not None)
     metrics = Metrics()
     host = AsyncHost(wanted if wanted.models else None, observer=metrics, is_strict=is_strict)
     fingerprint = f"llamahost-{__version__}"
 
     def make_app(on_start: Callable[[], None]) -> App:
-        return create_app(host, settings, metrics=metrics, fingerprint=fingerprint, on_start=on_start)
+        return create_app(
+            host,
+            settings,
+            metrics=metrics,
+            keys=keys,
+            from_manifest=from_manifest,
+            fingerprint=fingerprint,
+            on_start=on_start,
+        )
 
     async def announce() -> None:
         _say(f"llamahost {__version__} listens on {address}")
-        _warn_if_open(settings, is_local=unix_socket is not None)
+        if unix_socket is None and keys.is_open:
+            _warn_if_open(settings.host)
         if not wanted.models:
             from llamahost.api.probes import NO_MODEL as ADVICE
 
@@ -196,9 +264,9 @@ def _serve(wanted: Manifest, unix_socket: Path | None, *, is_strict: bool) -> No
             return
         for status in host.models():
             _say(f"ready: {_told(status)}")
-        _say(_example(address, unix_socket, settings))
+        _say(_example(address, settings, needs_key=not keys.is_open))
 
-    runner = Runner(host, place, drain_s=settings.drain_s, on_start=announce)
+    runner = Runner(host, place, settings=settings, tls=tls, on_start=announce)
     status = runner.run(make_app)
     if unix_socket is not None:
         unix_socket.unlink(missing_ok=True)
@@ -209,23 +277,23 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _address(place: socket.socket) -> str:
+def _address(place: socket.socket, *, is_tls: bool) -> str:
     name = place.getsockname()
     if not isinstance(name, tuple):
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{'https' if is_tls else 'http'}://{host}:{name[1]}"
 
 
-def _warn_if_open(settings: ServerSettings, *, is_local: bool) -> None:
+def _warn_if_open(host: str) -> None:
     import ipaddress
 
-    is_loopback = is_local or settings.host == "localhost"
+    is_loopback = host == "localhost"
     with contextlib.suppress(ValueError):
-        is_loopback = is_loopback or ipaddress.ip_address(settings.host).is_loopback
-    if not is_loopback and settings.api_key is None:
+        is_loopback = is_loopback or ipaddress.ip_address(host).is_loopback
+    if not is_loopback:
         logging.getLogger("llamahost.server").warning(
-            "anyone who reaches %s can use this server; --api-key asks for a key", settings.host
+            "anyone who reaches %s can use this server; --api-key asks for a key", host
         )
 
 
@@ -236,8 +304,10 @@ def _told(status: ModelStatus) -> str:
     return f"{status.name}, {card.n_slots} slots, {card.n_ctx} tokens a request ({card.description})"
 
 
-def _example(address: str, unix_socket: Path | None, settings: ServerSettings) -> str:
-    where = address if unix_socket is None else f"--unix-socket {unix_socket} http://localhost"
-    key = " -H 'Authorization: Bearer …'" if settings.api_key else ""
+def _example(address: str, settings: ServerSettings, *, needs_key: bool) -> str:
+    where = address
+    if settings.unix_socket is not None:
+        where = f"--unix-socket {settings.unix_socket} {'http' if settings.tls_cert is None else 'https'}://localhost"
+    key = " -H 'Authorization: Bearer …'" if needs_key else ""
     body = """'{"messages": [{"role": "user", "content": "Hello"}]}'"""
     return f"try: curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {body}"

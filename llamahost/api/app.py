@@ -1,6 +1,6 @@
 """The ASGI application: routes, and the layers around them. Starts and closes the library with its own life.
 
-Border (id, log, problems, gate) → Auth → Router → one class a route
+[BasePath →] [Cors →] Border (id, log, problems, gate) → Auth → Router → one class a route
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llamahost.api.auth import Auth, Keys
+from llamahost.api.auth import Auth, Keys, keys_of
+from llamahost.api.base_path import BasePath
 from llamahost.api.border import Border, Gate
+from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
 from llamahost.api.openai import ListModels, chat_route, completion_route
+from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
 from llamahost.api.service import Service
 from llamahost.api.web import Page
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.ops.metrics import Metrics
 
-PROBES = frozenset({"/health", "/ready"})
+PROBES = frozenset({"/health", "/ready", "/readiness"})
 PAGES = frozenset({"/"})  # shown without a key: what a page asks for afterwards needs one
 
 
@@ -34,6 +37,8 @@ class App:
         settings: ServerSettings,
         metrics: Metrics,
         *,
+        keys: Keys | None = None,
+        from_manifest: bool = False,
         fingerprint: str = "llamahost",
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
@@ -50,20 +55,24 @@ class App:
                 *[Route(path, models, methods=["GET"]) for path in _both("/models")],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models/{name:path}")],
                 Route("/", Page.read("chat.html"), methods=["GET"]),
-                Route("/health", HealthProbe(service), methods=["GET"]),
-                Route("/ready", ReadyProbe(service), methods=["GET"]),
+                Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
+                *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
+                *openapi_routes(),
             ],
             redirect_slashes=False,
             default=no_route,
         )
-        keys = Keys([settings.api_key] if settings.api_key else [])
         self._app: ASGIApp = Border(
-            Auth(router, keys, open_paths=PROBES | PAGES),
+            Auth(router, keys or keys_of(settings), open_paths=PROBES | PAGES | OPEN_PATHS),
             self.gate,
             open_paths=PROBES | {"/metrics"},
             on_response=metrics.responded,
         )
+        if settings.cors_origins:
+            self._app = Cors(self._app, settings.cors_origins)
+        if settings.base_path:
+            self._app = BasePath(self._app, settings.base_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -87,11 +96,25 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     metrics: Metrics | None = None,
+    keys: Keys | None = None,
+    from_manifest: bool = False,
     fingerprint: str = "llamahost",
     on_start: Callable[[], None] = lambda: None,
 ) -> App:
-    """The application over one host; give it the Metrics that the host has as its observer."""
-    return App(service, settings or ServerSettings(), metrics or Metrics(), fingerprint=fingerprint, on_start=on_start)
+    """The application over one host; give it the Metrics that the host has as its observer.
+
+    `keys` in place of those that the settings name; raises ManifestError where those cannot be read. With
+    `from_manifest`, /health is well also while models still load.
+    """
+    return App(
+        service,
+        settings or ServerSettings(),
+        metrics or Metrics(),
+        keys=keys,
+        from_manifest=from_manifest,
+        fingerprint=fingerprint,
+        on_start=on_start,
+    )
 
 
 def _both(path: str) -> tuple[str, str]:

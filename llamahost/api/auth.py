@@ -5,10 +5,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from hashlib import sha256
+from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.problems import Unauthorized
+from llamahost.core.errors import ManifestError
+from llamahost.fleet.manifest import ServerSettings
 
 
 class Keys:
@@ -25,6 +28,30 @@ class Keys:
         given = sha256(key).digest()
         # Every one is compared, so that the time tells nothing of which was close.
         return sum([hmac.compare_digest(given, digest) for digest in self._digests]) > 0
+
+
+def keys_of(settings: ServerSettings) -> Keys:
+    """The key that the settings hold and those of their file. Reads it once. Raises ManifestError."""
+    keys = [settings.api_key.strip()] if settings.api_key else []
+    if settings.api_key_file is not None:
+        keys += read_keys(settings.api_key_file)
+    return Keys(keys)
+
+
+def read_keys(path: Path) -> list[str]:
+    """One key a line; blank lines and comments, which begin with #, are passed over. Raises ManifestError.
+
+    A file without a key is a mistake: it must not open the server to everybody.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ManifestError(f"api_key_file {path} cannot be read: {reason}", key="api_key_file") from None
+    keys = [key for line in text.splitlines() if (key := line.strip()) and not key.startswith("#")]
+    if not keys:
+        raise ManifestError(f"api_key_file {path} holds no key", key="api_key_file")
+    return keys
 
 
 class Auth:

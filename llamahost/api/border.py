@@ -139,6 +139,8 @@ def _log(scope: Scope, trace: Trace, status: int, *, is_probe: bool) -> None:
         fields["queue_ms"] = round(trace.queued_s * 1000, 1)
         fields["ttft_ms"] = round(trace.first_s * 1000, 1)
     fields["total_ms"] = round(trace.elapsed_s * 1000, 1)
+    if scope.get("client"):
+        fields["client"] = scope["client"][0][:64]  # behind a proxy that is believed: whom it names
     fields["request_id"] = trace.request_id
     path = fields["path"] if scope["path"].isprintable() else repr(fields["path"])
     head = f"{fields['method']} {path} {status}"

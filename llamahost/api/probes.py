@@ -1,14 +1,22 @@
-"""/health, /ready and /metrics: what supervisors, balancers and dashboards ask. Never waits for a step."""
+"""/health, /ready and /metrics: what supervisors, balancers and dashboards ask. Never waits for a step.
+
+/health asks whether the process should live: a supervisor restarts what answers 503. /ready asks whether requests
+should come: a balancer sends them elsewhere. For one model from the command line both are the same question, as
+llama-server answers it; models of a manifest come and go while the process is well.
+"""
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.service import Service
 from llamahost.api.sse import send_json
+from llamahost.core.errors import ModelNotFound
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.metrics import Metrics, ModelLoad
 
@@ -20,24 +28,43 @@ NO_MODEL = (
 
 @dataclass(frozen=True, slots=True)
 class HealthProbe:
-    """GET /health: 200 while something can answer, as llama-server says it."""
+    """GET /health: 200 while something can answer, as llama-server says it.
+
+    With a manifest also while something can still come to answer; `degraded` then, with the models that do not.
+    """
 
     service: Service
+    from_manifest: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _tell(send, "ok", trouble_of(self.service.health()), {})
+        health = self.service.health()
+        trouble = trouble_of(health)
+        if not self.from_manifest:
+            await _tell(send, "ok", trouble, {})
+            return
+        is_dead = health.is_draining or health.is_stalled or all(m.state == "failed" for m in health.models)
+        lacking = {model.name: _state(model) for model in health.models if model.state != "ready"}
+        details: dict[str, object] = {"models": lacking} if lacking else {}
+        await _tell(send, "degraded" if lacking else "ok", trouble if is_dead else "", details)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyProbe:
-    """GET /ready: the same question, answered for each model."""
+    """GET /ready and /readiness: 200 while a model can answer, and how each is; `?model=NAME` asks for that one."""
 
     service: Service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         health = self.service.health()
-        models = {model.name: _state(model) for model in health.models}
-        await _tell(send, "ready", trouble_of(health), {"models": models})
+        trouble = trouble_of(health)
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("model")
+        if asked is None:
+            await _tell(send, "ready", trouble, {"models": {model.name: _state(model) for model in health.models}})
+            return
+        model = _named(health, asked[-1])
+        if not (health.is_draining or health.is_stalled):
+            trouble = "" if model.state == "ready" else f"{model.name}: {_sentence(model)}"
+        await _tell(send, "ready", trouble, {"models": {model.name: _state(model)}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +92,14 @@ def trouble_of(health: Health) -> str:
     if health.is_ready:
         return ""
     return "; ".join(f"{model.name}: {_sentence(model)}" for model in health.models)
+
+
+def _named(health: Health, name: str) -> ModelStatus:
+    for model in health.models:
+        if name == model.name or name in model.aliases:
+            return model
+    names = [known for model in health.models for known in (model.name, *model.aliases)]
+    raise ModelNotFound(name, nearest=next(iter(difflib.get_close_matches(name, names, n=1)), ""))
 
 
 def _sentence(model: ModelStatus) -> str:

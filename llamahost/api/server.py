@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -21,6 +22,8 @@ import uvicorn
 
 from llamahost.api.app import App
 from llamahost.api.service import Service
+from llamahost.core.errors import ManifestError
+from llamahost.fleet.manifest import ServerSettings
 
 logger = logging.getLogger("llamahost.server")
 
@@ -67,6 +70,32 @@ def _answers(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
+def tls_of(settings: ServerSettings) -> ssl.SSLContext | None:
+    """What to speak https with; None for plain http. Raises ManifestError on files that do not serve."""
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    key = settings.tls_key or settings.tls_cert
+    for name, path in (("tls_cert", settings.tls_cert), ("tls_key", key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ManifestError(f"{name} {path} cannot be read: {error.strerror}", key=name) from None
+
+    def refuse_to_ask() -> str:
+        raise ManifestError(f"tls_key {key} is encrypted; a server has nobody to ask for its password", key="tls_key")
+
+    try:
+        context.load_cert_chain(settings.tls_cert, key, password=refuse_to_ask)
+    except ssl.SSLError as error:
+        reason = error.reason or "not PEM"
+        raise ManifestError(
+            f"tls_cert {settings.tls_cert} and its key {key} do not serve: {reason.lower().replace('_', ' ')}",
+            key="tls_cert",
+        ) from None
+    return context
+
+
 class Runner:
     """Owned by the main thread's loop. One server from its start to its end."""
 
@@ -75,12 +104,15 @@ class Runner:
         service: Service,
         place: socket.socket,
         *,
-        drain_s: float,
+        settings: ServerSettings,
+        tls: ssl.SSLContext | None = None,
         on_start: Callable[[], Coroutine[None, None, None]],
     ) -> None:
         self._service = service
         self._place = place
-        self._drain_s = drain_s
+        self._settings = settings
+        self._tls = tls
+        self._drain_s = settings.drain_s
         self._on_start = on_start
         self._starting: asyncio.Task[None] | None = None
         self._status = 0
@@ -94,6 +126,8 @@ class Runner:
         sys.setswitchinterval(0.0005)
         app = make_app(self._begin)
         self._app = app
+        tls = self._tls
+        proxies = self._settings.forwarded_allow_ips
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -103,7 +137,9 @@ class Runner:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips="*" if "*" in proxies else list(proxies),
+            ssl_context_factory=None if tls is None else lambda config, default: tls,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(FLUSH_S),

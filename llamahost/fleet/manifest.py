@@ -7,6 +7,7 @@ the file is reported with its line, the key, and the key that was probably meant
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import re
 import tomllib
@@ -24,6 +25,9 @@ FlashAttention = Literal["auto", "on", "off"]
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 _INT32 = 2**31 - 1
+
+_BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@\"',]+")  # browser extensions have schemes of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,14 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
+    unix_socket: Path | None = None  # listened on instead
     api_key: str | None = None
+    api_key_file: Path | None = None  # more keys, one a line
+    cors_origins: tuple[str, ...] = ()  # whose pages may ask from a browser; "*": anybody's
+    tls_cert: Path | None = None  # PEM, with the chain
+    tls_key: Path | None = None  # PEM; not needed where the certificate's file holds it
+    base_path: str = ""  # where a proxy shows the server, as in /llm
+    forwarded_allow_ips: tuple[str, ...] = ()  # proxies whose X-Forwarded-* are believed; "*": anybody's
     drain_s: float = 30.0  # at shutdown, for answers that are under way
     ping_s: float = 15.0  # of silence in a stream before a comment line is sent
     stall_s: float = 60.0  # that a client may leave its stream unread before it is ended
@@ -92,6 +103,23 @@ class ServerSettings:
             raise ManifestError("host must not be empty; 0.0.0.0 listens on every interface", key="host")
         if self.api_key is not None and not self.api_key.strip():
             raise ManifestError("api_key must not be empty; leave it out for none", key="api_key")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ManifestError("tls_key needs a tls_cert beside it", key="tls_key")
+        object.__setattr__(self, "base_path", self.base_path.rstrip("/"))
+        if self.base_path and not _BASE_PATH.fullmatch(self.base_path):
+            raise ManifestError(f"base_path must be like /llm, not {self.base_path!r}", key="base_path")
+        for origin in self.cors_origins:
+            if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+                raise ManifestError(
+                    f'cors_origins must be like "https://example.org", without a path, or "*"; not {origin!r}',
+                    key="cors_origins",
+                )
+        for proxy in self.forwarded_allow_ips:
+            if not _is_network(proxy):
+                raise ManifestError(
+                    f'forwarded_allow_ips must be addresses, networks like 10.0.0.0/8, or "*"; not {proxy!r}',
+                    key="forwarded_allow_ips",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +175,14 @@ _MODEL_KINDS = {
 _SERVER_KINDS = {
     "host": _Kind(str),
     "port": _Kind(int, 0, 65535),
+    "unix_socket": _Kind(Path, is_optional=True),
     "api_key": _Kind(str, is_optional=True),
+    "api_key_file": _Kind(Path, is_optional=True),
+    "cors_origins": _Kind(tuple),
+    "tls_cert": _Kind(Path, is_optional=True),
+    "tls_key": _Kind(Path, is_optional=True),
+    "base_path": _Kind(str),
+    "forwarded_allow_ips": _Kind(tuple),
     "drain_s": _Kind(float, 0.0, 86400.0),
     "ping_s": _Kind(float, 0.1, 86400.0),
     "stall_s": _Kind(float, 0.1, 86400.0),
@@ -192,8 +227,7 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
         raise ManifestError(f"{source}: {error}") from error
     place = _Places(source, text)
     place.known((), document, ("server", "models"))
-    server = _table(document.get("server", {}), place, ("server",))
-    place.known(("server",), server, (f.name for f in fields(ServerSettings)))
+    server = _server(document.get("server", {}), place, folder)
     models = document.get("models", [])
     if not isinstance(models, list):
         raise place.error(("models",), "models are written as [[models]], with two brackets")
@@ -209,6 +243,30 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
         except ManifestError as error:
             raise place.error(("models", k, error.key), str(error)) from error
     return manifest
+
+
+def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
+    values = dict(_table(table, place, ("server",)))
+    place.known(("server",), values, (f.name for f in fields(ServerSettings)))
+    for key in ("unix_socket", "api_key_file", "tls_cert", "tls_key"):
+        if key in values:
+            if not isinstance(values[key], str):
+                raise place.error(("server", key), f"{key} must be text, not {values[key]!r}")
+            values[key] = folder / Path(values[key]).expanduser()
+    for key in ("cors_origins", "forwarded_allow_ips"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    return values
+
+
+def _is_network(text: object) -> bool:
+    """Whether this is an IP address, a network of them, or `*`."""
+    if text == "*":
+        return True
+    try:
+        return isinstance(text, str) and bool(ipaddress.ip_network(text))
+    except ValueError:
+        return False
 
 
 def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> ModelSpec:

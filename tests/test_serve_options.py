@@ -1,0 +1,194 @@
+"""The network options of `serve`, over real sockets: each from where it is given to what a client sees of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from llamahost.api.auth import keys_of, read_keys
+from llamahost.api.server import tls_of
+from llamahost.core.errors import ManifestError
+from llamahost.fleet.manifest import ServerSettings
+from tests.test_cli import LIMIT_S, Server, finished, serving
+
+
+def status_of(
+    server: Server, path: str, context: ssl.SSLContext | None = None, **headers: str
+) -> tuple[int, dict[str, str]]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(server.url + path, headers=named)
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT_S, context=context) as response:
+            return response.status, dict(response.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Self-signed, for this machine, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl command to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def test_https_is_served_with_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    with serving(tmp_path, "--tls-cert", cert, LLAMAHOST_TLS_KEY=str(key)) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        assert status_of(server, "/", ssl.create_default_context(cafile=cert))[0] == 200
+        assert server.end() == 0
+
+
+def test_certificate_and_key_may_share_a_file(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(b"".join(part.read_bytes() for part in certificate))
+    assert tls_of(ServerSettings(tls_cert=both)) is not None
+    assert tls_of(ServerSettings()) is None
+
+
+def test_files_that_do_not_serve_are_one_clear_line(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    empty, locked = tmp_path / "empty.pem", tmp_path / "locked.pem"
+    empty.write_text("")
+    subprocess.run(
+        ["openssl", "pkey", "-in", str(key), "-aes128", "-passout", "pass:x", "-out", str(locked)],
+        check=True,
+        capture_output=True,
+    )
+    for wrong, word in (
+        (ServerSettings(tls_cert=tmp_path / "nowhere.pem"), "nowhere.pem cannot be read: No such file"),
+        (ServerSettings(tls_cert=cert, tls_key=empty), "do not serve"),
+        (ServerSettings(tls_cert=empty), "do not serve"),
+        (ServerSettings(tls_cert=cert, tls_key=locked), "is encrypted"),
+    ):
+        with pytest.raises(ManifestError, match=word):
+            tls_of(wrong)
+    done = finished(tmp_path, "serve", "--port", "0", "--tls-cert", empty)
+    assert done.returncode == 5
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_keys_come_from_a_file_and_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# the team's\nalpha  \n\n  beta\n#gamma\n")
+    with serving(tmp_path, "--api-key-file", file, LLAMAHOST_API_KEY="delta") as server:
+        for key, status in (("alpha", 200), ("beta", 200), ("delta", 200), ("gamma", 401), ("#gamma", 401), ("", 401)):
+            assert status_of(server, "/v1/models", Authorization=f"Bearer {key}")[0] == status
+
+
+def test_a_key_file_without_a_key_opens_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# none yet\n\n")
+    with pytest.raises(ManifestError, match="holds no key"):
+        keys_of(ServerSettings(api_key_file=file))
+    file.write_bytes(b"\xff\n")
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        read_keys(file)
+    done = finished(tmp_path, "serve", "--port", "0", "--api-key-file", "nowhere")
+    assert done.returncode == 5
+    assert "nowhere cannot be read" in done.stderr
+
+
+def test_the_manifest_sets_them_and_its_files_lie_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sesame\n")
+    (tmp_path / "m.toml").write_text(
+        '[server]\napi_key_file = "keys"\nbase_path = "/llm"\ncors_origins = ["https://a.example"]\n'
+        'forwarded_allow_ips = ["127.0.0.1"]\nmax_body_bytes = 1024\n'
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with serving(elsewhere, "--manifest", tmp_path / "m.toml") as server:
+        status, headers = status_of(
+            server, "/llm/v1/models", Authorization="Bearer sesame", Origin="https://a.example",
+            X_Forwarded_For="192.0.2.7",
+        )  # fmt: skip
+        assert (status, headers["access-control-allow-origin"]) == (200, "https://a.example")
+        assert "client=192.0.2.7" in server.line("GET /v1/models 200")
+        request = urllib.request.Request(
+            server.url + "/llm/v1/completions", b" " * 1025, headers={"Authorization": "Bearer sesame"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=LIMIT_S)
+        with caught.value:
+            assert caught.value.code == 413
+
+
+def test_forwarded_headers_are_not_believed_unless_asked(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        status_of(server, "/v1/models", X_Forwarded_For="192.0.2.7")
+        assert "client=127.0.0.1" in server.line("GET /v1/models 200")
+
+
+def test_environment_and_flags_set_them(tmp_path: Path) -> None:
+    with serving(
+        tmp_path,
+        *("--base-path", "/flag", "--max-body-bytes", "2048"),
+        LLAMAHOST_BASE_PATH="/environment",
+        LLAMAHOST_CORS_ORIGINS="https://a.example https://b.example",
+        LLAMAHOST_FORWARDED_ALLOW_IPS="10.0.0.0/8, 127.0.0.1",
+    ) as server:
+        for origin in ("https://a.example", "https://b.example"):
+            status, headers = status_of(server, "/flag/v1/models", Origin=origin, X_Forwarded_For="192.0.2.7")
+            assert (status, headers["access-control-allow-origin"]) == (200, origin)
+            assert "client=192.0.2.7" in server.line("GET /v1/models 200")
+        assert status_of(server, "/environment/v1/models")[0] == 404
+
+
+def test_a_request_that_names_no_deadline_gets_the_servers(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--n-ctx", "256", LLAMAHOST_TIMEOUT="0.001") as server:
+        server.line("ready: ")
+        status, body = server.request("/v1/completions", {"prompt": "a", "ignore_eos": True})
+        assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+        assert server.request("/v1/completions", {"prompt": "a", "max_tokens": 2, "timeout": 20})[0] == 200
+
+
+def test_an_address_that_was_asked_for_outweighs_the_manifests_socket(tmp_path: Path) -> None:
+    (tmp_path / "model_manifest.toml").write_text('[server]\nunix_socket = "s"\n')
+    with serving(tmp_path) as server:  # with --port 0
+        assert server.url.startswith("http://127.0.0.1:")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"base_path": "llm"}, "base_path"),
+        ({"base_path": "/a b"}, "base_path"),
+        ({"base_path": "/a//b"}, "base_path"),
+        ({"cors_origins": ("example.org",)}, "cors_origins"),
+        ({"cors_origins": ("https://example.org/",)}, "cors_origins"),
+        ({"cors_origins": (3,)}, "cors_origins"),
+        ({"cors_origins": "*"}, "cors_origins"),
+        ({"forwarded_allow_ips": ("10.0.0.1/8",)}, "forwarded_allow_ips"),
+        ({"forwarded_allow_ips": ("proxy.local",)}, "forwarded_allow_ips"),
+        ({"tls_key": Path("k")}, "tls_key"),
+        ({"max_body_bytes": 10}, "max_body_bytes"),
+        ({"timeout_s": 0.0}, "timeout_s"),
+    ],
+    ids=lambda value: json.dumps(value, default=str) if isinstance(value, dict) else None,
+)
+def test_a_wrong_value_is_told_with_its_key(settings: dict[str, object], key: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        ServerSettings(**settings)  # type: ignore[arg-type] # wrong on purpose
+    assert caught.value.key == key
