@@ -100,6 +100,37 @@ def test_short_steps_share_a_wake_up_but_the_first_and_the_last_token_never_wait
     assert len(news) < 12
 
 
+@pytest.mark.parametrize("way", ["end", "abort", "failure", "loss", "scheduler", "close"])
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_an_engine_at_rest_holds_no_news(way: str, overlaps: bool) -> None:
+    """Whatever brought it to rest: all tokens that were made are told, before whoever waits for them has to wait."""
+    failures: dict[str, Exception] = {
+        "failure": BackendError("bad step"),
+        "loss": BackendLost("gone"),
+        "scheduler": ValueError("a bug"),
+    }
+    bench = Bench(FakeBackend(cost=per_token(HOLD_S / 100, 0.0), overlaps=overlaps))
+    bench.engine.submit(job_of(1, n_max=40))
+    for _ in range(20):
+        bench.engine.step()
+    n_made = sum(1 for plan in bench.backend.plans for span in plan.spans if span.n_rows)
+    assert len(bench.tokens_of(1)) < n_made == 20, "no news is held, and so nothing is tried"
+    if way == "abort":
+        bench.engine.abort(1)
+    elif way == "close":
+        bench.engine.close()
+    elif way == "scheduler":
+        bench.scheduler.slots.all[0].kept = array("i", [1])  # it will find its own table wrong
+        bench.engine.step()
+    elif way in failures:
+        bench.backend.failures = {bench.backend.n_steps: failures[way]}
+        bench.engine.step()
+    if way not in ("close", "loss", "scheduler"):  # those are told at once, for there is no step any more
+        bench.run()
+    assert bench.tokens_of(1) == alone(job_of(1, n_max=40), 256)[: 40 if way == "end" else n_made]
+    assert bench.end_of(1).finish == {"end": "length", "abort": "cancelled"}.get(way, "failed")
+
+
 def test_nothing_is_held_into_a_long_step() -> None:
     """Tokens of short steps must not wait while a long prompt is computed."""
     backend = FakeBackend(cost=per_token(HOLD_S / 8, HOLD_S / 8), n_ctx=512)
