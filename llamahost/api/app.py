@@ -58,7 +58,7 @@ class App:
                 Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
-                *openapi_routes(),
+                *openapi_routes(settings.base_path),
             ],
             redirect_slashes=False,
             default=no_route,

@@ -49,7 +49,7 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 }
 """By path without /v1: whose, and what does here what it does there; empty where nothing does."""
 
-SERVED = ("/chat/completions", "/completions", "/models", "/health", "/ready", "/metrics")
+SERVED = ("/chat/completions", "/completions", "/models", "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""
 
 
@@ -80,7 +80,7 @@ def advice(path: str) -> str:
     nearest = difflib.get_close_matches(bare, SERVED, n=1, cutoff=0.7)
     if nearest:
         return f"did you mean {_spelled(nearest[0])}?"
-    return "OpenAI's API is under /v1"
+    return "OpenAI's API is under /v1, and /docs tells what there is"
 
 
 def _spelled(served: str) -> str:

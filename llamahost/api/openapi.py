@@ -1,0 +1,201 @@
+"""/openapi.json, made of the very types that read the bodies; /docs, the same for eyes. Knows no request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+import orjson
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from llamahost.api.docs_page import render
+from llamahost.api.openai_answers import (
+    ChatAnswer,
+    CompletionAnswer,
+    ErrorAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    ProbeAnswer,
+)
+from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.api.sse import send_json
+from llamahost.api.web import Page
+
+Json = dict[str, object]
+
+OPEN_PATHS = frozenset({"/openapi.json", "/docs"})
+"""Shown without a key: they tell nothing of this server but its version."""
+
+_ERRORS = {
+    400: "A mistake in the request; `param` names the field.",
+    401: "No key, or a wrong one.",
+    404: "No such model.",
+    413: "The body is over the limit.",
+    429: "The model's queue is full; see Retry-After.",
+    500: "The server failed on this request.",
+    503: "Nothing can answer now: loading, or shutting down.",
+    504: "The request's `timeout` passed.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One route as it is told of. `answer` None is plain text."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    body: type[msgspec.Struct] | None = None
+    answer: type[msgspec.Struct] | None = None
+    errors: tuple[int, ...] = ()
+    is_open: bool = False
+
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/v1/chat/completions",
+        name="chat",
+        summary="The next turn of a conversation; with `stream` as server-sent events. Also without /v1.",
+        body=ChatBody,
+        answer=ChatAnswer,
+        errors=tuple(_ERRORS),
+    ),
+    Operation(
+        method="post",
+        path="/v1/completions",
+        name="complete",
+        summary="Prompts continued as they are; with `stream` as server-sent events. Also without /v1.",
+        body=CompletionBody,
+        answer=CompletionAnswer,
+        errors=tuple(_ERRORS),
+    ),
+    Operation(
+        method="get",
+        path="/v1/models",
+        name="list_models",
+        summary="Every model, how it is, and the context that it can use. Also without /v1.",
+        answer=ModelsAnswer,
+        errors=(401, 503),
+    ),
+    Operation(
+        method="get",
+        path="/v1/models/{name}",
+        name="show_model",
+        summary="One model, by its name or an alias. Also without /v1.",
+        answer=ModelAnswer,
+        errors=(401, 404, 503),
+    ),
+    Operation(
+        method="get",
+        path="/health",
+        name="health",
+        summary="200 while something can answer, else 503.",
+        answer=ProbeAnswer,
+        is_open=True,
+    ),
+    Operation(
+        method="get",
+        path="/ready",
+        name="ready",
+        summary="The same question, answered for each model.",
+        answer=ProbeAnswer,
+        is_open=True,
+    ),
+    Operation(
+        method="get",
+        path="/metrics",
+        name="metrics",
+        summary="Counts and times as Prometheus reads them.",
+        errors=(401,),
+    ),
+)
+
+
+def openapi_routes(base_path: str = "") -> list[Route]:
+    """Both routes, made once."""
+    made = document(base_path)
+    return [
+        Route("/openapi.json", Document(orjson.dumps(made)), methods=["GET"]),
+        Route("/docs", Page.of(render(made)), methods=["GET"]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """GET /openapi.json."""
+
+    body: bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, self.body)
+
+
+def document(base_path: str = "") -> Json:
+    """OpenAPI 3.1 of what is served."""
+    types: list[type[msgspec.Struct]] = [ErrorAnswer]
+    types += [kind for operation in OPERATIONS for kind in (operation.body, operation.answer) if kind is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    refs = dict(zip(types, schemas, strict=True))
+    paths: dict[str, Json] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "llamahost",
+            "version": _version(),
+            "description": "OpenAI's chat completions and completions on GGUF models, with llama.cpp's extra fields. "
+            "A field that is null is absent; unknown fields are passed over.",
+        },
+        "servers": [{"url": base_path or "/"}],
+        "security": [{"key": []}, {}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "Where a key is set."}},
+        },
+    }
+
+
+def _operation(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, object]]) -> Json:
+    told: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": dict(_responses(operation, refs)),
+    }
+    if operation.is_open:
+        told["security"] = [{}]
+    if operation.body is not None:
+        told["requestBody"] = {"required": True, "content": _json_of(refs[operation.body])}
+    if "{name}" in operation.path:
+        told["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+    return told
+
+
+def _responses(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, object]]) -> Iterator[tuple[str, Json]]:
+    plain: Json = {"text/plain": {"schema": {"type": "string"}}}
+    content = plain if operation.answer is None else _json_of(refs[operation.answer])
+    if operation.body is not None:
+        content = {**content, "text/event-stream": {"schema": {"type": "string"}}}
+    yield "200", {"description": "The answer.", "content": content}
+    if operation.is_open:
+        yield "503", {"description": "Nothing can answer now.", "content": content}
+    for status in operation.errors:
+        yield str(status), {"description": _ERRORS[status], "content": _json_of(refs[ErrorAnswer])}
+    yield "default", {"description": "Any other error.", "content": _json_of(refs[ErrorAnswer])}
+
+
+def _json_of(schema: dict[str, object]) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _version() -> str:
+    try:
+        return version("llamahost")
+    except PackageNotFoundError:  # from a folder that was not installed
+        return "0"

@@ -1,0 +1,137 @@
+"""What /openapi.json promises is what the routes do; /docs is one page that asks nobody for anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from llamahost.api.openai_answers import ChatAnswer, CompletionAnswer, ErrorAnswer, ModelAnswer, ModelsAnswer
+from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.api.openapi import OPERATIONS, document
+from llamahost.core.errors import ContextTooLong
+from llamahost.core.events import Delta, Finished, Started, Usage
+from llamahost.fleet.loader import ModelCard
+from tests.api.fakes import READY, FakeHost, Step, app_of, client_of, likely, run
+
+CARD = ModelCard(
+    name="tiny",
+    aliases=("small",),
+    n_ctx=64,
+    n_slots=4,
+    layout="split",
+    n_cells=256,
+    description="a llama",
+    n_params=1000,
+    n_bytes=2000,
+    architecture="llama",
+    created=1,
+    has_chat_template=True,
+)
+RICH: list[Step] = [
+    Started(0, "tiny", 1, 0),
+    Delta(0, "hm", "reasoning"),
+    Delta(0, "a", logprobs=(likely("a"),)),
+    Delta(0, "{}", "tool", call_id="c1", call_name="f"),
+    Finished(0, "tool", Usage(1, 0, 3)),
+]
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "script", "answer"),
+    [
+        ("POST", "/v1/chat/completions", {"messages": HI}, None, ChatAnswer),
+        ("POST", "/v1/chat/completions", {"messages": HI, "logprobs": True}, RICH, ChatAnswer),
+        ("POST", "/v1/completions", {"prompt": "x"}, None, CompletionAnswer),
+        ("POST", "/v1/completions", {"prompt": "x", "logprobs": 1}, RICH, CompletionAnswer),
+        ("GET", "/v1/models", None, None, ModelsAnswer),
+        ("GET", "/v1/models/small", None, None, ModelAnswer),
+        ("GET", "/v1/models/x", None, None, ErrorAnswer),
+        ("GET", "/nowhere", None, None, ErrorAnswer),
+        ("POST", "/v1/completions", {"prompt": 3}, None, ErrorAnswer),
+        ("POST", "/v1/completions", {"prompt": "x"}, [ContextTooLong(n_prompt=9, n_ctx=8, model="m")], ErrorAnswer),
+    ],
+)
+def test_every_answer_is_of_the_type_that_is_told(
+    method: str, path: str, body: Any, script: list[Step] | None, answer: type[msgspec.Struct]
+) -> None:
+    async def law() -> None:
+        host = FakeHost(list(script)) if script else FakeHost()
+        host.statuses = (replace(READY, card=CARD), replace(READY, name="b", state="failed", reason="corrupt"))
+        async with client_of(app_of(host)) as client:
+            response = await client.request(method, path, json=body)
+        msgspec.json.decode(response.content, type=answer)  # unknown fields are forbidden there
+
+    run(law)
+
+
+def refs(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(ref := value.get("$ref"), str):
+            yield ref
+        for inner in value.values():
+            yield from refs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from refs(inner)
+
+
+def test_the_document_is_whole_and_served() -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost(), api_key="sesame")) as client:
+            response = await client.get("/openapi.json")
+        assert response.status_code == 200
+        told = response.json()
+        assert told == document()
+        assert told["openapi"] == "3.1.0"
+        schemas = told["components"]["schemas"]
+        found = set(refs(told))
+        assert found
+        assert {ref.removeprefix("#/components/schemas/") for ref in found} == set(schemas)
+        for body in (ChatBody, CompletionBody):
+            assert set(schemas[body.__name__]["properties"]) == {f.name for f in msgspec.structs.fields(body)}
+        assert schemas["ChatBody"]["required"] == ["messages"]
+        assert schemas["CompletionBody"]["required"] == ["prompt"]
+
+    run(law)
+
+
+def test_every_path_of_the_document_has_a_route() -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            for operation in OPERATIONS:
+                other = "GET" if operation.method == "post" else "DELETE"
+                response = await client.request(other, operation.path)
+                assert response.status_code == 405, operation.path
+
+    run(law)
+
+
+def test_the_page_tells_every_field_and_needs_nothing_from_elsewhere() -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost(), api_key="sesame")) as client:
+            response = await client.get("/docs")
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert "script-src 'none'" in response.headers["content-security-policy"]
+        page = response.text
+        assert re.findall(r"(?:src|href)=\"(?!#)([^\"]*)\"", page) == ["openapi.json"]
+        assert "url(" not in page
+        assert "<script" not in page
+        for link in re.findall(r'href="#([^"]*)"', page):
+            assert f'id="{link}"' in page
+        for operation in OPERATIONS:
+            assert operation.path in page
+        for field in msgspec.structs.fields(ChatBody):
+            assert f">{field.name}</code>" in page
+
+    run(law)
+
+
+def test_the_base_path_stands_in_the_document() -> None:
+    assert document("/llm")["servers"] == [{"url": "/llm"}]
