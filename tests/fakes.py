@@ -87,6 +87,7 @@ class FakeBackend:
     is_closed: bool = False
     n_steps: int = 0
     n_computed: int = 0  # tokens decoded, over all steps
+    n_refused: int = 0  # plans for which there really were no cells
     plans: list[Plan] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -130,6 +131,7 @@ class FakeBackend:
                 self._compute(span, plan.adapter)
             raise failure
         if self.is_unified and self.n_cells_used + plan.n_tokens > self.n_cells:
+            self.n_refused += 1
             raise NoRoom(f"{self.n_cells_used} + {plan.n_tokens} > {self.n_cells} cells")
         for span in plan.spans:
             self._compute(span, plan.adapter)

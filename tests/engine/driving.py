@@ -124,6 +124,7 @@ class Drive:
                 assert answer == whole, f"job {job_id} was answered otherwise than alone"
             else:
                 assert answer == whole[: len(answer)], f"job {job_id} began otherwise than alone"
+        assert self.backend.n_refused == 0, "a plan counted on cells that were not there"
         assert self.scheduler.is_idle
         assert self.scheduler.n_running == self.scheduler.n_waiting == 0
         assert self.backend.n_kept_for_jobs == 0, "a sampler or a saved state was left behind"
