@@ -20,12 +20,14 @@ DONE, UNEXPECTED, USAGE, NO_MODEL, NO_ADDRESS, BAD_MANIFEST, INTERRUPTED = 0, 1,
 EPILOG = """\b
 Exit status:
   0    done
-  1    something failed that should not have
+  1    something failed that should not have; `check`: something is wrong
   2    wrong usage, or a request that the model cannot serve as it is
   3    no model could be loaded
   4    the address cannot be listened on, or does not answer
   5    the manifest is wrong
-  130  interrupted by Ctrl-C; `serve`: by a second signal"""
+  130  interrupted by Ctrl-C; `serve`: by a second signal
+
+Every LLAMAHOST_* variable stands in .env.example; `llamahost config` tells each value and where it came from."""
 
 
 class Unreachable(LlamahostError):

@@ -1,0 +1,120 @@
+"""`llamahost check`: whether this machine, or a running server, does what it should. A line a question."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamahost import __version__
+from llamahost.commands import exits
+from llamahost.commands.opening import ManifestPath, manifest_at, opened, spec_of
+from llamahost.commands.words import bytes_told
+from llamahost.core.errors import LlamahostError
+
+if TYPE_CHECKING:
+    from llamahost.commands.probe import Finding
+
+OLDEST_PYTHON = (3, 11)
+
+
+def check(
+    model: Annotated[
+        str | None, typer.Argument(help="Generate with this GGUF file or model of the manifest. [all of the manifest]")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Probe this running server instead; MODEL is a name that it knows.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="For --url.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer of --url may take.")] = 60.0,
+    manifest: ManifestPath = None,
+) -> None:
+    """Tell what is well and what is not: Python, llama.cpp, devices, memory, a real generation.
+
+    With --url: health, ready, models, chat, stream, completion, a wrong key, an unknown model.
+    """
+    with exits.told():
+        if url is not None:
+            from llamahost.commands.probe import probe
+            from llamahost.commands.remote import Remote
+
+            with Remote(url, api_key, timeout_s=timeout) as remote:
+                n_wrong = _print(probe(remote, model, api_key))
+        else:
+            n_wrong = _print(_system()) + _print(_generations(model, manifest))
+    exits.leave(exits.UNEXPECTED if n_wrong else exits.DONE)
+
+
+def _print(findings: Iterator[Finding]) -> int:
+    """As they come; returns how many are not well."""
+    n_wrong = 0
+    for finding in findings:
+        print(f"{'✓' if finding.is_well else '✗'} {finding.what}: {finding.told}", flush=True)
+        n_wrong += not finding.is_well
+    return n_wrong
+
+
+def _system() -> Iterator[Finding]:
+    from llamahost.commands.probe import Finding
+    from llamahost.core.machine import Machine
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(sys.version_info >= OLDEST_PYTHON, "Python", f"{version}, {sys.executable}")
+    yield Finding(True, "llamahost", __version__)
+    try:
+        from llamahost.native.devices import devices, system_info
+        from llamahost.native.library import library
+
+        loaded = library()
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # no binding, or one that does not load
+        yield Finding(False, "llama.cpp", f"cannot be loaded: {error}")
+    else:
+        yield Finding(True, "llama.cpp", f"{loaded.version}, llama-cpp-python {loaded.binding_version}")
+        yield Finding(True, "build", system_info())
+        for device in devices():
+            told = f"{device.description} ({device.kind}, {device.back_end} back end)"
+            if device.total_bytes:
+                told += f", {bytes_told(device.free_bytes)} of {bytes_told(device.total_bytes)} free"
+            yield Finding(True, f"device {device.name}", told)
+        if loaded.has_broken_amx:
+            yield Finding(True, "AMX", "this build's AMX is not safe and is left unused")
+    machine = Machine.read()
+    cores = f" on {machine.n_cores} cores" if machine.n_cores else ""
+    yield Finding(True, "CPUs", f"{machine.n_cpus}{cores}; {machine.n_threads} threads compute")
+    yield Finding(
+        True, "memory", f"{bytes_told(machine.available_bytes)} of {bytes_told(machine.memory_bytes)} available"
+    )
+
+
+def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]:
+    """A short answer of each model; without any, none is asked for."""
+    from llamahost.commands.probe import HELLO, N_TOKENS, Finding
+
+    names = [model] if model is not None else []
+    for each in manifest_at(manifest).models if model is None else ():
+        if each.path.is_file():
+            names.append(each.name)
+        else:
+            yield Finding(False, each.name, f"there is no file {each.path}")
+    for name in names:
+        spec = spec_of(name, manifest, {"n_ctx": None, "n_threads": None, "n_gpu_layers": None})
+        try:
+            with opened(spec, is_verbose=False) as ready:
+                result = (
+                    ready.host.chat(HELLO, max_tokens=N_TOKENS, temperature=0.0, ignore_eos=True)
+                    if ready.has_template
+                    else ready.host.complete("Hello", max_tokens=N_TOKENS, temperature=0.0, ignore_eos=True)
+                )
+        except LlamahostError as error:
+            yield Finding(False, spec.name, str(error))
+            continue
+        kind = "chat" if ready.has_template else "completion"
+        rate = (N_TOKENS - 1) / result.timings.generation_s if result.timings.generation_s else 0.0
+        yield Finding(
+            result.usage.n_generated == N_TOKENS,
+            spec.name,
+            f"{ready.card.description}; loaded in {ready.load_s:.1f} s, a {kind} of {result.usage.n_generated} tokens "
+            f"at {rate:.0f} tokens/s: {' '.join(result.text.split())[:40]!r}",
+        )

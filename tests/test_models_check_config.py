@@ -1,0 +1,173 @@
+"""Laws of `models`, `check` and `config`: what is there, what is well, and where each value came from."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from llamahost.cli import app
+from llamahost.commands.config import strangers
+from llamahost.native.devices import devices, system_info
+from tests.test_cli import HERE, finished, serving
+
+
+@pytest.fixture
+def manifest(tiny_llama: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "model_manifest.toml"
+    path.write_text(
+        '[server]\nport = 9001\ndrain_s = 4\napi_key = "from the manifest"\n'
+        f'[[models]]\nname = "here"\naliases = ["h"]\npath = "{tiny_llama}"\nn_ctx = 256\n'
+        '[[models]]\nname = "gone"\npath = "gone.gguf"\nn_slots = 3\n'
+    )
+    return path
+
+
+def test_models_tells_what_is_there(manifest: Path, tiny_llama: Path) -> None:
+    done = finished(manifest.parent, "models", "--json")
+    here, gone = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (here["name"], here["aliases"], here["path"]) == ("here", ["h"], str(tiny_llama))
+    assert (here["exists"], here["size_bytes"]) == (True, tiny_llama.stat().st_size)
+    assert (here["n_ctx"], here["n_slots"], here["architecture"], here["trouble"]) == (256, None, "llama", "")
+    assert (gone["exists"], gone["n_slots"]) == (False, 3)
+    assert "there is no file" in gone["trouble"]
+    lines = finished(manifest.parent, "models").stdout.splitlines()
+    assert lines[0].split() == ["name", "there", "size", "n_ctx", "slots", "path"]
+    assert [line.split()[:2] for line in lines[1:3]] == [["here", "✓"], ["gone", "✗"]]
+
+
+def test_models_without_a_manifest_is_status_3(tmp_path: Path) -> None:
+    assert finished(tmp_path, "models").returncode == 3
+    assert json.loads(finished(tmp_path, "models", "--json").stdout) == []
+    assert finished(tmp_path, "models", "--manifest", "nowhere.toml").returncode == 5
+
+
+def test_a_device_is_there_and_says_its_name() -> None:
+    found = devices()
+    assert "CPU" in {device.kind for device in found}
+    assert all(device.name and device.back_end for device in found)
+    assert system_info()
+
+
+def lines_of(done: subprocess.CompletedProcess[str]) -> dict[str, bool]:
+    return {what: mark == "✓" for mark, what in re.findall(r"^([✓✗]) ([^:]+): .", done.stdout, re.MULTILINE)}
+
+
+def test_check_generates_with_a_model_that_is_given(tiny_llama: Path, tmp_path: Path) -> None:
+    done = finished(tmp_path, "check", tiny_llama)
+    lines = lines_of(done)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"Python", "llamahost", "llama.cpp", "build", "CPUs", "memory", tiny_llama.stem} <= lines.keys()
+    assert all(lines.values())
+    assert "8 tokens" in done.stdout
+
+
+def test_check_finds_what_is_wrong_with_the_manifest_s_models(manifest: Path) -> None:
+    done = finished(manifest.parent, "check")
+    assert done.returncode == 1
+    assert [what for what, is_well in lines_of(done).items() if not is_well] == ["gone"]
+    assert lines_of(done)["here"]
+    (manifest.parent / "gone.gguf").write_bytes(b"GGUF nonsense")
+    assert "✗ gone:" in finished(manifest.parent, "check").stdout
+
+
+QUESTIONS = ["health", "ready", "models", "chat", "stream", "completion", "wrong key", "unknown model"]
+
+
+def test_check_asks_a_server_everything(tiny_llama: Path, tmp_path: Path) -> None:
+    flags = (tiny_llama, "--n-ctx", "256", "--api-key", "sesame", "--strict-model")
+    with serving(tmp_path, *flags) as server:
+        server.line("ready: ")
+        well = finished(tmp_path, "check", "--url", server.url, "--api-key", "sesame")
+        assert list(lines_of(well)) == QUESTIONS
+        assert (well.returncode, well.stderr) == (0, "")
+        assert "✓ wrong key: 401" in well.stdout
+        assert "✓ unknown model: 404" in well.stdout
+        locked_out = finished(tmp_path, "check", "--url", server.url)
+        assert locked_out.returncode == 1
+        wrong = [what for what, is_well in lines_of(locked_out).items() if not is_well]
+        assert wrong == ["models", "chat", "stream", "completion", "unknown model"]
+    gone = finished(tmp_path, "check", "--url", server.url)
+    assert gone.returncode == 1
+    assert list(lines_of(gone)) == ["health"]
+
+
+def test_check_knows_a_server_that_asks_for_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_llama, "--n-ctx", "256") as server:
+        server.line("ready: ")
+        done = finished(tmp_path, "check", "--url", server.url)
+        assert done.returncode == 0
+        assert "no key is asked for" in done.stdout
+        assert "answers to any name" in done.stdout
+        assert "✗ wrong key" in finished(tmp_path, "check", "--url", server.url, "--api-key", "mine").stdout
+    with serving(tmp_path) as server:
+        server.line("no model")
+        assert finished(tmp_path, "check", "--url", server.url).returncode == 1
+
+
+def settings(folder: Path, *arguments: str | Path, **more: str) -> dict[str, tuple[Any, str]]:
+    done = finished(folder, "config", "--json", *arguments, **more)
+    assert done.returncode == 0, done.stderr
+    return {f"{row['table']}.{row['key']}": (row["value"], row["source"]) for row in json.loads(done.stdout)}
+
+
+def test_config_tells_each_value_and_where_it_came_from(manifest: Path) -> None:
+    told = settings(manifest.parent, "--port", "9003", "--slots", "5", LLAMAHOST_HOST="::1", LLAMAHOST_PORT="9002")
+    assert told["server.port"] == (9003, "flag")
+    assert told["server.host"] == ("::1", "environment")
+    assert told["server.drain_s"] == (4, "manifest")
+    assert told["server.stall_s"] == (60.0, "default")
+    assert told["server.api_key"] == ("***", "manifest")
+    assert told["models.here.n_ctx"] == (256, "manifest")
+    assert told["models.here.n_slots"] == (5, "flag")
+    assert told["models.gone.n_slots"] == (5, "flag")
+    assert told["models.gone.n_batch"] == (2048, "default")
+    assert "sesame" not in finished(manifest.parent, "config", "--api-key", "sesame").stdout
+
+
+def test_config_knows_a_model_on_the_command_line(tiny_llama: Path, tmp_path: Path) -> None:
+    told = settings(tmp_path, tiny_llama, "--alias", "tiny", "--n-ctx", "64")
+    assert told["process.model"] == (str(tiny_llama), "flag")
+    assert told["models.tiny.name"] == ("tiny", "flag")
+    assert told["models.tiny.path"] == (str(tiny_llama), "flag")
+    assert told["models.tiny.n_ctx"] == (64, "flag")
+    assert told["models.tiny.kv_layout"] == ("auto", "default")
+
+
+def test_config_refuses_what_serve_refuses(tmp_path: Path) -> None:
+    assert finished(tmp_path, "config", "--port", "99999").returncode == 2
+    assert finished(tmp_path, "config", "--prot", "1").returncode == 2
+    assert finished(tmp_path, "config", "--manifest", "nowhere.toml").returncode == 5
+
+
+def flags_of(name: str) -> dict[str, list[str]]:
+    """The environment variables of each parameter of a command."""
+    command: Any = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]  # it is a group
+    variables = {each.name: each.envvar or [] for each in command.params}
+    return {name: [names] if isinstance(names, str) else list(names) for name, names in variables.items()}
+
+
+def test_every_flag_of_serve_is_told_by_config(tmp_path: Path) -> None:
+    told = {name.rpartition(".")[2] for name in settings(tmp_path, "some.gguf")} | {"alias"}
+    for flag in flags_of("serve"):
+        assert told & {flag, f"{flag}_s", f"{flag}s", f"n_{flag}"}, f"config does not tell --{flag}"
+
+
+def test_every_variable_is_in_the_example() -> None:
+    example = (HERE / ".env.example").read_text(encoding="utf-8")
+    listed = re.findall(r"^#?(LLAMAHOST_\w+)=", example, re.MULTILINE)
+    names: list[str] = [*typer.main.get_command(app).commands]  # type: ignore[attr-defined]  # it is a group
+    read = {variable for name in names for variables in flags_of(name).values() for variable in variables}
+    assert sorted(listed) == sorted(read | {"LLAMAHOST_BENCH_API_KEY"})
+
+
+def test_a_variable_that_nothing_reads_is_told() -> None:
+    known = {"LLAMAHOST_PORT"}
+    assert strangers({"LLAMAHOST_PORT": "1", "LLAMAHOST_BENCH_API_KEY": "k", "HOME": "h"}, known) == []
+    assert strangers({"LLAMAHOST_PROT": "1"}, known) == ["nothing reads LLAMAHOST_PROT; did you mean LLAMAHOST_PORT?"]
