@@ -106,6 +106,20 @@ def driver_alone(driver: Driver, tokens: list[int], n: int) -> list[int]:
     return driver.answer(2, 0, tokens, n)
 
 
+@pytest.mark.parametrize(("n", "is_whole"), [(16, False), (61, True)])
+def test_a_split_kv_copies_little_through_host_memory_and_much_by_the_slot(
+    tiny_llama: Path, n: int, is_whole: bool
+) -> None:
+    """A slot copy moves all 256 cells of the slot, however few are used; and either way what comes is the same."""
+    with Driver(tiny_llama) as driver:
+        wanted = driver.answer(3, 0, PROMPT[:n] + MORE, 4)
+        driver.clear(3)
+        driver.feed(0, 0, PROMPT[:n])
+        assert driver.backend._copies_whole_slots(Copy(0, 1, n), has_decode=True) == is_whole
+        driver.copy(0, 1, n, with_span=Span(driver.begin(), 2, 0, array("i", PROMPT[:5]), 1))
+        assert driver.answer(1, n, MORE, 4) == wanted
+
+
 @pytest.mark.parametrize("n", [1, 33, 60])
 def test_a_cut_slot_continues_as_if_never_longer(driver: Driver, n: int) -> None:
     wanted = driver.answer(2, 0, PROMPT[:n] + MORE, 4)
