@@ -192,3 +192,20 @@ def test_a_wrong_value_is_told_with_its_key(settings: dict[str, object], key: st
     with pytest.raises(ManifestError) as caught:
         ServerSettings(**settings)  # type: ignore[arg-type] # wrong on purpose
     assert caught.value.key == key
+
+
+def test_a_manifest_serves_what_it_can_and_tells_what_it_cannot(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
+    (tmp_path / "model_manifest.toml").write_text(
+        f'[[models]]\nname = "good"\npath = "{tiny_llama}"\nn_ctx = 256\n[[models]]\nname = "bad"\npath = "bad.gguf"\n'
+    )
+    with serving(tmp_path) as server:
+        assert "good" in server.line("ready: ")
+        status, body = server.request("/health")
+        assert (status, body["status"], list(body["models"])) == (200, "degraded", ["bad"])
+        assert server.request("/readiness?model=good")[0] == 200
+        assert server.request("/readiness?model=bad")[0] == 503
+        status, body = server.request("/v1/completions", {"model": "goood", "prompt": "a", "max_tokens": 1})
+        assert (status, body["error"]["code"]) == (404, "model_not_found")
+        assert "good" in body["error"]["message"]
+        assert server.end() == 0
