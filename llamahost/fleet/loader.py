@@ -148,11 +148,12 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
         if failure is not None:
             logger.warning("%s: %s; trying %d slots and %d cells", spec.name, failure, shape.n_slots, shape.n_cells)
         kv_bytes = int(shape.n_cells * facts.cell_bytes)
-        if is_on_host and kv_bytes > machine.available_bytes:
+        left = max(0, machine.available_bytes - model.n_bytes_copied)  # the machine was read before the weights were
+        if is_on_host and kv_bytes > left:
             # Not tried: the system grants it, and ends the process when the cells are written.
             failure = LoadFailed(
                 f"a KV of {shape.n_cells} tokens takes {kv_bytes / 2**20:.0f} MiB, and "
-                f"{machine.available_bytes / 2**20:.0f} MiB are left to {spec.name}; lower n_ctx, n_slots or n_cells"
+                f"{left / 2**20:.0f} MiB are left to {spec.name}; lower n_ctx, n_slots or n_cells"
             )
             continue
         try:

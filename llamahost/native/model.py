@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from llamahost.native.library import Library, LogTap, library
 from llamahost.native.vocab import Vocab
 
 _ALL_LAYERS = -1
+_MODEL_BUFFER = re.compile(r"(\S+) model buffer size\s*=\s*([\d.]+) MiB")
 
 
 class Model:
@@ -91,6 +93,18 @@ class Model:
         return model
 
     load_log: tuple[str, ...] = ()
+
+    @property
+    def n_bytes_copied(self) -> int:
+        """Bytes of weights in host memory of the process's own (repacked, pinned), which no reclaiming of the file's
+        pages gives back.
+        """
+        found = (match for line in self.load_log if (match := _MODEL_BUFFER.search(line)))
+        return sum(
+            int(float(mib) * 2**20)
+            for name, mib in (match.groups() for match in found)
+            if (name.startswith("CPU") or name.endswith("_Host")) and not name.endswith("_Mapped")
+        )
 
     @property
     def pointer(self) -> int:

@@ -26,8 +26,9 @@ from llamahost.core.messages import (
 )
 from llamahost.core.work import Emission
 from llamahost.fleet.fit import Facts, choose_shape, shapes
-from llamahost.fleet.loader import Loaded, Preparer, load
+from llamahost.fleet.loader import Loaded, Preparer, _open_backend, load
 from llamahost.fleet.manifest import ModelSpec
+from llamahost.native.model import Model
 from llamahost.text.template import CHATML, Template
 from tests.gguf_models import write_model
 from tests.text.vocabulary import BOS, EOS, TURN, ByteVocabulary
@@ -315,6 +316,17 @@ class TestLoad:
     def test_a_context_beyond_the_memory_is_refused_before_it_is_tried(self, tiny_llama: Path) -> None:
         with pytest.raises(LoadFailed, match="lower n_ctx"):
             load(spec(tiny_llama, n_ctx=2**30, n_slots=256), MACHINE)
+
+    def test_weights_that_were_copied_leave_less_and_mapped_ones_do_not(self, tiny_llama: Path) -> None:
+        small = Machine(n_cpus=1, memory_bytes=GIB, available_bytes=64 * 2**20)
+        with Model.open(tiny_llama) as model:
+            asked = spec(tiny_llama, n_ctx=512, n_slots=1)
+            log = "load_tensors:   {} model buffer size =    64.00 MiB"
+            model.load_log = (log.format("CPU_Mapped"), log.format("CUDA0"))
+            _open_backend(asked, model, small)[0].close()
+            model.load_log = (log.format("CPU_Mapped"), log.format("CPU_REPACK"))
+            with pytest.raises(LoadFailed, match="and 0 MiB are left"):
+                _open_backend(asked, model, small)
 
     def test_what_generates_nothing_is_refused_with_the_reason(self, shared_models: Path) -> None:
         with pytest.raises(LoadFailed, match="embedding model"):
