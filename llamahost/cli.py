@@ -16,8 +16,11 @@ import typer
 
 from llamahost import __version__
 from llamahost.commands.chat import chat
+from llamahost.commands.check import check
 from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave
+from llamahost.commands.models import models
 from llamahost.commands.opening import MANIFEST
+from llamahost.commands.progress import watched
 from llamahost.commands.run import run
 
 if TYPE_CHECKING:
@@ -167,6 +170,18 @@ def serve(
 
 app.command()(run)
 app.command()(chat)
+app.command()(models)
+app.command()(check)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def config(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False
+) -> None:
+    """Tell each setting's value and where it came from; takes the flags of `serve`."""
+    from llamahost.commands.config import show
+
+    show(context, context.args, _wanted, is_json=as_json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -256,7 +271,7 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         for spec in wanted.models:
             _say(f"loading {spec.name} from {spec.path}")
         try:
-            await host.wait_ready()
+            await watched(host)
         except LoadFailed as error:
             print(f"llamahost: {error}", file=sys.stderr, flush=True)
             if all(status.state == "failed" for status in host.models()):
