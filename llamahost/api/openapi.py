@@ -52,6 +52,7 @@ class Operation:
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct] | None = None
     errors: tuple[int, ...] = ()
+    query: tuple[str, ...] = ()
     is_open: bool = False
 
 
@@ -102,8 +103,10 @@ OPERATIONS = (
         method="get",
         path="/ready",
         name="ready",
-        summary="The same question, answered for each model.",
+        summary="Which models can answer; with `model` 200 or 503 for that one. Also as /readiness.",
         answer=ProbeAnswer,
+        query=("model",),
+        errors=(404,),
         is_open=True,
     ),
     Operation(
@@ -172,8 +175,12 @@ def _operation(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, 
         told["security"] = [{}]
     if operation.body is not None:
         told["requestBody"] = {"required": True, "content": _json_of(refs[operation.body])}
+    text = {"type": "string"}
+    parameters: list[Json] = [{"name": name, "in": "query", "schema": text} for name in operation.query]
     if "{name}" in operation.path:
-        told["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+        parameters.append({"name": "name", "in": "path", "required": True, "schema": text})
+    if parameters:
+        told["parameters"] = parameters
     return told
 
 
