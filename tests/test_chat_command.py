@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
@@ -91,6 +93,32 @@ def test_two_at_the_prompt_end_it(tiny_llama: Path, tmp_path: Path) -> None:
         assert process.stderr.readline().startswith(b"Ctrl-D")
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 130
+
+
+def test_a_person_gets_a_prompt_and_ctrl_d_ends(tiny_llama: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    arguments = command("chat", tiny_llama, *SHORT)
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, env=environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen = b""
+
+        def see(mark: bytes) -> None:
+            nonlocal seen
+            while mark not in seen:
+                seen += os.read(ours, 4096)
+            seen = seen.rpartition(mark)[2]
+
+        try:
+            see(b"Ctrl-D ends\r\n> ")
+            os.write(ours, b"/help\n")
+            see(b"Ctrl-C stops a reply\r\n> ")
+            os.write(ours, b"\x04")
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 def test_a_running_server_is_as_good_as_a_file(tiny_llama: Path, tmp_path: Path) -> None:

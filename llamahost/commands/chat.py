@@ -159,7 +159,8 @@ class Talk:
                         said.append(delta.text)
                     print(delta.text, end="", flush=True, file=sys.stdout if is_answer else sys.stderr)
         except KeyboardInterrupt:
-            _note(" [stopped]")
+            end = "" if sys.stdout.isatty() else "\n"  # a terminal shows both streams, and the reply's end follows
+            print(" [stopped]", end=end, file=sys.stderr, flush=True)
         except LlamahostError as error:
             self._turns.pop()
             print(f"llamahost: {error}", file=sys.stderr, flush=True)
