@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypedDict
@@ -145,7 +144,8 @@ _RANGES: dict[str, tuple[float, float]] = {
 class Sampling:
     """How the next token is chosen; the defaults and the ranges are llama.cpp's.
 
-    `temperature` 0 is greedy. `top_k` below 1, `top_p` 1, `min_p` 0, `typical_p` 1 and `top_n_sigma` below 0 are off.
+    `temperature` 0 is greedy, and so is one below 1e-6. Off are `top_k` below 1, `top_p` 1, `min_p` 0, `typical_p` 1
+    and `top_n_sigma` below 0.
     `repeat_last_n` and `dry_penalty_last_n` of -1 mean the whole context. `seed` None draws one. A bias of -inf bans.
     Raises InvalidRequest, with the field as `param`, on a value out of range.
     """
@@ -182,6 +182,9 @@ class Sampling:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN compares false, so it is refused too
                 raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", param=name)
+        if 0.0 < self.temperature < 1e-6:
+            # Greedy is what it means; logits of 32 bits divided by it would be infinite, and the choice noise.
+            object.__setattr__(self, "temperature", 0.0)
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise InvalidRequest(f"seed must be between 0 and 4294967295, not {self.seed}", param="seed")
         for sampler in self.samplers:
@@ -191,8 +194,8 @@ class Sampling:
         for token, bias in self.logit_bias:
             if token < 0 or token >= 2**31:
                 raise InvalidRequest(f"logit_bias names the impossible token {token}", param="logit_bias")
-            if math.isnan(bias) or bias == math.inf:
-                raise InvalidRequest(f"logit_bias of token {token} must be a finite number or -inf", param="logit_bias")
+            if not bias <= 1e6:  # NaN too; what is too large for 32 bits would be infinite, and then not a number
+                raise InvalidRequest(f"logit_bias of token {token} must be at most 1e6, not {bias}", param="logit_bias")
 
     def with_options(self, options: SamplingOptions) -> Sampling:
         """These values, with those that `options` gives in their place."""

@@ -47,6 +47,7 @@ def test_the_defaults_are_in_range_and_hold_every_sampler() -> None:
         ("logit_bias", ((2**31, 1.0),)),
         ("logit_bias", ((1, math.nan),)),
         ("logit_bias", ((1, math.inf),)),
+        ("logit_bias", ((1, 1e308),)),
     ],
 )
 def test_a_value_out_of_range_names_its_field(field: str, value: object) -> None:
@@ -57,6 +58,11 @@ def test_a_value_out_of_range_names_its_field(field: str, value: object) -> None
 
 def test_a_bias_of_minus_infinity_bans() -> None:
     assert Sampling(logit_bias=((1, -math.inf),)).logit_bias == ((1, -math.inf),)
+
+
+def test_a_temperature_that_32_bits_cannot_divide_by_is_greedy() -> None:
+    assert Sampling(temperature=1e-40).temperature == 0.0
+    assert Sampling(temperature=1e-6).temperature == 1e-6
 
 
 def test_options_replace_only_what_they_give_and_are_checked() -> None:
