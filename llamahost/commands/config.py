@@ -75,7 +75,7 @@ def settings_of(context: typer.Context, arguments: list[str], wanted: Wanted) ->
             if key := next((form.format(name) for form in _SPELLINGS if form.format(name) in keys), None):
                 found[key] = name
                 break
-    model, path = values["model"], values["manifest"]
+    model, path = (Path(values[name]) if values[name] else None for name in ("model", "manifest"))
     manifest = wanted(
         model, path, list(values["alias"] or ()), _values(spec, values, sources), _values(server, values, sources)
     )

@@ -132,6 +132,7 @@ class Engine:
             if plan is None:
                 self.flush()
                 self._count()
+                self._counted_at = -COUNT_S  # whoever sees an idle engine must see at once when it is no longer
                 return False
             self._run(plan)
         except Exception as error:  # the scheduler broke its own laws: nothing that it holds can be trusted
