@@ -36,6 +36,7 @@ def test_replies_alone_are_on_standard_output(tiny_llama: Path, tmp_path: Path) 
     assert len(done.stdout) > len(alone)
 
 
+@pytest.mark.slow
 def test_a_reset_forgets_the_conversation(tiny_llama: Path, tmp_path: Path) -> None:
     once = talked(tmp_path, "Hello\n", tiny_llama, *SHORT).stdout
     assert talked(tmp_path, "Hello\n/reset\nHello\n", tiny_llama, *SHORT).stdout == once * 2
@@ -121,6 +122,7 @@ def test_a_person_gets_a_prompt_and_ctrl_d_ends(tiny_llama: Path, tmp_path: Path
             os.close(ours)
 
 
+@pytest.mark.slow
 def test_a_running_server_is_as_good_as_a_file(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "100000", "--slots", "1", "--api-key", "sesame") as server:
         server.line("ready: ")

@@ -98,6 +98,7 @@ def test_check_asks_a_server_everything(tiny_llama: Path, tmp_path: Path) -> Non
     assert list(lines_of(gone)) == ["health"]
 
 
+@pytest.mark.slow
 def test_check_knows_a_server_that_asks_for_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "256") as server:
         server.line("ready: ")

@@ -38,6 +38,7 @@ def test_an_answer_is_all_that_standard_output_holds(chatty: Path, tmp_path: Pat
     assert told["timings"]["generation_s"] > 0
 
 
+@pytest.mark.slow
 def test_the_prompt_may_come_from_standard_input(chatty: Path, tmp_path: Path) -> None:
     flags = ("--json", "--temperature", "0", "-n", "4", "--n-ctx", "256")
     given = json.loads(finished(tmp_path, "run", chatty, "Grüße", *flags).stdout)
@@ -50,6 +51,7 @@ def test_the_prompt_may_come_from_standard_input(chatty: Path, tmp_path: Path) -
     assert said(tmp_path, b"\n", "run", chatty).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_template_is_used_unless_raw_is_asked_for(chatty: Path, tmp_path: Path) -> None:
     plain = write_model(tmp_path / "plain.gguf", "llama", chat_template=None)
 

@@ -110,6 +110,7 @@ def test_all_servers_get_the_same_bytes(workload: str, is_open: bool) -> None:
     assert sorted(one.bodies[n_probes:]) == sorted(other.bodies)
 
 
+@pytest.mark.slow
 def test_rounds_alternate() -> None:
     assert [order_of(3, n) for n in range(3)] == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
     report = measured(QUICK, Talker(), Talker())
@@ -120,6 +121,7 @@ def test_rounds_alternate() -> None:
         assert len(comparison.ratios["tokens_per_s"].rounds) == 3
 
 
+@pytest.mark.slow
 def test_one_rival_is_the_best() -> None:
     report = measured(QUICK, Talker(), Talker(), Talker())
     for cell in report.cells:
