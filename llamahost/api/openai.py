@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from llamahost.api.body import decode_body, read_body
 from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
-from llamahost.api.service import Service
+from llamahost.api.service import Service, model_named
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.api.trace import trace_of
-from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.manifest import ServerSettings
@@ -97,12 +95,7 @@ class ListModels:
             body: Json = {"object": "list", "data": [self._json(model) for model in models]}
             await send_json(send, orjson.dumps(body))
             return
-        for model in models:
-            if wanted == model.name or wanted in model.aliases:
-                await send_json(send, orjson.dumps(self._json(model)))
-                return
-        names = [name for model in models for name in (model.name, *model.aliases)]
-        raise ModelNotFound(wanted, nearest=next(iter(difflib.get_close_matches(wanted, names, n=1)), ""))
+        await send_json(send, orjson.dumps(self._json(model_named(models, wanted))))
 
     def _json(self, model: ModelStatus) -> Json:
         """OpenAI's four fields; then the usable context under the names that clients look for, and llama-server's."""

@@ -7,16 +7,14 @@ llama-server answers it; models of a manifest come and go while the process is w
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from llamahost.api.service import Service
+from llamahost.api.service import Service, model_named
 from llamahost.api.sse import send_json
-from llamahost.core.errors import ModelNotFound
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.metrics import Metrics, ModelLoad
 
@@ -61,7 +59,7 @@ class ReadyProbe:
         if asked is None:
             await _tell(send, "ready", trouble, {"models": {model.name: _state(model) for model in health.models}})
             return
-        model = _named(health, asked[-1])
+        model = model_named(health.models, asked[-1])
         if not (health.is_draining or health.is_stalled):
             trouble = "" if model.state == "ready" else f"{model.name}: {_sentence(model)}"
         await _tell(send, "ready", trouble, {"models": {model.name: _state(model)}})
@@ -92,14 +90,6 @@ def trouble_of(health: Health) -> str:
     if health.is_ready:
         return ""
     return "; ".join(f"{model.name}: {_sentence(model)}" for model in health.models)
-
-
-def _named(health: Health, name: str) -> ModelStatus:
-    for model in health.models:
-        if name == model.name or name in model.aliases:
-            return model
-    names = [known for model in health.models for known in (model.name, *model.aliases)]
-    raise ModelNotFound(name, nearest=next(iter(difflib.get_close_matches(name, names, n=1)), ""))
 
 
 def _sentence(model: ModelStatus) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import difflib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.host import Health, ModelStatus
@@ -28,3 +30,12 @@ class Service(Protocol):
     def models(self) -> tuple[ModelStatus, ...]: ...
 
     def health(self) -> Health: ...
+
+
+def model_named(models: Sequence[ModelStatus], name: str) -> ModelStatus:
+    """The one of that name or alias. Raises ModelNotFound, with the nearest."""
+    for model in models:
+        if name == model.name or name in model.aliases:
+            return model
+    names = [known for model in models for known in (model.name, *model.aliases)]
+    raise ModelNotFound(name, nearest=next(iter(difflib.get_close_matches(name, names, n=1)), ""))
