@@ -1,4 +1,7 @@
-"""Join a scheduler with a backend: one step is plan, launch, collect, commit, publish.
+"""Join a scheduler with a backend: one step is plan, launch, collect, commit; its news goes out in a later one.
+
+On a device that computes by itself, news goes out while the next step computes; elsewhere just before the next decode,
+and that of short steps in groups (HOLD_S). Nothing is left when there is nothing more to do.
 
 The border for failures: a step that fails costs the jobs of its plan, a lost backend costs all jobs, and nothing that
 a backend raises passes this module. Knows tokens and time; knows no text, thread or loop.
@@ -118,6 +121,7 @@ class Engine:
             return
         emission = self._scheduler.abort(job_id, self._clock())
         self._jobs.discard(job_id)
+        self._untold.discard(job_id)
         if emission is not None:
             self._note([emission])
 

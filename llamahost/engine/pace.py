@@ -1,4 +1,6 @@
-"""Learn what a step costs: seconds = a + b * tokens, fitted to the last steps. For the watchdog."""
+"""Learn what a step costs: seconds = a + b * tokens, fitted to the last steps. For the watchdog,
+and to see whether news can wait for the end of the next step.
+"""
 
 from __future__ import annotations
 

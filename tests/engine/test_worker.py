@@ -6,12 +6,12 @@ from queue import SimpleQueue
 
 import pytest
 
-from llamahost.core.work import Emission, Plan
-from llamahost.engine.engine import Engine
+from llamahost.core.work import Emission, Plan, Sampled
+from llamahost.engine.engine import HOLD_S, Engine
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
 from tests.engine.test_engine import job_of
-from tests.fakes import FakeBackend, alone
+from tests.fakes import FakeBackend, alone, per_token
 
 WAIT_S = 10.0
 
@@ -107,6 +107,40 @@ def test_engines_take_turns(worker: Worker) -> None:
         mail.wait_for_end(1)
     both = order[order.index(1) :][:20]
     assert both in (10 * [0, 1], 10 * [1, 0])
+
+
+def test_news_of_one_engine_does_not_wait_for_the_step_of_another(worker: Worker) -> None:
+    unread: list[int] = []  # tokens of the first that were sampled and not told, whenever the second began a step
+
+    class Counting(FakeBackend):
+        n_sampled = 0
+
+        def collect(self) -> list[Sampled]:
+            sampled = super().collect()
+            self.n_sampled += sum(len(each.tokens) for each in sampled)
+            return sampled
+
+    n_told = 0
+
+    def tell(emissions: list[Emission]) -> None:
+        nonlocal n_told
+        n_told += sum(len(emission.tokens) for emission in emissions)
+
+    class Watching(FakeBackend):
+        def launch(self, plan: Plan) -> None:
+            unread.append(first_backend.n_sampled - n_told)
+            super().launch(plan)
+
+    first_backend = Counting(cost=per_token(HOLD_S / 100, 0.0))  # steps that would share a wake-up if it were alone
+    first = Engine(first_backend, Scheduler.for_backend(first_backend), tell, clock=lambda: first_backend.now)
+    second, mail = engine_on(Watching())
+    for engine in (first, second):
+        worker.attach(engine)
+    worker.submit(first, job_of(1, n_max=40))
+    worker.submit(second, job_of(2, n_max=40))
+    mail.wait_for_end(2)
+    assert len(unread) >= 40
+    assert not any(unread)
 
 
 def test_an_abort_sent_during_a_step_is_obeyed_before_the_next_plan(worker: Worker) -> None:
