@@ -20,6 +20,24 @@ Finish = Literal["stop", "length", "cancelled", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """What a job may generate: `grammar` in llguidance's Lark (rule `start`; %json, regexes, special tokens).
+
+    Without triggers it holds from the first token, and when it is complete the answer ends. With triggers text is free
+    until one of them has been generated, by whatever tokens; the grammar is of what follows it. When that is complete,
+    text is free until the next trigger if it `repeats`, else the answer ends. Between an opening and a closing of
+    `quiet` (thinking) nothing triggers. With `starts_quiet` the prompt ends inside the first pair of `quiet`: all is
+    free up to its closing, and what is said above holds from there.
+    """
+
+    grammar: str
+    triggers: tuple[str, ...] = ()
+    repeats: bool = False
+    quiet: tuple[tuple[str, str], ...] = ()
+    starts_quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated (at least 1)."""
 
@@ -31,7 +49,7 @@ class Job:
     n_logprobs: int | None = None
     kind: Literal["generate", "embed"] = "generate"
     media: tuple[object, ...] = ()
-    constraint: object | None = None
+    constraint: Constraint | None = None
     adapter: str = ""
     priority: int = 0
 
