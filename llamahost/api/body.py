@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from typing import TypeVar
 
@@ -45,6 +47,14 @@ async def read_body(scope: Scope, receive: Receive, n_max: int) -> bytes:
         if not message.get("more_body", False):
             return b"".join(chunks)
         message = await receive()
+
+
+async def pass_over(receive: Receive, timeout_s: float) -> None:
+    """Read what is left of a body and forget it; no longer than this."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamahost.api.body import ClientGone
+from llamahost.api.body import ClientGone, pass_over
 from llamahost.api.problems import problem_of
 from llamahost.api.sse import send_json
 from llamahost.api.trace import Trace, open_trace
@@ -23,6 +23,7 @@ access = logging.getLogger("llamahost.access")
 logger = logging.getLogger("llamahost.api")
 
 CLIENT_GONE = 499  # nginx's number for it; never sent, only logged
+LINGER_S = 10.0  # for the rest of a body that is refused
 
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -106,8 +107,15 @@ class Border:
             if status:  # too late to tell; uvicorn closes the connection
                 logger.error("request %s broke after its response began: %s", request_id, problem.message)
                 raise
-            closing = ((b"connection", b"close"),) if self._gate.is_closed or problem.status == 413 else ()
-            await send_json(answer, problem.body, status=problem.status, headers=(*problem.headers, *closing))
+            closing = ((b"connection", b"close"),) if self._gate.is_closed or _waits(scope) else ()
+            headers = (*problem.headers, *closing)
+            if problem.status != 413 or closing:
+                await send_json(answer, problem.body, status=problem.status, headers=headers)
+                return
+            # Whoever still sends when the connection is closed never sees why: what is left is read, and forgotten.
+            await send_json(answer, problem.body, status=problem.status, headers=headers, is_last=False)
+            await pass_over(receive, LINGER_S)
+            await answer({"type": "http.response.body"})
         finally:
             if not is_probe:
                 self._gate.leave()
@@ -115,6 +123,11 @@ class Border:
                 status = CLIENT_GONE
             self._on_response(status)
             _log(scope, trace, status, is_probe=is_probe)
+
+
+def _waits(scope: Scope) -> bool:
+    """Whether the client waits for leave to send its body: without it, nobody knows what comes next on the line."""
+    return any(name == b"expect" for name, _ in scope["headers"])
 
 
 def request_id_of(scope: Scope) -> str:

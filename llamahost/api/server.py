@@ -21,6 +21,7 @@ from pathlib import Path
 import uvicorn
 
 from llamahost.api.app import App
+from llamahost.api.http1 import Http1
 from llamahost.api.service import Service
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.manifest import ServerSettings
@@ -131,7 +132,7 @@ class Runner:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=Http1,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -186,9 +186,14 @@ class EventStream:
 
 
 async def send_json(
-    send: Send, body: bytes, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
+    send: Send,
+    body: bytes,
+    *,
+    status: int = 200,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    is_last: bool = True,
 ) -> None:
-    """One whole response."""
+    """One whole response; where it is not the last that is sent, an empty piece of its body ends it later."""
     await send(
         {
             "type": "http.response.start",
@@ -200,4 +205,4 @@ async def send_json(
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})

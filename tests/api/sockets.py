@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from llamahost.api.app import App
+from llamahost.api.http1 import Http1
 from llamahost.api.server import bind
 
 
@@ -22,7 +23,7 @@ async def listening(app: App) -> AsyncIterator[int]:
     begun = asyncio.Event()
     app.on_start = begun.set
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        app, http=Http1, ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[place]))

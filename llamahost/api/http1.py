@@ -1,0 +1,90 @@
+"""uvicorn's HTTP/1.1 with three things put right. Knows bytes of the wire; knows no route and no request.
+
+A head is bounded: without it, a client that never ends its headers takes all memory. An offer to upgrade (Java's client
+makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
+What is no HTTP is refused in JSON, like every other mistake.
+"""
+
+from __future__ import annotations
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llamahost.api.problems import Problem
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of request line and headers; other servers take 8 to 32 KiB."""
+
+_OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
+
+
+class Http1(HttpToolsProtocol):
+    """Owned by the event loop. One connection."""
+
+    _n_head = 0  # bytes so far, of pieces that hold nothing else
+    _n_ended = 0  # messages
+    _is_in_head = True
+    _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        n_ended = self._n_ended
+        was_in_head = self._is_in_head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._pass_over_the_offer(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(400, "Bad Request", "this is no HTTP/1.1 request")
+        else:
+            if was_in_head and self._is_in_head and n_ended == self._n_ended:
+                self._n_head += len(data)
+                if self._n_head > MAX_HEAD_BYTES:
+                    told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
+                    self._refuse(431, "Request Header Fields Too Large", told)
+
+    def on_message_begin(self) -> None:
+        self._is_offer = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:  # what comes after a body in chunks is nothing that anybody asks for
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._n_head = 0
+        self._is_offer = self.parser.should_upgrade()
+        if not self._is_offer:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_offer:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_head = True  # of the next, from its first byte on
+        self._n_ended += 1
+        if not self._is_offer:
+            super().on_message_complete()
+
+    def _pass_over_the_offer(self, rest: bytes) -> None:
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(405, "Method Not Allowed", "this server is no proxy")
+            return
+        lines = [b"%s %s HTTP/1.1" % (method, self.url)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(t for t in value.split(b",") if t.strip().lower() not in _OF_UPGRADES)
+            if name not in _OF_UPGRADES:
+                lines.append(b"%s: %s" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+
+    def _refuse(self, status: int, reason: str, message: str) -> None:
+        body = Problem(status=status, message=message, type="invalid_request_error").body
+        head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()

@@ -1,0 +1,140 @@
+"""What comes before a request: heads without end, offers to upgrade, bytes that are no HTTP. Over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from llamahost.api.http1 import MAX_HEAD_BYTES
+from tests.api.fakes import FakeHost, app_of, run
+from tests.api.sockets import Client, listening
+from tests.api.test_chat import ASK
+
+H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n"
+WEBSOCKET = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+CHAT = "/v1/chat/completions"
+
+
+def law(body: Callable[[FakeHost, Client], Awaitable[None]], **settings: object) -> None:
+    async def served() -> None:
+        host = FakeHost()
+        async with listening(app_of(host, **settings)) as port:  # type: ignore[arg-type] # a test's shorthand
+            client = await Client.open(port)
+            try:
+                await body(host, client)
+            finally:
+                client.vanish()
+
+    run(served)
+
+
+@pytest.mark.parametrize("offer", [H2C, WEBSOCKET], ids=["h2c", "websocket"])
+def test_an_offer_to_upgrade_is_passed_over_and_the_body_is_read(offer: str) -> None:
+    """Java's HttpClient makes it with the first request of every connection, whatever the address."""
+
+    async def body(host: FakeHost, client: Client) -> None:
+        for headers in (offer, "", offer):
+            client.post(CHAT, ASK, headers=headers)
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+            await client.until(b"predicted_per_second")
+            await client.until(b"}}")
+        assert len(host.requests) == 3
+
+    law(body)
+
+
+@pytest.mark.parametrize("cut", [1, 40, 130])
+def test_an_offer_may_come_in_pieces(cut: int) -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        data = json.dumps(ASK).encode()
+        whole = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{H2C}Content-Length: {len(data)}\r\n\r\n".encode() + data
+        for at in range(0, len(whole), cut):
+            client.writer.write(whole[at : at + cut])
+            await client.writer.drain()
+            await asyncio.sleep(0)
+        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+
+    law(body)
+
+
+def test_a_connection_that_is_to_be_closed_is_closed_in_spite_of_an_offer() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.post(CHAT, ASK, headers=H2C.replace("Upgrade,", "close, upgrade,"))
+        answer = await client.reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in answer
+
+    law(body)
+
+
+@pytest.mark.parametrize("one", [b"X-Some: " + b"y" * 1000 + b"\r\n", b"y" * 1000], ids=["headers", "a header"])
+def test_a_head_without_end_is_refused(one: bytes) -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ")
+
+        async def go_on() -> None:
+            for _ in range(100_000):
+                client.writer.write(one)
+                await client.writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await go_on()
+        assert host.requests == []
+
+    law(body)
+
+
+def test_a_head_that_is_too_large_is_told_so() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.writer.write(b"GET /health HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES)
+        answer = await client.reader.read()
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert "head is larger" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+    law(body)
+
+
+def test_a_large_head_is_no_mistake() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.post(CHAT, ASK, headers=f"Cookie: {'y' * 30_000}\r\n")
+        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+
+    law(body)
+
+
+def test_what_is_no_http_is_refused_in_json() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.writer.write(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03")
+        head, _, told = (await client.reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(told)["error"]["type"] == "invalid_request_error"
+
+    law(body)
+
+
+def test_nobody_is_connected_through() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.writer.write(b"CONNECT localhost:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.reader.read()).startswith(b"HTTP/1.1 4")
+
+    law(body)
+
+
+def test_a_body_that_is_refused_is_read_to_its_end_so_that_the_answer_is_seen() -> None:
+    """A client that sends all before it reads anything would otherwise meet a reset."""
+
+    async def body(host: FakeHost, client: Client) -> None:
+        n = 8 * 2**20
+        for headers in ("", "Connection: close\r\n"):
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {n}\r\n\r\n"
+            client.writer.write(head.encode())
+            for _ in range(8):
+                client.writer.write(bytes(n // 8))
+                await client.writer.drain()
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
+            assert b"body_too_large" in await client.until(b"}}")
+
+    law(body, max_body_bytes=2048)
