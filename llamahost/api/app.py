@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.auth import Auth, Keys, keys_of
 from llamahost.api.base_path import BasePath
+from llamahost.api.body import Reading
 from llamahost.api.border import Border, Gate
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
@@ -45,8 +46,9 @@ class App:
         self.gate = Gate()
         self._service = service
         self.on_start = on_start
-        chat = chat_route(service, settings, fingerprint)
-        completion = completion_route(service, settings, fingerprint)
+        self._reading = Reading()
+        chat = chat_route(service, settings, fingerprint, self._reading)
+        completion = completion_route(service, settings, fingerprint, self._reading)
         models = ListModels(service, created=int(time.time()))
         router = Router(
             [
@@ -88,6 +90,7 @@ class App:
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
         await self._service.aclose()
+        self._reading.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -11,7 +11,7 @@ import msgspec
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llamahost.api.body import decode_body, read_body
+from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
@@ -37,11 +37,12 @@ class Generate(Generic[B, R]):
     answer: Callable[[R], AsyncGenerator[Event, None]]
     settings: ServerSettings
     fingerprint: str
+    reading: Reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        body = decode_body(await read_body(scope, receive, self.settings.max_body_bytes), self.decoder)
-        request = self.parse(body)
+        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        body, request = await self.reading.run(lambda: self._understood(data), len(data))
         trace.model = request.model
         frame = Frame.new(
             self.kind,
@@ -72,13 +73,17 @@ class Generate(Generic[B, R]):
         await while_connected(receive, fold())
         await send_json(send, whole.body())
 
+    def _understood(self, data: bytes) -> tuple[B, R]:
+        body = decode_body(data, self.decoder)
+        return body, self.parse(body)
 
-def chat_route(service: Service, settings: ServerSettings, fingerprint: str) -> ASGIApp:
-    return Generate("chat", CHAT, parse_chat, service.chat, settings, fingerprint)
+
+def chat_route(service: Service, settings: ServerSettings, fingerprint: str, reading: Reading) -> ASGIApp:
+    return Generate("chat", CHAT, parse_chat, service.chat, settings, fingerprint, reading)
 
 
-def completion_route(service: Service, settings: ServerSettings, fingerprint: str) -> ASGIApp:
-    return Generate("completion", COMPLETION, parse_completion, service.complete, settings, fingerprint)
+def completion_route(service: Service, settings: ServerSettings, fingerprint: str, reading: Reading) -> ASGIApp:
+    return Generate("completion", COMPLETION, parse_completion, service.complete, settings, fingerprint, reading)
 
 
 @dataclass(frozen=True, slots=True)

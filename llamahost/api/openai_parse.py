@@ -260,23 +260,12 @@ def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | tuple[int
     """One text, several texts, one list of tokens, or several lists of tokens."""
     if isinstance(prompt, str):
         return (prompt,)
-    kinds = {type(item) for item in prompt}
+    kinds = set(map(type, prompt))
     if kinds == {int}:
-        return (_tokens(prompt, "prompt"),)
+        return (tuple(prompt),)  # type: ignore[arg-type] # int is all there is
     if int in kinds:
         raise InvalidRequest("`prompt` mixes tokens with texts; give one or the other", param="prompt")
-    return tuple(
-        item if isinstance(item, str) else _tokens(item, f"prompt[{k}]")  # type: ignore[arg-type] # no int is left
-        for k, item in enumerate(prompt)
-    )
-
-
-def _tokens(items: list[int | str | list[int]], path: str) -> tuple[int, ...]:
-    tokens = tuple(item for item in items if isinstance(item, int))
-    for k, token in enumerate(tokens):
-        if not 0 <= token < 2**31:
-            raise InvalidRequest(f"`{path}[{k}]` is {token}, which no vocabulary holds", param=f"{path}[{k}]")
-    return tokens
+    return tuple(item if isinstance(item, str) else tuple(item) for item in prompt)  # type: ignore[arg-type] # no int is left
 
 
 def _generation(body: Body, n_logprobs: int | None) -> Generation:

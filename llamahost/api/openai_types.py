@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # beyond it ctypes would cut silently
+Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]  # checked while decoding: prompts are long
 Bias: TypeAlias = float | bool  # false bans the token
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]  # a search for the nearest known one takes its time
 
@@ -181,7 +182,7 @@ class ChatBody(Body, kw_only=True):
 class CompletionBody(Body, kw_only=True):
     """POST /v1/completions."""
 
-    prompt: str | list[Int | str | list[Int]]
+    prompt: str | list[Token | str | list[Token]]
     logprobs: Int | None = None
     echo: bool | None = None
     suffix: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -159,7 +160,14 @@ class Runner:
             # A loop outside the main thread cannot; whoever runs it there stops it in another way.
             with contextlib.suppress(ValueError, RuntimeError):
                 loop.add_signal_handler(number, self.stop)
-        self._starting = loop.create_task(self._on_start())
+        self._starting = loop.create_task(self._start())
+
+    async def _start(self) -> None:
+        await self._on_start()
+        # Modules and models stay. Looking through them for garbage holds the GIL for 20 ms, so it is done once, here,
+        # and not in the middle of somebody's answer.
+        gc.collect()
+        gc.freeze()
 
     def fail(self, status: int) -> None:
         """There is nothing to serve; end with this status."""

@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +23,7 @@ from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Watch, Worker
+from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.policy import ReplicaView, choose
 from llamahost.fleet.replica import Opened, Replica, in_thread
 
@@ -123,7 +123,7 @@ class Fleet:
         self._reload_delay_s = reload_delay_s
         self._worker: Worker | None = None
         self._outbox: Outbox | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._lanes: Lanes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._is_closed = False
@@ -135,7 +135,7 @@ class Fleet:
     def start(self) -> None:
         """Begin to load every model, and return at once."""
         self._outbox = Outbox(asyncio.get_running_loop(), stall_s=self._reader_stall_s)
-        self._pool = ThreadPoolExecutor(2, "prepare")
+        self._lanes = Lanes(Machine.read().n_threads)
         for place in self._places.values():
             self._spawn(self._bring_up(place))
 
@@ -233,8 +233,8 @@ class Fleet:
             has_ended = await in_thread("close", lambda: worker.close(CLOSE_PATIENCE_S))
             if not has_ended:
                 logger.error("a step did not return; its thread is left behind")
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)  # idle by now: every replica has waited for its own
+        if self._lanes is not None:
+            self._lanes.close()  # idle by now: every replica has waited for its own
 
     def _find(self, name: str) -> _Place:
         if not self._places:
@@ -268,7 +268,7 @@ class Fleet:
     async def _bring_up(self, place: _Place) -> None:
         """Load; ready or failed in the end."""
         assert self._outbox is not None
-        assert self._pool is not None
+        assert self._lanes is not None
         spec = place.spec
         place.state, place.reason, place.progress = "loading", "", 0.0
         place.settled.clear()
@@ -310,7 +310,7 @@ class Fleet:
             self._worker.start()
         scheduler = Scheduler.for_backend(opened.backend, target_step_s=spec.target_step_s)
         engine = Engine(opened.backend, scheduler, self._outbox.publish, on_lost=on_lost)
-        place.replica = Replica(opened, engine, self._worker, self._outbox, self._pool)
+        place.replica = Replica(opened, engine, self._worker, self._outbox, self._lanes)
         place.ready_at = loop.time()
         place.settle("ready")
 

@@ -1,4 +1,4 @@
-"""One loaded model that answers: words to jobs in the prepare pool, jobs to emissions through its worker.
+"""One loaded model that answers: words to jobs in a lane, jobs to emissions through its worker.
 
 *Cancellation has one door*: whoever leaves a Stream (client gone, timeout, stop string, `break`, shutdown) aborts what
 is unfinished of its jobs. Knows no name, queue or state; the fleet does.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -19,17 +19,21 @@ from llamahost.core.work import Backend, Job, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox, Reader
 from llamahost.engine.worker import Worker
+from llamahost.fleet.lanes import N_LARGE, Lanes
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.fleet.loader import ModelCard, Prepared
     from llamahost.fleet.manifest import ModelSpec
 
 N_SMALL = 2048
-"""Characters of text that are prepared on the loop itself: 0.1 to 0.6 ms of work, where a hop to the pool and back
+"""Characters of text that are prepared on the loop itself: 0.1 to 0.6 ms of work, where a hop to a lane and back
 costs 0.05 to 0.1 ms more. Above that the loop's other streams would feel it."""
 
 N_ANSWER, N_MESSAGE = 64, 16
 """Characters that take as long as making an answer's job and reply, and as a message beside its text."""
+
+N_COUNTED = 2048
+"""Messages whose text is counted, which takes 0.4 ms; a conversation of more is large, whatever it says."""
 
 Result = TypeVar("Result")
 
@@ -130,9 +134,7 @@ class Stream:
 class Replica:
     """Owned by the loop."""
 
-    def __init__(
-        self, opened: Opened, engine: Engine, worker: Worker, outbox: Outbox, pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, opened: Opened, engine: Engine, worker: Worker, outbox: Outbox, lanes: Lanes) -> None:
         self.spec = opened.spec
         self.card = opened.card
         self.backend = opened.backend
@@ -141,8 +143,8 @@ class Replica:
         self._preparer = opened.preparer
         self._engine = engine
         self._worker = worker
-        self._pool = pool
-        self._in_pool: set[Future[Any]] = set()
+        self._lanes = lanes
+        self._in_lanes: set[Future[Any]] = set()
         self._streams: set[Stream] = set()
         self._refusal: Exception | None = None
         worker.attach(engine)
@@ -164,15 +166,15 @@ class Replica:
         return await self.run(lambda: self._preparer.complete(complete), _n_chars_of_completion(complete))
 
     async def run(self, work: Callable[[], Result], n_chars: int) -> Result:
-        """Do work on `n_chars` of text that touches the vocabulary and no context: here if small, else in the pool."""
+        """Do work on `n_chars` of text that touches the vocabulary and no context: here if small, else in a lane."""
         if self._refusal is not None:
             raise self._refusal
         if n_chars <= N_SMALL:
             return work()
-        future = self._pool.submit(work)
+        future = self._lanes.submit(work, n_chars)
         # A cancelled caller does not stop a thread that tokenises: the model must outlive it, so `close` waits.
-        self._in_pool.add(future)
-        future.add_done_callback(self._in_pool.discard)
+        self._in_lanes.add(future)
+        future.add_done_callback(self._in_lanes.discard)
         return await asyncio.wrap_future(future)
 
     def stream(self, jobs: Sequence[Job]) -> Stream:
@@ -209,8 +211,8 @@ class Replica:
         """
         if self._refusal is None:
             self.refuse(Unavailable(f"`{self.spec.name}` was unloaded"))
-        while self._in_pool:
-            waits = [asyncio.wrap_future(future) for future in tuple(self._in_pool)]
+        while self._in_lanes:
+            waits = [asyncio.wrap_future(future) for future in tuple(self._in_lanes)]
             await asyncio.gather(*waits, return_exceptions=True)
         # Only then: a context that could not be freed, or still computes, keeps its model.
         await asyncio.wrap_future(self._worker.detach(self._engine))
@@ -248,6 +250,8 @@ def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
 
 def _n_chars_of_chat(request: ChatRequest) -> int:
     """Characters of text, or what takes as long."""
+    if len(request.messages) > N_COUNTED:
+        return N_LARGE + 1
     n = sum(len(part.text) if isinstance(part, Text) else N_SMALL + 1 for m in request.messages for part in m.parts)
     calls = (call for message in request.messages for call in message.tool_calls)
     n += sum(len(call.arguments) for call in calls)

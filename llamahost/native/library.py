@@ -68,6 +68,7 @@ _QUICK: dict[str, tuple[Any, list[Any]]] = {
 _LONG: dict[str, tuple[Any, list[Any]]] = {
     "llama_get_logits": (_P, [_P]),
     "llama_sampler_apply": (None, [_P, _P]),
+    "llama_tokenize": (_I, [_P, ctypes.c_char_p, _I, _P, _I, _B, _B]),
     # walks the whole vocabulary once for each breaker
     "llama_sampler_init_dry": (_P, [_P, _F, _F, _I, _I, ctypes.POINTER(ctypes.c_char_p), _S]),
 }

@@ -16,6 +16,7 @@ from llamahost.native.library import Library
 
 _UNKNOWN, _CONTROL = 1 << 0, 1 << 3
 _BLOCK, _ROOM = 4096, 128  # tokens asked at once, and bytes for each
+_MANY = 2**20  # bytes; in less there is room for a token of each
 _MAX_TEXT_BYTES = 2**31 - 16  # llama_tokenize takes an int32 length
 
 
@@ -24,7 +25,7 @@ class Vocab:
 
     def __init__(self, library: Library, pointer: int) -> None:
         c = library.c
-        self._c = c
+        self._tokenize = library.long.tokenize
         self.pointer = pointer
         self.n_tokens: int = c.llama_vocab_n_tokens(pointer)
         self.bos: int = c.llama_vocab_bos(pointer)
@@ -35,16 +36,19 @@ class Vocab:
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         """Lone surrogates become U+FFFD; NUL is a character like any other."""
-        data = text.encode("utf-8", "replace") if _has_no_surrogate(text) else _mended(text)
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            data = _mended(text)
         if len(data) > _MAX_TEXT_BYTES:
             raise InvalidRequest(f"the text has {len(data)} bytes, more than can be tokenised at once")
-        room = len(data) // 2 + 16
+        room = (len(data) if len(data) < _MANY else len(data) // 2) + 16  # too little costs a second call
         for _ in range(2):
-            buffer = (ctypes.c_int32 * room)()
-            n = self._c.llama_tokenize(self.pointer, data, len(data), buffer, room, add_special, parse_special)
+            tokens = array("i", (0,)) * room
+            address, _ = tokens.buffer_info()
+            n = self._tokenize(self.pointer, data, len(data), address, room, add_special, parse_special)
             if n >= 0:
-                tokens = array("i")
-                tokens.frombytes(memoryview(buffer).cast("B")[: 4 * n])
+                del tokens[n:]
                 return tokens
             if n == -(2**31):
                 break
@@ -60,10 +64,6 @@ class Vocab:
             if not is_control[token]:
                 parts.append(pieces[token])
         return b"".join(parts)
-
-
-def _has_no_surrogate(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _mended(text: str) -> bytes:

@@ -3,7 +3,6 @@
 import asyncio
 from array import array
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,6 +14,7 @@ from llamahost.engine.engine import Engine
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
+from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.replica import N_SMALL, Replica
 from tests.engine.test_worker import Gated
 from tests.fakes import BackendError, FakeBackend, alone
@@ -32,14 +32,15 @@ async def replica_on(backend: FakeBackend) -> AsyncIterator[Replica]:
     worker.start()
     outbox = Outbox(asyncio.get_running_loop())
     engine = Engine(backend, Scheduler.for_backend(backend, is_checked=True), outbox.publish)
-    with ThreadPoolExecutor(2) as pool:
-        opened = open_fake(spec_of(), backend)
-        replica = Replica(opened, engine, worker, outbox, pool)
-        yield replica
-        await replica.close()
-        assert opened.model.is_closed
-        assert outbox.n_readers == 0
-        assert replica.stats.n_running == replica.stats.n_waiting == 0
+    lanes = Lanes(2)
+    opened = open_fake(spec_of(), backend)
+    replica = Replica(opened, engine, worker, outbox, lanes)
+    yield replica
+    await replica.close()
+    lanes.close()
+    assert opened.model.is_closed
+    assert outbox.n_readers == 0
+    assert replica.stats.n_running == replica.stats.n_waiting == 0
     worker.close()
 
 

@@ -1,0 +1,49 @@
+"""Large bodies are read beside the event loop, small ones on it, and both say the same."""
+
+import threading
+
+import pytest
+
+from llamahost.api.body import N_SMALL, Reading
+from llamahost.core.messages import CompletionRequest
+from tests.api.fakes import FakeHost, app_of, client_of, run
+from tests.on_loop import on_loop
+
+
+@on_loop
+async def test_a_large_body_is_read_in_one_thread_beside_the_loop() -> None:
+    reading = Reading()
+    here = threading.get_ident()
+    assert await reading.run(threading.get_ident, N_SMALL) == here
+    others = {await reading.run(threading.get_ident, N_SMALL + 1) for _ in range(3)}
+    assert len(others) == 1
+    assert others != {here}
+    reading.close()
+
+
+@pytest.mark.parametrize("n", [1, N_SMALL])
+def test_a_mistake_is_told_alike_in_small_bodies_and_in_large_ones(n: int) -> None:
+    async def law() -> None:
+        messages = [{"role": "user", "content": "x" * n}, {"role": "nobody", "content": ""}]
+        async with client_of(app_of(FakeHost())) as client:
+            answer = await client.post("/v1/chat/completions", json={"messages": messages})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "messages[1].role"
+
+    run(law)
+
+
+@pytest.mark.parametrize("n", [3, N_SMALL])
+def test_a_list_of_tokens_of_any_length_is_one_prompt(n: int) -> None:
+    async def law() -> None:
+        host = FakeHost()
+        async with client_of(app_of(host)) as client:
+            answer = await client.post("/v1/completions", json={"prompt": list(range(n))})
+            wrong = await client.post("/v1/completions", json={"prompt": [*range(n), 2**31]})
+        assert answer.status_code == 200
+        assert wrong.json()["error"]["param"] == f"prompt[{n}]"
+        (request,) = host.requests
+        assert isinstance(request, CompletionRequest)
+        assert request.prompts == (tuple(range(n)),)
+
+    run(law)

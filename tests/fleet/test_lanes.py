@@ -1,0 +1,25 @@
+"""What is large waits for what is large alone, and holds up nothing else."""
+
+import threading
+
+from llamahost.fleet.lanes import N_LARGE, Lanes
+
+WAIT_S = 10.0
+
+
+def test_nothing_smaller_waits_behind_large_work() -> None:
+    lanes = Lanes(2)
+    gate = threading.Event()
+    large = [lanes.submit(lambda: gate.wait(WAIT_S), N_LARGE + 1) for _ in range(8)]
+    assert lanes.submit(lambda: "done", N_LARGE).result(WAIT_S) == "done"
+    assert not any(future.done() for future in large)
+    gate.set()
+    assert all(future.result(WAIT_S) for future in large)
+    lanes.close()
+
+
+def test_closing_waits_for_what_runs() -> None:
+    lanes = Lanes(1)
+    future = lanes.submit(lambda: 1, N_LARGE + 1)
+    lanes.close()
+    assert future.done()
