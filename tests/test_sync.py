@@ -179,8 +179,8 @@ def test_a_fold_tells_channels_and_calls_apart() -> None:
         Delta(0, "hm", "reasoning"),
         Delta(0, "hello"),
         Delta(0, "", "tool", "c1", "search"),
-        Delta(0, '{"q":', "tool", "c1"),
-        Delta(0, "1}", "tool", "c1"),
+        Delta(0, '{"q":', "tool"),
+        Delta(0, "1}", "tool"),
     ):
         fold.feed(event)
         assert not fold.is_whole

@@ -50,6 +50,7 @@ class Generate(Generic[B, R]):
             n=request.generation.n,
             fingerprint=self.fingerprint,
             include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+            is_of_functions=isinstance(body, ChatBody) and body.is_of_functions,
         )
         events = self.answer(request)
         if body.stream:

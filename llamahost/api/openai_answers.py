@@ -44,13 +44,16 @@ class ChatMessage(Answer):
     refusal: None
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[Call] | UnsetType = UNSET
+    function_call: Function | UnsetType = UNSET
 
 
 class ChatChoice(Answer):
+    """`function_call` is how calls were answered before there were tools: for requests with `functions`."""
+
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class CompletionLogprobs(Answer):

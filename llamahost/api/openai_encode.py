@@ -33,6 +33,7 @@ class Frame:
     n: int = 1
     fingerprint: str = ""
     include_usage: bool = False
+    is_of_functions: bool = False  # calls are told in the old form: one, as `function_call`
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -44,9 +45,13 @@ class Frame:
         n: int = 1,
         fingerprint: str = "",
         include_usage: bool = False,
+        is_of_functions: bool = False,
     ) -> Frame:
         prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
-        return Frame(kind, model, n, fingerprint, include_usage, prefix + secrets.token_hex(14))
+        return Frame(kind, model, n, fingerprint, include_usage, is_of_functions, prefix + secrets.token_hex(14))
+
+    def finish(self, reason: Reason) -> str:
+        return "function_call" if reason == "tool" and self.is_of_functions else _FINISH[reason]
 
     def head(self, object_: str, model: str) -> Json:
         """The fields that stand before `choices`, and after."""
@@ -236,11 +241,17 @@ class ChunkEncoder:
             case "reasoning":
                 delta = {"reasoning_content": event.text}
             case "tool":
-                delta = {"tool_calls": [self._call(event)]}
+                delta = self._called(event)
         return self._chunk(event.index, {"delta": delta}, logprobs)
 
-    def _call(self, event: Delta) -> Json:
+    def _called(self, event: Delta) -> Json:
         """`call_id` comes with the first delta of each call alone."""
+        if self._frame.is_of_functions:
+            name: Json = {"name": event.call_name} if event.call_id else {}
+            return {"function_call": {**name, "arguments": event.text}}
+        return {"tool_calls": [self._call(event)]}
+
+    def _call(self, event: Delta) -> Json:
         n = self._n_calls.get(event.index, 0) + (1 if event.call_id else 0)
         self._n_calls[event.index] = n
         if not event.call_id:
@@ -254,7 +265,7 @@ class ChunkEncoder:
         timings: Json = {}
         if not self._frame.include_usage:
             timings = {"timings": timings_json(event.usage, [event.timings])}
-        return self._chunk(event.index, body, None, _FINISH[event.reason], timings)
+        return self._chunk(event.index, body, None, self._frame.finish(event.reason), timings)
 
     def _chunk(
         self, index: int, body: Json, logprobs: Json | None = None, finish: str | None = None, after: Json | None = None
@@ -342,14 +353,23 @@ class BodyEncoder:
             message["reasoning_content"] = "".join(answer.reasoning)
         if answer.calls:
             message["content"] = text or None
-            message["tool_calls"] = [
-                {"id": id_, "type": "function", "function": {"name": name, "arguments": "".join(pieces)}}
-                for id_, name, pieces in answer.calls
-            ]
+            functions: list[Json] = [{"name": name, "arguments": "".join(pieces)} for _, name, pieces in answer.calls]
+            if self._frame.is_of_functions:
+                message["function_call"] = functions[0]
+            else:
+                message["tool_calls"] = [
+                    {"id": id_, "type": "function", "function": function}
+                    for (id_, _, _), function in zip(answer.calls, functions, strict=True)
+                ]
         logprobs: Json | None = None
         if self._has_logprobs:
             logprobs = {"content": chat_logprobs(tuple(answer.logprobs)), "refusal": None}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _FINISH[answer.reason]}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": logprobs,
+            "finish_reason": self._frame.finish(answer.reason),
+        }
 
     def _text_choice(self, index: int, answer: _Answer) -> Json:
         return {

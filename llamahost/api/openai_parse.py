@@ -15,6 +15,7 @@ from llamahost.api.openai_types import (
     CompletionBody,
     ImagePart,
     MessageBody,
+    NamedFunction,
     NamedTool,
     PartBody,
     RefusalPart,
@@ -78,8 +79,6 @@ _NAMES = {
 
 def parse_chat(body: ChatBody) -> ChatRequest:
     """Raises InvalidRequest with the field's path."""
-    if body.functions:
-        raise InvalidRequest("`functions` is deprecated and not served; use `tools`", param="functions")
     if body.web_search_options is not None:
         raise InvalidRequest("`web_search_options` is not served: nothing here searches", param="web_search_options")
     if body.modalities and body.modalities != ["text"]:
@@ -92,22 +91,16 @@ def parse_chat(body: ChatBody) -> ChatRequest:
     options: dict[str, object] = {}
     if body.reasoning_effort and body.reasoning_effort != "none":
         options["reasoning_effort"] = body.reasoning_effort
-    messages = tuple(_message(message, index) for index, message in enumerate(body.messages))
+    messages = _messages(body.messages)
     return ChatRequest(
         messages=messages,
         model=body.model or "",
-        tools=tuple(
-            Tool(
-                name=tool.function.name,
-                description=tool.function.description or "",
-                parameters=tool.function.parameters or {},
-                strict=bool(tool.function.strict),
-            )
-            for tool in body.tools or ()
-        ),
-        tool_choice=_tool_choice(body.tool_choice),
+        tools=_tools(body),
+        tool_choice=_tool_choice(body),
+        n_calls=1 if body.parallel_tool_calls is False or body.is_of_functions else None,
         output=_output(body),
-        thinking=False if body.reasoning_effort == "none" else None,
+        thinking=False if body.reasoning_effort == "none" else body.enable_thinking,
+        tells_reasoning=_tells_reasoning(body.reasoning_format),
         continued=_continued(body, messages),
         template_options={**options, **(body.chat_template_kwargs or {})},
         generation=_generation(body, n_logprobs),
@@ -169,6 +162,17 @@ def _continued(body: ChatBody, messages: tuple[Message, ...]) -> Continued:
     return "text"
 
 
+def _messages(bodies: list[MessageBody]) -> tuple[Message, ...]:
+    """A result of the old form has no id: it belongs to the call before it."""
+    messages: list[Message] = []
+    for index, body in enumerate(bodies):
+        message = _message(body, index)
+        if body.role == "function" and messages and messages[-1].tool_calls:
+            message = replace(message, tool_call_id=messages[-1].tool_calls[-1].id)
+        messages.append(message)
+    return tuple(messages)
+
+
 def _message(body: MessageBody, index: int) -> Message:
     path = f"messages[{index}]"
     if body.content is None and body.role != "assistant":
@@ -181,8 +185,10 @@ def _message(body: MessageBody, index: int) -> Message:
         ToolCall(id=call.id or f"call_{k}", name=call.function.name, arguments=call.function.arguments)
         for k, call in enumerate(body.tool_calls or ())
     )
+    if body.function_call is not None:
+        calls += (ToolCall(f"call_{index}", body.function_call.name, body.function_call.arguments),)
     return Message(
-        role=body.role,
+        role="tool" if body.role == "function" else body.role,
         parts=parts,
         tool_calls=calls,
         tool_call_id=body.tool_call_id or "",
@@ -216,12 +222,39 @@ def _base64(data: str, path: str) -> bytes:
         raise InvalidRequest(f"`{path}` is not valid base64", param=path) from None
 
 
-def _tool_choice(choice: str | NamedTool | None) -> str:
+def _tools(body: ChatBody) -> tuple[Tool, ...]:
+    functions = [tool.function for tool in body.tools] if body.tools else body.functions or []
+    return tuple(
+        Tool(
+            name=function.name,
+            description=function.description or "",
+            parameters=function.parameters or {},
+            strict=bool(function.strict),
+        )
+        for function in functions
+    )
+
+
+def _tool_choice(body: ChatBody) -> str:
+    if body.is_of_functions:
+        called = body.function_call
+        if isinstance(called, NamedFunction):
+            return called.name
+        if called not in (None, "auto", "none"):
+            raise InvalidRequest("`function_call` must be auto, none or name a function", param="function_call")
+        return called or "auto"
+    choice = body.tool_choice
     if isinstance(choice, NamedTool):
         return choice.function.name
     if choice not in (None, "auto", "none", "required"):
         raise InvalidRequest("`tool_choice` must be auto, none, required or name a function", param="tool_choice")
     return choice or "auto"
+
+
+def _tells_reasoning(form: str | None) -> bool:
+    if form not in (None, "auto", "deepseek", "none"):
+        raise InvalidRequest("`reasoning_format` must be auto, deepseek or none", param="reasoning_format")
+    return form != "none"
 
 
 def _output(body: Body) -> Output:

@@ -129,10 +129,11 @@ class CallBody(msgspec.Struct, kw_only=True):
 
 
 class MessageBody(msgspec.Struct, kw_only=True):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[PartBody] | None = None
     name: str | None = None
     tool_calls: list[CallBody] | None = None
+    function_call: FunctionCall | None = None  # the old form of one call
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None  # the same, as other servers name it
@@ -154,7 +155,8 @@ class NamedFunction(msgspec.Struct):
     name: str
 
 
-class NamedTool(msgspec.Struct):
+class NamedTool(msgspec.Struct, kw_only=True):
+    type: Literal["function"] = "function"
     function: NamedFunction
 
 
@@ -164,11 +166,15 @@ class ChatBody(Body, kw_only=True):
     messages: list[MessageBody]
     tools: list[ToolBody] | None = None
     tool_choice: str | NamedTool | None = None
-    functions: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[FunctionBody] | None = None  # the old form of tools
+    function_call: str | NamedFunction | None = None  # and of tool_choice
     logprobs: bool | None = None
     top_logprobs: Int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    reasoning_format: str | None = None
+    enable_thinking: bool | None = None
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
@@ -177,6 +183,11 @@ class ChatBody(Body, kw_only=True):
     @property
     def has_logprobs(self) -> bool:
         return bool(self.logprobs)
+
+    @property
+    def is_of_functions(self) -> bool:
+        """Asked in the old form, and to be answered in it."""
+        return bool(self.functions) and not self.tools
 
 
 class CompletionBody(Body, kw_only=True):

@@ -63,7 +63,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of answer `index`. `text` is valid UTF-8 by itself; `n_tokens` is how many tokens it accounts for."""
+    """More of answer `index`. `text` is valid UTF-8 by itself; `n_tokens` is how many tokens it accounts for.
+
+    On the channel `tool` it is a piece of a call's arguments; the first of a call, and it alone, has the id and name.
+    """
 
     index: int
     text: str

@@ -250,8 +250,10 @@ class ChatRequest:
     model: str = ""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"  # auto, none, required, or a tool's name
+    n_calls: int | None = None  # at most so many calls in an answer; None: as many as the model makes
     output: Output = field(default_factory=Output)
     thinking: bool | None = None  # None: as the template likes
+    tells_reasoning: bool = True  # thoughts go on a channel of their own; else they stay in the text, marks and all
     continued: Continued = "no"
     template_options: Mapping[str, object] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
@@ -259,6 +261,7 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message", param="messages")
+        self._check_tools()
         if self.continued != "no":
             last = self.messages[-1]
             path = f"messages[{len(self.messages) - 1}]"
@@ -271,6 +274,22 @@ class ChatRequest:
                 raise InvalidRequest("a message that calls tools cannot be continued", param=f"{path}.tool_calls")
             if self.continued == "reasoning" and last.text:
                 raise InvalidRequest("reasoning that text follows cannot be continued", param=f"{path}.content")
+
+    def _check_tools(self) -> None:
+        names = [tool.name for tool in self.tools]
+        for k, name in enumerate(names):
+            if not 0 < len(name) <= 256 or not name.isprintable():
+                raise InvalidRequest(
+                    "a tool's name has 1 to 256 printable characters", param=f"tools[{k}].function.name"
+                )
+            if name in names[:k]:
+                raise InvalidRequest(f"two tools are named `{name}`", param=f"tools[{k}].function.name")
+        if self.tool_choice in ("auto", "none"):
+            return
+        if not names:
+            raise InvalidRequest(f"tool_choice `{self.tool_choice}` needs tools", param="tool_choice")
+        if self.tool_choice != "required" and self.tool_choice not in names:
+            raise InvalidRequest(f"tool_choice names `{self.tool_choice}`, which no tool is", param="tool_choice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,13 +87,14 @@ class Answer:
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        names: dict[str, str] = {}
-        arguments: dict[str, list[str]] = {}
+        """The first delta of each call, and it alone, has its id and name."""
+        calls: list[tuple[str, str, list[str]]] = []
         for delta in self.deltas:
             if delta.channel == "tool":
-                names[delta.call_id] = delta.call_name or names.get(delta.call_id, "")
-                arguments.setdefault(delta.call_id, []).append(delta.text)
-        return tuple(ToolCall(call_id, name, "".join(arguments[call_id])) for call_id, name in names.items())
+                if delta.call_id or not calls:
+                    calls.append((delta.call_id, delta.call_name, []))
+                calls[-1][2].append(delta.text)
+        return tuple(ToolCall(id_, name, "".join(pieces)) for id_, name, pieces in calls)
 
 
 def chat_result(answers: list[Answer]) -> ChatResult:

@@ -9,13 +9,16 @@ import itertools
 import math
 import secrets
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
 from llamahost.core.work import Job, Tokens, Vocabulary
+from llamahost.text.formats.format import PLAIN, Asked
+from llamahost.text.formats.table import format_of
 from llamahost.text.reply import Reply
+from llamahost.text.splitter import Splitter
 from llamahost.text.template import Template
 
 MAX_ANSWERS = 1024
@@ -39,7 +42,10 @@ class Preparer:
     model's sampling, below what a request gives.
     """
 
-    __slots__ = ("_bos", "_defaults", "_draw_seed", "_template", "_template_error", "model", "n_ctx", "vocabulary")
+    __slots__ = (
+        "_bos", "_control_ids", "_defaults", "_draw_seed", "_format", "_template", "_template_error", "model", "n_ctx",
+        "vocabulary",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -60,13 +66,30 @@ class Preparer:
         self._defaults = defaults or Sampling()
         self._draw_seed = draw_seed
         self._bos = spelling(vocabulary, vocabulary.bos)
+        self._format = PLAIN if template is None else format_of(template.source)
+        controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
+        self._control_ids = {spelling(vocabulary, token): token for token in controls}
 
     def chat(self, request: ChatRequest) -> Prepared:
         """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
         _served_output(request.output)
-        if request.tools and request.tool_choice != "none":
-            raise InvalidRequest("tool calls are not supported by this version", param="tools")
-        return self._prepared([self.encode(self.render(request))], request.generation, "messages")
+        self._check_calls(request)
+        prompt = self.render(request)
+        asked = Asked(
+            tools=_callable(request),
+            n_calls=request.n_calls,
+            tells_thoughts=request.tells_reasoning,
+            is_thinking=request.continued == "reasoning"
+            or (request.continued == "no" and self._format.begins_thinking(prompt)),
+        )
+        marks = self._format.markers(asked)
+        return self._prepared(
+            [self.encode(prompt)],
+            request.generation,
+            "messages",
+            new_splitter=lambda: self._format.splitter(asked),
+            markers={self._control_ids[mark]: mark for mark in marks if mark in self._control_ids},
+        )
 
     def complete(self, request: CompletionRequest) -> Prepared:
         """Raises InvalidRequest or ContextTooLong."""
@@ -89,12 +112,32 @@ class Preparer:
         options = dict(request.template_options)
         if request.thinking is not None:
             options.setdefault("enable_thinking", request.thinking)
-        return self._template.render(request.messages, continued=request.continued, options=options)
+        return self._template.render(
+            request.messages, tools=_callable(request), continued=request.continued, options=options
+        )
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a whole prompt. A beginning-of-text that stands there already is not put there twice."""
         has_bos = self.vocabulary.adds_bos and bool(self._bos) and text.startswith(self._bos)
         return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
+
+    def _check_calls(self, request: ChatRequest) -> None:
+        """Raises InvalidRequest where calls could not be promised as they are asked for."""
+        if not _callable(request) or self._template is None:
+            return
+        if request.tool_choice != "auto":
+            raise InvalidRequest(
+                f"tool_choice `{request.tool_choice}` is not supported by this version, only auto and none",
+                param="tool_choice",
+            )
+        for k, tool in enumerate(request.tools):
+            if tool.strict:
+                raise InvalidRequest(
+                    "`strict` is not supported by this version: arguments are what the model writes",
+                    param=f"tools[{k}].function.strict",
+                )
+        if not self._template.knows_tools or not self._format.calls:
+            raise InvalidRequest(f"the chat template of `{self.model}` does not know tools", param="tools")
 
     def _given(self, tokens: Sequence[int]) -> Tokens:
         # In C where all is well: a hundred thousand tokens would take 10 ms one by one.
@@ -108,7 +151,14 @@ class Preparer:
         return self.vocabulary.decode(array("i", prompt)).decode("utf-8", "replace")
 
     def _prepared(
-        self, prompts: Sequence[Tokens], generation: Generation, param: str, echoes: Sequence[str] | None = None
+        self,
+        prompts: Sequence[Tokens],
+        generation: Generation,
+        param: str,
+        echoes: Sequence[str] | None = None,
+        *,
+        new_splitter: Callable[[], Splitter | None] = lambda: None,
+        markers: Mapping[int, str] | None = None,
     ) -> Prepared:
         if generation.adapter:
             raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
@@ -146,6 +196,8 @@ class Preparer:
                     n_prompt=len(tokens),
                     vocabulary=self.vocabulary,
                     stop=generation.stop,
+                    splitter=new_splitter(),
+                    markers=markers,
                     echo=echoes[number] if echoes else "",
                 )
                 jobs.append(job)
@@ -181,6 +233,11 @@ class Preparer:
 def spelling(vocabulary: Vocabulary, token: int) -> str:
     """How a token is written in a template; empty where there is none."""
     return vocabulary.pieces[token].decode("utf-8", "replace") if 0 <= token < vocabulary.n_tokens else ""
+
+
+def _callable(request: ChatRequest) -> tuple[Tool, ...]:
+    """The tools that the model is told of; with the choice `none` it hears of none, and none is read of its answer."""
+    return () if request.tool_choice == "none" else request.tools
 
 
 def _served_output(output: Output) -> None:

@@ -1,18 +1,21 @@
 """Tokens in, events out: one answer's emissions become Started, Delta … Finished. Knows no HTTP, no clock, no engine.
 
 Laws: Started comes with the first token, or with the end. Every Delta's text is valid UTF-8 by itself, no part of a
-stop string and no control token is ever in one. The `n_tokens` of all Deltas add up to `usage.n_generated`, which
-counts to the token that completes the stop, or to the hidden token that ended the generation. Logprobs come with the
-Delta that accounts for their token; those of tokens that show nothing of themselves before a stop are not told.
-An `echo` comes right after Started, as it is, in a Delta that accounts for no token.
+stop string is ever in one, and no control token but where its splitter asked for it and found it to mark nothing. The
+`n_tokens` of all Deltas add up to `usage.n_generated`, which counts to the token that completes the stop, or to the
+hidden token that ended the generation. Logprobs come with the Delta that accounts for their token; those of tokens
+that show nothing of themselves before a stop are not told. An `echo` comes right after Started, as it is, in a Delta
+that accounts for no token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llamahost.core.errors import GenerationFailed
 from llamahost.core.events import Delta, Event, Finished, Likely, Reason, Started, Timings, TokenLogprob, Usage
 from llamahost.core.work import Emission, RowLogprobs, Times, Vocabulary
-from llamahost.text.splitter import PlainSplitter, Segment, Splitter
+from llamahost.text.splitter import PlainSplitter, Segment, Splitter, joined
 from llamahost.text.stops import StopStrings
 from llamahost.text.utf8 import Utf8
 
@@ -20,13 +23,15 @@ from llamahost.text.utf8 import Utf8
 class Reply:
     """Owned by the event loop. One answer; `feed` it every emission of its job, in order, until it `is_finished`.
 
-    A stop string ends the answer while the job still runs: whoever feeds must then abort the job.
+    A stop string, or a splitter that is done, ends the answer while the job still runs: whoever feeds must then abort
+    the job. `markers` are the control tokens that the splitter asks for, by how they are spelled to it.
     """
 
     __slots__ = (
         "_echo",
         "_is_plain",
         "_logprobs",
+        "_markers",
         "_n_cached",
         "_n_decoded",
         "_n_generated",
@@ -54,6 +59,7 @@ class Reply:
         vocabulary: Vocabulary,
         stop: tuple[str, ...] = (),
         splitter: Splitter | None = None,
+        markers: Mapping[int, str] | None = None,
         echo: str = "",
     ) -> None:
         self.index = index
@@ -67,6 +73,7 @@ class Reply:
         self._stops = StopStrings(stop) if stop else None
         self._splitter: Splitter = splitter or PlainSplitter()
         self._is_plain = splitter is None
+        self._markers = markers or {}
         self._n_cached = 0
         self._n_generated = 0
         self._n_told = 0  # tokens that a Delta has accounted for; those in [n_told, n_generated) go with the next
@@ -121,42 +128,54 @@ class Reply:
                 events.append(Delta(self.index, self._echo))
                 self._echo = ""  # it may be long, and is told once
 
-        text, stop = self._read(emission.tokens, emission.logprobs)
-        if stop is None and finish is not None:
+        segments, stop = self._read(emission.tokens, emission.logprobs)
+        is_last = stop is not None or finish is not None or self._splitter.is_done
+        if stop is None and finish is not None and not self._splitter.is_done:
             self._n_generated += emission.n_hidden
             tail, stop = self._end_of_text()
-            text += tail
-        is_last = stop is not None or finish is not None
-        self._tell(events, text, is_last=is_last, is_stopped=stop is not None)
+            segments += self._split(tail)
+        if is_last:
+            segments += self._splitter.flush()
+        self._tell(events, segments, is_last=is_last, is_stopped=stop is not None)
         if is_last:
             self.is_finished = True
-            reason: Reason = "stop" if stop is not None or finish is None else finish
+            reason: Reason = "stop" if stop is not None or self._splitter.is_done or finish is None else finish
             if reason == "stop" and self._splitter.n_calls:
                 reason = "tool"
             usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)
             events.append(Finished(self.index, reason, usage, _timings(self._times), stop or ""))
         return events
 
-    def _read(self, tokens: tuple[int, ...], logprobs: tuple[RowLogprobs, ...]) -> tuple[str, str | None]:
-        """The text of these tokens that may be shown now, and the stop they complete. Counts tokens up to there."""
+    def _read(self, tokens: tuple[int, ...], logprobs: tuple[RowLogprobs, ...]) -> tuple[list[Segment], str | None]:
+        """What of these tokens may be shown now, and the stop they complete. Counts tokens up to there."""
         pieces, is_control = self._vocabulary.pieces, self._vocabulary.is_control
-        shown: list[str] = []
+        segments: list[Segment] = []
         for k, token in enumerate(tokens):
             self._n_generated += 1
             if logprobs:
                 self._logprobs.append((self._n_decoded, self._named(token, logprobs[k])))
-            if is_control[token]:
+            if self._splitter.is_thinking:
+                self._n_reasoning += 1
+            if not is_control[token]:
+                text = self._utf8.feed(pieces[token])
+            elif token in self._markers:
+                text = self._utf8.flush() + self._markers[token]
+            else:
                 continue
-            text = self._utf8.feed(pieces[token])
             self._n_decoded += len(text)
             stop = None
             if self._stops is not None:
                 text, stop = self._stops.feed(text)
             self._n_shown += len(text)
-            shown.append(text)
-            if stop is not None:
-                return "".join(shown), stop
-        return "".join(shown), None
+            segments += self._split(text)
+            if stop is not None or self._splitter.is_done:
+                return segments, stop
+        return segments, None
+
+    def _split(self, text: str) -> list[Segment]:
+        if not text:
+            return []
+        return [Segment(text)] if self._is_plain else self._splitter.feed(text)
 
     def _end_of_text(self) -> tuple[str, str | None]:
         """What was held back, now that nothing follows. A half character may still complete a stop."""
@@ -169,21 +188,15 @@ class Reply:
         self._n_shown += len(text)
         return text, stop
 
-    def _tell(self, events: list[Event], text: str, *, is_last: bool, is_stopped: bool) -> None:
-        """The Deltas of this text; the first accounts for all tokens not told of. At the end it may hold no text."""
-        if self._is_plain:
-            segments = [Segment(text)] if text else []
-        else:
-            segments = self._splitter.feed(text) if text else []
-            if is_last:
-                segments += self._splitter.flush()
+    def _tell(self, events: list[Event], segments: list[Segment], *, is_last: bool, is_stopped: bool) -> None:
+        """Deltas; the first accounts for all tokens not told of. At the end it may hold no text."""
+        if len(segments) > 1:
+            segments = joined(segments)
         if not segments and is_last and self._n_told < self._n_generated:
             segments = [Segment("")]
         for segment in segments:
             n_tokens = self._n_generated - self._n_told
             self._n_told = self._n_generated
-            if segment.channel == "reasoning":
-                self._n_reasoning += n_tokens
             logprobs = self._take_logprobs(is_all=is_last and not is_stopped) if self._logprobs else ()
             events.append(
                 Delta(self.index, segment.text, segment.channel, segment.call_id, segment.call_name, n_tokens, logprobs)

@@ -1,6 +1,6 @@
 """Sort a model's text into channels: what is said, what is thought, what is called. Knows no tokens.
 
-The families' own formats come as further splitters; a reply takes any.
+`formats` holds the families' own; a reply takes any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llamahost.core.events import Channel
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Text of one channel; of a tool call, also which one it belongs to."""
+    """Text of one channel. The first segment of each call, and it alone, has the call's id and name."""
 
     text: str
     channel: Channel = "text"
@@ -24,7 +24,20 @@ class Segment:
 class Splitter(Protocol):
     """Owned by one reply. May hold text back until it knows where it belongs; loses none."""
 
-    n_calls: int  # tool calls seen so far; with any, the answer ends for the reason "tool"
+    @property
+    def n_calls(self) -> int:
+        """Tool calls so far; with any, the answer ends for the reason "tool"."""
+        ...
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes next is reasoning, or the end of it."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is complete here, whatever the model might still write."""
+        ...
 
     def feed(self, text: str) -> list[Segment]: ...
 
@@ -37,9 +50,23 @@ class PlainSplitter:
     """All is text."""
 
     n_calls = 0
+    is_thinking = False
+    is_done = False
 
     def feed(self, text: str) -> list[Segment]:
         return [Segment(text)] if text else []
 
     def flush(self) -> list[Segment]:
         return []
+
+
+def joined(segments: list[Segment]) -> list[Segment]:
+    """The same, with neighbours of one channel in one; each call stays its own."""
+    whole: list[Segment] = []
+    for segment in segments:
+        last = whole[-1] if whole else None
+        if last is not None and last.channel == segment.channel and not segment.call_id:
+            whole[-1] = Segment(last.text + segment.text, last.channel, last.call_id, last.call_name)
+        else:
+            whole.append(segment)
+    return whole

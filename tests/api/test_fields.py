@@ -58,6 +58,10 @@ SERVED_CHAT: dict[str, Any] = {
     "add_generation_prompt": True,
     "modalities": ["text"],
     "tool_choice": "none",
+    "reasoning_format": "none",
+    "enable_thinking": False,
+    "parallel_tool_calls": True,
+    "function_call": "auto",
 }
 SERVED_COMPLETION: dict[str, Any] = {"prompt": "Hi", "logprobs": 2, "echo": True, "best_of": 3}
 
@@ -79,9 +83,6 @@ PASSED_OVER: dict[str, tuple[Any, str]] = {
     "return_progress": (True, "a silent prompt shows nothing"),
     "return_tokens": (True, "of llama-server's own route"),
     "response_fields": (["content"], "of llama-server's own route"),
-    "reasoning_format": ("none", "reasoning is not told apart yet"),
-    "parallel_tool_calls": (True, "no tools are called yet"),
-    "function_call": ("auto", "no tools are called yet"),
     "sse_ping_interval": (5, "the server's own ping_s"),
     "a_name_of_tomorrow": ({"x": [1]}, "unknown fields are no mistake"),
 }
@@ -99,7 +100,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 REFUSED_CHAT: dict[str, tuple[Any, str]] = {
     "tools": ([TOOL], "tools"),
-    "functions": ([{"name": "f"}], "functions"),
+    "functions": ([{"name": "f"}], "tools"),
     "web_search_options": ({}, "web_search_options"),
     "top_logprobs": (3, "top_logprobs"),  # refused alone; with logprobs it is served
 }

@@ -199,13 +199,14 @@ class Thinks:
 
     def __init__(self) -> None:
         self.n_calls = 0
-        self._is_thinking = True
+        self.is_thinking = True
+        self.is_done = False
 
     def feed(self, text: str) -> list[Segment]:
-        if not self._is_thinking:
+        if not self.is_thinking:
             return [Segment(text)]
         thought, bar, said = text.partition("|")
-        self._is_thinking = not bar
+        self.is_thinking = not bar
         parts = [Segment(thought, "reasoning"), Segment(said)]
         return [part for part in parts if part.text]
 
@@ -220,4 +221,35 @@ def test_a_splitter_sorts_text_into_channels_and_its_reasoning_is_counted() -> N
     )
     assert [(e.channel, e.text) for e in events if isinstance(e, Delta)] == [("reasoning", "hello"), ("text", " world")]
     assert end_of(events).usage.n_generated == 3
-    assert end_of(events).usage.n_reasoning == 1
+    assert end_of(events).usage.n_reasoning == 2  # the mark is still part of the thought
+
+
+class Marked:
+    """A splitter for the test: shows what it is fed, and is done with `done`."""
+
+    n_calls = 1
+    is_thinking = False
+    is_done = False
+
+    def feed(self, text: str) -> list[Segment]:
+        self.is_done = text == "done"
+        return [Segment(text)]
+
+    def flush(self) -> list[Segment]:
+        return []
+
+
+def test_only_the_control_tokens_that_a_splitter_asks_for_are_read() -> None:
+    reply = Reply(0, model="m", n_prompt=1, vocabulary=VOCABULARY, splitter=Marked(), markers={TURN: "<|turn|>"})
+    events = told(reply, Emission(1, (BOS, HELLO, EURO_1, TURN, WORLD)), Emission(1, finish="stop"))
+    assert text_of(events) == "hello\ufffd<|turn|> world"
+    assert end_of(events).usage.n_generated == 5
+
+
+def test_a_splitter_that_is_done_ends_the_answer() -> None:
+    reply = Reply(0, model="m", n_prompt=1, vocabulary=VOCABULARY, splitter=Marked(), markers={TURN: "done"})
+    events = told(reply, Emission(1, (HELLO, TURN, WORLD)))
+    assert text_of(events) == "hellodone"
+    assert end_of(events).reason == "tool"
+    assert end_of(events).usage.n_generated == 2
+    assert reply.is_finished

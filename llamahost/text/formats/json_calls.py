@@ -1,0 +1,147 @@
+"""Read calls that are JSON objects: a name, arguments, and around them a list, marks, or nothing. Knows no family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llamahost.text.formats.calls import Calls, new_id
+from llamahost.text.formats.json_text import read_text, read_value
+from llamahost.text.formats.script import Outcome, Script, Steps
+
+_NAMES = frozenset({"name", "tool_name"})
+_ARGUMENTS = frozenset({"arguments", "parameters"})
+
+
+@dataclass(frozen=True, slots=True)
+class JsonCalls:
+    """A Family: `open` {"name": …, "arguments": {…}} `close`, or a list of such objects. `close` may be missing."""
+
+    name: str
+    is_spoken: Callable[[str], bool]
+    opens: tuple[str, ...]
+    close: str = ""
+    begins_bare: bool = False
+    new_id: Callable[[], str] = new_id
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (*self.opens, self.close) if self.close else self.opens
+
+    def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
+        outcome = yield from read_calls(script, calls)
+        if outcome == "whole" and self.close and not calls.is_full:
+            yield from take_after_spaces(script, self.close)
+        return outcome
+
+
+def read_calls(script: Script, calls: Calls) -> Steps[Outcome]:
+    """One object, several after one another, or a list of them."""
+    yield from script.spaces()
+    is_list = yield from script.take("[")
+    n = 0
+    while True:
+        yield from script.spaces()
+        if n:
+            script.keep()
+        outcome = yield from read_call(script, calls)
+        if outcome == "no" and n:
+            script.back()
+            return "broken"
+        if outcome != "whole":
+            return outcome
+        n += 1
+        if calls.is_full:
+            return "whole"
+        yield from script.spaces()
+        if is_list and (yield from script.take("]")):
+            return "whole"
+        if (yield from script.take_one((",", ";") if is_list else (";",))):
+            continue
+        if is_list or (yield from script.peek()) != "{":
+            return "broken" if is_list else "whole"
+
+
+def read_call(script: Script, calls: Calls) -> Steps[Outcome]:
+    """One object, whose keys may stand in any order; told from when both the name and the arguments have begun."""
+    if not (yield from script.take("{")):
+        return "no"
+    name, held, is_open = "", "", False
+
+    def failed() -> Outcome:
+        return "broken" if is_open else "no"
+
+    yield from script.spaces()
+    while True:
+        key = yield from read_text(script)
+        yield from script.spaces()
+        if key is None or not (yield from script.take(":")):
+            return failed()
+        yield from script.spaces()
+        first = yield from script.peek()
+        if key in _NAMES and first == '"' and not name:
+            name = (yield from read_text(script)) or ""
+            if held:
+                if not calls.open(name):
+                    return "no"
+                is_open = True
+                calls.tell(held)
+        elif key in _ARGUMENTS and not is_open and not held:
+            if name:
+                if not calls.open(name):
+                    return "no"
+                is_open = True
+                if not (yield from _read_arguments(script, calls.tell)):
+                    return "broken"
+            else:
+                pieces: list[str] = []
+                if not (yield from _read_arguments(script, pieces.append)):
+                    return "no"
+                held = "".join(pieces)
+        elif key == "function" and first == "{" and not name:
+            # OpenAI's own form, one deeper.
+            outcome = yield from read_call(script, calls)
+            if outcome != "whole":
+                return outcome
+            is_open = True
+        elif not (yield from read_value(script, _ignored)):
+            return failed()
+        yield from script.spaces()
+        if (yield from script.take("}")):
+            break
+        if not (yield from script.take(",")):
+            return failed()
+        yield from script.spaces()
+    if is_open:
+        return "whole"
+    if not name or not calls.open(name):
+        return "no"
+    calls.tell("{}")
+    return "whole"
+
+
+def take_after_spaces(script: Script, literal: str) -> Steps[bool]:
+    """The mark, and the white space before it; where it is missing, the white space is still dropped."""
+    yield from script.spaces()
+    return (yield from script.take(literal))
+
+
+def _read_arguments(script: Script, tell: Callable[[str], object]) -> Steps[bool]:
+    """An object; or one that was written as a string, or null for one that is empty."""
+    first = yield from script.peek()
+    if first == '"':
+        text = yield from read_text(script)
+        if text is None:
+            return False
+        tell(text or "{}")
+        return True
+    if first and first in "nN":
+        is_null = bool((yield from script.take_one(("null", "None"))))
+        if is_null:
+            tell("{}")
+        return is_null
+    return first == "{" and (yield from read_value(script, tell))
+
+
+def _ignored(text: str) -> None:
+    """Of a key that means nothing here."""
