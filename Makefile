@@ -1,6 +1,7 @@
 # make serve                     serve what model_manifest.toml names
 # make serve MODEL=path.gguf     serve that file; ARGS="--port 9000 …" adds flags of `llamahost serve`
 # make test                      the tests; make test-slow runs the slow ones too
+# make test-clients              other makers' clients against a real server, in an environment of their own
 # make check                     format, lint and types
 # make bench MODEL=path.gguf     measure; ARGS="…" adds flags of `llamahost bench`
 # Every target does the set-up that it needs, in .venv, and nothing outside this folder.
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check bench clean
+.PHONY: help serve test test-slow test-clients check bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,6 +26,10 @@ $(VENV)/installed-dev: pyproject.toml tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV) --extras dev
 	@touch $@ $(VENV)/installed
 
+$(VENV)-clients/installed: pyproject.toml tools/install.py
+	@$(PYTHON) tools/install.py --venv $(VENV)-clients --extras dev,clients
+	@touch $@
+
 serve: $(VENV)/installed
 	@exec $(BIN)/llamahost serve $(MODEL) $(ARGS)
 
@@ -33,6 +38,9 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-clients: $(VENV)-clients/installed
+	$(VENV)-clients/bin/python -m pytest -m slow -rs tests/clients
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -43,4 +51,4 @@ bench: $(VENV)/installed-dev
 	@exec $(BIN)/llamahost bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -171,5 +171,5 @@ async def test_closing_waits_for_a_tokenising_whose_caller_has_left() -> None:
 async def test_a_bad_request_raises_from_the_pool_as_from_the_loop() -> None:
     async with replica_on(FakeBackend()) as replica:
         for n in (300, N_SMALL + 1):
-            with pytest.raises(InvalidRequest, match="holds 256"):
+            with pytest.raises(InvalidRequest, match="`, 256 tokens"):
                 await replica.prepare(CompletionRequest(prompts=("x" * n,), generation=Generation(max_tokens=1)))
