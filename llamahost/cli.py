@@ -80,6 +80,13 @@ def serve(
     gpu_layers: Annotated[
         int | None, typer.Option(envvar="LLAMAHOST_GPU_LAYERS", help="Layers on the GPU; -1: all.")
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LLAMAHOST_TEMPLATE",
+            help="Chat template: a file, or a name: chatml, or one in the GGUF, as tool_use. [the GGUF's own]",
+        ),
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="Ask clients for this key.", show_envvar=True)
     ] = None,
@@ -142,7 +149,13 @@ def serve(
     if model is not None and manifest is not None:
         raise typer.BadParameter("give a model or a manifest, not both", param_hint="--manifest")
     log.set_up(log_level.lower(), "json" if log_format == "json" else "text")
-    spec_flags = {"n_ctx": n_ctx, "n_slots": slots, "n_threads": threads, "n_gpu_layers": gpu_layers}
+    spec_flags = {
+        "n_ctx": n_ctx,
+        "n_slots": slots,
+        "n_threads": threads,
+        "n_gpu_layers": gpu_layers,
+        "template": template,
+    }
     server_flags = {
         "host": host,
         "port": port,

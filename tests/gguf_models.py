@@ -7,7 +7,7 @@ by itself: lengths of answers stay in the hands of the test, which can bias a sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
@@ -214,7 +214,7 @@ def write_model(
     n_ctx: int = 1024,
     n_swa: int = 32,
     n_state: int = 16,
-    chat_template: str | None = CHATML,
+    chat_template: str | Sequence[Mapping[str, str]] | None = CHATML,
     dtype: DType = "f32",
     name: str | None = None,
     seed: int = 0,

@@ -119,6 +119,7 @@ class ListModels:
         if card is not None:
             body["context_length"] = body["max_model_len"] = card.n_ctx
             body["capabilities"] = ["completion", "chat"] if card.has_chat_template else ["completion"]
+            body["chat_template_caps"] = dict(card.template_caps)
             body["meta"] = {
                 "n_ctx": card.n_ctx,
                 "n_ctx_train": card.n_ctx_train,

@@ -156,6 +156,7 @@ class ModelAnswer(Answer):
     context_length: int | UnsetType = UNSET
     max_model_len: int | UnsetType = UNSET
     capabilities: list[str] | UnsetType = UNSET
+    chat_template_caps: dict[str, bool] | UnsetType = UNSET
     meta: ModelMeta | UnsetType = UNSET
 
 

@@ -6,21 +6,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from llamahost.core.errors import InvalidRequest, LoadFailed, TemplateFailed
+from llamahost.core.errors import InvalidRequest, LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.messages import SAMPLERS, Sampling, SamplingOptions
 from llamahost.fleet.fit import Facts, Shape, shapes
-from llamahost.fleet.manifest import ModelSpec, is_template_path
-from llamahost.fleet.preparer import Prepared, Preparer, spelling
+from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.preparer import Prepared, Preparer
+from llamahost.fleet.templates import given_source, template_of
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions, kv_bytes_per_token
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.model import Model
-from llamahost.text.template import CHATML, Template
+from llamahost.text.template import CHATML
 
 __all__ = ["Loaded", "ModelCard", "Prepared", "Preparer", "load"]
 
@@ -46,6 +47,9 @@ class ModelCard:
     n_vocab: int = 0
     n_embd: int = 0
     has_chat_template: bool = False
+    template_caps: Mapping[str, bool] = field(
+        default_factory=dict
+    )  # what the template can say, by llama-server's names
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]
     """Open the model and a context that fits what the process is given. Raises LoadFailed."""
     header = read_metadata(spec.path)
     _refuse_what_generates_nothing(spec.path, header)
-    source = _template_source(spec)
+    source = given_source(spec)
     model = Model.open(spec.path, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
     try:
         backend, shape = _open_backend(spec, model, machine)
@@ -83,7 +87,7 @@ def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]
 
 
 def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape, source: str) -> Loaded:
-    template, complaint = _template(spec, model, source)
+    template, complaint = template_of(spec, model, source)
     n_ctx = min(shape.n_ctx, backend.n_ctx)  # llama.cpp rounds up; one request holds no more than was said
     preparer = Preparer(
         model=spec.name,
@@ -109,6 +113,7 @@ def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape
         n_vocab=model.vocab.n_tokens,
         n_embd=model.n_embd,
         has_chat_template=template is not None and template.source is not CHATML,
+        template_caps=template.chosen(has_tools=True).facts.caps() if template is not None else {},
     )
     logger.info(
         "%s: %s, %d slots of %d tokens, %s KV of %d cells",
@@ -179,37 +184,6 @@ def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
         n_threads_batch=n_threads,
         swa_full=spec.swa_full,
     )
-
-
-def _template_source(spec: ModelSpec) -> str:
-    """The Jinja text that the spec names, empty for the model's own. Raises LoadFailed."""
-    if spec.template == "chatml":
-        return CHATML
-    if not is_template_path(spec.template):
-        return spec.template
-    path = Path(spec.template)
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise LoadFailed(f"template of {spec.name}: {path}: {error}") from error
-
-
-def _template(spec: ModelSpec, model: Model, source: str) -> tuple[Template | None, str]:
-    """The chat template, or why there is none: a model whose own is broken can still complete text.
-
-    Raises LoadFailed if one that the spec gives is malformed.
-    """
-    vocab = model.vocab
-    own = source or model.chat_template()
-    if not own:
-        logger.warning("%s has no chat template; ChatML is used, which it may not know", spec.name)
-    try:
-        return Template(own or CHATML, bos=spelling(vocab, vocab.bos), eos=spelling(vocab, vocab.eos)), ""
-    except TemplateFailed as error:
-        if source:
-            raise LoadFailed(f"template of {spec.name}: {error}") from error
-        logger.warning("%s: %s; chats are refused, give a template in the manifest", spec.name, error)
-        return None, f"{error}; give `{spec.name}` a template in model_manifest.toml"
 
 
 _SAMPLING_KEYS: dict[str, tuple[str, type[int] | type[float]]] = {

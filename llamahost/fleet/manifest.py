@@ -26,6 +26,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 
 _INT32 = 2**31 - 1
 
+_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@\"',]+")  # browser extensions have schemes of their own
 
@@ -52,7 +53,7 @@ class ModelSpec:
     flash_attention: FlashAttention = "auto"
     n_threads: int | None = None
     swa_full: bool = True
-    template: str = ""  # Jinja text, a file that holds it, or `chatml`; empty: the model's own
+    template: str = ""  # Jinja text, a file that holds it, or a name; empty: the model's own
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions())
     max_queue: int = 256  # requests that may wait beside those in slots
     timeout_s: float | None = None
@@ -293,9 +294,14 @@ def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: 
         raise place.error((*where, *inside, error.key), str(error)) from error
 
 
+def is_template_name(template: str) -> bool:
+    """Whether a spec's `template` is a name: `chatml`, or one of those in the model's file, such as `tool_use`."""
+    return bool(_TEMPLATE_NAME.fullmatch(template))
+
+
 def is_template_path(template: str) -> bool:
-    """Whether a spec's `template` names a file: it is neither Jinja text nor one of the built-in ones."""
-    return bool(template) and template != "chatml" and "{" not in template
+    """Whether a spec's `template` names a file: it is neither Jinja text nor a name."""
+    return bool(template) and "{" not in template and not is_template_name(template)
 
 
 def _frozen(value: Any) -> Any:

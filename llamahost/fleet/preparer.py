@@ -109,11 +109,12 @@ class Preparer:
                 raise InvalidRequest(
                     "images and audio are not supported by this version", param=f"messages[{k}].content"
                 )
-        options = dict(request.template_options)
-        if request.thinking is not None:
-            options.setdefault("enable_thinking", request.thinking)
         return self._template.render(
-            request.messages, tools=_callable(request), continued=request.continued, options=options
+            request.messages,
+            tools=_callable(request),
+            thinking=request.thinking,
+            continued=request.continued,
+            options=request.template_options,
         )
 
     def encode(self, text: str) -> Tokens:
@@ -136,7 +137,7 @@ class Preparer:
                     "`strict` is not supported by this version: arguments are what the model writes",
                     param=f"tools[{k}].function.strict",
                 )
-        if not self._template.knows_tools or not self._format.calls:
+        if not self._template.chosen(has_tools=True).facts.native_tools or not self._format.calls:
             raise InvalidRequest(f"the chat template of `{self.model}` does not know tools", param="tools")
 
     def _given(self, tokens: Sequence[int]) -> Tokens:

@@ -1,21 +1,20 @@
-"""Messages in, the prompt's text out: a model's own Jinja template, in a sandbox. Knows no tokens and no files.
+"""Messages in, the prompt's text out: a model's own chat template. Knows no tokens and no files.
 
-A template comes with a model file, so it is not trusted: no attribute of Python's own is in reach, ranges, repeated
-strings and powers are bounded, and so is the output. What the template raises is told in its own words.
+What the template can say is asked of it once, when it is made (`template_facts`), and what it cannot is said with what
+it can (`template_bridge`). What it raises is told in its own words.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
 from llamahost.core.errors import TemplateFailed
-from llamahost.core.messages import Continued, Message, Tool
-
-if TYPE_CHECKING:
-    import jinja2  # at run time only once a template is made: it is a tenth of the start-up
+from llamahost.core.messages import Continued, Message, Text, Tool
+from llamahost.text.template_bridge import bridged
+from llamahost.text.template_facts import Facts, ends_in_reasoning, probe
+from llamahost.text.template_sandbox import bounded_range, environment_at, joined
+from llamahost.text.template_tools import schema, value_of
 
 CHATML = """\
 {%- for message in messages -%}
@@ -25,40 +24,59 @@ CHATML = """\
 """
 """For models that bring no template; the commonest form."""
 
-MAX_CHARS = 16 * 2**20
-"""Of a rendered prompt; more than any context holds."""
+MAX_DEPTH = 200
+"""Of options and schemas; far below where Python's own recursion ends."""
 
 _MARK = "\ue000\ue001\ue002"
 """Of the place where a message is cut: private characters, which no text has a use for."""
 
-_MAX_REPEAT = 10**6
-"""Items of all ranges of one rendering together, and of one repeated string or list."""
-
 
 class Template:
-    """A compiled template. Never changes; may render in several threads at once. Raises TemplateFailed if malformed."""
+    """A compiled template. Never changes; may render in several threads at once. Raises TemplateFailed if malformed.
 
-    __slots__ = ("_compiled", "_specials", "knows_developer", "knows_tools", "source")
+    `specials` are the other special tokens by the names that Hugging Face gives them, such as `pad_token`. `tool_use`
+    is the variant that the model has for requests with tools.
+    """
 
-    def __init__(self, source: str, *, bos: str = "", eos: str = "", now: Callable[[], datetime] | None = None) -> None:
+    __slots__ = ("_compiled", "_specials", "facts", "source", "tool_use")
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos: str = "",
+        eos: str = "",
+        specials: Mapping[str, str] | None = None,
+        tool_use: Template | None = None,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
         import jinja2
 
         self.source = source
-        self.knows_tools = "tools" in source
-        self.knows_developer = "developer" in source
-        self._specials = {"bos_token": bos, "eos_token": eos}
+        self.tool_use = tool_use
+        self._specials = {**(specials or {}), "bos_token": bos, "eos_token": eos}
         try:
-            self._compiled = _environment(now or datetime.now).from_string(source)
+            self._compiled = environment_at(now or datetime.now).from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFailed(f"the chat template is malformed: line {error.lineno}: {error.message}") from error
         except RecursionError as error:
             raise TemplateFailed("the chat template is malformed: it is nested too deeply") from error
+        self.facts: Facts = probe(self._probed, source)
+
+    def chosen(self, *, has_tools: bool) -> Template:
+        """The one that renders a request with or without tools."""
+        return self.tool_use if has_tools and self.tool_use is not None else self
+
+    def opens_reasoning(self, prompt: str) -> bool:
+        """Whether the answer to this prompt begins within reasoning."""
+        return ends_in_reasoning(prompt, self.facts.reasoning_tags)
 
     def render(
         self,
         messages: Sequence[Message],
         *,
         tools: Sequence[Tool] = (),
+        thinking: bool | None = None,
         add_generation_prompt: bool = True,
         continued: Continued = "no",
         options: Mapping[str, object] | None = None,
@@ -67,37 +85,90 @@ class Template:
 
         With `continued`, it ends within the last message: where its text, or its reasoning, does.
         """
-        turns = [self._spoken(message) for message in messages]
+        if self.tool_use is not None and tools:
+            return self.tool_use.render(
+                messages,
+                tools=tools,
+                thinking=thinking,
+                add_generation_prompt=add_generation_prompt,
+                continued=continued,
+                options=options,
+            )
+        turns = [self._spoken(message) for message in bridged(messages, tools, self.facts)]
         if continued != "no":
             _leave_open(turns[-1], continued)
             add_generation_prompt = False
         context: dict[str, object] = {
-            "range": _bounded_range(),
             **self._specials,
-            **(options or {}),
+            "documents": None,
+            **self._thinking(thinking),
+            **plain(options or {}),
+            **self._effort(options or {}),
             "messages": turns,
-            "tools": [_described(tool) for tool in tools] or None,
+            "tools": self._tools(tools),
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            prompt = _joined(self._compiled.generate(context))
+            prompt = self._drawn(context)
         except Exception as error:  # whatever a template does wrong, it is the request that fails
             said = str(error) or type(error).__name__
             raise TemplateFailed(f"the chat template of the model says: {said}", param="messages") from error
         return prompt if continued == "no" else _cut(prompt, continued)
 
+    def _drawn(self, context: Mapping[str, object]) -> str:
+        return joined(self._compiled.generate({"range": bounded_range(), **context}))
+
+    def _probed(
+        self,
+        turns: Sequence[dict[str, object]],
+        tools: Sequence[Mapping[str, object]] | None,
+        options: Mapping[str, object],
+    ) -> str | None:
+        context = {**self._specials, "documents": None, "add_generation_prompt": True, **options}
+        try:
+            return self._drawn({**context, "messages": list(turns), "tools": tools})
+        except Exception:
+            return None
+
+    def _tools(self, tools: Sequence[Tool]) -> list[dict[str, object]] | None:
+        if tools and self.facts.native_tools:
+            return [plain(schema(tool)) for tool in tools]
+        return [] if self.facts.no_tools_is_empty else None
+
+    def _thinking(self, thinking: bool | None) -> dict[str, object]:
+        if thinking is None:
+            return {}
+        switch = self.facts.thinking_switch
+        return {"enable_thinking": thinking} | ({switch.name: switch.on if thinking else switch.off} if switch else {})
+
+    def _effort(self, options: Mapping[str, object]) -> dict[str, object]:
+        """The effort under the name that this template has for it."""
+        name = self.facts.effort
+        return (
+            {name: options["reasoning_effort"]} if name not in ("", *options) and "reasoning_effort" in options else {}
+        )
+
     def _spoken(self, message: Message) -> dict[str, object]:
         """The form that Hugging Face's templates expect of a message."""
-        role = message.role
-        if role == "developer" and not self.knows_developer:
-            role = "system"
-        spoken: dict[str, object] = {"role": role, "content": message.text}
+        facts = self.facts
+        spoken: dict[str, object] = {"role": message.role}
+        if not facts.text_content:
+            spoken["content"] = [
+                {"type": "text", "text": part.text} for part in message.parts if isinstance(part, Text)
+            ]
+        elif message.parts or not message.tool_calls or facts.bare_calls == "empty":
+            spoken["content"] = message.text
+        elif facts.bare_calls == "null":
+            spoken["content"] = None
         if message.tool_calls:
             spoken["tool_calls"] = [
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                    "function": {
+                        "name": call.name,
+                        "arguments": call.arguments if facts.text_arguments else value_of(call.arguments),
+                    },
                 }
                 for call in message.tool_calls
             ]
@@ -106,17 +177,38 @@ class Template:
         if message.name:
             spoken["name"] = message.name
         if message.reasoning:
-            spoken["reasoning_content"] = message.reasoning
+            spoken["reasoning_content"] = spoken["thinking"] = message.reasoning
         return spoken
+
+
+def plain(given: Mapping[str, object]) -> dict[str, object]:
+    """A copy of JSON's own types: what a template changes is its own, and no other object has methods for it to call.
+
+    Raises TemplateFailed on anything else.
+    """
+    return {str(key): _plain(value, 1) for key, value in given.items()}
+
+
+def _plain(value: object, depth: int) -> object:
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if depth > MAX_DEPTH:
+        raise TemplateFailed(f"what is handed to the chat template is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    raise TemplateFailed(f"a chat template is handed JSON's types only, not {type(value).__name__}")
 
 
 def _leave_open(turn: dict[str, object], continued: Continued) -> None:
     """Put the mark where the model is to go on; being no space, it also keeps templates from trimming before it."""
-    if continued == "text":
-        turn["content"] = f"{turn['content']}{_MARK}"
+    if continued == "reasoning":
+        turn["reasoning_content"] = turn["thinking"] = f"{turn.get('reasoning_content', '')}{_MARK}"
+    elif isinstance(parts := turn["content"], list):
+        turn["content"] = [*parts, {"type": "text", "text": _MARK}]
     else:
-        turn["content"] = ""
-        turn["reasoning_content"] = f"{turn.get('reasoning_content', '')}{_MARK}"
+        turn["content"] = f"{parts}{_MARK}"
 
 
 def _cut(prompt: str, continued: Continued) -> str:
@@ -128,106 +220,3 @@ def _cut(prompt: str, continued: Continued) -> str:
             param="messages",
         )
     return before
-
-
-def _arguments(text: str) -> object:
-    """The object that a call's arguments are; what is none stays the text that the model wrote."""
-    try:
-        value = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
-
-
-def _described(tool: Tool) -> dict[str, object]:
-    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-    return {"type": "function", "function": function}
-
-
-def _bounded_range() -> Callable[..., range]:
-    """`range` for one rendering; the sandbox bounds each, this all together: ranges nest, and need not print."""
-    n_left = _MAX_REPEAT
-
-    def bounded(*bounds: int) -> range:
-        nonlocal n_left
-        made = range(*bounds)
-        n_left -= len(made)
-        if n_left < 0:
-            raise OverflowError(f"its ranges count beyond {_MAX_REPEAT}")
-        return made
-
-    return bounded
-
-
-def _joined(chunks: Iterable[str]) -> str:
-    parts: list[str] = []
-    n_chars = 0
-    for chunk in chunks:
-        n_chars += len(chunk)
-        if n_chars > MAX_CHARS:
-            raise OverflowError(f"the prompt grew beyond {MAX_CHARS} characters")
-        parts.append(chunk)
-    return "".join(parts)
-
-
-def _environment(now: Callable[[], datetime]) -> jinja2.Environment:
-    """What Hugging Face gives to its templates, bounded."""
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.runtime import Context
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks an assistant's words for training; here it is only a block."""
-
-        tags = {"generation"}  # noqa: RUF012  the form that Jinja asks for
-
-        def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset({"*", "**"})
-
-        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**":
-                if abs(left) > 2**32 or abs(right) > 64:
-                    raise SecurityError("a power is too large")
-            elif _length(left) * _count(right) > _MAX_REPEAT or _length(right) * _count(left) > _MAX_REPEAT:
-                raise SecurityError("a repetition is too long")
-            return super().call_binop(context, operator, left, right)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def strftime_now(form: str) -> str:
-        return now().strftime(form)
-
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    return environment
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Hugging Face's: no HTML escapes, which Jinja's own puts into what the model reads."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _length(value: object) -> int:
-    return len(value) if isinstance(value, (str, list, tuple)) else 0
-
-
-def _count(value: object) -> int:
-    return max(0, value) if isinstance(value, int) else 0

@@ -290,6 +290,18 @@ class TestLoad:
             opened.append(loaded)
             assert loaded.preparer.render(chat("Hi")) == f"{said} Hi"
 
+    def test_the_variants_in_a_file_are_found_by_name(self, tmp_path: Path, opened: list[Loaded]) -> None:
+        own = "own {% for m in messages %}{{ m.content }}{% endfor %}"
+        variants = [{"name": name, "template": own.replace("own", name)} for name in ("default", "tool_use", "rag")]
+        path = write_model(tmp_path / "many.gguf", "llama", chat_template=variants)
+        for template, said in (("", "default Hi"), ("rag", "rag Hi"), ("tool_use", "tool_use Hi")):
+            loaded = load(spec(path, n_ctx=256, n_slots=1, template=template), MACHINE)
+            opened.append(loaded)
+            assert loaded.preparer.render(chat("Hi")) == said
+        assert loaded.card.template_caps["supports_system_role"]
+        with pytest.raises(LoadFailed, match="its templates are default, rag, tool_use"):
+            load(spec(path, n_ctx=256, template="other"), MACHINE)
+
     def test_a_file_whose_own_template_is_broken_still_completes(
         self, tmp_path: Path, opened: list[Loaded], caplog: pytest.LogCaptureFixture
     ) -> None:
