@@ -15,13 +15,15 @@ from llamahost.core.machine import Machine
 from llamahost.core.messages import SAMPLERS, Sampling, SamplingOptions
 from llamahost.fleet.fit import Facts, Shape, shapes
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.preparer import Prepared, Preparer
+from llamahost.fleet.preparer import Prepared, Preparer, spelling
 from llamahost.fleet.templates import given_source, template_of
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions, kv_bytes_per_token
+from llamahost.native.cuts import cuts_in
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.model import Model
-from llamahost.text.template import CHATML
+from llamahost.text.remembered import Remembered
+from llamahost.text.template import CHATML, Template
 
 __all__ = ["Loaded", "ModelCard", "Prepared", "Preparer", "load"]
 
@@ -92,7 +94,7 @@ def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape
     preparer = Preparer(
         model=spec.name,
         n_ctx=n_ctx,
-        vocabulary=model.vocab,
+        vocabulary=_remembered(model, template),
         template=template,
         template_error=complaint,
         defaults=_defaults(spec, model.metadata),
@@ -120,6 +122,15 @@ def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape
         *(card.name, card.description, card.n_slots, card.n_ctx, card.layout, card.n_cells),
     )
     return Loaded(spec, model, backend, preparer, card)
+
+
+def _remembered(model: Model, template: Template | None) -> Remembered:
+    """The vocabulary, with prompts cut where the template puts control tokens."""
+    vocab = model.vocab
+    spelled = [spelling(vocab, token) for token in (*sorted(vocab.end_ids), vocab.bos)]
+    sources = [each.source for each in (template, template.tool_use if template else None) if each]
+    text = " ".join([*sources, *spelled])
+    return Remembered(vocab, cuts_in(text, model.library, vocab.pointer, vocab.n_tokens))
 
 
 def _refuse_what_generates_nothing(path: Path, header: GgufHeader) -> None:
