@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from llamahost.core.errors import TemplateFailed as TemplateFailed
     from llamahost.core.errors import Unavailable as Unavailable
     from llamahost.core.events import Delta as Delta
+    from llamahost.core.events import Echoed as Echoed
     from llamahost.core.events import Event as Event
     from llamahost.core.events import Finished as Finished
     from llamahost.core.events import Likely as Likely
+    from llamahost.core.events import PromptLogprob as PromptLogprob
     from llamahost.core.events import Started as Started
     from llamahost.core.events import Timings as Timings
     from llamahost.core.events import TokenLogprob as TokenLogprob
@@ -64,7 +66,10 @@ _HOMES = {
         "ContextTooLong", "DeadlineExceeded", "GenerationFailed", "InvalidRequest", "LlamahostError", "LoadFailed",
         "ManifestError", "ModelNotFound", "Overloaded", "TemplateFailed", "Unavailable",
     ),
-    "llamahost.core.events": ("Delta", "Event", "Finished", "Likely", "Started", "Timings", "TokenLogprob", "Usage"),
+    "llamahost.core.events": (
+        "Delta", "Echoed", "Event", "Finished", "Likely", "PromptLogprob", "Started", "Timings", "TokenLogprob",
+        "Usage",
+    ),
     "llamahost.core.messages": (
         "Audio", "ChatRequest", "CompletionRequest", "Generation", "Image", "Message", "Output", "Sampling",
         "SamplingOptions", "Text", "Tool", "ToolCall",

@@ -59,6 +59,13 @@ class ChatOptions(Options, total=False):
     template_options: Mapping[str, object]
 
 
+class CompletionOptions(Options, total=False):
+    """And of a completion alone; `CompletionRequest` says what each means."""
+
+    echo: bool
+    n_prompt_logprobs: int | None
+
+
 class Stream(Generic[Result]):
     """The Deltas of a request as they come: iterate it, once. Closing it, or leaving its `with`, aborts the request.
 
@@ -196,27 +203,38 @@ class Host:
         prompt: str | Sequence[int] | Sequence[str],
         *,
         stream: Literal[False] = False,
-        **options: Unpack[Options],
+        **options: Unpack[CompletionOptions],
     ) -> CompletionResult: ...
 
     @overload
     def complete(
-        self, prompt: str | Sequence[int] | Sequence[str], *, stream: Literal[True], **options: Unpack[Options]
+        self,
+        prompt: str | Sequence[int] | Sequence[str],
+        *,
+        stream: Literal[True],
+        **options: Unpack[CompletionOptions],
     ) -> Stream[CompletionResult]: ...
 
     @overload
     def complete(
-        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool, **options: Unpack[Options]
+        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool, **options: Unpack[CompletionOptions]
     ) -> CompletionResult | Stream[CompletionResult]: ...
 
     def complete(
-        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool = False, **options: Unpack[Options]
+        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool = False, **options: Unpack[CompletionOptions]
     ) -> CompletionResult | Stream[CompletionResult]:
-        """A text, or its tokens, continued as it is; or several texts. Raises what AsyncHost.complete raises."""
-        check_names(options, Options.__annotations__, "option")
+        """A text, or its tokens, continued as it is; or several texts. Raises what AsyncHost.complete raises.
+
+        An echo, and what was asked of the prompt's tokens, is in the result; a stream's Deltas are of the answer alone.
+        """
+        check_names(options, CompletionOptions.__annotations__, "option")
         given = cast("dict[str, Any]", options)
         request = CompletionRequest(
-            prompts=_prompts_of(prompt), model=given.get("model", ""), generation=_generation_of(given)
+            prompts=_prompts_of(prompt),
+            model=given.get("model", ""),
+            echo=given.get("echo", False),
+            n_prompt_logprobs=given.get("n_prompt_logprobs"),
+            generation=_generation_of(given),
         )
         return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)
 

@@ -11,6 +11,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.work import Job, Plan, RowLogprobs, Sampled, Span, Tokens
@@ -41,13 +42,30 @@ def next_token(value: int, sampler: FakeSampler) -> int:
     return zlib.crc32(b"%d %d %d" % (value, seed, sampler.n_sampled)) % N_VOCAB
 
 
+def scored_row(value: int, token: int, n: int) -> RowLogprobs:
+    """How likely `token` was after a cell of this value, and `n` others."""
+    top = tuple((t, -float(zlib.crc32(b"%d %d" % (value, t)) % 1000)) for t in range(n))
+    return RowLogprobs(-float(zlib.crc32(b"%d %d" % (value, token)) % 1000), top)
+
+
+def scored_alone(job: Job) -> list[RowLogprobs]:
+    """The scores of the job's prompt by an empty backend; none where none are wanted."""
+    if job.n_prompt_logprobs is None:
+        return []
+    rows, value = list[RowLogprobs](), 0
+    for token, after in pairwise(job.tokens):
+        value = next_value(value, token, job.adapter)
+        rows.append(scored_row(value, after, job.n_prompt_logprobs))
+    return rows
+
+
 def alone(job: Job, n_ctx: int) -> list[int]:
     """What the job is answered by an empty backend, the token that ends it left out."""
     value = 0
     for token in job.tokens:
         value = next_value(value, token, job.adapter)
     n, answer, sampler = len(job.tokens), list[int](), FakeSampler(job)
-    while True:
+    while job.n_max:
         token = next_token(value, sampler)
         sampler.n_sampled += 1
         if token in job.end_ids:
@@ -57,6 +75,7 @@ def alone(job: Job, n_ctx: int) -> list[int]:
         if len(answer) >= job.n_max or n > n_ctx:
             return answer
         value = next_value(value, token, job.adapter)
+    return answer
 
 
 def per_token(base_s: float, token_s: float) -> Callable[[Plan], float]:
@@ -75,6 +94,7 @@ class FakeBackend:
     n_ctx: int = 256
     n_slots: int = 4
     n_batch: int = 64
+    n_rows: int = 0  # 0: n_batch
     n_cells: int = 0  # 0: n_ctx * n_slots
     is_unified: bool = False
     can_truncate: bool = True
@@ -92,6 +112,7 @@ class FakeBackend:
 
     def __post_init__(self) -> None:
         self.n_cells = self.n_cells or self.n_ctx * self.n_slots
+        self.n_rows = self.n_rows or self.n_batch
         self._slots: list[list[Cell]] = [[] for _ in range(self.n_slots)]
         self._saved: dict[int, list[Cell]] = {}
         self._samplers: dict[int, FakeSampler] = {}
@@ -143,7 +164,7 @@ class FakeBackend:
         if self._pending is not None:
             failure, self._pending = self._pending, None
             raise failure
-        sampled = [self._sample(span) for span in plan.spans if span.n_rows]
+        sampled = [self._sample(span) for span in plan.spans if span.n_rows or span.scored]
         for job_id in plan.ends:
             self._samplers.pop(job_id, None)
             self._saved.pop(job_id, None)
@@ -160,6 +181,8 @@ class FakeBackend:
         slots = [span.slot for span in plan.spans]
         assert slots == sorted(set(slots)), "spans must ascend by slot, one a slot"
         assert plan.n_tokens <= self.n_batch, "more tokens than a batch holds"
+        n_rows = sum(span.n_rows + len(span.scored) for span in plan.spans)
+        assert n_rows <= self.n_rows, "more rows than there is room for"
         moved = [save.slot for save in plan.saves] + [restore.slot for restore in plan.restores]
         sources, targets = {c.source for c in plan.copies}, {c.target for c in plan.copies}
         assert len(targets) == len(plan.copies), "two copies into one slot"
@@ -206,7 +229,7 @@ class FakeBackend:
         assert len(span.tokens) > 0, "an empty span"
         assert span.start == len(held), f"slot {span.slot} holds {len(held)} positions, not {span.start}"
         assert span.start + len(span.tokens) <= self.n_ctx, "beyond the context"
-        assert 0 <= span.n_rows <= len(span.tokens), "more rows than tokens"
+        assert 0 <= span.n_rows <= len(span.tokens) - len(span.scored), "more rows than tokens"
         self.n_computed += len(span.tokens)
         held = held[:]
         for token in span.tokens:
@@ -217,6 +240,8 @@ class FakeBackend:
         """Rows but the last are drafts: accepted while they are what would have been sampled."""
         sampler = self._samplers[span.job_id]
         held = self._slots[span.slot]
+        n_scored = sampler.job.n_prompt_logprobs or 0
+        scored = (scored_row(held[span.start + k].value, t, n_scored) for k, t in enumerate(span.scored))
         tokens: list[int] = []
         for place in range(len(held) - span.n_rows, len(held)):
             token = next_token(held[place].value, sampler)
@@ -227,7 +252,7 @@ class FakeBackend:
         n_logprobs = sampler.job.n_logprobs
         top = tuple((t, -float(t)) for t in range(n_logprobs or 0))
         logprobs = () if n_logprobs is None else tuple(RowLogprobs(-1.0, top) for _ in tokens)
-        return Sampled(span.job_id, tuple(tokens), logprobs)
+        return Sampled(span.job_id, tuple(tokens), logprobs, tuple(scored))
 
 
-__all__ = ["N_VOCAB", "BackendError", "FakeBackend", "alone", "next_token", "next_value", "per_token"]
+__all__ = ["N_VOCAB", "BackendError", "FakeBackend", "alone", "next_token", "next_value", "per_token", "scored_alone"]

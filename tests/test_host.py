@@ -176,7 +176,7 @@ async def test_errors_before_the_first_token_come_before_any_event() -> None:
     async with host_of(FakeBackend(n_slots=1, failures={0: BackendError("bad step")}), records=records) as (host, _):
         for request, error in (
             (completion("x" * 300), ContextTooLong),
-            (completion(max_tokens=0), InvalidRequest),
+            (completion(stop_ids=(10**6,)), InvalidRequest),
             (completion(), GenerationFailed),
         ):
             with pytest.raises(error):

@@ -103,6 +103,40 @@ def test_an_echo_is_the_prompt_before_the_answer_whole_and_streamed(tiny_llama: 
     ask(tiny_llama, law)
 
 
+def test_a_prompt_is_scored_as_evaluation_harnesses_ask_for_it(tiny_llama: Path) -> None:
+    """The chosen token is the likeliest where its logprob equals the largest, so both must be the same number."""
+
+    async def law(client: openai.AsyncOpenAI) -> None:
+        tokens = list(range(10, 150))
+        greedy = await client.completions.create(prompt=tokens, **GREEDY, logprobs=1)
+        assert greedy.choices[0].logprobs is not None
+        asked: Any = {"model": "tiny", "prompt": [tokens, [20]], "temperature": 0.0, "logprobs": 1, "echo": True}
+        for n in (0, 1):
+            first, second = (await client.completions.create(**asked, max_tokens=n)).choices
+            assert first.logprobs is not None
+            assert second.logprobs is not None
+            told = first.logprobs.token_logprobs or []
+            assert len(told) == len(first.logprobs.tokens or ()) == 140 + n
+            assert len(second.logprobs.token_logprobs or ()) == 1 + n
+            assert told[0] is None
+            assert (first.logprobs.top_logprobs or [{}])[0] is None
+            assert all(
+                logprob <= max(top.values())
+                for logprob, top in zip(told[1:], (first.logprobs.top_logprobs or [])[1:], strict=True)
+            )
+            if n:
+                assert told[-1] == pytest.approx((greedy.choices[0].logprobs.token_logprobs or [])[0], abs=0.1)
+                assert told[-1] == max((first.logprobs.top_logprobs or [])[-1].values())
+            chunks = [chunk async for chunk in await client.completions.create(**asked, max_tokens=n, stream=True)]
+            parts = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == 0]
+            streamed = [x for part in parts if part.logprobs for x in part.logprobs.token_logprobs or ()]
+            assert streamed[1:] == pytest.approx(told[1:], abs=0.1)  # KV in 16 bits, cut into other chunks
+            assert "".join(part.text for part in parts) == first.text
+            assert sum(part.logprobs is not None for part in parts) > 2  # as it is computed, not all at the end
+
+    ask(tiny_llama, law)
+
+
 def test_best_of_is_the_likeliest_of_so_many(tiny_llama: Path) -> None:
     async def law(client: openai.AsyncOpenAI) -> None:
         asked: Any = {"model": "tiny", "prompt": ["a", "b"], "seed": 5, "max_tokens": 6, "logprobs": 0}

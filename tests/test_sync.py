@@ -91,6 +91,29 @@ def test_logprobs_and_stops_come_through() -> None:
         assert cut.finish_reason == "stop"
 
 
+def test_a_prompts_logprobs_and_its_echo_are_in_the_result() -> None:
+    with host_of() as (host, _):
+        plain = host.complete("abc", seed=0, max_tokens=5)
+        scored = host.complete("abc", seed=0, max_tokens=5, n_prompt_logprobs=2)
+        assert scored.text == plain.text
+        assert [(token.piece, token.offset) for token in scored.prompt_logprobs] == [
+            (b"<s>", 0), (b"a", 0), (b"b", 1), (b"c", 2),
+        ]  # fmt: skip
+        assert [len(token.top) for token in scored.prompt_logprobs] == [0, 2, 2, 2]
+        assert scored.usage.n_cached == 0
+        with host.complete("abc", seed=0, max_tokens=5, echo=True, n_prompt_logprobs=2, stream=True) as stream:
+            assert "".join(delta.text for delta in stream) == plain.text
+            assert stream.result.text == "abc" + plain.text
+            assert stream.result.prompt_logprobs == scored.prompt_logprobs
+
+
+def test_a_prompt_may_be_computed_for_nothing_but_the_next() -> None:
+    with host_of() as (host, _):
+        warmed = host.complete("abc" * 20, max_tokens=0)
+        assert (warmed.text, warmed.finish_reason, warmed.usage.n_generated) == ("", "length", 0)
+        assert host.complete("abc" * 20 + "d", max_tokens=1).usage.n_cached == 61
+
+
 @pytest.mark.parametrize("how", ["close", "with", "forget"])
 def test_leaving_a_stream_early_frees_the_slot(how: str) -> None:
     backend = FakeBackend(n_ctx=100_000, n_slots=1)
@@ -114,7 +137,7 @@ def test_errors_are_raised_where_the_call_is() -> None:
         with pytest.raises(GenerationFailed, match="bad step"):
             host.complete("abc")
         with pytest.raises(InvalidRequest, match="max_tokens"):
-            host.complete("abc", max_tokens=0)
+            host.complete("abc", max_tokens=-1)
         stream = host.complete("x" * 300, stream=True)
         with pytest.raises(llamahost.ContextTooLong):
             next(stream)

@@ -57,11 +57,11 @@ class ChatChoice(Answer):
 
 
 class CompletionLogprobs(Answer):
-    """Four lists, side by side."""
+    """Four lists, side by side; of a prompt that is echoed too, whose first token nothing is known of."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

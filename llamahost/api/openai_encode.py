@@ -5,7 +5,6 @@ A chunk is a prefix made once an answer, the text escaped, and a suffix: about 1
 
 from __future__ import annotations
 
-import codecs
 import math
 import secrets
 import time
@@ -14,14 +13,24 @@ from typing import Literal
 
 import orjson
 
+from llamahost.api.openai_logprobs import LegacyLogprobs, chat_logprobs
 from llamahost.api.problems import problem_of
 from llamahost.api.sse import DONE
-from llamahost.core.events import Delta, Event, Finished, Likely, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.events import (
+    Delta,
+    Echoed,
+    Event,
+    Finished,
+    Reason,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 
 Json = dict[str, object]
 
 _FINISH: dict[Reason, str] = {"stop": "stop", "length": "length", "tool": "tool_calls", "cancelled": "stop"}
-_FLOOR = -9999.0  # JSON has no infinity; OpenAI says this for "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,56 +130,6 @@ def timings_json(usage: Usage, timings: list[Timings]) -> Json:
     }
 
 
-def _number(logprob: float) -> float:
-    return logprob if math.isfinite(logprob) else _FLOOR
-
-
-def _chat_likely(likely: Likely | TokenLogprob) -> Json:
-    return {
-        "token": likely.piece.decode("utf-8", "replace"),
-        "logprob": _number(likely.logprob),
-        "bytes": list(likely.piece),
-    }
-
-
-def chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> list[Json]:
-    return [{**_chat_likely(token), "top_logprobs": [_chat_likely(likely) for likely in token.top]} for token in tokens]
-
-
-def _spelled(piece: bytes) -> str:
-    """The legacy form of a token: its text, or its bytes where they are not whole characters."""
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
-
-
-class LegacyLogprobs:
-    """The four parallel lists of /v1/completions; `text_offset` counts characters from the answer's beginning."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._n_characters = 0
-
-    def json(self, tokens: tuple[TokenLogprob, ...]) -> Json:
-        offsets: list[int] = []
-        for token in tokens:
-            offsets.append(self._n_characters)
-            self._n_characters += len(self._decoder.decode(token.piece))
-        return {
-            "tokens": [_spelled(token.piece) for token in tokens],
-            "token_logprobs": [_number(token.logprob) for token in tokens],
-            "top_logprobs": [self._top(token) for token in tokens],
-            "text_offset": offsets,
-        }
-
-    def _top(self, token: TokenLogprob) -> Json:
-        """The likeliest and the chosen one, so there may be one more than asked for, as OpenAI says."""
-        top: Json = {_spelled(likely.piece): _number(likely.logprob) for likely in token.top}
-        top.setdefault(_spelled(token.piece), _number(token.logprob))
-        return top
-
-
 class ChunkEncoder:
     """Owned by the task of one request. The stream form of both routes; the first event of an answer is Started."""
 
@@ -200,6 +159,8 @@ class ChunkEncoder:
             return self._rich(event)
         if type(event) is Started:
             return self._start(event)
+        if type(event) is Echoed:
+            return self._echo(event)
         assert type(event) is Finished
         return self._finish(event)
 
@@ -224,6 +185,14 @@ class ChunkEncoder:
             return b""
         return self._chunk(event.index, {"delta": {"role": "assistant", "content": ""}})
 
+    def _echo(self, event: Echoed) -> bytes:
+        """Only completions have one."""
+        if not event.logprobs:
+            return self._chunk(event.index, {"text": event.text})
+        legacy = self._legacy.setdefault(event.index, LegacyLogprobs())
+        legacy.echo(event)
+        return self._chunk(event.index, {"text": event.text}, legacy.take())
+
     def _rich(self, event: Delta) -> bytes:
         """A delta with logprobs, reasoning or a call of a tool."""
         if not (event.text or event.logprobs or event.call_id):
@@ -231,7 +200,9 @@ class ChunkEncoder:
         logprobs: Json | None = None
         if not self._is_chat:
             if event.logprobs:
-                logprobs = self._legacy.setdefault(event.index, LegacyLogprobs()).json(event.logprobs)
+                legacy = self._legacy.setdefault(event.index, LegacyLogprobs())
+                legacy.add(event.logprobs)
+                logprobs = legacy.take()
             return self._chunk(event.index, {"text": event.text}, logprobs)
         if event.logprobs:
             logprobs = {"content": chat_logprobs(event.logprobs), "refusal": None}
@@ -285,6 +256,7 @@ class _Answer:
     reasoning: list[str] = field(default_factory=list)
     calls: list[tuple[str, str, list[str]]] = field(default_factory=list)  # id, name, pieces of the arguments
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    legacy: LegacyLogprobs | None = None  # of completions alone
     reason: Reason = "stop"
 
     @property
@@ -292,8 +264,15 @@ class _Answer:
         n = len(self.logprobs)
         return sum(token.logprob for token in self.logprobs) / n if n else -math.inf
 
+    def echo(self, event: Echoed) -> None:
+        self.texts.append(event.text)
+        if self.legacy is not None:
+            self.legacy.echo(event)
+
     def feed(self, event: Delta) -> None:
         self.logprobs.extend(event.logprobs)
+        if self.legacy is not None and event.logprobs:
+            self.legacy.add(event.logprobs)
         match event.channel:
             case "text":
                 self.texts.append(event.text)
@@ -320,9 +299,12 @@ class BodyEncoder:
         match event:
             case Started():
                 self._model = event.model or self._model
-                self._answers[event.index] = _Answer()
+                legacy = LegacyLogprobs() if self._frame.kind == "completion" else None
+                self._answers[event.index] = _Answer(legacy=legacy)
             case Delta():
                 self._answers[event.index].feed(event)
+            case Echoed():
+                self._answers[event.index].echo(event)
             case Finished():
                 self._answers[event.index].reason = event.reason
                 self._totals.add(event)
@@ -375,6 +357,6 @@ class BodyEncoder:
         return {
             "index": index,
             "text": "".join(answer.texts),
-            "logprobs": LegacyLogprobs().json(tuple(answer.logprobs)) if self._has_logprobs else None,
+            "logprobs": answer.legacy.take() if self._has_logprobs and answer.legacy else None,
             "finish_reason": _FINISH[answer.reason],
         }

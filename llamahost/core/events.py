@@ -29,6 +29,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprob:
+    """A token of the prompt, and the character of the prompt's text where it begins.
+
+    `logprob` is None for the first one, before which there is nothing that it could be likely after.
+    """
+
+    token: int
+    piece: bytes
+    offset: int
+    logprob: float | None
+    top: tuple[Likely, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Counts of tokens. [0, n_cached) of the prompt came from a cache; n_reasoning are among n_generated."""
 
@@ -53,12 +67,21 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Answer `index` has its first token; everything before it could still have become an error."""
+    """Answer `index` has its first token, or of its prompt the first is told; before it all could become an error."""
 
     index: int
     model: str
     n_prompt: int
     n_cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Echoed:
+    """More of the prompt of answer `index`, before any Delta of it. `text` is empty where only logprobs were wanted."""
+
+    index: int
+    text: str
+    logprobs: tuple[PromptLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +111,4 @@ class Finished:
     stop: str = ""
 
 
-Event = Started | Delta | Finished
+Event = Started | Echoed | Delta | Finished

@@ -211,7 +211,7 @@ class Generation:
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions())
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
-    max_tokens: int | None = None  # None: until the context ends
+    max_tokens: int | None = None  # None: until the context ends; 0: the prompt alone is computed
     n: int = 1
     n_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token alone; k: and of the k likeliest
     ignore_eos: bool = False
@@ -296,15 +296,20 @@ class ChatRequest:
 class CompletionRequest:
     """Prompts to be continued as they are: text, or the tokens themselves; each is answered `generation.n` times.
 
-    With `echo`, each answer begins with its prompt's text, which counts no tokens and has no logprobs.
+    With `echo`, each answer begins with its prompt's text, which counts no tokens. With `n_prompt_logprobs`, each token
+    of the prompt but the first is told with its logprob and so many of the likeliest in its place: all of the prompt is
+    then computed anew, for each answer.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
     model: str = ""
     echo: bool = False
+    n_prompt_logprobs: int | None = None
     output: Output = field(default_factory=Output)
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
+        if self.n_prompt_logprobs is not None and not 0 <= self.n_prompt_logprobs <= 20:
+            raise InvalidRequest(f"at most 20 logprobs a token, not {self.n_prompt_logprobs}", param="logprobs")
         if not self.prompts:
             raise InvalidRequest("prompt must hold at least one prompt", param="prompt")

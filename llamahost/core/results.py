@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from llamahost.core.events import Delta, Event, Finished, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.events import (
+    Delta,
+    Echoed,
+    Event,
+    Finished,
+    PromptLogprob,
+    Reason,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from llamahost.core.messages import ToolCall
 
 Result = TypeVar("Result")
@@ -29,13 +40,17 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionResult:
-    """A prompt's continuation, whole. Other answers, and those of other prompts, are in `others`, by index."""
+    """A prompt's continuation, whole. Other answers, and those of other prompts, are in `others`, by index.
+
+    `text` begins with the prompt where `echo` was asked for.
+    """
 
     text: str
     finish_reason: Reason = "stop"
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob, ...] = ()
     model: str = ""
     others: tuple[CompletionResult, ...] = ()
 
@@ -57,6 +72,8 @@ class Fold(Generic[Result]):
         match event:
             case Delta():
                 answer.deltas.append(event)
+            case Echoed():
+                answer.echoes.append(event)
             case Finished():
                 answer.finished = event
             case Started():
@@ -75,6 +92,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.model = ""
+        self.echoes: list[Echoed] = []
         self.deltas: list[Delta] = []
         self.finished: Finished | None = None
 
@@ -84,6 +102,14 @@ class Answer:
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(logprob for delta in self.deltas for logprob in delta.logprobs)
+
+    @property
+    def echo(self) -> str:
+        return "".join(echo.text for echo in self.echoes)
+
+    @property
+    def prompt_logprobs(self) -> tuple[PromptLogprob, ...]:
+        return tuple(logprob for echo in self.echoes for logprob in echo.logprobs)
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -117,11 +143,12 @@ def completion_result(answers: list[Answer]) -> CompletionResult:
     first = answers[0]
     assert first.finished
     return CompletionResult(
-        text=first.text_of("text"),
+        text=first.echo + first.text_of("text"),
         finish_reason=first.finished.reason,
         usage=first.finished.usage,
         timings=first.finished.timings,
         logprobs=first.logprobs,
+        prompt_logprobs=first.prompt_logprobs,
         model=first.model,
         others=tuple(completion_result([other]) for other in answers[1:]),
     )

@@ -16,6 +16,8 @@ from llamahost.core.messages import Sampling
 Tokens: TypeAlias = "array[int]"
 """array("i") of token ids; handed over, never changed by whoever receives one."""
 
+NO_TOKENS: Tokens = array("i")
+
 Finish = Literal["stop", "length", "cancelled", "failed"]
 
 
@@ -39,7 +41,11 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated (at least 1)."""
+    """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated.
+
+    With an `n_max` of 0 the prompt is computed, and that is all. With `n_prompt_logprobs` every token of the prompt but
+    the first is scored, with so many of the likeliest beside it: then all of the prompt is computed anew.
+    """
 
     id: int
     tokens: Tokens
@@ -47,6 +53,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     end_ids: frozenset[int] = frozenset()
     n_logprobs: int | None = None
+    n_prompt_logprobs: int | None = None
     kind: Literal["generate", "embed"] = "generate"
     media: tuple[object, ...] = ()
     constraint: Constraint | None = None
@@ -55,7 +62,12 @@ class Job:
 
 
 class Span(NamedTuple):
-    """Compute `tokens` at positions [start, start + len(tokens)) of `slot`; sample the last `n_rows` of them."""
+    """Compute `tokens` at positions [start, start + len(tokens)) of `slot`; sample the last `n_rows` of them.
+
+    Rows are asked for in two ways, and no token for both. The last `n_rows` are sampled; all of them but the last are
+    then followed by a draft. The first `len(scored)` are scored: row k tells how likely `scored[k]` was, the token that
+    is known to come after `tokens[k]`. So `len(scored) + n_rows <= len(tokens)`.
+    """
 
     job_id: int
     slot: int
@@ -63,6 +75,7 @@ class Span(NamedTuple):
     tokens: Tokens
     n_rows: int
     media: object | None = None
+    scored: Tokens = NO_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +117,11 @@ class Plan:
 
     begins, saves, restores, copies, truncations, then one decode of all spans, then sampling; `ends` come last.
 
-    Laws that a scheduler keeps: spans ascend by slot, one a slot, at most `n_batch` tokens in all; no slot is both
-    copied (either side) and saved or restored; no target of a copy is the source of another; the source of a copy was
-    computed in an earlier step. `begins` are jobs that start (their samplers are made, penalties see the prompt's end);
-    `ends` are jobs that will not come again (their samplers and saved states are dropped).
+    Laws that a scheduler keeps: spans ascend by slot, one a slot, at most `n_batch` tokens in all, and at most `n_rows`
+    rows sampled and scored; no slot is both copied (either side) and saved or restored; no target of a copy is the
+    source of another; the source of a copy was computed in an earlier step. `begins` are jobs that start (their
+    samplers are made, penalties see the prompt's end); `ends` are jobs that will not come again (their samplers and
+    saved states are dropped).
     """
 
     spans: tuple[Span, ...] = ()
@@ -132,11 +146,15 @@ class RowLogprobs(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What came of a span with rows: the tokens accepted, and their logprobs where the job wanted them."""
+    """What came of a span with rows: the tokens accepted, and their logprobs where the job wanted them.
+
+    `scored` is of the span's `scored` tokens, one each; a span that is scored alone has no tokens.
+    """
 
     job_id: int
     tokens: tuple[int, ...]
     logprobs: tuple[RowLogprobs, ...] = ()
+    scored: tuple[RowLogprobs, ...] = ()
 
 
 class Times(NamedTuple):
@@ -151,7 +169,8 @@ class Times(NamedTuple):
 class Emission(NamedTuple):
     """News of one job for its reader. `finish` comes once, in the last; `error` says why it failed.
 
-    A token that ended the job (one of `end_ids`) is counted in `n_hidden` and is not among `tokens`.
+    A token that ended the job (one of `end_ids`) is counted in `n_hidden` and is not among `tokens`. `prompt_logprobs`
+    are of the prompt's next tokens, beginning with its second; they come before the first of `tokens`, or with it.
     """
 
     job_id: int
@@ -162,6 +181,7 @@ class Emission(NamedTuple):
     finish: Finish | None = None
     error: str = ""
     times: Times = Times()
+    prompt_logprobs: tuple[RowLogprobs, ...] = ()
 
 
 class Backend(Protocol):
@@ -170,6 +190,7 @@ class Backend(Protocol):
     n_ctx: int  # positions that one sequence may hold
     n_slots: int
     n_batch: int  # tokens that one plan may hold
+    n_rows: int  # rows of logits that one plan may ask for, at least one a slot
     n_cells: int  # positions that all slots may hold together: n_ctx * n_slots when split, less or equal when unified
     is_unified: bool  # slots share one pool of cells, and a copy shares cells instead of doubling them
     can_truncate: bool  # a slot may be cut anywhere; False: only cleared or copied whole (recurrent, sliding window)

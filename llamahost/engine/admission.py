@@ -139,7 +139,9 @@ class Admission:
             placement = place(sequence, self._slots, no_sources=written, no_targets=read)
             assert placement is not None, "an idle slot has vanished"
             job, slot, n, source = sequence.job, placement.slot, placement.n, placement.source
-            promise = best_promise(self._slots.running, sequence.tokens, job.adapter, n + self._min_promise)
+            promise = None
+            if not sequence.is_scored:
+                promise = best_promise(self._slots.running, sequence.tokens, job.adapter, n + self._min_promise)
             if promise is not None:
                 self.promises[sequence] = promise
                 continue

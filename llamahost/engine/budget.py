@@ -1,6 +1,7 @@
 """How many tokens of prompts a step may carry. Knows seconds and counts; reads no clock.
 
-The price of a prompt token is learned from the steps that carried some. A price taken at one size is too dear for a
+The price of a prompt token is learned from the steps that carried some; one that is scored has a price of its own, as a
+row of the whole vocabulary is computed and read for it. A price taken at one size is too dear for a
 larger one (every step has a fixed cost), but the next step is then larger and its price lower: the sizes converge to
 the target, n' = target * n / (a + b * n), because the slope of that map at its fixed point is a / target < 1.
 """
@@ -42,29 +43,47 @@ class StepBudget:
         self._n_batch = n_batch
         self._decode_s = 0.0  # a step that carries decode tokens alone
         self._token_s = 0.0  # a token of a prompt; 0.0: not known yet
+        self._scored_s = 0.0  # one that is scored
 
     def chunk(self, n_decoding: int) -> int:
         """Tokens of prompts for a step that also carries `n_decoding` tokens of running streams."""
-        if self._token_s == 0.0:
-            n = FIRST_CHUNK
-        elif n_decoding:
-            n = int((self.target_step_s - self._decode_s) / self._token_s)
-        else:
-            n = int(IDLE_FACTOR * self.target_step_s / self._token_s)
-        return min(max(n, MIN_CHUNK), self._n_batch - n_decoding)
+        return self._affordable(self._token_s, n_decoding)
 
-    def observe(self, n_decoding: int, n_chunk: int, step_s: float) -> None:
-        """Learn from a step that took `step_s`."""
+    def scored(self, n_decoding: int) -> int:
+        """The same, where all of them are scored."""
+        return self._affordable(self._scored_s, n_decoding)
+
+    def observe(self, n_decoding: int, n_chunk: int, step_s: float, n_scored: int = 0) -> None:
+        """Learn from a step that took `step_s`; `n_chunk` tokens of prompts were not scored."""
         if step_s <= 0.0:
             return
-        if n_chunk == 0:
+        if n_chunk == n_scored == 0:
             self._decode_s += (step_s - self._decode_s) * (0.2 if self._decode_s else 1.0)
             return
-        of_chunk = max(step_s - self._decode_s, 0.2 * step_s) if n_decoding else step_s
-        token_s = of_chunk / n_chunk
-        if self._token_s == 0.0:
-            self._token_s = token_s
-            return
-        # The tail of a prompt says little about a whole chunk, and a hiccup of the machine little about the next step.
-        weight = 0.5 * min(1.0, n_chunk / max(self.chunk(n_decoding), 1))
-        self._token_s += (min(token_s, 4 * self._token_s) - self._token_s) * weight
+        others_s = self._decode_s if n_decoding else 0.0
+        if n_scored:
+            others_s += n_chunk * self._token_s
+            token_s = max(step_s - others_s, 0.2 * step_s) / n_scored
+            self._scored_s = _learned(self._scored_s, token_s, n_scored / max(self.scored(n_decoding), 1))
+        else:
+            token_s = max(step_s - others_s, 0.2 * step_s) / n_chunk
+            self._token_s = _learned(self._token_s, token_s, n_chunk / max(self.chunk(n_decoding), 1))
+
+    def _affordable(self, token_s: float, n_decoding: int) -> int:
+        if token_s == 0.0:
+            n = FIRST_CHUNK
+        elif n_decoding:
+            n = int((self.target_step_s - self._decode_s) / token_s)
+        else:
+            n = int(IDLE_FACTOR * self.target_step_s / token_s)
+        return min(max(n, MIN_CHUNK), self._n_batch - n_decoding)
+
+
+def _learned(known_s: float, token_s: float, part: float) -> float:
+    """The price after one more was seen, in a step that was such a part of a whole chunk.
+
+    The tail of a prompt says little about a whole chunk, and a hiccup of the machine little about the next step.
+    """
+    if known_s == 0.0:
+        return token_s
+    return known_s + (min(token_s, 4 * known_s) - known_s) * 0.5 * min(1.0, part)

@@ -227,7 +227,8 @@ class Engine:
             self._news_since = self._clock()
         if self._untold:
             n_untold = len(self._untold)
-            self._untold.difference_update([emission.job_id for emission in emissions])
+            # What is told of a prompt is not yet the first token that somebody waits for.
+            self._untold.difference_update([e.job_id for e in emissions if e.tokens or e.finish is not None])
             self._is_urgent |= len(self._untold) < n_untold
         self._n_out += sum([len(emission.tokens) for emission in emissions])
         for emission in emissions:

@@ -1,7 +1,7 @@
 """Carry emissions from the worker threads to the event loop, with one wake-up a step, and never make a worker wait.
 
 Knows job ids and the loop; knows no slot and no text. What is unread is merged, so a slow reader costs memory only up
-to its jobs' `n_max`, and one that stalls too long with too much unread is ended.
+to its jobs' `n_max` and to what was asked of their prompts, and one that stalls too long with too much unread is ended.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def merge(emissions: list[Emission]) -> Emission:
         finish=last.finish,
         error=last.error,
         times=last.times,
+        prompt_logprobs=tuple(row for emission in emissions for row in emission.prompt_logprobs),
     )
 
 

@@ -44,7 +44,10 @@ def place(
     """
     tokens, adapter = sequence.tokens, sequence.job.adapter
     is_split = slots.cells is None
-    n_of = [reusable(slot, tokens, adapter, can_truncate=slots.can_truncate) for slot in slots.all]
+    if sequence.is_scored:
+        n_of = [0] * len(slots.all)
+    else:
+        n_of = [reusable(slot, tokens, adapter, can_truncate=slots.can_truncate) for slot in slots.all]
     source = max(
         (slot for slot in slots.all if slot.index not in no_sources),
         key=lambda slot: (n_of[slot.index], slot.sequence is not None, slot.used_at),

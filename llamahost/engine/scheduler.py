@@ -8,6 +8,7 @@ then one of `commit`, `no_room` or `fail`; `add` and `abort` may come between.
     law: every job ends exactly once, by an Emission with `finish`
     law: what a job is answered does not depend on who ran beside it, before it, or in its slot
     law: a job is never failed for want of room: it waits, or is saved and resumes before anybody else starts
+    law: a prompt that is scored has each of its rows computed exactly once, whatever it is cut into
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from operator import attrgetter
 
 from llamahost.core.work import Backend, Emission, Finish, Job, Plan, RowLogprobs, Sampled, Save, Span, Times
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
-from llamahost.engine.budget import StepBudget, shares
+from llamahost.engine.budget import StepBudget
+from llamahost.engine.chunks import chunks
 from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
@@ -35,6 +37,7 @@ class Scheduler:
         n_cells: int,
         is_unified: bool,
         can_truncate: bool,
+        n_rows: int | None = None,
         target_step_s: float = 0.05,
         min_promise: int = MIN_PROMISE,
         n_reserve: int = RESERVE,
@@ -44,12 +47,16 @@ class Scheduler:
             raise ValueError("a scheduler wants at least one slot of at least one position")
         if n_batch < n_slots:
             raise ValueError(f"n_batch ({n_batch}) must hold a token of each of the {n_slots} slots")
+        n_rows = n_batch if n_rows is None else n_rows
+        if n_rows < n_slots:
+            raise ValueError(f"n_rows ({n_rows}) must hold a row of each of the {n_slots} slots")
         if is_unified and n_cells < n_ctx:
             raise ValueError(f"n_cells ({n_cells}) must hold one request of n_ctx ({n_ctx}) tokens")
         self.n_ctx = n_ctx
         self.n_cells = n_cells
         self.is_checked = is_checked
         self._n_batch = n_batch
+        self._n_rows = n_rows
         self._max_chunk = n_batch  # less for a while after the backend had no room
         self._is_refused = False  # the backend had no room for the last plan
         self._is_unsure = False  # the last plan failed, somewhere
@@ -74,6 +81,7 @@ class Scheduler:
             n_cells=backend.n_cells,
             is_unified=backend.is_unified,
             can_truncate=backend.can_truncate,
+            n_rows=backend.n_rows,
             target_step_s=target_step_s,
             is_checked=is_checked,
         )
@@ -103,7 +111,7 @@ class Scheduler:
         """Take a job in. Raises ValueError on one that can never run: the caller checks lengths first."""
         if not 1 <= len(job.tokens) <= self.n_ctx:
             raise ValueError(f"job {job.id} has {len(job.tokens)} tokens; a slot holds 1 to {self.n_ctx}")
-        if job.n_max < 1 or job.kind != "generate":
+        if job.n_max < 0 or job.kind != "generate":
             raise ValueError(f"job {job.id} does not generate")
         if job.id in self._sequences:
             raise ValueError(f"job {job.id} is here already")
@@ -164,15 +172,17 @@ class Scheduler:
         self._come_back(plan)
         emissions: list[Emission] = []
         answers = iter(sampled)
-        n_decoding = n_chunk = 0
+        n_decoding = n_chunk = n_scored = 0
         is_counted = self.slots.cells is not None
         for span in plan.spans:
             n = len(span.tokens)
-            if n == span.n_rows:
+            if n == span.n_rows:  # every token is sampled, so none is of a prompt but perhaps its last
                 n_decoding += n
+            elif span.scored:
+                n_scored += n
             else:
                 n_chunk += n
-            answer = next(answers) if span.n_rows else None
+            answer = next(answers) if span.n_rows or span.scored else None
             assert answer is None or answer.job_id == span.job_id, "the rows are not in the order of the spans"
             sequence = self._sequences.get(span.job_id)
             if sequence is None:  # aborted meanwhile; what it computed is kept all the same
@@ -180,11 +190,18 @@ class Scheduler:
                 continue
             if is_counted:
                 self.slots.computed(span.slot, n)
-            if answer is None:
-                sequence.n_computed += n
-            else:
+            if span.n_rows:
+                assert answer is not None
                 emissions.append(self._accept(sequence, span, answer, now))
-        self._budget.observe(n_decoding, n_chunk, step_s)
+                continue
+            sequence.n_computed += n
+            scored = () if answer is None else answer.scored
+            if sequence.gap == 0:  # nothing was to be generated
+                sequence.times = Times(sequence.times.arrived, sequence.times.admitted, now, now)
+                emissions.append(self._end(sequence, now, "length", scored=scored))
+            elif scored:
+                emissions.append(Emission(span.job_id, times=sequence.times, prompt_logprobs=scored))
+        self._budget.observe(n_decoding, n_chunk, step_s, n_scored)
         if self._max_chunk < self._n_batch:
             self._max_chunk = min(2 * self._max_chunk, self._n_batch)
         if plan.spans:
@@ -278,7 +295,8 @@ class Scheduler:
         spans: list[Span] = []
         long: list[Sequence] = []
         running = self.slots.running
-        n_spare = self._n_batch - len(running)  # what drafts may take and leave a token for everybody
+        # What drafts may take and leave a token and a row for everybody.
+        n_spare = min(self._n_batch, self._n_rows) - len(running)
         n_tokens = 0
         for sequence in running:
             job, start = sequence.job, sequence.n_computed
@@ -288,31 +306,24 @@ class Scheduler:
             if len(tokens) > 1:
                 long.append(sequence)
                 continue
-            n_rows = 1
+            n_rows = 1 if job.n_max else 0
             if sequence.drafts:
                 tokens.extend(sequence.drafts[:n_spare])
                 n_rows = len(tokens)
                 n_spare -= n_rows - 1
-            n_tokens += n_rows
+            n_tokens += len(tokens)
             spans.append(Span(job.id, sequence.slot, start, tokens, n_rows))
         if long:
-            spans += self._chunks(long, n_tokens)
+            spans += chunks(
+                long,
+                self._budget,
+                n_decoding=n_tokens,
+                max_chunk=self._max_chunk,
+                n_rows=self._n_rows - n_tokens,
+                stops={} if self.slots.can_truncate else self._admission.stops(),
+            )
             spans.sort(key=attrgetter("slot"))
         return tuple(spans)
-
-    def _chunks(self, long: list[Sequence], n_decoding: int) -> list[Span]:
-        long.sort(key=attrgetter("order"))
-        n_chunk = min(self._budget.chunk(n_decoding), self._max_chunk)
-        stops = {} if self.slots.can_truncate else self._admission.stops()
-        needs = [min(len(s.tokens), stops.get(s, self.n_ctx)) - s.n_computed for s in long]
-        spans: list[Span] = []
-        for sequence, n in zip(long, shares(needs, n_chunk), strict=True):
-            start = sequence.n_computed
-            end = start + n
-            if n:
-                is_closed = end == len(sequence.tokens)
-                spans.append(Span(sequence.job.id, sequence.slot, start, sequence.tokens[start:end], int(is_closed)))
-        return spans
 
     def _accept(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
         """Append what was sampled; of what the span computed, keep what the accepted tokens stand on."""
@@ -338,11 +349,10 @@ class Scheduler:
         arrived, admitted, first, _ = sequence.times
         sequence.times = Times(arrived, admitted, first or now, now)  # whoever stops here by a stop string reads it too
         n_shown = n_accepted - n_hidden
+        shown, logprobs, scored = answer.tokens[:n_shown], answer.logprobs[:n_shown], answer.scored
         if finish is not None:
-            return self._end(sequence, now, finish, answer.tokens[:n_shown], answer.logprobs[:n_shown], n_hidden)
-        return Emission(
-            job.id, answer.tokens[:n_shown], answer.logprobs[:n_shown], sequence.n_cached, 0, None, "", sequence.times
-        )
+            return self._end(sequence, now, finish, shown, logprobs, n_hidden, scored=scored)
+        return Emission(job.id, shown, logprobs, sequence.n_cached, 0, None, "", sequence.times, scored)
 
     def _end(
         self,
@@ -353,6 +363,7 @@ class Scheduler:
         logprobs: tuple[RowLogprobs, ...] = (),
         n_hidden: int = 0,
         error: str = "",
+        scored: tuple[RowLogprobs, ...] = (),
     ) -> Emission:
         job = sequence.job
         del self._sequences[job.id]
@@ -372,6 +383,7 @@ class Scheduler:
             finish=finish,
             error=error,
             times=sequence.times,
+            prompt_logprobs=scored,
         )
 
     def _fail(self, sequence: Sequence, now: float, error: str) -> Emission:

@@ -40,6 +40,11 @@ class Sequence:
         return len(self.tokens) + len(self.drafts) - self.n_computed
 
     @property
+    def is_scored(self) -> bool:
+        """Does it want the rows of its prompt? Then no part of that is taken from a cache: a cache holds no rows."""
+        return self.job.n_prompt_logprobs is not None
+
+    @property
     def is_saved(self) -> bool:
         return self.n_saved > 0
 

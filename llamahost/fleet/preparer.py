@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
 from llamahost.core.work import Job, Tokens, Vocabulary
+from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked
 from llamahost.text.formats.table import format_of
 from llamahost.text.reply import Reply
@@ -97,8 +98,7 @@ class Preparer:
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
         prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
-        echoes = [self._text(prompt) for prompt in request.prompts] if request.echo else None
-        return self._prepared(prompts, request.generation, "prompt", echoes)
+        return self._prepared(prompts, request.generation, "prompt", request)
 
     def render(self, request: ChatRequest) -> str:
         """The text that the model is to continue. Raises InvalidRequest, TemplateFailed."""
@@ -146,25 +146,28 @@ class Preparer:
             self._known(tokens, "prompt")
         return array("i", tokens)
 
-    def _text(self, prompt: str | Sequence[int]) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        return self.vocabulary.decode(array("i", prompt)).decode("utf-8", "replace")
+    def _echo(self, request: CompletionRequest, number: int, tokens: Tokens) -> Echo | None:
+        """What is told again of this prompt, whose tokens these are."""
+        prompt = request.prompts[number]
+        given = prompt if isinstance(prompt, str) else None
+        if request.n_prompt_logprobs is not None:
+            return scored_echo(self.vocabulary, tokens, given, is_shown=request.echo)
+        if not request.echo:
+            return None
+        return Echo(self.vocabulary.decode(tokens).decode("utf-8", "replace") if given is None else given)
 
     def _prepared(
         self,
         prompts: Sequence[Tokens],
         generation: Generation,
         param: str,
-        echoes: Sequence[str] | None = None,
+        request: CompletionRequest | None = None,
         *,
         new_splitter: Callable[[], Splitter | None] = lambda: None,
         markers: Mapping[int, str] | None = None,
     ) -> Prepared:
         if generation.adapter:
             raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
-        if generation.max_tokens == 0:
-            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
         sampling = self._sampling(generation)
         self._known(generation.stop_ids, "stop_token_ids")
         end_ids = frozenset(generation.stop_ids)
@@ -176,8 +179,9 @@ class Preparer:
         for number, prompt in enumerate(prompts):
             tokens = prompt or self._empty(param)
             n_rest = self.n_ctx - len(tokens)
-            if n_rest < 1:  # an answer has at least one token
+            if n_rest < (0 if generation.max_tokens == 0 else 1):  # an answer has at least one token, if it may
                 raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
+            echo = self._echo(request, number, tokens) if request else None
             n_max = n_rest if generation.max_tokens is None else min(generation.max_tokens, n_rest)
             for k in range(generation.n):
                 # A seed that was asked for gives each prompt the same answers wherever it stands; one drawn differs.
@@ -189,6 +193,7 @@ class Preparer:
                     sampling=replace(sampling, seed=(seed + offset) % 2**32),
                     end_ids=end_ids,
                     n_logprobs=generation.n_logprobs,
+                    n_prompt_logprobs=request.n_prompt_logprobs if request else None,
                     priority=generation.priority,
                 )
                 reply = Reply(
@@ -199,7 +204,7 @@ class Preparer:
                     stop=generation.stop,
                     splitter=new_splitter(),
                     markers=markers,
-                    echo=echoes[number] if echoes else "",
+                    echo=echo,
                 )
                 jobs.append(job)
                 replies.append(reply)

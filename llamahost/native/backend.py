@@ -23,7 +23,7 @@ from llamahost.core.work import Copy, Plan, RowLogprobs, Sampled, Span
 from llamahost.native import state
 from llamahost.native.context import Context, ContextOptions, check_spans, kv_bytes_per_token
 from llamahost.native.model import Model
-from llamahost.native.rows import Chooser, row_logprobs
+from llamahost.native.rows import Chooser, row_logprobs, scores
 from llamahost.native.sampling import SamplerChain, Samplers
 
 logger = logging.getLogger("llamahost.native")
@@ -54,6 +54,7 @@ class LlamaBackend:
         self._chooser = Chooser(model.library, n_vocab=self._n_vocab, n_threads=options.n_threads or 1)
         self._chains: dict[int, SamplerChain] = {}
         self._n_logprobs: dict[int, int] = {}
+        self._n_prompt_logprobs: dict[int, int] = {}
         self._saved: dict[int, bytearray] = {}
         self._launched: Plan | None = None
         self._n_launched_rows = 0
@@ -152,6 +153,8 @@ class LlamaBackend:
                 self._chains[job.id] = self._samplers.chain(job.sampling, job.tokens)
                 if job.n_logprobs is not None:
                     self._n_logprobs[job.id] = job.n_logprobs
+                if job.n_prompt_logprobs is not None:
+                    self._n_prompt_logprobs[job.id] = job.n_prompt_logprobs
         for save in plan.saves:
             self._check_slot(save.slot)
             self._saved[save.job_id] = state.take(context, save.slot)
@@ -267,13 +270,35 @@ class LlamaBackend:
         began = perf_counter()
         matrix = self._rows(n_rows)
         self.decode_s += perf_counter() - began
-        asking = [span for span in spans if span.n_rows]
+        if not any(span.scored for span in spans):
+            return self._choose([span for span in spans if span.n_rows], matrix)
+        return self._score_and_choose([span for span in spans if span.n_rows or span.scored], matrix)
+
+    def _score_and_choose(self, asking: list[Span], matrix: npt.NDArray[np.float32]) -> list[Sampled]:
+        """A span's scored rows come before its sampled ones, which are put together as if there were no others."""
+        scored: list[tuple[RowLogprobs, ...]] = []
+        places: list[int] = []
+        at = 0
+        for span in asking:
+            end = at + len(span.scored)
+            n_likely = self._n_prompt_logprobs.get(span.job_id)
+            if n_likely is None and span.scored:
+                raise BackendError(f"job {span.job_id} has scores and never asked for them")
+            scored.append(scores(matrix[at:end], span.scored, n_likely or 0))
+            at = end + span.n_rows
+            places += range(end, at)
+        chosen = iter(self._choose([span for span in asking if span.n_rows], matrix[places]))
+        answers = [next(chosen) if span.n_rows else Sampled(span.job_id, ()) for span in asking]
+        return [answer._replace(scored=of_span) for answer, of_span in zip(answers, scored, strict=True)]
+
+    def _choose(self, asking: list[Span], matrix: npt.NDArray[np.float32]) -> list[Sampled]:
+        """One token for each span, of the matrix' rows in their order; where a span has drafts, those accepted."""
         try:
             chains = [self._chains[span.job_id] for span in asking]
         except KeyError as error:
             raise BackendError(f"job {error} has rows and never began") from error
-        if n_rows != len(asking):
-            return self._sample_bursts(asking, chains, matrix)
+        if len(matrix) != len(asking):
+            return self._choose_bursts(asking, chains, matrix)
         began = perf_counter()
         tokens = self._chooser.choose_all(chains, matrix)
         for chain, token in zip(chains, tokens, strict=True):
@@ -287,7 +312,7 @@ class LlamaBackend:
             for i, (span, token) in enumerate(zip(asking, tokens, strict=True))
         ]
 
-    def _sample_bursts(
+    def _choose_bursts(
         self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
     ) -> list[Sampled]:
         """Spans with several rows: each row's token is accepted as long as it is the one that the span drafted."""
@@ -323,3 +348,4 @@ class LlamaBackend:
         if chain is not None:
             chain.close()
         self._n_logprobs.pop(job_id, None)
+        self._n_prompt_logprobs.pop(job_id, None)

@@ -39,7 +39,7 @@ class ContextOptions:
     """How a context is made. `n_ctx` is what one sequence may hold; `n_cells` what all may (None: n_ctx * n_slots).
 
     `n_threads` 0 leaves llama.cpp's default. `n_rows` is how many rows of logits a step may ask for (None: enough for
-    one a slot, and 64): each costs a row of the vocabulary in memory.
+    one a slot, and 64): each costs a row of the vocabulary in memory, and scoring a prompt takes a step for so many.
     """
 
     n_ctx: int
@@ -199,8 +199,8 @@ class _Batch:
         """Put the spans in; how many rows of logits they ask for. The caller has checked slots and total length."""
         n_spans = len(spans)
         address = self._address
-        _, slots, starts, tokens_of, rows, _ = zip(*spans, strict=True)
-        if sum(map(len, tokens_of)) == n_spans:  # only decode: whole columns at once
+        _, slots, starts, tokens_of, rows, _, scored = zip(*spans, strict=True)
+        if sum(map(len, tokens_of)) == n_spans and not any(scored):  # only decode: whole columns at once
             self.token[:n_spans] = [tokens[0] for tokens in tokens_of]
             self.pos[:n_spans] = starts
             self._seq_id[:n_spans] = [address[slot] for slot in slots]
@@ -223,6 +223,9 @@ class _Batch:
             if span.n_rows:
                 self.output[end - span.n_rows : end] = 1
                 n_rows += span.n_rows
+            if span.scored:
+                self.output[at : at + len(span.scored)] = 1
+                n_rows += len(span.scored)
             at = end
         self.struct.n_tokens = at
         return n_rows
@@ -230,8 +233,9 @@ class _Batch:
 
 def check_spans(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, n_rows: int) -> None:
     """Raise BackendError on what C would end the process over, or would refuse without saying which span."""
-    _, slots, starts, tokens, rows, _ = zip(*spans, strict=True)
+    _, slots, starts, tokens, sampled, _, scored = zip(*spans, strict=True)
     lengths = list(map(len, tokens))
+    rows = list(map(add, sampled, map(len, scored)))
     if (  # column by column, at the speed of C: this runs in every step
         slots[0] >= 0
         and slots[-1] < n_slots
@@ -239,7 +243,7 @@ def check_spans(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int
         and min(starts) >= 0
         and max(map(add, starts, lengths)) <= n_ctx
         and min(lengths) > 0
-        and min(rows) >= 0
+        and min(sampled) >= 0
         and all(map(le, rows, lengths))
         and sum(lengths) <= n_batch
         and sum(rows) <= n_rows
@@ -256,15 +260,17 @@ def _fault_of(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, 
         slot = span.slot
         if not last < slot < n_slots:
             return BackendError(f"span of slot {slot} after slot {last}: slots ascend and are below {n_slots}")
-        if n == 0 or not 0 <= span.n_rows <= n:
-            return BackendError(f"span of slot {slot} has {n} tokens and asks for {span.n_rows} rows")
+        n_scored = len(span.scored)
+        if n == 0 or not 0 <= span.n_rows <= n - n_scored:
+            asked = f"asks for {span.n_rows} rows" + (f" and {n_scored} scores" if n_scored else "")
+            return BackendError(f"span of slot {slot} has {n} tokens and {asked}")
         if span.start < 0 or span.start + n > n_ctx:
             return BackendError(f"span of slot {slot} ends at {span.start + n}, a sequence holds {n_ctx}")
         last = slot
     total = sum(len(span.tokens) for span in spans)
     if total > n_batch:
         return BackendError(f"plan of {total} tokens, n_batch is {n_batch}")
-    rows = sum(span.n_rows for span in spans)
+    rows = sum(span.n_rows + len(span.scored) for span in spans)
     return BackendError(f"plan asks for {rows} rows of logits, the context has room for {n_rows}")
 
 

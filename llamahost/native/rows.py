@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamahost.core.errors import BackendError
-from llamahost.core.work import RowLogprobs
+from llamahost.core.work import RowLogprobs, Tokens
 from llamahost.native.library import Library
 from llamahost.native.sampling import STRIPES, SamplerChain
 
@@ -186,9 +186,18 @@ def top_candidates(row: Row, k: int) -> npt.NDArray[np.intp]:
     return np.flatnonzero(row >= bound)
 
 
+def scores(matrix: Row, tokens: Tokens, n: int) -> tuple[RowLogprobs, ...]:
+    """How likely each token was by the row that came before it. Raises BackendError on one that has no logit."""
+    if tokens and not 0 <= min(tokens) <= max(tokens) < matrix.shape[1]:
+        raise BackendError("a token outside the vocabulary cannot be scored")
+    return tuple(row_logprobs(row, token, n) for row, token in zip(matrix, tokens, strict=True))
+
+
 def row_logprobs(row: Row, token: int, n: int) -> RowLogprobs:
     """Log-softmax of the raw row: of the token, and of the n likeliest; ties by id."""
     peak = float(row.max())
+    if math.isnan(peak):
+        raise _not_a_number()
     total = peak + math.log(float(np.exp(row - np.float32(peak)).sum(dtype=np.float64)))
     top: tuple[tuple[int, float], ...] = ()
     if n > 0:

@@ -1,11 +1,12 @@
 """Tokens in, events out: one answer's emissions become Started, Delta … Finished. Knows no HTTP, no clock, no engine.
 
-Laws: Started comes with the first token, or with the end. Every Delta's text is valid UTF-8 by itself, no part of a
-stop string is ever in one, and no control token but where its splitter asked for it and found it to mark nothing. The
-`n_tokens` of all Deltas add up to `usage.n_generated`, which counts to the token that completes the stop, or to the
-hidden token that ended the generation. Logprobs come with the Delta that accounts for their token; those of tokens
-that show nothing of themselves before a stop are not told. An `echo` comes right after Started, as it is, in a Delta
-that accounts for no token.
+Laws: Started comes with the first token, with the first news of the prompt, or with the end. Every Delta's text is
+valid UTF-8 by itself, no part of a stop string is ever in one, and no control token but where its splitter asked for it
+and found it to mark nothing. The `n_tokens` of all Deltas add up to `usage.n_generated`, which counts to the token that
+completes the stop, or to the hidden token that ended the generation. Logprobs come with the Delta that accounts for
+their token; those of tokens that show nothing of themselves before a stop are not told. The echo of the prompt comes
+between Started and the first Delta: at once and as it is, or, where its tokens are scored, in pieces that are the whole
+when they are put together, each with its tokens.
 """
 
 from __future__ import annotations
@@ -13,8 +14,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llamahost.core.errors import GenerationFailed
-from llamahost.core.events import Delta, Event, Finished, Likely, Reason, Started, Timings, TokenLogprob, Usage
+from llamahost.core.events import (
+    Delta,
+    Echoed,
+    Event,
+    Finished,
+    Likely,
+    PromptLogprob,
+    Reason,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from llamahost.core.work import Emission, RowLogprobs, Times, Vocabulary
+from llamahost.text.echo import Echo
 from llamahost.text.splitter import PlainSplitter, Segment, Splitter, joined
 from llamahost.text.stops import StopStrings
 from llamahost.text.utf8 import Utf8
@@ -34,6 +48,7 @@ class Reply:
         "_markers",
         "_n_cached",
         "_n_decoded",
+        "_n_echoed",
         "_n_generated",
         "_n_reasoning",
         "_n_shown",
@@ -60,14 +75,15 @@ class Reply:
         stop: tuple[str, ...] = (),
         splitter: Splitter | None = None,
         markers: Mapping[int, str] | None = None,
-        echo: str = "",
+        echo: Echo | None = None,
     ) -> None:
         self.index = index
         self.model = model
         self.n_prompt = n_prompt
         self.is_started = False
         self.is_finished = False
-        self._echo = echo
+        self._echo = echo  # None once it is told whole
+        self._n_echoed = 0  # tokens of it that were told
         self._vocabulary = vocabulary
         self._utf8 = Utf8()
         self._stops = StopStrings(stop) if stop else None
@@ -96,6 +112,7 @@ class Reply:
             and self.is_started
             and self._is_plain
             and self._stops is None
+            and self._echo is None
             and emission.finish is None
             and not emission.logprobs
             and not self._utf8.pending
@@ -121,12 +138,11 @@ class Reply:
         if emission.times != _NO_TIMES:
             self._times = emission.times
         events: list[Event] = []
-        if not self.is_started and (emission.tokens or finish):
+        if not self.is_started and (emission.tokens or emission.prompt_logprobs or finish):
             self.is_started = True
             events.append(Started(self.index, self.model, self.n_prompt, self._n_cached))
-            if self._echo:
-                events.append(Delta(self.index, self._echo))
-                self._echo = ""  # it may be long, and is told once
+        if self._echo is not None and self.is_started:
+            events += self._echoed(self._echo, emission.prompt_logprobs)
 
         segments, stop = self._read(emission.tokens, emission.logprobs)
         is_last = stop is not None or finish is not None or self._splitter.is_done
@@ -145,6 +161,26 @@ class Reply:
             usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)
             events.append(Finished(self.index, reason, usage, _timings(self._times), stop or ""))
         return events
+
+    def _echoed(self, echo: Echo, rows: tuple[RowLogprobs, ...]) -> list[Event]:
+        """The next piece of the echo: all of it, or as many tokens as there are rows, and the first, which has none."""
+        begin, n_tokens = self._n_echoed, len(echo.tokens)
+        if n_tokens == 0:
+            self._echo = None
+            return [Echoed(self.index, echo.text)] if echo.text else []
+        end = begin + len(rows) + (begin == 0)
+        if end == begin:
+            return []
+        self._n_echoed = end
+        if end == n_tokens:
+            self._echo = None  # it may be long
+        pieces, offsets = self._vocabulary.pieces, echo.offsets
+        told = [] if begin else [PromptLogprob(echo.tokens[0], pieces[echo.tokens[0]], 0, None)]
+        for k, row in enumerate(rows, max(begin, 1)):
+            token = echo.tokens[k]
+            told.append(PromptLogprob(token, pieces[token], offsets[k], row.logprob, self._likely(row)))
+        text = echo.text[offsets[begin] : offsets[end] if end < n_tokens else None]
+        return [Echoed(self.index, text, tuple(told))]
 
     def _read(self, tokens: tuple[int, ...], logprobs: tuple[RowLogprobs, ...]) -> tuple[list[Segment], str | None]:
         """What of these tokens may be shown now, and the stop they complete. Counts tokens up to there."""
@@ -212,9 +248,11 @@ class Reply:
         return taken
 
     def _named(self, token: int, row: RowLogprobs) -> TokenLogprob:
+        return TokenLogprob(token, self._vocabulary.pieces[token], row.logprob, self._likely(row))
+
+    def _likely(self, row: RowLogprobs) -> tuple[Likely, ...]:
         pieces = self._vocabulary.pieces
-        top = tuple(Likely(other, pieces[other], logprob) for other, logprob in row.top)
-        return TokenLogprob(token, pieces[token], row.logprob, top)
+        return tuple(Likely(other, pieces[other], logprob) for other, logprob in row.top)
 
 
 _NO_TIMES = Times()

@@ -107,7 +107,7 @@ COMPLETION_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [True]}, "prompt[0]"),
     ({"prompt": "x", "logprobs": 21}, "logprobs"),
     ({"prompt": "x", "logprobs": True}, "logprobs"),
-    ({"prompt": "x", "echo": True, "logprobs": 0}, "echo"),
+    ({"prompt": "x", "echo": True, "logprobs": 21}, "logprobs"),
     ({"prompt": "x", "suffix": "y"}, "suffix"),
     ({"prompt": "x", "best_of": 3, "stream": True}, "best_of"),
     ({"prompt": "x", "best_of": 2, "n": 3}, "best_of"),

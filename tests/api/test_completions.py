@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai.types import Completion
 
-from llamahost.core.events import Delta, Finished, Likely, Started, TokenLogprob, Usage
+from llamahost.core.events import Delta, Echoed, Finished, Likely, PromptLogprob, Started, TokenLogprob, Usage
 from llamahost.core.messages import CompletionRequest
 from tests.api.fakes import FakeHost, Step, app_of, client_of, run, said
 from tests.api.test_chat import chunks_of
@@ -107,6 +107,38 @@ def test_legacy_logprobs_are_parallel_lists_with_offsets_in_characters() -> None
     run(law)
 
 
+def test_an_echo_with_logprobs_leads_the_lists_and_the_text() -> None:
+    script: list[Step] = [
+        Started(0, "tiny", 3, 0),
+        Echoed(0, "h", (PromptLogprob(9, b"<s>", 0, None), PromptLogprob(1, b"h", 0, -1.0, (Likely(2, b"i", -0.5),)))),
+        Echoed(0, "é", (PromptLogprob(3, b"\xc3\xa9", 1, float("-inf")),)),
+        Delta(0, "ab", n_tokens=1, logprobs=(TokenLogprob(1, b"ab", -0.25),)),
+        Delta(0, "c", n_tokens=1, logprobs=(TokenLogprob(1, b"c", -0.25),)),
+        Finished(0, "stop", Usage(3, 0, 2)),
+    ]
+
+    async def law() -> None:
+        host = FakeHost(list(script))
+        whole = (await post(host, prompt="x", logprobs=1, echo=True, max_tokens=2)).json()["choices"][0]
+        assert isinstance(host.requests[0], CompletionRequest)
+        assert host.requests[0].n_prompt_logprobs == 1
+        assert whole["text"] == "héabc"
+        logprobs = whole["logprobs"]
+        assert logprobs == {
+            "tokens": ["<s>", "h", "é", "ab", "c"],
+            "token_logprobs": [None, -1.0, -9999.0, -0.25, -0.25],
+            "top_logprobs": [None, {"i": -0.5, "h": -1.0}, {"é": -9999.0}, {"ab": -0.25}, {"c": -0.25}],
+            "text_offset": [0, 0, 1, 2, 4],
+        }
+        streamed = chunks_of((await post(FakeHost(list(script)), prompt="x", logprobs=1, echo=True, stream=True)).text)
+        parts = [chunk["choices"][0] for chunk in streamed]
+        assert "".join(part["text"] for part in parts) == whole["text"]
+        for key, wanted in logprobs.items():
+            assert [item for part in parts if part["logprobs"] for item in part["logprobs"][key]] == wanted
+
+    run(law)
+
+
 def scored(text: str, *logprobs: float, index: int) -> list[Step]:
     tokens = tuple(TokenLogprob(1, b"x", logprob) for logprob in logprobs)
     usage = Usage(5, 0, len(logprobs))
@@ -162,5 +194,11 @@ def test_echo_is_asked_of_the_host() -> None:
         assert (await post(host, prompt="x", echo=True)).status_code == 200
         assert isinstance(host.requests[0], CompletionRequest)
         assert host.requests[0].echo
+        assert host.requests[0].n_prompt_logprobs is None
+        assert (await post(host, prompt="x", logprobs=1, best_of=2)).status_code == 200
+        assert (await post(host, prompt="x", echo=True, best_of=2)).status_code == 200
+        assert [request.n_prompt_logprobs for request in host.requests if isinstance(request, CompletionRequest)] == [
+            None, None, None,
+        ]  # fmt: skip
 
     run(law)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.messages import Sampling
-from llamahost.core.work import Emission, Job, Plan
+from llamahost.core.work import Emission, Job, Plan, RowLogprobs
 from llamahost.engine.scheduler import Scheduler
-from tests.fakes import FakeBackend, alone
+from tests.fakes import FakeBackend, alone, scored_alone
 
 MANY_STEPS = 20_000
 
@@ -28,6 +28,7 @@ class Drive:
             n_cells=backend.n_cells,
             is_unified=backend.is_unified,
             can_truncate=backend.can_truncate,
+            n_rows=backend.n_rows,
             target_step_s=target_step_s,
             n_reserve=n_reserve,
             min_promise=min_promise,
@@ -35,6 +36,7 @@ class Drive:
         )
         self.jobs: dict[int, Job] = {}
         self.answers: dict[int, list[int]] = {}
+        self.scores: dict[int, list[RowLogprobs]] = {}
         self.last: dict[int, Emission] = {}
 
     def add(
@@ -46,6 +48,7 @@ class Drive:
         seed: int = 0,
         end_ids: frozenset[int] = frozenset(),
         adapter: str = "",
+        n_prompt_logprobs: int | None = None,
     ) -> int:
         job = Job(
             id=len(self.jobs) + 100,
@@ -55,9 +58,11 @@ class Drive:
             sampling=Sampling(seed=seed),
             end_ids=end_ids,
             adapter=adapter,
+            n_prompt_logprobs=n_prompt_logprobs,
         )
         self.jobs[job.id] = job
         self.answers[job.id] = []
+        self.scores[job.id] = []
         self.scheduler.add(job, self.backend.now)
         return job.id
 
@@ -102,7 +107,9 @@ class Drive:
     def note(self, emissions: list[Emission]) -> None:
         for emission in emissions:
             assert emission.job_id not in self.last, f"job {emission.job_id} has ended, and goes on"
+            assert not (emission.prompt_logprobs and self.answers[emission.job_id]), "the prompt is told after tokens"
             self.answers[emission.job_id] += emission.tokens
+            self.scores[emission.job_id] += emission.prompt_logprobs
             if emission.finish is not None:
                 self.last[emission.job_id] = emission
 
@@ -120,6 +127,11 @@ class Drive:
         assert set(self.last) == set(self.jobs), "a job never ended"
         for job_id, job in self.jobs.items():
             whole, answer, last = alone(job, self.backend.n_ctx), self.answers[job_id], self.last[job_id]
+            scores = scored_alone(job)
+            if last.finish in ("stop", "length") or answer:
+                assert self.scores[job_id] == scores, f"the prompt of job {job_id} was scored otherwise than alone"
+            else:
+                assert self.scores[job_id] == scores[: len(self.scores[job_id])]
             if last.finish in ("stop", "length"):
                 assert answer == whole, f"job {job_id} was answered otherwise than alone"
             else:

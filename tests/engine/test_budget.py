@@ -76,3 +76,13 @@ def test_shares_are_equal_but_for_those_who_need_less(needs: list[int], budget: 
 
 def test_too_few_tokens_go_to_the_first() -> None:
     assert shares([100, 100, 100], 2) == [1, 1, 0]
+
+
+def test_a_token_that_is_scored_has_a_price_of_its_own() -> None:
+    budget = learned(0.001, 0.0001, n_decoding=4)
+    plain = budget.chunk(4)
+    for _ in range(60):
+        n = budget.scored(4)
+        budget.observe(4, 10, 0.001 + 0.0001 * (10 + 4) + 0.0008 * n, n)
+    assert budget.chunk(4) == plain, "a step with scores says nothing of one without"
+    assert 0.5 * 0.05 <= 0.001 + 0.0008 * budget.scored(4) <= 1.1 * 0.05

@@ -104,6 +104,76 @@ def test_the_context_ends_a_job_and_every_position_is_used() -> None:
     d.check_answers()
 
 
+@LAYOUTS
+def test_a_job_that_generates_nothing_computes_its_prompt_for_the_next(layout: dict[str, Any]) -> None:
+    d = drive(**layout)
+    warm = d.add(prompt(300), n_max=0)
+    one = d.add(prompt(1, 1), n_max=0)
+    d.run()
+    assert [(d.answers[job], d.last[job].finish) for job in (warm, one)] == [([], "length")] * 2
+    assert d.last[warm].times.first == d.last[warm].times.last > 0.0
+    late = d.add([*prompt(300), 7], n_max=3)
+    d.run()
+    assert d.cached(late) == 300
+    d.check_answers()
+
+
+# Prompts that are scored.
+
+
+@LAYOUTS
+def test_a_scored_prompt_is_computed_anew_and_stays_for_the_next(layout: dict[str, Any]) -> None:
+    d = drive(**layout, n_rows=16)
+    first = d.add(prompt(300), n_max=3)
+    d.run(until=first)
+    d.add([*prompt(200), 5], n_max=100)
+    scored = d.add(prompt(290), n_max=3, n_prompt_logprobs=1)
+    d.run()
+    assert d.cached(scored) == 0
+    assert len(d.scores[scored]) == 289
+    late = d.add([*prompt(290), *d.answers[scored], 9], n_max=3)
+    d.run()
+    assert d.cached(late) >= 290
+    d.check_answers()
+
+
+def test_many_scored_prompts_never_ask_for_more_rows_than_there_are() -> None:
+    """The backend asserts it. Each of the running may want a row besides, and drafts leave them."""
+    d = drive(n_slots=8, n_rows=9)
+    streams = [d.add(prompt(3, seed), n_max=60) for seed in range(3)]
+    for seed in range(3, 7):
+        d.add(prompt(50 + seed, seed), n_max=seed % 2, n_prompt_logprobs=0)
+    d.add(prompt(200, 7), n_max=3)
+    while True:
+        for job in streams:
+            d.scheduler.propose(job, (1, 2, 3, 4, 5))
+        if d.step() is None:
+            break
+    d.check_answers()
+
+
+def test_a_scored_prompt_holds_no_stream_up_for_longer_than_a_step_should_take() -> None:
+    """Rows cost twenty times a token: a chunk of them is so much smaller."""
+    rows_s = 0.002
+
+    def cost(plan: Plan) -> float:
+        return 0.001 + 0.0001 * plan.n_tokens + rows_s * sum(len(span.scored) for span in plan.spans)
+
+    d = drive(n_ctx=4096, n_batch=1024, n_rows=1024, cost=cost)
+    stream = d.add(prompt(5), n_max=2000)
+    for seed in (1, 2):
+        d.add(prompt(3000, seed), n_max=1, n_prompt_logprobs=1)
+    d.add(prompt(3000, 3), n_max=1)
+    waits: list[float] = []
+    while stream not in d.last:
+        began = d.backend.now
+        d.step()
+        waits.append(d.backend.now - began)
+    assert max(waits[20:]) <= 0.05 * 1.5, "after a few steps the price is known"
+    d.run()
+    d.check_answers()
+
+
 def test_what_can_never_run_is_refused() -> None:
     d = drive(n_ctx=64)
     for tokens in ([], prompt(65)):

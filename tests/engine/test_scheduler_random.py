@@ -21,6 +21,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "unified-whole": {"is_unified": True, "can_truncate": False, "n_cells": 300},
     "one-slot": {"n_slots": 1, "n_batch": 1},
     "small-batch": {"n_slots": 8, "n_batch": 8},
+    "few-rows": {"n_rows": 5},
+    "a-row-each": {"n_rows": 6, "n_slots": 6, "is_unified": True, "n_cells": 300},
 }
 
 
@@ -48,11 +50,12 @@ class Weather:
         for _ in range(rng.choice([1, 1, 1, 3])):
             self.drive.add(
                 tokens[: self.drive.backend.n_ctx],
-                n_max=rng.choice([1, 2, 10, 60, 1000]),
+                n_max=rng.choice([0, 1, 2, 10, 60, 1000]),
                 priority=rng.choice([0, 0, 0, 1]),
                 seed=rng.randrange(2),
                 end_ids=frozenset(rng.sample(range(N_VOCAB), rng.choice([0, 1]))),
                 adapter=rng.choice(self.adapters),
+                n_prompt_logprobs=rng.choice([None, None, 0, 2]),
             )
 
     def abort(self) -> None:

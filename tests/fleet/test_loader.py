@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, LoadFailed, TemplateFailed
-from llamahost.core.events import Delta
+from llamahost.core.events import Echoed, PromptLogprob
 from llamahost.core.machine import Machine
 from llamahost.core.messages import (
     ChatRequest,
@@ -24,7 +24,7 @@ from llamahost.core.messages import (
     Text,
     Tool,
 )
-from llamahost.core.work import Emission
+from llamahost.core.work import Emission, RowLogprobs
 from llamahost.fleet.fit import Facts, choose_shape, shapes
 from llamahost.fleet.loader import Loaded, Preparer, _open_backend, load
 from llamahost.fleet.manifest import ModelSpec
@@ -128,7 +128,7 @@ class TestPreparer:
         request = CompletionRequest(prompts=("a<|turn|>", (BOS, 98, 0xC3)), echo=True, generation=Generation(n=2))
         prepared = preparer().complete(request)
         told = [reply.feed(Emission(job.id, (99,))) for job, reply in zip(prepared.jobs, prepared.replies, strict=True)]
-        echoed = [event.text for events in told for event in events[1:2] if isinstance(event, Delta)]
+        echoed = [event.text for events in told for event in events[1:2] if isinstance(event, Echoed)]
         assert echoed == ["a<|turn|>", "a<|turn|>", "b\ufffd", "b\ufffd"]
 
     def test_a_chat_is_rendered_and_its_control_tokens_are_read(self) -> None:
@@ -142,6 +142,29 @@ class TestPreparer:
     def test_an_answer_may_fill_the_context_and_no_more(self) -> None:
         assert preparer().complete(complete("x" * 98)).jobs[0].n_max == 1
         assert preparer().complete(complete("x", max_tokens=10**6)).jobs[0].n_max == 98
+
+    def test_an_answer_of_nothing_wants_no_room_beside_its_prompt(self) -> None:
+        assert preparer().complete(complete("x" * 99, max_tokens=0)).jobs[0].n_max == 0
+        with pytest.raises(ContextTooLong):
+            preparer().complete(complete("x" * 100, max_tokens=0))
+
+    def test_scores_of_the_prompt_are_asked_of_the_job_and_told_by_the_reply(self) -> None:
+        request = CompletionRequest(prompts=("ab", (97, 98)), echo=True, n_prompt_logprobs=1)
+        (text, tokens), (first, second) = (prepared := preparer().complete(request)).jobs, prepared.replies
+        assert text.n_prompt_logprobs == tokens.n_prompt_logprobs == 1
+        rows = (RowLogprobs(-1.0), RowLogprobs(-2.0))
+        _, told = first.feed(Emission(text.id, prompt_logprobs=rows))
+        assert told == Echoed(
+            0,
+            "ab",
+            (
+                PromptLogprob(BOS, b"<s>", 0, None),
+                PromptLogprob(97, b"a", 0, -1.0),
+                PromptLogprob(98, b"b", 1, -2.0),
+            ),
+        )
+        _, told = second.feed(Emission(tokens.id, prompt_logprobs=rows[:1]))
+        assert told == Echoed(1, "ab", (PromptLogprob(97, b"a", 0, None), PromptLogprob(98, b"b", 1, -1.0)))
 
     def test_a_prompt_that_leaves_no_room_is_refused_with_its_length(self) -> None:
         with pytest.raises(ContextTooLong) as caught:
@@ -190,7 +213,6 @@ class TestPreparer:
             (complete("a", sampling={"top_p": 2.0}), "top_p"),
             (complete("a", sampling={"warmth": 2.0}), None),
             (complete("a", sampling={"top_p": "high"}), None),
-            (complete("a", max_tokens=0), "max_tokens"),
             (complete("a", adapter="x"), "adapter"),
             (complete(*["a"] * 100, n=100), "prompt"),
             (CompletionRequest(prompts=("a",), output=Output("json")), "response_format"),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from llamahost.core.errors import NoRoom
 from llamahost.core.messages import Sampling
-from llamahost.core.work import Backend, Copy, Job, Plan, Restore, Save, Span, Truncation
+from llamahost.core.work import Backend, Copy, Job, Plan, Restore, RowLogprobs, Save, Span, Truncation
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
@@ -42,6 +43,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
             n_ctx=N_CTX,
             n_slots=N_SLOTS,
             n_batch=N_BATCH,
+            n_rows=64,
             is_unified=layout == "unified",
             can_truncate=layout != "whole",
         )
@@ -69,8 +71,8 @@ def text(n: int, seed: int = 0) -> list[int]:
     return [3 + (seed * 17 + i * i * 7 + i * 3) % 60 for i in range(n)]
 
 
-def job(number: int, tokens: list[int], n_max: int = 8) -> Job:
-    return Job(id=number, tokens=array("i", tokens), n_max=n_max, sampling=GREEDY)
+def job(number: int, tokens: list[int], n_max: int = 8, n_prompt_logprobs: int | None = None) -> Job:
+    return Job(id=number, tokens=array("i", tokens), n_max=n_max, sampling=GREEDY, n_prompt_logprobs=n_prompt_logprobs)
 
 
 def span(number: int, slot: int, start: int, tokens: list[int], n_rows: int = 1) -> Span:
@@ -189,6 +191,80 @@ def test_a_saved_sequence_resumes_in_another_slot(backend: Backend) -> None:
     assert answer == alone
 
 
+def scores_of(backend: Backend, number: int, slot: int, tokens: list[int], cuts: list[int]) -> list[RowLogprobs]:
+    """Compute tokens in chunks that end at `cuts`, and score every one but the first; nothing is sampled."""
+    scores: list[RowLogprobs] = []
+    for start, end in pairwise([0, *cuts, len(tokens)]):
+        part = Span(
+            number, slot, start, array("i", tokens[start:end]), 0, scored=array("i", tokens[start + 1 : end + 1])
+        )
+        backend.launch(Plan(spans=(part,)))
+        for sampled in backend.collect():
+            assert sampled.tokens == ()
+            scores += sampled.scored
+    return scores
+
+
+def near(scores: Iterable[RowLogprobs]) -> list[object]:
+    return [pytest.approx((row.logprob, *(logprob for _, logprob in row.top)), abs=1e-3) for row in scores]
+
+
+def flat(scores: Iterable[RowLogprobs]) -> list[tuple[float, ...]]:
+    return [(row.logprob, *(logprob for _, logprob in row.top)) for row in scores]
+
+
+def test_scores_do_not_depend_on_how_the_prompt_is_cut(backend: Backend) -> None:
+    tokens = text(70)
+    run(backend, Plan(begins=(job(1, tokens, n_prompt_logprobs=3),)))
+    whole = scores_of(backend, 1, 0, tokens[:64], [])
+    assert len(whole) == 63
+    assert all(len(row.top) == 3 for row in whole)
+    for cuts in ([1, 2, 33], [10, 40, 50]):
+        run(backend, Plan(truncations=(Truncation(0, 0),)))
+        assert flat(scores_of(backend, 1, 0, tokens[:64], cuts)) == near(whole)
+
+
+def test_the_last_chunk_is_scored_and_sampled_beside_who_decodes_and_who_is_scored(backend: Backend) -> None:
+    tokens, other = text(40), text(30, 2)
+    run(backend, Plan(begins=(job(1, tokens, n_prompt_logprobs=1), job(2, other, n_prompt_logprobs=2))))
+    alone, other_alone = scores_of(backend, 1, 0, tokens, []), scores_of(backend, 2, 2, other, [])
+    run(backend, Plan(truncations=(Truncation(0, 0), Truncation(2, 0))))
+    answer, decoded = answer_alone(backend, tokens, 2), answer_alone(backend, text(20, 5), 2)
+    ((token,),) = run(backend, Plan(begins=(job(3, text(20, 5)),), spans=(span(3, 1, 0, text(20, 5)),)))
+    backend.launch(
+        Plan(
+            spans=(
+                Span(1, 0, 0, array("i", tokens), 1, scored=array("i", tokens[1:])),
+                span(3, 1, 20, [token]),
+                Span(2, 2, 0, array("i", other[:20]), 0, scored=array("i", other[1:21])),
+                span(2, 3, 0, text(9, 3), 0),
+            )
+        )
+    )
+    first, second, third = backend.collect()
+    assert first.tokens == (answer[0],)
+    assert flat(first.scored) == near(alone)
+    assert (token, *second.tokens) == tuple(decoded)
+    assert second.scored == ()
+    assert third.tokens == ()
+    assert flat(third.scored) == near(other_alone[:20])
+    assert go_on(backend, 1, 0, 40, answer[0], 1) == answer[1:]
+
+
+def test_a_prompt_saved_in_its_middle_is_scored_on_in_another_slot(backend: Backend) -> None:
+    tokens = text(50)
+    run(backend, Plan(begins=(job(1, tokens, n_prompt_logprobs=2),)))
+    alone = scores_of(backend, 1, 0, tokens, [])
+    run(backend, Plan(truncations=(Truncation(0, 0),)))
+    backend.launch(Plan(spans=(Span(1, 0, 0, array("i", tokens[:21]), 0, scored=array("i", tokens[1:22])),)))
+    (began,) = backend.collect()
+    run(backend, Plan(begins=(job(2, text(60, 3)),), saves=(Save(1, 0),), spans=(span(2, 0, 0, text(60, 3), 0),)))
+    rest = Span(1, 3, 21, array("i", tokens[21:]), 0, scored=array("i", tokens[22:]))
+    backend.launch(Plan(restores=(Restore(1, 3),), spans=(rest,)))
+    (ended,) = backend.collect()
+    assert flat([*began.scored, *ended.scored]) == near(alone)
+
+
 def test_to_end_twice_or_a_stranger_does_no_harm(backend: Backend) -> None:
     alone = answer_alone(backend, text(20), 2)
     run(backend, Plan(ends=(900, 900, 12345)))
@@ -237,6 +313,33 @@ def test_a_scheduler_answers_everybody_as_if_alone(backend: Backend) -> None:
                 n_cached += emission.n_cached if emission.finish else 0
         assert [answers[number] for number in range(len(prompts))] == alone
     assert n_cached > 600
+
+
+def test_a_scheduler_scores_everybody_as_if_alone(backend: Backend) -> None:
+    """Beside others, more rows than a step has, the second time on slots that hold the very prompts."""
+    prompts = [[*text(90), 3 + seed] for seed in range(4)] + [text(5), text(1)]
+    scored_alone = []
+    for number, tokens in enumerate(prompts):
+        run(backend, Plan(begins=(job(900 + number, tokens, n_prompt_logprobs=1),)))
+        scored_alone.append(near(scores_of(backend, 900 + number, 0, tokens, [50] if len(tokens) > 50 else [])))
+        run(backend, Plan(truncations=(Truncation(0, 0),), ends=(900 + number,)))
+    scheduler = Scheduler.for_backend(backend, is_checked=True)
+    for n_max in (0, 1):
+        scores: list[list[RowLogprobs]] = [[] for _ in prompts]
+        for number, tokens in enumerate(prompts):
+            scheduler.add(job(10 * number + n_max, tokens, n_max, n_prompt_logprobs=1), 0.0)
+            scheduler.add(job(10 * number + 5 + n_max, tokens, n_max), 0.0)
+        n_tokens = 0
+        while (plan := scheduler.plan(0.0)) is not None:
+            backend.launch(plan)
+            for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+                assert emission.finish in (None, "length")
+                n_tokens += len(emission.tokens)
+                if emission.job_id % 10 < 5:
+                    scores[emission.job_id // 10] += emission.prompt_logprobs
+                    assert emission.n_cached == 0
+        assert n_tokens == 2 * len(prompts) * n_max
+        assert [flat(rows) for rows in scores] == scored_alone
 
 
 @pytest.mark.parametrize("name", ["tiny_llama", "tiny_swa", "tiny_hybrid"])

@@ -1,5 +1,6 @@
 """Laws of a reply: what is told of tokens, in which order, and how it is counted."""
 
+from array import array
 from itertools import pairwise
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.core.errors import GenerationFailed
-from llamahost.core.events import Delta, Event, Finished, Started, Timings
+from llamahost.core.events import Delta, Echoed, Event, Finished, Likely, PromptLogprob, Started, Timings
 from llamahost.core.work import Emission, RowLogprobs, Times
+from llamahost.text.echo import Echo
 from llamahost.text.reply import Reply
 from llamahost.text.splitter import Segment
 from tests.text.vocabulary import BOS, EOS, TURN, ByteVocabulary
@@ -46,12 +48,46 @@ def test_started_comes_with_the_first_token_even_if_it_shows_nothing() -> None:
 
 
 def test_an_echo_comes_first_and_is_no_part_of_the_answer() -> None:
-    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, stop=("b",), echo="a bee ")
+    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, stop=("b",), echo=Echo("a bee "))
     assert reply.feed(Emission(1)) == []
     events = reply.feed(Emission(1, ids("ab")))
-    assert events[:2] == [Started(0, "m", 3, 0), Delta(0, "a bee ")]
-    assert text_of(events) == "a bee a"  # a stop string in the prompt ends nothing
+    assert events[:2] == [Started(0, "m", 3, 0), Echoed(0, "a bee ")]
+    assert text_of(events) == "a"  # a stop string in the prompt ends nothing
     assert end_of(events).usage.n_generated == 2
+
+
+SCORED = Echo("hé", array("i", [104, 0xC3, 0xA9]), array("i", [0, 1, 1]))
+
+
+def test_a_scored_prompt_is_told_as_its_scores_come() -> None:
+    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, echo=SCORED)
+    first = reply.feed(Emission(1, prompt_logprobs=(RowLogprobs(-1.0, ((104, -0.5),)),)))
+    assert first == [
+        Started(0, "m", 3, 0),
+        Echoed(
+            0,
+            "h",
+            (PromptLogprob(104, b"h", 0, None), PromptLogprob(0xC3, b"\xc3", 1, -1.0, (Likely(104, b"h", -0.5),))),
+        ),
+    ]
+    assert reply.feed(Emission(1)) == []
+    rest = reply.feed(Emission(1, ids("a"), prompt_logprobs=(RowLogprobs(-2.0),)))
+    assert rest == [Echoed(0, "é", (PromptLogprob(0xA9, b"\xa9", 1, -2.0),)), Delta(0, "a", n_tokens=1)]
+
+
+def test_a_scored_prompt_of_one_token_is_told_without_a_score() -> None:
+    echo = Echo("h", array("i", [104]), array("i", [0]))
+    for emission in (Emission(1, ids("a")), Emission(1, finish="length")):
+        reply = Reply(0, model="m", n_prompt=1, vocabulary=VOCABULARY, echo=echo)
+        assert reply.feed(emission)[1] == Echoed(0, "h", (PromptLogprob(104, b"h", 0, None),))
+
+
+def test_scores_alone_show_no_text() -> None:
+    echo = Echo("", SCORED.tokens, SCORED.offsets)
+    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, echo=echo)
+    events = told(reply, Emission(1, ids("a"), prompt_logprobs=(RowLogprobs(-1.0), RowLogprobs(-2.0)), finish="length"))
+    assert [event.text for event in events if isinstance(event, Echoed)] == [""]
+    assert text_of(events) == "a"
 
 
 def test_an_answer_of_nothing_has_a_start_and_an_end() -> None:
