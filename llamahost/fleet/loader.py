@@ -75,7 +75,7 @@ def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]
     header = read_metadata(spec.path)
     _refuse_what_generates_nothing(spec.path, header)
     source = given_source(spec)
-    model = Model.open(spec.path, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
+    model = Model.open(spec.path, header=header, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
     try:
         backend, shape = _open_backend(spec, model, machine)
         try:
@@ -180,7 +180,12 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
 
 
 def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
-    n_threads = spec.n_threads or machine.n_threads
+    n_threads = min(spec.n_threads or machine.n_threads, machine.n_cpus)
+    if spec.n_threads and spec.n_threads > n_threads:
+        # More would wait for each other; and where the system grants no more, OpenMP ends the process.
+        logger.warning(
+            "%s: %d threads are asked for, and the process has %d CPUs", spec.name, spec.n_threads, n_threads
+        )
     return ContextOptions(
         n_ctx=shape.n_ctx,
         n_slots=shape.n_slots,

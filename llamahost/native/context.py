@@ -25,6 +25,8 @@ from llamahost.native.model import Model
 FlashAttention = Literal["auto", "on", "off"]
 
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+MAX_BATCH = 1 << 20
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
 _MIN_OUTPUTS = 64
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _BITS = {
@@ -67,8 +69,15 @@ class ContextOptions:
             raise LoadFailed(f"n_cells {self.cells} must hold one sequence of n_ctx {self.n_ctx}")
         if self.n_batch < self.n_slots:
             raise LoadFailed(f"n_batch {self.n_batch} must hold a token of each of the {self.n_slots} slots")
-        if self.n_ubatch < 1:
-            raise LoadFailed(f"n_ubatch must be at least 1, not {self.n_ubatch}")
+        for name, value, low, high in (
+            ("n_batch", self.n_batch, 1, MAX_BATCH),
+            ("n_ubatch", self.n_ubatch, 1, MAX_BATCH),
+            ("n_threads", self.n_threads, 0, MAX_THREADS),
+            ("n_threads_batch", self.n_threads_batch, 0, MAX_THREADS),
+            ("n_rows", self.rows, 1, MAX_BATCH),
+        ):
+            if not low <= value <= high:  # beyond 32 bits ctypes would cut them silently
+                raise LoadFailed(f"{name} must be between {low} and {high}, not {value}")
         for kind in (self.kv_type_k, self.kv_type_v):
             if kind not in TENSOR_TYPES:
                 raise LoadFailed(f"unknown KV type `{kind}`; the known ones are {', '.join(TENSOR_TYPES)}")

@@ -1,6 +1,7 @@
 """Read the header of a GGUF file within bounds. Knows the format; needs no C and trusts no length that it reads.
 
-It comes before the C loader: a file that is not what it says is refused here with a reason that names the place.
+It comes before the C loader: a file that is not what it says is refused here with a reason that names the place, and
+so is one that would end the process there (`gguf_laws`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamahost.core.errors import LoadFailed
+from llamahost.native.gguf_laws import Claims, Tensor, fault_of
 
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 1 << 20
 _MAX_KEY_BYTES = 1 << 16
 _MAX_STRING_BYTES = 1 << 26
 _MAX_ITEMS = 1 << 24
+_MAX_TOKENS = 1 << 21  # the largest vocabularies have a quarter of a million
 _MAX_DEPTH = 2
 _MAX_DIMENSIONS = 8
 _KEPT_ITEMS = 4096  # longer arrays (the vocabulary) are walked, so that a lie is found, and not kept
@@ -28,6 +31,7 @@ _SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_TOKENS = "tokenizer.ggml.tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,24 @@ class _Reader:
             raise self._ends_within(what, at - self._at)
         self._at = at
 
+    @property
+    def at(self) -> int:
+        return self._at
+
+    def strings(self, at: int) -> list[bytes]:
+        """Those of an array of strings that was read there before; nothing of an array of anything else."""
+        data, found = self._data, []
+        kind, n = struct.unpack_from("<IQ", data, at)
+        if n > _MAX_TOKENS:
+            raise self.fail(f"its vocabulary claims {n} tokens")
+        at += 12
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(n if kind == _STRING else 0):
+            start = at + 8
+            at = start + unpack(data, at)[0]
+            found.append(data[start:at])
+        return found
+
     def number(self, form: str, what: str) -> int:
         return int(struct.unpack(form, self.take(struct.calcsize(form), what))[0])
 
@@ -146,21 +168,21 @@ def _array(reader: _Reader, what: str, depth: int) -> object:
     return [_value(reader, kind, what, depth + 1) for _ in range(n)]
 
 
-def _tensor_elements(reader: _Reader, index: int) -> int:
+def _tensor(reader: _Reader, index: int) -> Tensor:
     what = f"tensor {index}"
     name = reader.string(f"the name of {what}", _MAX_KEY_BYTES)
     n_dimensions = reader.number("<I", what)
     if n_dimensions > _MAX_DIMENSIONS:
         raise reader.fail(f"tensor `{name}` claims {n_dimensions} dimensions")
     shape = struct.unpack(f"<{n_dimensions}Q", reader.take(8 * n_dimensions, what))
-    reader.number("<I", what)
+    kind = reader.number("<I", what)
     offset = reader.number("<Q", what)
     elements: int = math.prod(shape)
     if offset > reader.n_bytes:
         raise reader.fail(f"tensor `{name}` lies beyond the end of the file; is the download complete?")
     if elements > reader.n_bytes * 64:  # no type stores an element in less than an eighth of a bit
         raise reader.fail(f"tensor `{name}` claims {elements} elements")
-    return elements
+    return Tensor(name, shape, kind, offset)
 
 
 def read_metadata(path: Path) -> GgufHeader:
@@ -187,11 +209,33 @@ def _read(reader: _Reader) -> GgufHeader:
     if n_tensors > _MAX_TENSORS or n_keys > _MAX_KEYS:
         raise reader.fail(f"it claims {n_tensors} tensors and {n_keys} keys")
     metadata: dict[str, object] = {}
+    tokens_at = 0
     for index in range(n_keys):
         key = reader.string(f"key {index}", _MAX_KEY_BYTES)
+        if key in metadata:
+            raise reader.fail(f"it has the key `{key}` twice")
         kind = reader.number("<I", f"`{key}`")
+        if key == _TOKENS and kind == _ARRAY:
+            tokens_at = reader.at
         metadata[key] = _value(reader, kind, f"`{key}`")
-    n_params = sum(_tensor_elements(reader, index) for index in range(n_tensors))
-    return GgufHeader(
-        version=version, metadata=metadata, n_tensors=n_tensors, n_params=n_params, n_bytes=reader.n_bytes
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise reader.fail(f"its alignment is {alignment!r:.40}")
+    tensors = [_tensor(reader, index) for index in range(n_tensors)]
+    header = GgufHeader(
+        version=version,
+        metadata=metadata,
+        n_tensors=n_tensors,
+        n_params=sum(math.prod(tensor.shape) for tensor in tensors),
+        n_bytes=reader.n_bytes,
     )
+    claims = Claims(
+        architecture=header.architecture,
+        metadata=metadata,
+        tensors=tensors,
+        data_at=-(-reader.at // alignment) * alignment,
+        tokens=lambda: reader.strings(tokens_at) if tokens_at else (),
+    )
+    if fault := fault_of(claims):
+        raise reader.fail(fault)
+    return header

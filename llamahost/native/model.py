@@ -50,11 +50,15 @@ class Model:
         cls,
         path: Path,
         *,
+        header: GgufHeader | None = None,
         n_gpu_layers: int = _ALL_LAYERS,
         on_progress: Callable[[float], None] | None = None,
     ) -> Model:
-        """Load the file; `on_progress` hears fractions from this thread. Raises LoadFailed."""
-        header = read_metadata(path)
+        """Load the file, whose `header` need not be read again; `on_progress` hears fractions from this thread.
+
+        Raises LoadFailed.
+        """
+        header = header or read_metadata(path)
         if not header.architecture:
             raise LoadFailed(f"{path} names no architecture (general.architecture)")
         loaded = library()
