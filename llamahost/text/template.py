@@ -11,7 +11,7 @@ from datetime import datetime
 
 from llamahost.core.errors import TemplateFailed
 from llamahost.core.messages import Continued, Message, Text, Tool
-from llamahost.text.template_bridge import bridged
+from llamahost.text.template_bridge import WriteCalls, bridged, in_generic_form
 from llamahost.text.template_facts import Facts, ends_in_reasoning, probe
 from llamahost.text.template_sandbox import bounded_range, environment_at, joined
 from llamahost.text.template_tools import schema, value_of
@@ -80,10 +80,14 @@ class Template:
         add_generation_prompt: bool = True,
         continued: Continued = "no",
         options: Mapping[str, object] | None = None,
+        is_generic: bool | None = None,
+        write_calls: WriteCalls = in_generic_form,
     ) -> str:
         """The prompt of this conversation; `options` are what the user hands to the template by name.
 
-        With `continued`, it ends within the last message: where its text, or its reasoning, does.
+        With `continued`, it ends within the last message: where its text, or its reasoning, does. Tools are told in the
+        generic form or in the template's own, which None leaves to whether it has one; in its own, `write_calls` says
+        the calls of earlier turns that the template leaves out.
         """
         if self.tool_use is not None and tools:
             return self.tool_use.render(
@@ -93,8 +97,13 @@ class Template:
                 add_generation_prompt=add_generation_prompt,
                 continued=continued,
                 options=options,
+                is_generic=is_generic,
+                write_calls=write_calls,
             )
-        turns = [self._spoken(message) for message in bridged(messages, tools, self.facts)]
+        if is_generic is None:
+            is_generic = not self.facts.native_tools
+        known = bridged(messages, tools, self.facts, is_generic=is_generic, write_calls=write_calls)
+        turns = [self._spoken(message) for message in known]
         if continued != "no":
             _leave_open(turns[-1], continued)
             add_generation_prompt = False
@@ -105,7 +114,7 @@ class Template:
             **plain(options or {}),
             **self._effort(options or {}),
             "messages": turns,
-            "tools": self._tools(tools),
+            "tools": self._tools(() if is_generic else tools),
             "add_generation_prompt": add_generation_prompt,
         }
         try:
@@ -131,7 +140,7 @@ class Template:
             return None
 
     def _tools(self, tools: Sequence[Tool]) -> list[dict[str, object]] | None:
-        if tools and self.facts.native_tools:
+        if tools and self.facts.tools:
             return [plain(schema(tool)) for tool in tools]
         return [] if self.facts.no_tools_is_empty else None
 

@@ -6,7 +6,7 @@ Only what the probe found missing is rewritten; a conversation that the template
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from llamahost.core.messages import Message, Part, Text, Tool, ToolCall
@@ -16,12 +16,25 @@ from llamahost.text.template_tools import call_text, described, result_text
 _BETWEEN = Text("\n\n")
 
 
-def bridged(messages: Sequence[Message], tools: Sequence[Tool], facts: Facts) -> list[Message]:
-    """The conversation in turns that the template knows; with `native_tools` it is handed the tools itself."""
+WriteCalls = Callable[[Sequence[ToolCall]], str]
+"""The calls of one turn as the model writes them."""
+
+
+def in_generic_form(calls: Sequence[ToolCall]) -> str:
+    return "\n".join(call_text(call.name, call.arguments) for call in calls)
+
+
+def bridged(
+    messages: Sequence[Message], tools: Sequence[Tool], facts: Facts, *, is_generic: bool, write_calls: WriteCalls
+) -> list[Message]:
+    """The conversation in turns that the template knows. Tools that it describes itself are not described here.
+
+    In the generic form all of tools is text; in the template's own, what it cannot say of them.
+    """
     turns = [message if facts.developer else _no_developer(message) for message in messages]
     turns = _named(turns)
-    if not facts.native_tools:
-        turns = _with_described(_in_words(turns), tools)
+    if is_generic or not facts.calls:
+        turns = [_with_written_calls(turn, in_generic_form if is_generic else write_calls) for turn in turns]
     else:
         if not facts.parallel_calls:
             turns = list(_one_by_one(turns))
@@ -29,6 +42,10 @@ def bridged(messages: Sequence[Message], tools: Sequence[Tool], facts: Facts) ->
             turns = [_with_short_ids(turn) for turn in turns]
         if not facts.calls_beside_reasoning:
             turns = [_with_content_as_reasoning(turn) for turn in turns]
+    if is_generic or not facts.results:
+        turns = _results_told(turns)
+    if tools and (is_generic or not facts.tools):
+        turns = _with_described(turns, described(tools, "" if is_generic else facts.call_example))
     if not facts.later_system:
         turns = _one_system(turns)
     if not facts.system:
@@ -52,31 +69,32 @@ def _named(turns: Iterable[Message]) -> list[Message]:
     return found
 
 
-def _in_words(turns: Iterable[Message]) -> list[Message]:
-    """Calls as the assistant's text, and results as the user's; those that follow each other are one turn."""
+def _with_written_calls(turn: Message, write_calls: WriteCalls) -> Message:
+    if not turn.tool_calls:
+        return turn
+    calls = Text(write_calls(turn.tool_calls))
+    return replace(turn, parts=(*turn.parts, _BETWEEN, calls) if turn.text else (calls,), tool_calls=())
+
+
+def _results_told(turns: Iterable[Message]) -> list[Message]:
+    """Results as the user's words; those that follow each other are one turn."""
     found: list[Message] = []
     is_result = False  # what was found last
     for turn in turns:
         was_result, is_result = is_result, turn.role == "tool"
-        if turn.role == "tool":
-            told = Text(result_text(turn.name, turn.text))
-            if was_result:
-                found[-1] = replace(found[-1], parts=(*found[-1].parts, Text("\n"), told))
-            else:
-                found.append(Message(role="user", parts=(told,)))
-        elif turn.tool_calls:
-            calls = Text("\n".join(call_text(call.name, call.arguments) for call in turn.tool_calls))
-            parts = (*turn.parts, _BETWEEN, calls) if turn.text else (calls,)
-            found.append(replace(turn, parts=parts, tool_calls=()))
-        else:
+        if not is_result:
             found.append(turn)
+            continue
+        told = Text(result_text(turn.name, turn.text))
+        if was_result:
+            found[-1] = replace(found[-1], parts=(*found[-1].parts, Text("\n"), told))
+        else:
+            found.append(Message(role="user", parts=(told,)))
     return found
 
 
-def _with_described(turns: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    if not tools:
-        return list(turns)
-    told = Text(described(tools))
+def _with_described(turns: Sequence[Message], description: str) -> list[Message]:
+    told = Text(description)
     if turns and turns[0].role in ("system", "developer"):
         return [replace(turns[0], parts=_joined(turns[0].parts, (told,))), *turns[1:]]
     return [Message(role="system", parts=(told,)), *turns]

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llamahost.text.template_tools import EXAMPLE, value_of
+
 Turn = dict[str, object]
 Draw = Callable[[Sequence[Turn], Sequence[Mapping[str, object]] | None, Mapping[str, object]], str | None]
 """Renders turns with tools and options, to the text or None if the template raised."""
@@ -48,6 +50,7 @@ class Facts:
     calls: bool = False  # of earlier turns, with their arguments
     results: bool = False
     parallel_calls: bool = False  # several in one turn
+    call_example: str = ""  # how a call is written, where calls are told and tools are not described
     text_arguments: bool = False  # arguments as JSON text, not as an object
     any_call_id: bool = True  # otherwise only of nine letters and digits
     bare_calls: Bare = "missing"  # the content of a turn of calls alone
@@ -82,6 +85,7 @@ class Facts:
 
 _USER, _SYSTEM, _ANSWER, _AGAIN, _RESULT = "zqUser", "zqSystem", "zqAnswer", "zqAgain", "zqResult"
 _NAME, _OTHER, _THIRD, _KEY, _VALUE, _THOUGHT = ("zq_look", "zq_hear", "zq_feel", "zq_city", "zqKoeln", "zqThought")
+_WORD = "zqWord"  # no value of any option
 _SHORT_IDS, _LONG_IDS = ("zqcall001", "zqcall002"), ("call_zq_1_longer", "call_zq_2_longer")
 _TOOLS: dict[str, dict[str, object]] = {
     name: {
@@ -108,6 +112,7 @@ _SWITCHES = (
     Switch("reasoning_effort", "high", "no_think"),
     Switch("thinking_budget", -1, 0),
 )
+_CLOSED = {"add_generation_prompt": False}
 _EFFORTS = ("reasoning_effort", "thinking_effort", "reasoning_strength")
 _LEVELS = ("none", "no_think", "minimal", "low", "medium", "high", "xhigh", "max")
 _TAG_BEFORE = re.compile(r"(<[^<>\s]{1,40}>|\[[A-Z_]{1,40}\])\s*$")
@@ -172,7 +177,8 @@ class _Asker:
             no_tools_is_empty=self._none is not None,
             tools=tools,
             calls=calls,
-            results=calls and self._called([_NAME], _RESULT),
+            results=self._told(self._calling([_NAME]), _RESULT, tools=[_THIRD]),
+            call_example=self._call_example() if calls and not tools else "",
             parallel_calls=calls and self._called([_NAME, _OTHER], _RESULT, _AGAIN),
             text_arguments=self._text_arguments,
             any_call_id=not calls or self._called([_NAME], ids=_LONG_IDS),
@@ -237,8 +243,21 @@ class _Asker:
                 is_odd = f"'{_KEY}'" in told or f'\\"{_KEY}' in told or "None" in told
                 if _NAME in told and _VALUE in told and not is_odd:
                     return True
-        self._text_arguments, self._bare = False, "missing"
+        self._text_arguments, self._bare = False, "empty"  # the least that can go wrong, to ask for results
         return False
+
+    def _call_example(self) -> str:
+        """What stands where a plain answer would, up to what follows both."""
+        user = self._said("user", _USER)
+        name, arguments = EXAMPLE
+        function = {"name": name, "arguments": arguments if self._text_arguments else value_of(arguments)}
+        call = {"id": _SHORT_IDS[0], "type": "function", "function": function}
+        turn = {**self._calling([_NAME])[1], "tool_calls": [call]}
+        plain = self._drawn([user, self._said("assistant", _ANSWER)], _CLOSED) or ""
+        drawn = self._drawn([user, turn], _CLOSED) or ""
+        ending = plain.partition(_ANSWER)[2]
+        at = next((k for k, (a, b) in enumerate(zip(plain, drawn, strict=False)) if a != b), len(drawn))
+        return drawn[at:].removesuffix(ending).strip()
 
     def _switch(self) -> Switch | None:
         turns = [self._said("user", _USER)]
@@ -246,7 +265,8 @@ class _Asker:
             if switch.name in self._source:
                 on = self._drawn(turns, {switch.name: switch.on})
                 off = self._drawn(turns, {switch.name: switch.off})
-                if on is not None and off is not None and on != off:
+                is_echoed = _WORD in (self._drawn(turns, {switch.name: _WORD}) or "")
+                if on is not None and off is not None and on != off and not is_echoed:
                     return switch
         return None
 
@@ -274,7 +294,7 @@ class _Asker:
             if _THOUGHT in drawn:
                 kept = "in_calls"
             else:
-                drawn = self._drawn(answered, {"add_generation_prompt": False}) or ""
+                drawn = self._drawn(answered, _CLOSED) or ""
         before, found, after = drawn.partition(_THOUGHT)
         opening, closing = _TAG_BEFORE.search(before), _TAG_AFTER.search(after)
         return kept, (opening[1], closing[1]) if found and opening and closing else None

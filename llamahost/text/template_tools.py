@@ -13,19 +13,23 @@ from llamahost.core.messages import Tool
 
 CALL = ("<tool_call>", "</tool_call>")
 RESULT = ("<tool_response>", "</tool_response>")
+EXAMPLE = ("name_of_function", '{"name_of_argument": "value"}')
+"""A call to show the form with: its name and its arguments."""
 
-_DESCRIPTION = f"""\
+_DESCRIPTION = """\
 You may call functions to answer. These are there, each with the JSON Schema of its arguments:
 <tools>
-{{tools}}
+{tools}
 </tools>
 
-To call a function, write a JSON object with its name and its arguments between tags, and nothing after it:
-{CALL[0]}
-{{{{"name": "<function>", "arguments": {{{{"<argument>": "<value>"}}}}}}}}
-{CALL[1]}
-For several calls, write one such block after the other. The results come between {RESULT[0]} and {RESULT[1]}; answer \
-with their help. Where no function is needed, answer in plain words."""
+To call a function, write the call as here, with the function's name and its arguments, and nothing after it:
+{example}
+{ending} Where no function is needed, answer in plain words."""
+_GENERIC_ENDING = (
+    "For several calls, write one such block after the other. "
+    f"The results come between {RESULT[0]} and {RESULT[1]}; answer with their help."
+)
+_OWN_ENDING = "The results come back; answer with their help."
 
 
 def schema(tool: Tool) -> dict[str, object]:
@@ -37,9 +41,13 @@ def schema(tool: Tool) -> dict[str, object]:
     return {"type": "function", "function": function}
 
 
-def described(tools: Sequence[Tool]) -> str:
-    """What the system tells of the tools."""
-    return _DESCRIPTION.format(tools="\n".join(json.dumps(schema(tool), ensure_ascii=False) for tool in tools))
+def described(tools: Sequence[Tool], example: str = "") -> str:
+    """What the system tells of the tools; `example` is a call in the model's own form, if it has one."""
+    return _DESCRIPTION.format(
+        tools="\n".join(json.dumps(schema(tool), ensure_ascii=False) for tool in tools),
+        example=example or call_text(*EXAMPLE),
+        ending=_OWN_ENDING if example else _GENERIC_ENDING,
+    )
 
 
 def call_text(name: str, arguments: str) -> str:
