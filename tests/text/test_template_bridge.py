@@ -13,7 +13,8 @@ from tests.text.conversations import ASKED, BYE, CALL, HELLO, HI, LATE, OTHER, R
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 NO_SYSTEM = "{% for m in messages if m.role == 'system' %}{{ raise_exception('no system') }}{% endfor %}"
 FIRST_SYSTEM = (
-    "{% for m in messages if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
+    "{% endfor %}"
 )
 KNOWN_ROLES = "{% for m in messages if m.role not in ['user', 'assistant'] %}{{ raise_exception('role') }}{% endfor %}"
 ALTERNATE = (
