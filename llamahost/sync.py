@@ -64,6 +64,7 @@ class CompletionOptions(Options, total=False):
 
     echo: bool
     n_prompt_logprobs: int | None
+    suffix: str
 
 
 class Stream(Generic[Result]):
@@ -234,6 +235,7 @@ class Host:
             model=given.get("model", ""),
             echo=given.get("echo", False),
             n_prompt_logprobs=given.get("n_prompt_logprobs"),
+            suffix=given.get("suffix", ""),
             generation=_generation_of(given),
         )
         return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)

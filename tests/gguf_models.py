@@ -32,6 +32,9 @@ SPECIALS = ("<|endoftext|>", "<|begin|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """User-defined tokens, ids 4-7: they are read whole, and they show."""
 
+FIM_MARKERS = ("<before>", "<after>", "<between>")
+"""Control tokens, ids 4-6 in the markers' place, of a model that fills in."""
+
 EOS, BOS, IM_START, IM_END = range(4)
 N_SPECIAL = len(SPECIALS) + len(MARKERS)
 MIN_VOCAB = N_SPECIAL + 256
@@ -78,10 +81,16 @@ def _merges() -> Iterator[tuple[str, str]]:
     return chain(pairs, triples, fours)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int, *, has_fim: bool) -> None:
     merges = list(islice(_merges(), n_vocab - MIN_VOCAB))
-    tokens = [*SPECIALS, *MARKERS, *byte_spellings(), *(a + b for a, b in merges)]
-    types = [_CONTROL] * len(SPECIALS) + [_USER_DEFINED] * len(MARKERS)
+    markers: tuple[str, ...] = MARKERS
+    n_controls = len(SPECIALS)
+    if has_fim:
+        markers, n_controls = (*FIM_MARKERS, *MARKERS[len(FIM_MARKERS) :]), n_controls + len(FIM_MARKERS)
+        for k, name in enumerate(("pre", "suf", "mid")):
+            writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", len(SPECIALS) + k)
+    tokens = [*SPECIALS, *markers, *byte_spellings(), *(a + b for a, b in merges)]
+    types = [_CONTROL] * n_controls + [_USER_DEFINED] * (N_SPECIAL - n_controls)
     types += [_NORMAL] * (n_vocab - N_SPECIAL)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -218,6 +227,8 @@ def write_model(
     dtype: DType = "f32",
     name: str | None = None,
     seed: int = 0,
+    has_fim: bool = False,
+    metadata: Mapping[str, float | str] | None = None,
 ) -> Path:
     """Write a GGUF file of the architecture to `path`; equal arguments make equal bytes."""
     if n_vocab < MIN_VOCAB:
@@ -236,7 +247,14 @@ def write_model(
     writer = gguf.GGUFWriter(path, _NAMES[architecture])
     writer.add_name(name or f"tiny {architecture}")
     _add_sizes(writer, architecture, s)
-    _add_tokenizer(writer, n_vocab)
+    _add_tokenizer(writer, n_vocab, has_fim=has_fim)
+    for key, value in (metadata or {}).items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, int):
+            writer.add_int32(key, value)
+        else:
+            writer.add_float32(key, value)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     weights = _Weights(writer, seed, dtype)

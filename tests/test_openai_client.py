@@ -17,6 +17,7 @@ from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.ops.metrics import Metrics
 from tests.api.sockets import Client, listening
+from tests.gguf_models import write_model
 
 LIMIT_S = 60.0
 
@@ -135,6 +136,18 @@ def test_a_prompt_is_scored_as_evaluation_harnesses_ask_for_it(tiny_llama: Path)
             assert sum(part.logprobs is not None for part in parts) > 2  # as it is computed, not all at the end
 
     ask(tiny_llama, law)
+
+
+def test_what_is_missing_between_a_prompt_and_a_suffix_is_filled_in(model_folder: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        filled = await client.completions.create(prompt="def f(", suffix="):\n    pass", **GREEDY)
+        spelled = await client.completions.create(prompt="<before>def f(<after>):\n    pass<between>", **GREEDY)
+        assert filled.choices[0].text == spelled.choices[0].text
+        assert filled.usage is not None
+        assert spelled.usage is not None
+        assert filled.usage.prompt_tokens == spelled.usage.prompt_tokens
+
+    ask(write_model(model_folder / "fills-in-too.gguf", has_fim=True), law)
 
 
 def test_best_of_is_the_likeliest_of_so_many(tiny_llama: Path) -> None:

@@ -109,13 +109,12 @@ def parse_chat(body: ChatBody) -> ChatRequest:
 
 def parse_completion(body: CompletionBody) -> CompletionRequest:
     """Raises InvalidRequest with the field's path."""
-    if body.suffix:
-        raise InvalidRequest("`suffix` is not served by this version", param="suffix")
     return CompletionRequest(
         prompts=_prompts(body.prompt),
         model=body.model or "",
         echo=bool(body.echo),
         n_prompt_logprobs=body.logprobs if body.echo else None,
+        suffix=body.suffix or "",
         output=_output(body),
         generation=_best_of(body, _generation(body, body.logprobs)),
     )

@@ -298,13 +298,14 @@ class CompletionRequest:
 
     With `echo`, each answer begins with its prompt's text, which counts no tokens. With `n_prompt_logprobs`, each token
     of the prompt but the first is told with its logprob and so many of the likeliest in its place: all of the prompt is
-    then computed anew, for each answer.
+    then computed anew, for each answer. With `suffix`, the answer is what stands between the prompt and that.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
     model: str = ""
     echo: bool = False
     n_prompt_logprobs: int | None = None
+    suffix: str = ""
     output: Output = field(default_factory=Output)
     generation: Generation = field(default_factory=Generation)
 
@@ -313,3 +314,5 @@ class CompletionRequest:
             raise InvalidRequest(f"at most 20 logprobs a token, not {self.n_prompt_logprobs}", param="logprobs")
         if not self.prompts:
             raise InvalidRequest("prompt must hold at least one prompt", param="prompt")
+        if self.suffix and self.n_prompt_logprobs is not None:
+            raise InvalidRequest("the logprobs of a prompt cannot be told where it has a suffix", param="suffix")

@@ -97,7 +97,10 @@ class Preparer:
         _served_output(request.output)
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
-        prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
+        if request.suffix:
+            prompts = [self._around(p, request.suffix) for p in request.prompts]
+        else:
+            prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
         return self._prepared(prompts, request.generation, "prompt", request)
 
     def render(self, request: ChatRequest) -> str:
@@ -146,15 +149,36 @@ class Preparer:
             self._known(tokens, "prompt")
         return array("i", tokens)
 
+    def _around(self, prefix: str | Sequence[int], suffix: str) -> Tokens:
+        """Prefix, suffix, middle: the order that models are trained in. What is text in them stays text."""
+        vocabulary = self.vocabulary
+        if vocabulary.fim_ids is None:
+            raise InvalidRequest(
+                f"`{self.model}` does not fill in: its vocabulary has no fill-in-the-middle tokens", param="suffix"
+            )
+        before, between, middle = vocabulary.fim_ids
+        tokens = array("i", [vocabulary.bos] if vocabulary.adds_bos and vocabulary.bos >= 0 else [])
+        tokens.append(before)
+        if isinstance(prefix, str):
+            tokens += vocabulary.encode(prefix, add_special=False, parse_special=False)
+        else:
+            tokens += self._given(prefix)
+        tokens.append(between)
+        tokens += vocabulary.encode(suffix, add_special=False, parse_special=False)
+        tokens.append(middle)
+        return tokens
+
     def _echo(self, request: CompletionRequest, number: int, tokens: Tokens) -> Echo | None:
-        """What is told again of this prompt, whose tokens these are."""
+        """What is told again of this prompt, whose tokens these are; nothing of what was put around it."""
         prompt = request.prompts[number]
         given = prompt if isinstance(prompt, str) else None
         if request.n_prompt_logprobs is not None:
             return scored_echo(self.vocabulary, tokens, given, is_shown=request.echo)
         if not request.echo:
             return None
-        return Echo(self.vocabulary.decode(tokens).decode("utf-8", "replace") if given is None else given)
+        if given is None:
+            given = self.vocabulary.decode(array("i", prompt)).decode("utf-8", "replace")  # type: ignore[arg-type] # tokens
+        return Echo(given)
 
     def _prepared(
         self,

@@ -262,4 +262,5 @@ def _n_chars_of_chat(request: ChatRequest) -> int:
 
 def _n_chars_of_completion(request: CompletionRequest) -> int:
     """Characters or tokens of the prompts, or what takes as long."""
-    return sum(map(len, request.prompts)) + N_ANSWER * len(request.prompts) * request.generation.n
+    n_each = len(request.suffix) + N_ANSWER * request.generation.n
+    return sum(map(len, request.prompts)) + n_each * len(request.prompts)

@@ -9,6 +9,7 @@ import ctypes
 from array import array
 from collections.abc import Iterable
 from itertools import compress, repeat
+from typing import Any
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.work import Tokens
@@ -31,6 +32,7 @@ class Vocab:
         self.bos: int = c.llama_vocab_bos(pointer)
         self.eos: int = c.llama_vocab_eos(pointer)
         self.adds_bos = bool(c.llama_vocab_get_add_bos(pointer))
+        self.fim_ids = _fim_ids(c, pointer)
         self.pieces, self.is_control, self.end_ids = _tables(library, pointer, self.n_tokens)
         self.suppressed = _suppressed(c, pointer)
 
@@ -95,6 +97,13 @@ def _long_piece(library: Library, pointer: int, token: int, room: int) -> bytes:
     buffer = ctypes.create_string_buffer(room)
     n = library.quick.token_to_piece(pointer, token, ctypes.addressof(buffer), room, 0, True)
     return buffer.raw[: max(n, 0)]
+
+
+def _fim_ids(c: Any, pointer: int) -> tuple[int, int, int] | None:
+    """The file's own or, by their spelling, those that llama.cpp knows; -1 is one that there is not."""
+    prefix, suffix = int(c.llama_vocab_fim_pre(pointer)), int(c.llama_vocab_fim_suf(pointer))
+    middle = int(c.llama_vocab_fim_mid(pointer))
+    return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
 
 
 def _suppressed(c: object, pointer: int) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ class Remembered:
         self.bos = vocabulary.bos
         self.eos = vocabulary.eos
         self.adds_bos = vocabulary.adds_bos
+        self.fim_ids = vocabulary.fim_ids
         self.n_chars_asked = 0
         self.n_chars_tokenised = 0
         self._vocabulary = vocabulary

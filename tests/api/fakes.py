@@ -109,13 +109,14 @@ class PreparingHost(FakeHost):
     """Refuses what a real one would: every request is made ready for a model of a few words before it is answered."""
 
     template: str = CHATML
+    vocabulary: ByteVocabulary = field(default_factory=ByteVocabulary)
 
     def _play(self, request: Request) -> AsyncGenerator[Event, None]:
         return self._prepare_and_play(request)
 
     async def _prepare_and_play(self, request: Request) -> AsyncGenerator[Event, None]:
         preparer = Preparer(
-            model="tiny", n_ctx=64, vocabulary=ByteVocabulary(), template=Template(self.template, bos="<s>")
+            model="tiny", n_ctx=64, vocabulary=self.vocabulary, template=Template(self.template, bos="<s>")
         )
         if isinstance(request, ChatRequest):
             preparer.chat(request)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.core.messages import CompletionRequest
 from tests.api.fakes import PreparingHost, app_of, client_of, run
 
 SERVED: dict[str, Any] = {
@@ -104,7 +105,7 @@ REFUSED_CHAT: dict[str, tuple[Any, str]] = {
     "web_search_options": ({}, "web_search_options"),
     "top_logprobs": (3, "top_logprobs"),  # refused alone; with logprobs it is served
 }
-REFUSED_COMPLETION: dict[str, tuple[Any, str]] = {"suffix": ("x", "suffix")}
+REFUSED_COMPLETION: dict[str, tuple[Any, str]] = {"suffix": ("x", "suffix")}  # served where the model fills in
 
 ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
@@ -174,6 +175,18 @@ def test_the_table_holds_every_field_that_is_read(
     assert read - set(told) == set()
     known = {field for table in tables if table is not PASSED_OVER for field in table}
     assert known - read == set()
+
+
+def test_a_suffix_is_served_where_the_model_fills_in() -> None:
+    async def law() -> None:
+        host = PreparingHost()
+        host.vocabulary.fim_ids = (260, 261, 262)
+        async with client_of(app_of(host)) as client:
+            assert (await client.post("/v1/completions", json={"prompt": "x", "suffix": "y"})).status_code == 200
+        assert isinstance(host.requests[0], CompletionRequest)
+        assert host.requests[0].suffix == "y"
+
+    run(law)
 
 
 RAISING = "{{ raise_exception('Only Latin is spoken here') }}"

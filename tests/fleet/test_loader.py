@@ -148,6 +148,24 @@ class TestPreparer:
         with pytest.raises(ContextTooLong):
             preparer().complete(complete("x" * 100, max_tokens=0))
 
+    def test_a_suffix_stands_between_the_prompt_and_the_place_to_fill(self) -> None:
+        vocabulary = ByteVocabulary()
+        vocabulary.fim_ids = (260, 261, 262)
+        request = CompletionRequest(prompts=("a<|turn|>", (98, TURN)), suffix="z</s>", echo=True)
+        prepared = preparer(vocabulary=vocabulary).complete(request)
+        text, tokens = (job.tokens.tolist() for job in prepared.jobs)
+        suffix = [*b"z</s>"]  # what is text stays text: source code may well speak of control tokens
+        assert text == [BOS, 260, *b"a<|turn|>", 261, *suffix, 262]
+        assert tokens == [BOS, 260, 98, TURN, 261, *suffix, 262]
+        told = [reply.feed(Emission(1, (99,)))[1] for reply in prepared.replies]
+        assert told == [Echoed(0, "a<|turn|>"), Echoed(1, "b")]
+        with pytest.raises(InvalidRequest, match="fill-in-the-middle") as caught:
+            preparer().complete(request)
+        assert caught.value.param == "suffix"
+        with pytest.raises(InvalidRequest, match="suffix"):
+            CompletionRequest(prompts=("a",), suffix="z", n_prompt_logprobs=0)
+        assert preparer().complete(CompletionRequest(prompts=("a",), suffix="")).jobs[0].tokens.tolist() == [BOS, 97]
+
     def test_scores_of_the_prompt_are_asked_of_the_job_and_told_by_the_reply(self) -> None:
         request = CompletionRequest(prompts=("ab", (97, 98)), echo=True, n_prompt_logprobs=1)
         (text, tokens), (first, second) = (prepared := preparer().complete(request)).jobs, prepared.replies

@@ -53,6 +53,7 @@ def test_special_spellings_are_tokens_only_when_told(vocab: Vocab) -> None:
 
 def test_bos_is_added_when_told(vocab: Vocab) -> None:
     assert vocab.adds_bos
+    assert vocab.fim_ids is None
     assert vocab.encode("a", add_special=True, parse_special=False)[0] == vocab.bos == BOS
     assert vocab.encode("a", add_special=False, parse_special=False)[0] != BOS
 
@@ -94,3 +95,10 @@ def test_importing_llamahost_native_does_not_load_the_library() -> None:
 def test_the_library_is_loaded_once() -> None:
     assert library() is library()
     assert library().binding_version
+
+
+def test_a_model_that_fills_in_says_with_which_tokens(model_folder: Path) -> None:
+    with Model.open(write_model(model_folder / "fills-in.gguf", has_fim=True)) as model:
+        assert model.vocab.fim_ids == (4, 5, 6)
+        assert [model.vocab.pieces[token] for token in model.vocab.fim_ids] == [b"<before>", b"<after>", b"<between>"]
+        assert model.vocab.decode(array("i", [4, 5, 6])) == b""

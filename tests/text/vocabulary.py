@@ -21,6 +21,7 @@ class ByteVocabulary:
         self.bos = BOS if has_bos else -1
         self.eos = EOS
         self.adds_bos = adds_bos
+        self.fim_ids: tuple[int, int, int] | None = None
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         data = text.encode()
