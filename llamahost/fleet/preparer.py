@@ -25,6 +25,9 @@ from llamahost.text.template import Template
 MAX_ANSWERS = 1024
 """Of one request: prompts times n."""
 
+_STRIDE = 4096
+"""Tokens that are checked at once, in a fifth of a millisecond."""
+
 _job_ids = itertools.count(1)
 
 
@@ -144,10 +147,14 @@ class Preparer:
             raise InvalidRequest(f"the chat template of `{self.model}` does not know tools", param="tools")
 
     def _given(self, tokens: Sequence[int]) -> Tokens:
-        # In C where all is well: a hundred thousand tokens would take 10 ms one by one.
-        if set(map(type, tokens)) != {int} or min(tokens) < 0 or max(tokens) >= self.vocabulary.n_tokens:
-            self._known(tokens, "prompt")
-        return array("i", tokens)
+        # In C where all is well, since one by one is slow; by strides, since C keeps the GIL for all that it is given.
+        given = array("i")
+        for start in range(0, len(tokens), _STRIDE):
+            stride = tokens[start : start + _STRIDE]
+            if set(map(type, stride)) != {int} or min(stride) < 0 or max(stride) >= self.vocabulary.n_tokens:
+                self._known(stride, "prompt")
+            given += array("i", stride)
+        return given
 
     def _around(self, prefix: str | Sequence[int], suffix: str) -> Tokens:
         """Prefix, suffix, middle: the order that models are trained in. What is text in them stays text."""
