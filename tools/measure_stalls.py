@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import faulthandler
 import json
 import os
 import random
@@ -218,11 +217,7 @@ def serve(args: argparse.Namespace) -> None:
     delays = array("q")  # three numbers a stamp: when, how late it was read, how long there had been no core by then
     schedstat = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
 
-    traces = args.traces.open("w") if args.traces else None
-
     def read() -> None:
-        if traces is not None:
-            faulthandler.dump_traceback_later(args.trace_ms / 1e3, file=traces)
         data = os.read(args.pipe, 65536)
         now = time.monotonic_ns()
         waited = int(os.pread(schedstat, 64, 0).split()[1])
@@ -327,7 +322,6 @@ def measure(args: argparse.Namespace, folder: Path) -> list[Body]:
         f"--threads={args.threads}",
         f"--port={args.port}",
         f"--delays={args.delays}",
-        *([f"--traces={args.traces}", f"--trace-ms={args.trace_ms}"] if args.traces else []),
     ]
     server = subprocess.Popen(
         [*own, str(args.model), *shared, f"--pipe={reads}", "--role=serve"], pass_fds=(reads,), stdout=subprocess.PIPE
@@ -369,8 +363,6 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=1.5, help="seconds until a client of a big request leaves")
     parser.add_argument("--n-ctx", type=int, default=524288)
     parser.add_argument("--threads", type=int, default=1, help="of the model")
-    parser.add_argument("--traces", type=Path, help="write here where every thread stood in each longer stall")
-    parser.add_argument("--trace-ms", type=float, default=15.0, help="how long a stall is to be for that")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     for name, kind in (("port", int), ("pipe", int), ("delays", Path), ("role", str)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
