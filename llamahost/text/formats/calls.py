@@ -87,7 +87,7 @@ class Arguments:
     def key(self, key: str) -> None:
         before = ", " if self.n else "{"
         self.n += 1
-        self.calls.tell(f"{before}{_json(key)}: ")
+        self.calls.tell(f"{before}{json_of(key)}: ")
 
     def close(self) -> None:
         self.calls.tell("}" if self.n else "{}")
@@ -96,9 +96,15 @@ class Arguments:
         """Whether this value is a string, whatever it looks like: then it can be told as it comes."""
         return self.calls.types_of(self.name, key) == {"string"}
 
+    def begin_text(self) -> None:
+        self.calls.tell('"')
+
     def text(self, text: str) -> None:
         """A piece of a string's inside."""
-        self.calls.tell(_json(text)[1:-1])
+        self.calls.tell(json_of(text)[1:-1])
+
+    def end_text(self) -> None:
+        self.calls.tell('"')
 
     def value(self, key: str, written: str) -> None:
         """A value as it was written without quotes: what the schema allows it to be, else a string."""
@@ -112,13 +118,13 @@ def typed(written: str, types: frozenset[str]) -> str:
     try:
         value: object = json.loads(python, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        return _json(written)
+        return json_of(written)
     kind = "null" if value is None else _BY_PYTHON[type(value)]
     allowed = not types or kind in types or (kind == "integer" and "number" in types)
     if kind == "number" and "integer" in types and isinstance(value, float) and value.is_integer():
         return str(int(value))
     if not allowed or (kind == "string" and types):
-        return _json(written)
+        return json_of(written)
     return python
 
 
@@ -126,7 +132,7 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
 
 
-def _json(text: str) -> str:
+def json_of(text: str) -> str:
     return json.dumps(whole_characters(text), ensure_ascii=False)
 
 

@@ -13,5 +13,5 @@ HERMES = JsonCalls(
         "<tool_call>" in template and "<arg_key>" not in template and "<function=" not in template
     ),
     opens=("<tool_call>",),
-    close="</tool_call>",
+    close=("</tool_call>",),
 )

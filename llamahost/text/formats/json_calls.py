@@ -15,23 +15,27 @@ _ARGUMENTS = frozenset({"arguments", "parameters"})
 
 @dataclass(frozen=True, slots=True)
 class JsonCalls:
-    """A Family: `open` {"name": …, "arguments": {…}} `close`, or a list of such objects. `close` may be missing."""
+    """A Family: `open` {"name": …, "arguments": {…}} `close`, or a list of such objects. `close` may be missing.
+
+    Bare, a call is one only where the words begin with it.
+    """
 
     name: str
     is_spoken: Callable[[str], bool]
     opens: tuple[str, ...]
-    close: str = ""
+    close: tuple[str, ...] = ()
     begins_bare: bool = False
     new_id: Callable[[], str] = new_id
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return (*self.opens, self.close) if self.close else self.opens
+        return (*self.opens, *self.close)
 
     def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
         outcome = yield from read_calls(script, calls)
         if outcome == "whole" and self.close and not calls.is_full:
-            yield from take_after_spaces(script, self.close)
+            yield from script.spaces()
+            yield from script.take_one(self.close)
         return outcome
 
 
@@ -87,7 +91,7 @@ def read_call(script: Script, calls: Calls) -> Steps[Outcome]:
                 is_open = True
                 calls.tell(held)
         elif key in _ARGUMENTS and not is_open and not held:
-            if name:
+            if name and first in ("{", '"'):
                 if not calls.open(name):
                     return "no"
                 is_open = True
@@ -116,14 +120,8 @@ def read_call(script: Script, calls: Calls) -> Steps[Outcome]:
         return "whole"
     if not name or not calls.open(name):
         return "no"
-    calls.tell("{}")
+    calls.tell(held or "{}")
     return "whole"
-
-
-def take_after_spaces(script: Script, literal: str) -> Steps[bool]:
-    """The mark, and the white space before it; where it is missing, the white space is still dropped."""
-    yield from script.spaces()
-    return (yield from script.take(literal))
 
 
 def _read_arguments(script: Script, tell: Callable[[str], object]) -> Steps[bool]:

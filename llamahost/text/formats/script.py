@@ -88,6 +88,11 @@ class Script:
         """It may not any more."""
         self._keep = -1
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a way back; a call that was told of has none."""
+        return self._keep >= 0
+
     def back(self) -> str:
         """Go back to where the keeping began, or beyond the marker that was found there, which is returned."""
         begin, self.at = self._keep, self._keep + self._n_mark

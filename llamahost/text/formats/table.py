@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
+from llamahost.text.formats.command_r import COMMAND_R, COMMAND_R_PLUS
+from llamahost.text.formats.deepseek import DEEPSEEK, DEEPSEEK_3_2, DEEPSEEK_4
 from llamahost.text.formats.format import Family, Format, Talk, Thinking
+from llamahost.text.formats.gemma import FUNCTION_GEMMA, GEMMA_4
+from llamahost.text.formats.generic import GENERIC
+from llamahost.text.formats.gigachat import GIGACHAT
+from llamahost.text.formats.glm import GLM, HUNYUAN
+from llamahost.text.formats.granite import GRANITE
+from llamahost.text.formats.harmony import HARMONY, is_harmony
 from llamahost.text.formats.hermes import HERMES
+from llamahost.text.formats.kimi import KIMI
+from llamahost.text.formats.lfm import LFM
+from llamahost.text.formats.llama import FUNCTIONARY_3_1, LLAMA, LLAMA_PYTHON
+from llamahost.text.formats.minimax import MINICPM, MINIMAX_1, MINIMAX_2
+from llamahost.text.formats.mistral import MISTRAL
+from llamahost.text.formats.nemotron import NEMOTRON
+from llamahost.text.formats.phi import PHI
+from llamahost.text.formats.qwen_coder import QWEN_CODER, SEED
 
-FAMILIES: tuple[Family, ...] = (HERMES,)
+FAMILIES: tuple[Family, ...] = (
+    SEED,
+    HUNYUAN,
+    GLM,
+    MINIMAX_2,
+    MINICPM,
+    QWEN_CODER,
+    DEEPSEEK_3_2,
+    DEEPSEEK_4,
+    DEEPSEEK,
+    KIMI,
+    MISTRAL,
+    GEMMA_4,
+    FUNCTION_GEMMA,
+    COMMAND_R,
+    COMMAND_R_PLUS,
+    GIGACHAT,
+    GRANITE,
+    PHI,
+    NEMOTRON,
+    FUNCTIONARY_3_1,
+    MINIMAX_1,
+    HERMES,
+    LLAMA_PYTHON,
+    LFM,
+    LLAMA,
+    GENERIC,
+)
 """In order: what is more particular stands first."""
 
-THINKING: tuple[tuple[str, Thinking], ...] = (("</think>", Thinking("<think>", "</think>")),)
+_THINK = Thinking("<think>", "</think>")
+
+THINKING: tuple[tuple[str, Thinking], ...] = (
+    ("<seed:think>", Thinking("<seed:think>", "</seed:think>")),
+    ("<mm:think>", Thinking("<mm:think>", "</mm:think>")),
+    ("'<think{}>'", Thinking("<think:opensource>", "</think:opensource>")),
+    ("[THINK]", Thinking("[THINK]", "[/THINK]", recurs=True)),
+    ("<|START_THINKING|>", Thinking("<|START_THINKING|>", "<|END_THINKING|>")),
+    (
+        "[BEGIN FINAL RESPONSE]",
+        Thinking(
+            "Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", dropped=("[END FINAL RESPONSE]",), tokens=()
+        ),
+    ),
+    (
+        "<|channel>thought",
+        Thinking("<|channel>thought\n", "<channel|>", recurs=True, tokens=("<|channel>", "<channel|>")),
+    ),
+    ("<|inner_prefix|>", Thinking("<|inner_prefix|>", "<|inner_suffix|>")),
+    ("<response>", Thinking("<think>", "</think>", dropped=("<response>", "</response>"))),
+    ("</think>", _THINK),
+)
 """Thoughts, each by what its template holds."""
 
 
 def format_of(template: str) -> Format:
-    """The format of whoever answers to this template's source; plain text where none is known."""
-    family = next((family for family in FAMILIES if family.is_spoken(template)), None)
-    thinking = next((thinking for sign, thinking in THINKING if sign in template), None)
-    return Talk(family, thinking)
+    """The format of whoever answers to this template's source; the generic one where none is known."""
+    if is_harmony(template):
+        return HARMONY
+    family = next(family for family in FAMILIES if family.is_spoken(template))
+    return Talk(family, next((thinking for sign, thinking in THINKING if sign in template), None))

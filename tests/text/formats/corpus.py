@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from tests.text.formats.reading import Case, call
 
 CITY = call("get_weather", city="Sankt Pölten", days=2)
@@ -9,6 +12,84 @@ PARIS = call("get_weather", city="Paris")
 SLY = call(
     "get_weather", city='a</tool_call> "quoted" \\ \n{"name": "get"} 🙂', where={"a": [True, None, {"b": 1.5e3}]}
 )
+
+NOTHING = [
+    Case("Hello, <b>world</b>! [1] {2} 1 < 2\n\n", text="Hello, <b>world</b>! [1] {2} 1 < 2\n\n"),
+    Case("", text=""),
+    Case(" \n", text=" \n"),
+]
+"""What is plain text to everybody."""
+
+
+def json_cases(before: str, after: str, name: str = "name", arguments: str = "arguments") -> list[Case]:
+    """Of families that write a list of JSON objects between marks."""
+
+    def wrote(calls: str) -> str:
+        return f"{before}[{calls}]{after}"
+
+    city = f'{{"{name}": "get_weather", "{arguments}": {CITY[1]}}}'
+    return [
+        *NOTHING,
+        Case(f"Let me look.\n{wrote(city)}", text="Let me look.", calls=(CITY,)),
+        Case(wrote(f'{city}, {{"{name}": "get", "{arguments}": {{}}}}'), calls=(CITY, call("get"))),
+        Case(wrote(f'\n  {{"{arguments}": {SLY[1]}, "id": "0", "{name}": "get_weather"}}\n'), calls=(SLY,)),
+        Case(
+            wrote(f'{{"{name}": "other", "{arguments}": {{}}}}'),
+            text=wrote(f'{{"{name}": "other", "{arguments}": {{}}}}'),
+        ),
+        Case(wrote("oops"), text=wrote("oops")),
+        Case(f"{before}[", text=f"{before}["),
+        Case(
+            f"{before}[{city[:60]}", calls=(("get_weather", city[:60].partition(f'"{arguments}": ')[2]),), is_cut=True
+        ),
+        Case(f"{before}[{city}, oops", text="oops", calls=(CITY,)),
+        Case(before[:-1], text=before[:-1]),
+    ]
+
+
+def named_cases(wrote: Callable[[str, str], str], section: tuple[str, str] = ("", "")) -> list[Case]:
+    """Of families that write a name and one JSON object."""
+    begin, end = section
+    whole = wrote("get_weather", CITY[1])
+    return [
+        *NOTHING,
+        Case(f"Let me look.\n\n{begin}{whole}{end}", text="Let me look.", calls=(CITY,)),
+        Case(f"{begin}{whole}{wrote('get', '{}')}{end}\n", calls=(CITY, call("get"))),
+        Case(f"{begin}{wrote('get_weather', SLY[1])}{end}", calls=(SLY,)),
+        Case(f"{begin}{wrote('search.web-2', '{}')}{end} So.", text="So.", calls=(call("search.web-2"),)),
+        Case(f"{begin}{wrote('other', '{}')}", text=f"{begin}{wrote('other', '{}')}"),
+        Case(f"{begin}{wrote('get', 'oops')}", text=f"{begin}{wrote('get', 'oops')}"),
+        Case(f"{begin}{whole[: whole.index('P')]}", calls=(("get_weather", '{"city": "Sankt '),), is_cut=True),
+        Case(f"{begin}{whole[:9]}", text=f"{begin}{whole[:9]}"),
+    ]
+
+
+def tagged_cases(wrote: Callable[..., str], section: tuple[str, str] = ("", "")) -> list[Case]:
+    """Of families that write each argument in tags."""
+    begin, end = section
+    sly = 'a "quoted" \\ <b>\n\n{"name": "get"} 🙂 </x>'
+    whole = wrote("get_weather", city="Sankt Pölten", days="2")
+    return [
+        *NOTHING,
+        Case(f"Let me look.\n\n{begin}{whole}{end}", text="Let me look.", calls=(CITY,)),
+        Case(f"{begin}{whole}\n{wrote('get')}{end}\n", calls=(CITY, call("get"))),
+        Case(f"{begin}{wrote('get_weather', city=sly)}{end}", calls=(call("get_weather", city=sly),)),
+        Case(
+            begin + wrote("get_weather", city="007", days="7", exact="True", note="null", tags="[]", where=WHERE) + end,
+            calls=(call("get_weather", city="007", days=7, exact=True, note=None, tags=[], where={"a": [1, {}]}),),
+        ),
+        Case(
+            f"{begin}{wrote('get_weather', days='many', note='12', unknown='[1, 2', further='3')}{end}",
+            calls=(call("get_weather", days="many", note="12", unknown="[1, 2", further=3),),
+        ),
+        Case(f"{begin}{wrote('get_weather', city='')}{end} So.", text="So.", calls=(call("get_weather", city=""),)),
+        Case(f"{begin}{wrote('other', city='Paris')}", text=f"{begin}{wrote('other', city='Paris')}"),
+        Case(f"{begin}{whole[: whole.index('P')]}", calls=(("get_weather", '{"city": "Sankt '),), is_cut=True),
+        Case(f"{begin}{whole[:5]}", text=f"{begin}{whole[:5]}"),
+    ]
+
+
+WHERE = '{"a": [1, {}]}'
 
 HERMES = [
     Case("Hello, <b>world</b>! 1 < 2\n\n", text="Hello, <b>world</b>! 1 < 2\n\n"),
@@ -90,3 +171,253 @@ THINK = [
         calls=(call("get"),),
     ),
 ]
+
+
+def _qwen(name: str, /, **arguments: str) -> str:
+    tags = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
+    return f"<tool_call>\n<function={name}>\n{tags}</function>\n</tool_call>"
+
+
+QWEN_CODER = [
+    *tagged_cases(_qwen),
+    Case("<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>", calls=(PARIS,)),
+    Case("<tool_call><function=get></function>", calls=(call("get"),)),
+    Case("<tool_call><function=get>oops", text="oops", calls=(call("get"),)),
+    Case("<tool_call>get", text="<tool_call>get"),
+]
+
+
+def _seed(name: str, /, **arguments: str) -> str:
+    tags = "".join(f"<parameter={key}>{value}</parameter>\n" for key, value in arguments.items())
+    return f"<seed:tool_call>\n<function={name}>\n{tags}</function>\n</seed:tool_call>"
+
+
+SEED = [*tagged_cases(_seed), Case("<seed:think>If so</seed:think>Yes.", reasoning="If so", text="Yes.")]
+
+
+def _glm(name: str, /, **arguments: str) -> str:
+    tags = "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in arguments.items())
+    return f"<tool_call>{name}\n{tags}</tool_call>"
+
+
+def _glm_dense(name: str, /, **arguments: str) -> str:
+    return _glm(name, **arguments).replace("\n<", "<").replace(">\n<", "><")
+
+
+GLM = [
+    *tagged_cases(_glm),
+    Case(_glm_dense("get_weather", city="Paris"), calls=(PARIS,)),
+    Case("<tool_call>get the weather</tool_call>", text="<tool_call>get the weather</tool_call>"),
+    Case("<tool_call>get</tool_call>", calls=(call("get"),)),
+]
+
+
+def _hunyuan(name: str, /, **arguments: str) -> str:
+    tags = "".join(
+        f"<arg_key:opensource>{key}</arg_key:opensource>\n<arg_value:opensource>{value}</arg_value:opensource>\n"
+        for key, value in arguments.items()
+    )
+    return f"<tool_call:opensource>{name}<tool_sep:opensource>\n{tags}</tool_call:opensource>"
+
+
+HUNYUAN = tagged_cases(_hunyuan, ("<tool_calls:opensource>\n", "\n</tool_calls:opensource>"))
+
+
+def _minimax(name: str, /, **arguments: str) -> str:
+    tags = "".join(f'<parameter name="{key}">{value}</parameter>\n' for key, value in arguments.items())
+    return f'<invoke name="{name}">\n{tags}</invoke>'
+
+
+MINIMAX_2 = tagged_cases(_minimax, ("<minimax:tool_call>\n", "\n</minimax:tool_call>"))
+
+
+def _minicpm(name: str, /, **arguments: str) -> str:
+    tags = "".join(f'<param name="{key}">{value}</param>' for key, value in arguments.items())
+    return f'<function name="{name}">{tags}</function>'
+
+
+MINICPM = tagged_cases(_minicpm)
+
+
+def _dsml(name: str, /, **arguments: str) -> str:
+    strings = ("city", "note")
+    tags = "".join(
+        f'<｜DSML｜parameter name="{key}" string="{"true" if key in strings and value != "null" else "false"}">{value}'
+        "</｜DSML｜parameter>\n"
+        for key, value in arguments.items()
+    )
+    return f'<｜DSML｜invoke name="{name}">\n{tags}</｜DSML｜invoke>'
+
+
+DEEPSEEK_3_2 = tagged_cases(_dsml, ("<｜DSML｜function_calls>\n", "\n</｜DSML｜function_calls>"))
+DEEPSEEK_4 = tagged_cases(_dsml, ("<｜DSML｜tool_calls>\n", "\n</｜DSML｜tool_calls>"))
+
+_SECTION = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
+DEEPSEEK = [
+    *named_cases(
+        lambda name, arguments: f"<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>", _SECTION
+    ),
+    *named_cases(
+        lambda name, arguments: (
+            f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+        ),
+        _SECTION,
+    ),
+]
+KIMI = named_cases(
+    lambda name, arguments: (
+        f"<|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{arguments}<|tool_call_end|>"
+    ),
+    ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+)
+MISTRAL = [
+    *json_cases("[TOOL_CALLS]", ""),
+    *named_cases(lambda name, arguments: f"[TOOL_CALLS]{name}[ARGS]{arguments}"),
+    *named_cases(lambda name, arguments: f"[TOOL_CALLS]{name}[CALL_ID]abcdefgh1[ARGS]{arguments}"),
+    *named_cases(lambda name, arguments: f"[TOOL_CALLS]{name}{arguments}"),
+    Case("[THINK]If so[/THINK]Yes.", reasoning="If so", text="Yes."),
+    Case("Yes. [THINK]If so[/THINK] No.", reasoning="If so", text="Yes.No."),
+]
+GRANITE = [
+    *json_cases("<|tool_call|>", ""),
+    Case("<think>If so</think>\n<response>Yes.</response>", reasoning="If so", text="Yes."),
+]
+PHI = json_cases("<|tool_call|>", "<|/tool_call|>")
+NEMOTRON = json_cases("<TOOLCALL>", "</TOOLCALL>")
+MINIMAX_1 = [
+    *json_cases("<tool_calls>", "</tool_calls>"),
+    Case(
+        f'<tool_calls>\n{{"name": "get", "arguments": {{}}}}\n{{"name": "get_weather", "arguments": {CITY[1]}}}\n'
+        "</tool_calls>",
+        calls=(call("get"), CITY),
+    ),
+]
+COMMAND_R = [
+    *json_cases("<|START_ACTION|>", "<|END_ACTION|>", "tool_name", "parameters"),
+    Case("<|START_THINKING|>If so<|END_THINKING|>Yes.", reasoning="If so", text="Yes."),
+]
+COMMAND_R_PLUS = json_cases("Action: ```json\n", "\n```", "tool_name", "parameters")
+GIGACHAT = named_cases(lambda name, arguments: f'<|function_call|>{{"name": "{name}", "arguments": {arguments}}}')
+FUNCTIONARY = named_cases(lambda name, arguments: f"<function={name}>{arguments}</function>")
+LLAMA = [
+    *NOTHING,
+    *named_cases(lambda name, arguments: f'<|python_tag|>{{"name": "{name}", "parameters": {arguments}}}'),
+    Case(f'{{"name": "get_weather", "parameters": {SLY[1]}}}', calls=(SLY,)),
+    Case(f'\n\n{{"type": "function", "name": "get_weather", "parameters": {CITY[1]}}}', calls=(CITY,)),
+    Case('{"name": "get", "parameters": {}}; {"name": "get", "parameters": {}}', calls=(call("get"),) * 2),
+    Case('{"name": "other", "parameters": {}}', text='{"name": "other", "parameters": {}}'),
+    Case('{"city": "Paris"}', text='{"city": "Paris"}'),
+    Case('So: {"name": "get", "parameters": {}}', text='So: {"name": "get", "parameters": {}}'),
+    Case('{"name": "get", "param', text='{"name": "get", "param'),
+]
+PYTHON = [
+    Case("[get_weather(city='Sankt Pölten', days=2)]", calls=(CITY,)),
+    Case('[get_weather(city="Paris"), get()]', calls=(PARIS, call("get"))),
+    Case(
+        "[get_weather(city='it\\'s\\n\\x41\\u00e9\\q', exact=True, note=None, days=-1, "
+        "where={'a': [1.5, (2, 3), ], \"b\": {}}, tags=['x',])]",
+        calls=(
+            call(
+                "get_weather",
+                city="it's\nAé\\q",
+                exact=True,
+                note=None,
+                days=-1,
+                where={"a": [1.5, [2, 3]], "b": {}},
+                tags=["x"],
+            ),
+        ),
+    ),
+    Case("[other(a=1)]", text="[other(a=1)]"),
+    Case("[get_weather(city='Pa", calls=(("get_weather", '{"city": "Pa'),), is_cut=True),
+    Case("[get_weather('Paris')]", text="'Paris')]", calls=(call("get_weather"),)),
+    Case("[get_weather", text="[get_weather"),
+    Case("[1, 2]", text="[1, 2]"),
+]
+LLAMA_PYTHON = [*NOTHING, *PYTHON, Case("<|python_start|>[get()]<|python_end|>", calls=(call("get"),))]
+LFM = [
+    *NOTHING,
+    *[
+        replace(case, written=f"Now\n<|tool_call_start|>{case.written}", text=f"Now{case.text}")
+        for case in PYTHON
+        if case.calls
+    ],
+    Case("<|tool_call_start|>[get()]<|tool_call_end|> So.", text="So.", calls=(call("get"),)),
+    Case("<|tool_call_start|>[other()]", text="<|tool_call_start|>[other()]"),
+]
+
+
+def gemma_cases(begin: str, end: str, quote: str) -> list[Case]:
+    def wrote(inside: str) -> str:
+        return begin + inside.replace("~", quote) + end
+
+    sly = 'a, b: {c} [d] "e" \\ \n🙂'
+    return [
+        *NOTHING,
+        Case(
+            f"Let me look.\n{wrote('call:get_weather{city:~Sankt Pölten~,days:2}')}", text="Let me look.", calls=(CITY,)
+        ),
+        Case(wrote("call:get_weather{city:~Paris~}") + wrote("call:get{}"), calls=(PARIS, call("get"))),
+        Case(wrote(f"call:get_weather{{city:~{sly}~}}"), calls=(call("get_weather", city=sly),)),
+        Case(
+            wrote("call:get_weather{exact:true,note:null,tags:[~x~, ~y~],where:{a:[1,-2.5,{}],b:{c:~d~}}}"),
+            calls=(
+                call(
+                    "get_weather", exact=True, note=None, tags=["x", "y"], where={"a": [1, -2.5, {}], "b": {"c": "d"}}
+                ),
+            ),
+        ),
+        Case(wrote("call:other{}"), text=wrote("call:other{}")),
+        Case(wrote("get{}"), text=wrote("get{}")),
+        Case(wrote("call:get_weather{city:~Pa")[: -len(end)], calls=(("get_weather", '{"city": "Pa'),), is_cut=True),
+        Case(wrote("call:get_wea")[: -len(end)], text=wrote("call:get_wea")[: -len(end)]),
+    ]
+
+
+FUNCTION_GEMMA = gemma_cases("<start_function_call>", "<end_function_call>", "<escape>")
+GEMMA_4 = [
+    *gemma_cases("<|tool_call>", "<tool_call|>", '<|"|>'),
+    Case("<|channel>thought\nIf so\n<channel|>Yes.", reasoning="If so", text="Yes."),
+]
+
+HARMONY = [
+    Case("<|channel|>final<|message|>Yes.", text="Yes."),
+    Case(
+        "<|channel|>analysis<|message|>If so<|end|><|start|>assistant<|channel|>final<|message|>Yes.\n<|return|>",
+        reasoning="If so",
+        text="Yes.\n",
+    ),
+    Case(
+        "<|channel|>analysis<|message|>If<|end|><|start|>assistant<|channel|>commentary<|message|>Let me look.<|end|>"
+        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+        f"{CITY[1]}<|call|>",
+        reasoning="If",
+        text="Let me look.",
+        calls=(CITY,),
+    ),
+    Case(f" to=functions.get_weather<|channel|>commentary json<|message|>{SLY[1]}<|call|>", calls=(SLY,)),
+    Case(f"<|channel|>analysis to=functions.get_weather code<|message|>{CITY[1]}", calls=(CITY,)),
+    Case(
+        "<|channel|>analysis<|message|>One<|end|><|start|>assistant<|channel|>analysis<|message|>Two <tag> a<|end|>",
+        reasoning="One\n\nTwo <tag> a",
+    ),
+    Case("<|channel|>analysis<|message|>Still thin", reasoning="Still thin"),
+    Case(
+        " of it<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+        reasoning=" of it",
+        text="Yes.",
+        is_thinking=True,
+    ),
+    Case("Plain words.", text="Plain words."),
+    Case("<|channel|>commentary to=functions.other<|message|>{}<|call|>", text="{}"),
+    Case("<|channel|>commentary to=functions.get<|message|>oops", text="oops"),
+    Case(
+        '<|channel|>commentary to=functions.get_weather<|message|>{"city": "Pa',
+        calls=(("get_weather", '{"city": "Pa'),),
+        is_cut=True,
+    ),
+    Case("<|channel|>final<|message|>a<|channel|>b", text="a<|channel|>b"),
+    Case("<|channel|>comment", text="<|channel|>comment"),
+]
+
+GENERIC = [*HERMES, *LLAMA[-5:], *json_cases("<tool_calls>", "</tool_calls>")]

@@ -50,7 +50,7 @@ def told(segments: Iterable[Segment]) -> Told:
 
 
 def pieces(text: str, n: int) -> list[str]:
-    return [text[k : k + n] for k in range(0, len(text), n)]
+    return [text[k : k + n] for k in range(0, len(text), max(1, n))]
 
 
 def segments(format_: Format, asked: Asked, parts: Iterable[str]) -> Iterator[Segment]:

@@ -6,14 +6,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.text.formats.format import Asked, Format, Talk, Thinking
-from llamahost.text.formats.hermes import HERMES
+from llamahost.text.formats.format import Asked, Format, Talk
+from llamahost.text.formats.harmony import HARMONY
+from llamahost.text.formats.table import FAMILIES, THINKING
 from tests.text.formats import corpus
 from tests.text.formats.reading import TOOLS, Case, agrees, pieces, read, segments, told
 
-THINK = Thinking("<think>", "</think>")
+BY_SIGN = dict(THINKING)
+BY_NAME = {family.name: family for family in FAMILIES}
+THINK = BY_SIGN["</think>"]
 FORMATS: dict[str, tuple[Format, list[Case]]] = {
-    "hermes": (Talk(HERMES, THINK), [*corpus.HERMES, *corpus.THINK]),
+    "hermes": (Talk(BY_NAME["hermes"], THINK), [*corpus.HERMES, *corpus.THINK]),
+    "qwen-coder": (Talk(BY_NAME["qwen-coder"], THINK), corpus.QWEN_CODER),
+    "seed": (Talk(BY_NAME["seed"], BY_SIGN["<seed:think>"]), corpus.SEED),
+    "glm": (Talk(BY_NAME["glm"], THINK), corpus.GLM),
+    "hunyuan": (Talk(BY_NAME["hunyuan"]), corpus.HUNYUAN),
+    "minimax-m1": (Talk(BY_NAME["minimax-m1"]), corpus.MINIMAX_1),
+    "minimax-m2": (Talk(BY_NAME["minimax-m2"], THINK), corpus.MINIMAX_2),
+    "minicpm": (Talk(BY_NAME["minicpm"], THINK), corpus.MINICPM),
+    "deepseek": (Talk(BY_NAME["deepseek"], THINK), corpus.DEEPSEEK),
+    "deepseek-function_calls": (Talk(BY_NAME["deepseek-function_calls"], THINK), corpus.DEEPSEEK_3_2),
+    "deepseek-tool_calls": (Talk(BY_NAME["deepseek-tool_calls"], THINK), corpus.DEEPSEEK_4),
+    "kimi-k2": (Talk(BY_NAME["kimi-k2"], THINK), corpus.KIMI),
+    "mistral": (Talk(BY_NAME["mistral"], BY_SIGN["[THINK]"]), corpus.MISTRAL),
+    "function-gemma": (Talk(BY_NAME["function-gemma"]), corpus.FUNCTION_GEMMA),
+    "gemma-4": (Talk(BY_NAME["gemma-4"], BY_SIGN["<|channel>thought"]), corpus.GEMMA_4),
+    "command-r": (Talk(BY_NAME["command-r"], BY_SIGN["<|START_THINKING|>"]), corpus.COMMAND_R),
+    "command-r-plus": (Talk(BY_NAME["command-r-plus"]), corpus.COMMAND_R_PLUS),
+    "gigachat": (Talk(BY_NAME["gigachat"]), corpus.GIGACHAT),
+    "granite": (Talk(BY_NAME["granite"], BY_SIGN["<response>"]), corpus.GRANITE),
+    "phi": (Talk(BY_NAME["phi"]), corpus.PHI),
+    "nemotron": (Talk(BY_NAME["nemotron"], THINK), corpus.NEMOTRON),
+    "functionary": (Talk(BY_NAME["functionary"]), corpus.FUNCTIONARY),
+    "llama": (Talk(BY_NAME["llama"]), corpus.LLAMA),
+    "llama-python": (Talk(BY_NAME["llama-python"]), corpus.LLAMA_PYTHON),
+    "lfm": (Talk(BY_NAME["lfm"], THINK), corpus.LFM),
+    "generic": (Talk(BY_NAME["generic"], THINK), corpus.GENERIC),
+    "harmony": (HARMONY, corpus.HARMONY),
 }
 CASES = [(format_, case) for format_, cases in FORMATS.values() for case in cases]
 IDS = [f"{name}-{k}" for name, (_, cases) in FORMATS.items() for k in range(len(cases))]
@@ -29,7 +58,7 @@ def test_an_answer_is_told_as_it_was_meant(format_: Format, case: Case) -> None:
 def test_pieces_change_nothing(format_: Format, case: Case) -> None:
     """One character at a time, and cut in two at every place."""
     asked = Asked(tools=TOOLS, is_thinking=case.is_thinking)
-    whole = read(format_, case.written, max(1, len(case.written)), is_thinking=case.is_thinking)
+    whole = read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
     assert read(format_, case.written, 1, is_thinking=case.is_thinking) == whole
     for at in range(0, len(case.written), 1 + len(case.written) // 400):
         assert told(segments(format_, asked, (case.written[:at], case.written[at:]))) == whole
@@ -44,7 +73,7 @@ def test_no_cut_into_pieces_changes_anything(chosen: tuple[Format, Case], sizes:
         at += size
     asked = Asked(tools=TOOLS, is_thinking=case.is_thinking)
     found = told(segments(format_, asked, (*parts, case.written[at:])))
-    assert found == read(format_, case.written, max(1, len(case.written)), is_thinking=case.is_thinking)
+    assert found == read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
 
 
 @given(st.sampled_from(list(FORMATS)), st.data())
@@ -55,19 +84,15 @@ def test_texts_of_anything_make_no_error_and_depend_on_no_pieces(name: str, data
         {part for case in cases for part in pieces(case.written[:300], 7)} | set(format_.markers(Asked(tools=TOOLS)))
     )
     text = "".join(data.draw(st.lists(st.sampled_from(fragments), max_size=12)))
-    assert read(format_, text, 1) == read(format_, text, max(1, len(text)))
+    assert read(format_, text, 1) == read(format_, text, len(text))
 
 
 @pytest.mark.parametrize(("format_", "case"), CASES, ids=IDS)
 def test_without_tools_no_call_is_read_and_without_telling_thoughts_they_stay(format_: Format, case: Case) -> None:
     quiet = read(format_, case.written, tools=(), tells_thoughts=False, is_thinking=case.is_thinking)
-    if name_of(format_) not in WRAPPED:
+    if format_ is not HARMONY:  # there plain words too stand within marks
         assert (quiet.text, quiet.reasoning, quiet.calls) == (case.written, "", ())
 
 
-WRAPPED: frozenset[str] = frozenset()
-"""Formats in which also plain words stand within marks."""
-
-
-def name_of(format_: Format) -> str:
-    return format_.name
+def test_every_family_of_the_table_has_its_cases() -> None:
+    assert set(FORMATS) == {*BY_NAME, "harmony"}

@@ -1,0 +1,147 @@
+"""FunctionGemma and Gemma 4: a notation of their own, with marks for quotes.
+
+<start_function_call>call:get_weather{city:<escape>Paris<escape>,days:2}<end_function_call>
+
+<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:2}<tool_call|>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llamahost.text.formats.calls import Calls, json_of, new_id, typed
+from llamahost.text.formats.script import Markers, Outcome, Script, Steps
+
+_MAX_DEPTH = 128
+_KEYED = Markers(":")
+_VALUED = Markers(",", "}", "]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Gemma:
+    """A Family."""
+
+    name: str
+    sign: str
+    open: str
+    close: str
+    quote: str
+    begins_bare: bool = False
+    _quoted: Markers = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_quoted", Markers(self.quote))
+
+    @property
+    def opens(self) -> tuple[str, ...]:
+        return (self.open,)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (self.open, self.close, self.quote)
+
+    def is_spoken(self, template: str) -> bool:
+        return self.sign in template
+
+    def new_id(self) -> str:
+        return new_id()
+
+    def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
+        yield from script.spaces()
+        if not (yield from script.take("call:")):
+            return "no"
+        yield from script.spaces()
+        name = yield from script.take_one(calls.names)
+        yield from script.spaces()
+        if not name or (yield from script.peek()) != "{":
+            return "no"
+        calls.open(name)
+        if not (yield from self._object(script, calls, 0)):
+            return "broken"
+        if not calls.is_full:
+            yield from script.spaces()
+            yield from script.take(self.close)
+        return "whole"
+
+    def _object(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
+        yield from script.take("{")
+        calls.tell("{")
+        n = 0
+        yield from script.spaces()
+        while not (yield from script.take("}")):
+            if n:
+                if not (yield from script.take(",")):
+                    return False
+                calls.tell(", ")
+                yield from script.spaces()
+            n += 1
+            if not (yield from script.peek()) or not (yield from self._key(script, calls)):
+                return False
+            yield from script.spaces()
+            if not (yield from self._value(script, calls, depth)):
+                return False
+            yield from script.spaces()
+        calls.tell("}")
+        return True
+
+    def _key(self, script: Script, calls: Calls) -> Steps[bool]:
+        """Up to its colon: bare, or within marks or plain quotes."""
+        pieces: list[str] = []
+        if not (yield from script.until(_KEYED, pieces.append, trims=False)):
+            return False
+        key = "".join(pieces).strip().removeprefix(self.quote).removesuffix(self.quote)
+        calls.tell(json_of(key.strip('"')) + ": ")
+        return True
+
+    def _value(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
+        if (yield from script.take(self.quote)):
+            calls.tell('"')
+            if not (yield from script.until(self._quoted, lambda text: calls.tell(json_of(text)[1:-1]), trims=False)):
+                return False
+            calls.tell('"')
+            return True
+        character = yield from script.peek()
+        if character == "{" and depth < _MAX_DEPTH:
+            return (yield from self._object(script, calls, depth + 1))
+        if character == "[" and depth < _MAX_DEPTH:
+            return (yield from self._list(script, calls, depth + 1))
+        pieces: list[str] = []
+        ended = yield from script.until(_VALUED, pieces.append, trims=False)
+        calls.tell(typed("".join(pieces).strip(), frozenset()))
+        script.at -= len(ended)
+        return bool(ended)
+
+    def _list(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
+        yield from script.take("[")
+        calls.tell("[")
+        n = 0
+        yield from script.spaces()
+        while not (yield from script.take("]")):
+            if n:
+                if not (yield from script.take(",")):
+                    return False
+                calls.tell(", ")
+                yield from script.spaces()
+            n += 1
+            if not (yield from script.peek()) or not (yield from self._value(script, calls, depth)):
+                return False
+            yield from script.spaces()
+        calls.tell("]")
+        return True
+
+
+FUNCTION_GEMMA = _Gemma(
+    name="function-gemma",
+    sign="<start_function_call>",
+    open="<start_function_call>",
+    close="<end_function_call>",
+    quote="<escape>",
+)
+
+GEMMA_4 = _Gemma(
+    name="gemma-4",
+    sign="<|tool_call>call:",
+    open="<|tool_call>",
+    close="<tool_call|>",
+    quote='<|"|>',
+)

@@ -1,0 +1,189 @@
+"""Read calls that are written as Python calls its functions, and tell them as JSON. Knows no family.
+
+[get_weather(city="Paris", days=2), get()]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id
+from llamahost.text.formats.json_text import MAX_DEPTH
+from llamahost.text.formats.script import Outcome, Script, Steps
+
+Tell = Callable[[str], object]
+
+_NAME = re.compile(r"\w*")
+_NUMBER = re.compile(r"[-+.0-9eE_]*")
+_WORD = re.compile(r"[A-Za-z]*")
+_IS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\\": "\\", "'": "'", '"': '"', "\n": ""}
+_HEX = {"x": 2, "u": 4, "U": 8}
+MAX_NAME = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PythonCalls:
+    """A Family: `open` [name(key=value, …), …] `close`; bare, only where the list begins with a known function."""
+
+    name: str
+    is_spoken: Callable[[str], bool]
+    opens: tuple[str, ...]
+    close: str = ""
+    begins_bare: bool = False
+    new_id: Callable[[], str] = new_id
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (*self.opens, self.close) if self.close else self.opens
+
+    def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
+        outcome = yield from read_calls(script, calls)
+        if outcome == "whole" and self.close and not calls.is_full:
+            yield from script.spaces()
+            yield from script.take(self.close)
+        return outcome
+
+
+def read_calls(script: Script, calls: Calls) -> Steps[Outcome]:
+    yield from script.spaces()
+    is_list = yield from script.take("[")
+    n = 0
+    while True:
+        yield from script.spaces()
+        if n:
+            script.keep()
+        outcome = yield from _read_call(script, calls)
+        if outcome == "no" and n:
+            script.back()
+            return "broken"
+        if outcome != "whole":
+            return outcome
+        n += 1
+        if calls.is_full or not is_list:
+            return "whole"
+        yield from script.spaces()
+        if (yield from script.take("]")):
+            return "whole"
+        if not (yield from script.take(",")):
+            return "broken"
+
+
+def _read_call(script: Script, calls: Calls) -> Steps[Outcome]:
+    name = yield from script.take_one(calls.names)
+    if not name or not (yield from script.take("(")):
+        return "no"
+    calls.open(name)
+    arguments = Arguments(calls, name)
+    yield from script.spaces()
+    while not (yield from script.take(")")):
+        key = yield from script.run_of(_NAME, MAX_NAME)
+        yield from script.spaces()
+        if not key or not (yield from script.take("=")):
+            if (yield from script.peek()):
+                arguments.close()
+            return "broken"
+        yield from script.spaces()
+        arguments.key(key)
+        if not (yield from read_value(script, calls.tell, 0)):
+            return "broken"
+        yield from script.spaces()
+        if not (yield from script.take(",")) and (yield from script.peek()) not in (")", ""):
+            arguments.close()
+            return "broken"
+        yield from script.spaces()
+        if not (yield from script.peek()):
+            return "broken"
+    arguments.close()
+    return "whole"
+
+
+def read_value(script: Script, tell: Tell, depth: int) -> Steps[bool]:
+    """A literal of Python's, or of JSON's, told as JSON."""
+    character = yield from script.peek()
+    if character in ("'", '"'):
+        return (yield from _read_string(script, tell, character))
+    if character in ("[", "(", "{") and depth < MAX_DEPTH // 4:  # these readers stand in one another
+        return (yield from _read_many(script, tell, depth))
+    if character and character in "-+.0123456789":
+        number = (yield from script.run_of(_NUMBER, 400)).replace("_", "").lstrip("+")
+        tell(number if _IS_NUMBER.fullmatch(number) else json_of(number))
+        return True
+    word = yield from script.run_of(_WORD, 5)
+    if word in _WORDS:
+        tell(_WORDS[word])
+        return True
+    script.at -= len(word)
+    return False
+
+
+def _read_many(script: Script, tell: Tell, depth: int) -> Steps[bool]:
+    opened = yield from script.take_one(("[", "(", "{"))
+    closer = {"[": "]", "(": ")", "{": "}"}[opened]
+    tell("{" if opened == "{" else "[")
+    n = 0
+    yield from script.spaces()
+    while not (yield from script.take(closer)):
+        if n:
+            if not (yield from script.take(",")):
+                return False
+            yield from script.spaces()
+            if (yield from script.take(closer)):  # after a comma, which Python allows
+                break
+            tell(", ")
+        n += 1
+        if opened == "{":
+            quote = yield from script.peek()
+            if quote not in ("'", '"') or not (yield from _read_string(script, tell, quote)):
+                return False
+            yield from script.spaces()
+            if not (yield from script.take(":")):
+                return False
+            tell(": ")
+            yield from script.spaces()
+        if not (yield from read_value(script, tell, depth + 1)):
+            return False
+        yield from script.spaces()
+    tell("}" if opened == "{" else "]")
+    return True
+
+
+def _read_string(script: Script, tell: Tell, quote: str) -> Steps[bool]:
+    plain = re.compile(r"[^'\\]*" if quote == "'" else r'[^"\\]*')
+    script.at += 1
+    tell('"')
+    while True:
+        tell(json_of(script.some_of(plain))[1:-1])
+        character = yield from script.peek()
+        if character == "":
+            return False
+        if character == quote:
+            script.at += 1
+            tell('"')
+            return True
+        if character == "\\":
+            tell(json_of((yield from _read_escape(script)))[1:-1])
+
+
+def _read_escape(script: Script) -> Steps[str]:
+    """What it means; an unknown one is itself, as in Python."""
+    yield from script.take("\\")
+    character = yield from script.peek()
+    if character in _ESCAPES:
+        script.at += 1
+        return _ESCAPES[character]
+    if character not in _HEX:
+        return "\\"
+    script.at += 1
+    digits = ""
+    while len(digits) < _HEX[character]:
+        digit = yield from script.peek()
+        if digit == "" or digit not in "0123456789abcdefABCDEF":
+            return "\\" + character + digits
+        digits += digit
+        script.at += 1
+    code = int(digits, 16)
+    return chr(code) if code < 0x110000 else "\ufffd"
