@@ -16,7 +16,7 @@ from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
 from llamahost.core.work import Job, Tokens, Vocabulary
 from llamahost.text.echo import Echo, scored_echo
-from llamahost.text.formats.format import PLAIN, Asked
+from llamahost.text.formats.format import PLAIN, Asked, Format
 from llamahost.text.formats.table import format_of
 from llamahost.text.reply import Reply
 from llamahost.text.splitter import Splitter
@@ -47,7 +47,7 @@ class Preparer:
     """
 
     __slots__ = (
-        "_bos", "_control_ids", "_defaults", "_draw_seed", "_format", "_template", "_template_error", "model", "n_ctx",
+        "_bos", "_control_ids", "_defaults", "_draw_seed", "_formats", "_template", "_template_error", "model", "n_ctx",
         "vocabulary",
     )  # fmt: skip
 
@@ -70,7 +70,10 @@ class Preparer:
         self._defaults = defaults or Sampling()
         self._draw_seed = draw_seed
         self._bos = spelling(vocabulary, vocabulary.bos)
-        self._format = PLAIN if template is None else format_of(template.source)
+        self._formats = {
+            has_tools: PLAIN if template is None else _format(template.chosen(has_tools=has_tools), has_tools=has_tools)
+            for has_tools in (False, True)
+        }
         controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
         self._control_ids = {spelling(vocabulary, token): token for token in controls}
 
@@ -79,20 +82,21 @@ class Preparer:
         _served_output(request.output)
         self._check_calls(request)
         prompt = self.render(request)
+        tools = _callable(request)
+        form = self._formats[bool(tools)]
         asked = Asked(
-            tools=_callable(request),
+            tools=tools,
             n_calls=request.n_calls,
             tells_thoughts=request.tells_reasoning,
             is_thinking=request.continued == "reasoning"
-            or (request.continued == "no" and self._format.begins_thinking(prompt)),
+            or (request.continued == "no" and form.begins_thinking(prompt)),
         )
-        marks = self._format.markers(asked)
         return self._prepared(
             [self.encode(prompt)],
             request.generation,
             "messages",
-            new_splitter=lambda: self._format.splitter(asked),
-            markers={self._control_ids[mark]: mark for mark in marks if mark in self._control_ids},
+            new_splitter=lambda: form.splitter(asked),
+            markers={self._control_ids[mark]: mark for mark in form.markers(asked) if mark in self._control_ids},
         )
 
     def complete(self, request: CompletionRequest) -> Prepared:
@@ -143,8 +147,6 @@ class Preparer:
                     "`strict` is not supported by this version: arguments are what the model writes",
                     param=f"tools[{k}].function.strict",
                 )
-        if not self._template.chosen(has_tools=True).facts.native_tools or not self._format.calls:
-            raise InvalidRequest(f"the chat template of `{self.model}` does not know tools", param="tools")
 
     def _given(self, tokens: Sequence[int]) -> Tokens:
         # In C where all is well, since one by one is slow; by strides, since C keeps the GIL for all that it is given.
@@ -270,6 +272,11 @@ class Preparer:
 def spelling(vocabulary: Vocabulary, token: int) -> str:
     """How a token is written in a template; empty where there is none."""
     return vocabulary.pieces[token].decode("utf-8", "replace") if 0 <= token < vocabulary.n_tokens else ""
+
+
+def _format(template: Template, *, has_tools: bool) -> Format:
+    """Where the template itself has no place for tools, they are described and called in the generic form."""
+    return format_of(template.source, is_native=not has_tools or template.facts.native_tools)
 
 
 def _callable(request: ChatRequest) -> tuple[Tool, ...]:

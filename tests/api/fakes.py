@@ -110,13 +110,17 @@ class PreparingHost(FakeHost):
 
     template: str = CHATML
     vocabulary: ByteVocabulary = field(default_factory=ByteVocabulary)
+    n_ctx: int = 64
 
     def _play(self, request: Request) -> AsyncGenerator[Event, None]:
         return self._prepare_and_play(request)
 
     async def _prepare_and_play(self, request: Request) -> AsyncGenerator[Event, None]:
         preparer = Preparer(
-            model="tiny", n_ctx=64, vocabulary=self.vocabulary, template=Template(self.template, bos="<s>")
+            model="tiny",
+            n_ctx=self.n_ctx,
+            vocabulary=self.vocabulary,
+            template=Template(self.template, bos="<s>"),
         )
         if isinstance(request, ChatRequest):
             preparer.chat(request)

@@ -63,6 +63,8 @@ SERVED_CHAT: dict[str, Any] = {
     "enable_thinking": False,
     "parallel_tool_calls": True,
     "function_call": "auto",
+    "functions": [{"name": "f"}],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
 }
 SERVED_COMPLETION: dict[str, Any] = {"prompt": "Hi", "logprobs": 2, "echo": True, "best_of": 3}
 
@@ -88,7 +90,6 @@ PASSED_OVER: dict[str, tuple[Any, str]] = {
     "a_name_of_tomorrow": ({"x": [1]}, "unknown fields are no mistake"),
 }
 
-TOOL = {"type": "function", "function": {"name": "f"}}
 REFUSED: dict[str, tuple[Any, str]] = {
     "lora": ([{"id": 0, "scale": 1.0}], "lora"),
     "n_probs": (3, "n_probs"),
@@ -100,8 +101,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "json_schema": ({}, "response_format"),
 }
 REFUSED_CHAT: dict[str, tuple[Any, str]] = {
-    "tools": ([TOOL], "tools"),
-    "functions": ([{"name": "f"}], "tools"),
     "web_search_options": ({}, "web_search_options"),
     "top_logprobs": (3, "top_logprobs"),  # refused alone; with logprobs it is served
 }
@@ -114,7 +113,7 @@ ROUTES: dict[str, dict[str, Any]] = {
 
 
 async def answered(path: str, field: str, value: Any) -> Any:
-    async with client_of(app_of(PreparingHost())) as client:
+    async with client_of(app_of(PreparingHost(n_ctx=4096))) as client:
         return await client.post(path, json={**ROUTES[path], field: value})
 
 

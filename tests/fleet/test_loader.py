@@ -246,7 +246,7 @@ class TestPreparer:
     @pytest.mark.parametrize(
         ("request_", "param"),
         [
-            (chat(tools=(Tool(name="f"),)), "tools"),
+            (chat(tools=(Tool(name="f"),), tool_choice="required"), "tool_choice"),
             (chat(output=Output("schema", "{}")), "response_format"),
             (ChatRequest(messages=(Message(role="user", parts=(Image(b"x"),)),)), "messages[0].content"),
         ],

@@ -10,7 +10,7 @@ from llamahost.text.formats.json_calls import JsonCalls
 HERMES = JsonCalls(
     name="hermes",
     is_spoken=lambda template: (
-        "<tool_call>" in template and "<arg_key>" not in template and "<function=" not in template
+        "<tool_call>" in template and not any(other in template for other in ("<arg_key>", "<function=", "<invoke "))
     ),
     opens=("<tool_call>",),
     close=("</tool_call>",),

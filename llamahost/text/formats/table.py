@@ -76,9 +76,12 @@ THINKING: tuple[tuple[str, Thinking], ...] = (
 """Thoughts, each by what its template holds."""
 
 
-def format_of(template: str) -> Format:
-    """The format of whoever answers to this template's source; the generic one where none is known."""
+def format_of(template: str, *, is_native: bool = True) -> Format:
+    """The format of whoever answers to this template's source; the generic one where none is known.
+
+    With `is_native` false the model is told of tools in words, and so writes the generic form whatever it knows.
+    """
     if is_harmony(template):
         return HARMONY
-    family = next(family for family in FAMILIES if family.is_spoken(template))
+    family = next(family for family in FAMILIES if family.is_spoken(template)) if is_native else GENERIC
     return Talk(family, next((thinking for sign, thinking in THINKING if sign in template), None))
