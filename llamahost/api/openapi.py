@@ -40,6 +40,8 @@ _ERRORS = {
     504: "The request's `timeout` passed.",
 }
 
+_WHOLE: Json = {"type": "integer", "minimum": 1}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
@@ -193,7 +195,10 @@ def _responses(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, 
     if operation.is_open:
         yield "503", {"description": "Nothing can answer now.", "content": content}
     for status in operation.errors:
-        yield str(status), {"description": _ERRORS[status], "content": _json_of(refs[ErrorAnswer])}
+        told: Json = {"description": _ERRORS[status], "content": _json_of(refs[ErrorAnswer])}
+        if status in (429, 503):
+            told["headers"] = {"Retry-After": {"required": True, "description": "Seconds.", "schema": _WHOLE}}
+        yield str(status), told
     yield "default", {"description": "Any other error.", "content": _json_of(refs[ErrorAnswer])}
 
 

@@ -17,6 +17,7 @@ import pytest
 from tests.fuzz import numbers
 from tests.fuzz.numbers import FLOATS, INTS, Range
 from tests.fuzz.opening import opener
+from tests.fuzz.rest import assert_at_rest
 from tests.gguf_models import write_model
 from tests.test_cli import LIMIT_S, Server, serving
 
@@ -111,7 +112,7 @@ def test_each_number_of_a_body_is_taken_or_refused_by_its_name(path: str, server
     for bias in FLOATS:
         if not math.isnan(bias):
             check(asker, path, whole, "logit_bias", numbers.BIASES, bias)
-    assert_at_rest(server)
+    assert_at_rest(server, n_slots=4)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -131,21 +132,7 @@ def test_what_is_taken_alone_is_survived_together(seed: int, server: Server, ask
         status, told = asker.ask("/v1/completions", body)
         assert status == 200, (body, told)
         assert told["usage"]["completion_tokens"] >= 1
-    assert_at_rest(server)
-
-
-def assert_at_rest(server: Server) -> None:
-    """It lives, is well, and no slot is taken."""
-    assert server.process.poll() is None
-    assert server.request("/health") == (200, {"status": "ok"})
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=LIMIT_S)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    connection.close()
-    assert 'llamahost_requests_running{model="tiny"} 0.0' in lines
-    assert 'llamahost_requests_waiting{model="tiny"} 0.0' in lines
-    all_slots = {"prompt": "a", "n": 4, "max_tokens": 2}
-    assert server.request("/v1/completions", all_slots)[0] == 200
+    assert_at_rest(server, n_slots=4)
 
 
 @pytest.mark.parametrize("name", [name for name in numbers.SPEC if name.startswith("n_")])

@@ -1,0 +1,43 @@
+"""schemathesis against a real server: what /openapi.json tells is what the routes do, whatever they are sent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.rest import assert_at_rest
+from tests.gguf_models import write_model
+from tests.test_cli import environment, serving
+
+LIMIT_S = 300.0
+N_EXAMPLES = 15
+
+NOT_CHECKED = "positive_data_acceptance"
+"""A schema tells types and ranges; that `best_of` is not below `n`, or that a prompt fits, it cannot tell."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_schemathesis_finds_no_failure_and_no_violation(seed: int, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "tiny.gguf", "llama", n_ctx=128)
+    flags = ("--n-ctx", "128", "--slots", "4", "--threads", "1", "--log-level", "error")
+    with serving(tmp_path, model, *flags) as server:
+        server.line("ready: ")
+        done = subprocess.run(
+            [
+                *(Path(sys.executable).with_name("schemathesis"), "run", f"{server.url}/openapi.json"),
+                *("--checks", "all", "--exclude-checks", NOT_CHECKED, "--max-examples", str(N_EXAMPLES)),
+                *("--seed", str(seed), "--request-timeout", "60", "--no-color", "--generation-database", "none"),
+            ],
+            cwd=tmp_path,
+            env=environment(),
+            text=True,
+            capture_output=True,
+            timeout=LIMIT_S,
+        )
+        assert done.returncode == 0, done.stdout
+        assert "7 selected / 7 total" in done.stdout
+        assert_at_rest(server, n_slots=4)
