@@ -6,6 +6,7 @@ it can (`template_bridge`). What it raises is told in its own words.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -13,7 +14,7 @@ from llamahost.core.errors import TemplateFailed
 from llamahost.core.messages import Continued, Message, Text, Tool
 from llamahost.text.template_bridge import WriteCalls, bridged, in_generic_form
 from llamahost.text.template_facts import Facts, ends_in_reasoning, probe
-from llamahost.text.template_sandbox import bounded_range, environment_at, joined
+from llamahost.text.template_sandbox import bounded_range, environment_at, joined, undeclared
 from llamahost.text.template_tools import schema, value_of
 
 CHATML = """\
@@ -38,7 +39,7 @@ class Template:
     is the variant that the model has for requests with tools.
     """
 
-    __slots__ = ("_compiled", "_specials", "facts", "source", "tool_use")
+    __slots__ = ("_compiled", "_now", "_specials", "_wants_functions", "facts", "source", "tool_use")
 
     def __init__(
         self,
@@ -55,8 +56,11 @@ class Template:
         self.source = source
         self.tool_use = tool_use
         self._specials = {**(specials or {}), "bos_token": bos, "eos_token": eos}
+        self._now = now or datetime.now
         try:
-            self._compiled = environment_at(now or datetime.now).from_string(source)
+            environment = environment_at(self._now)
+            self._wants_functions = "functions" in undeclared(environment, source)
+            self._compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFailed(f"the chat template is malformed: line {error.lineno}: {error.message}") from error
         except RecursionError as error:
@@ -125,7 +129,11 @@ class Template:
         return prompt if continued == "no" else _cut(prompt, continued)
 
     def _drawn(self, context: Mapping[str, object]) -> str:
-        return joined(self._compiled.generate({"range": bounded_range(), **context}))
+        given: dict[str, object] = {"range": bounded_range(), **context}
+        if self._wants_functions:  # FireFunction's, which is handed the tools as text
+            functions = json.dumps(context["tools"], indent=4, ensure_ascii=False) if context["tools"] else ""
+            given = {"functions": functions, "datetime": self._now().strftime("%Y-%m-%d"), **given}
+        return joined(self._compiled.generate(given))
 
     def _probed(
         self,

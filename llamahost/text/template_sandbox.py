@@ -47,6 +47,13 @@ def joined(chunks: Iterable[str]) -> str:
     return "".join(parts)
 
 
+def undeclared(environment: jinja2.Environment, source: str) -> set[str]:
+    """The names that a template takes from outside."""
+    from jinja2 import meta
+
+    return meta.find_undeclared_variables(environment.parse(source))
+
+
 def environment_at(now: Callable[[], datetime]) -> jinja2.Environment:
     """What Hugging Face gives to its templates, bounded."""
     import jinja2
