@@ -201,7 +201,16 @@ NUMBERLESS = frozenset(
         *("llama_model_n_layer", "llama_model_n_params", "llama_model_n_swa", "llama_model_size", "llama_n_batch"),
         *("llama_n_ctx_seq", "llama_print_system_info", "llama_progress_callback"),
         *("llama_sampler_chain_default_params", "llama_sampler_chain_init", "llama_supports_gpu_offload"),
-        *("llama_synchronize", "llama_version", "llama_vocab_bos", "llama_vocab_eos", "llama_vocab_get_add_bos"),
+        *(
+            "llama_synchronize",
+            "llama_version",
+            "llama_vocab_bos",
+            "llama_vocab_eos",
+            "llama_vocab_fim_mid",
+            "llama_vocab_fim_pre",
+            "llama_vocab_fim_suf",
+            "llama_vocab_get_add_bos",
+        ),
         *(
             "llama_vocab_get_suppress_tokens",
             "llama_vocab_n_tokens",
