@@ -28,6 +28,27 @@ R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How an answer is to be told: what is kept of a body, which may be large, while it is answered."""
+
+    is_streamed: bool
+    includes_usage: bool
+    is_of_functions: bool
+    has_logprobs: bool
+    n_kept: int
+
+    @staticmethod
+    def of(body: ChatBody | CompletionBody) -> Manner:
+        return Manner(
+            is_streamed=bool(body.stream),
+            includes_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+            is_of_functions=isinstance(body, ChatBody) and body.is_of_functions,
+            has_logprobs=body.has_logprobs,
+            n_kept=body.n_kept,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Generate(Generic[B, R]):
     """One generating route: how its body is read, what it means, and who answers it."""
 
@@ -41,19 +62,19 @@ class Generate(Generic[B, R]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
-        body, request = await self.reading.run(lambda: self._understood(data), len(data))
+        request, manner = await self._read(scope, receive)
         trace.model = request.model
         frame = Frame.new(
             self.kind,
             request.model,
             n=request.generation.n,
             fingerprint=self.fingerprint,
-            include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-            is_of_functions=isinstance(body, ChatBody) and body.is_of_functions,
+            include_usage=manner.includes_usage,
+            is_of_functions=manner.is_of_functions,
         )
         events = self.answer(request)
-        if body.stream:
+        del request  # its text goes as soon as it is prepared
+        if manner.is_streamed:
             stream = EventStream(
                 events,
                 ChunkEncoder(frame),
@@ -63,7 +84,7 @@ class Generate(Generic[B, R]):
             )
             await stream(receive, send)
             return
-        whole = BodyEncoder(frame, has_logprobs=body.has_logprobs, n_kept=body.n_kept)
+        whole = BodyEncoder(frame, has_logprobs=manner.has_logprobs, n_kept=manner.n_kept)
 
         async def fold() -> None:
             async with aclosing(events) as open_events:
@@ -74,9 +95,13 @@ class Generate(Generic[B, R]):
         await while_connected(receive, fold())
         await send_json(send, whole.body())
 
-    def _understood(self, data: bytes) -> tuple[B, R]:
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[R, Manner]:
+        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        return await self.reading.run(lambda: self._understood(data), len(data))
+
+    def _understood(self, data: bytes) -> tuple[R, Manner]:
         body = decode_body(data, self.decoder)
-        return body, self.parse(body)
+        return self.parse(body), Manner.of(body)
 
 
 def chat_route(service: Service, settings: ServerSettings, fingerprint: str, reading: Reading) -> ASGIApp:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 
 from llamahost.api.openai_types import (
@@ -287,16 +289,16 @@ def _json(schema: dict[str, object]) -> str:
         raise InvalidRequest("the schema is nested too deeply", param="response_format") from None
 
 
-def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | Sequence[int], ...]:
     """One text, several texts, one list of tokens, or several lists of tokens."""
     if isinstance(prompt, str):
         return (prompt,)
     kinds = set(map(type, prompt))
     if kinds == {int}:
-        return (tuple(prompt),)  # type: ignore[arg-type] # int is all there is
+        return (array("i", prompt),)  # type: ignore[arg-type] # int is all there is
     if int in kinds:
         raise InvalidRequest("`prompt` mixes tokens with texts; give one or the other", param="prompt")
-    return tuple(item if isinstance(item, str) else tuple(item) for item in prompt)  # type: ignore[arg-type] # no int is left
+    return tuple(item if isinstance(item, str) else array("i", item) for item in prompt)  # type: ignore[arg-type] # no int is left
 
 
 def _generation(body: Body, n_logprobs: int | None) -> Generation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypedDict
 
@@ -301,7 +301,7 @@ class CompletionRequest:
     then computed anew, for each answer. With `suffix`, the answer is what stands between the prompt and that.
     """
 
-    prompts: tuple[str | tuple[int, ...], ...]
+    prompts: tuple[str | Sequence[int], ...]
     model: str = ""
     echo: bool = False
     n_prompt_logprobs: int | None = None

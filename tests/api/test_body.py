@@ -44,6 +44,6 @@ def test_a_list_of_tokens_of_any_length_is_one_prompt(n: int) -> None:
         assert wrong.json()["error"]["param"] == f"prompt[{n}]"
         (request,) = host.requests
         assert isinstance(request, CompletionRequest)
-        assert request.prompts == (tuple(range(n)),)
+        assert [tuple(prompt) for prompt in request.prompts] == [tuple(range(n))]
 
     run(law)
