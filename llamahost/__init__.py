@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from llamahost.core.observe import RequestRecord as RequestRecord
     from llamahost.core.results import ChatResult as ChatResult
     from llamahost.core.results import CompletionResult as CompletionResult
+    from llamahost.core.vectors import Embeddings as Embeddings
+    from llamahost.core.vectors import EmbedRequest as EmbedRequest
+    from llamahost.core.vectors import Ranking as Ranking
+    from llamahost.core.vectors import RerankRequest as RerankRequest
     from llamahost.fleet.manifest import Manifest as Manifest
     from llamahost.fleet.manifest import ModelSpec as ModelSpec
     from llamahost.fleet.manifest import ServerSettings as ServerSettings
@@ -76,6 +80,7 @@ _HOMES = {
     ),
     "llamahost.core.observe": ("Observer", "RequestRecord"),
     "llamahost.core.results": ("ChatResult", "CompletionResult"),
+    "llamahost.core.vectors": ("EmbedRequest", "Embeddings", "Ranking", "RerankRequest"),
     "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings", "load_manifest"),
     "llamahost.host": ("AsyncHost", "Health", "ModelStatus"),
     "llamahost.sync": ("Host", "Stream"),

@@ -26,6 +26,7 @@ from llamahost.commands.run import run
 if TYPE_CHECKING:
     import socket
 
+    from llamahost.fleet.loader import ModelCard
     from llamahost.fleet.manifest import Manifest, ServerSettings
     from llamahost.host import ModelStatus
 
@@ -85,6 +86,20 @@ def serve(
         typer.Option(
             envvar="LLAMAHOST_TEMPLATE",
             help="Chat template: a file, or a name: chatml, or one in the GGUF, as tool_use. [the GGUF's own]",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        bool | None,
+        typer.Option(
+            "--embeddings",
+            envvar="LLAMAHOST_EMBEDDINGS",
+            help="Also embed with a model that generates; one made for embeddings always does.",
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LLAMAHOST_POOLING", help="Of embeddings: mean, cls, last, rank or none. [the GGUF's own, else last]"
         ),
     ] = None,
     api_key: Annotated[
@@ -155,6 +170,8 @@ def serve(
         "n_threads": threads,
         "n_gpu_layers": gpu_layers,
         "template": template,
+        "embeddings": embeddings,
+        "pooling": pooling,
     }
     server_flags = {
         "host": host,
@@ -294,7 +311,7 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         for status in ready:
             _say(f"ready: {_told(status)}")
         if ready:
-            _say(_example(address, settings, needs_key=not keys.is_open))
+            _say(_example(address, settings, ready[0].card, needs_key=not keys.is_open))
 
     runner = Runner(host, place, settings=settings, tls=tls, on_start=announce)
     status = runner.run(make_app)
@@ -331,13 +348,21 @@ def _told(status: ModelStatus) -> str:
     card = status.card
     if card is None:
         return status.name
+    if not card.generates:
+        does = "scores documents" if card.pooling == "rank" else f"embeds into {card.n_dim} dimensions"
+        return f"{status.name}, {does}, {card.n_ctx} tokens an input ({card.description})"
     return f"{status.name}, {card.n_slots} slots, {card.n_ctx} tokens a request ({card.description})"
 
 
-def _example(address: str, settings: ServerSettings, *, needs_key: bool) -> str:
+def _example(address: str, settings: ServerSettings, card: ModelCard | None, *, needs_key: bool) -> str:
+    """A command that shows the server at work with this model."""
     where = address
     if settings.unix_socket is not None:
         where = f"--unix-socket {settings.unix_socket} {'http' if settings.tls_cert is None else 'https'}://localhost"
     key = " -H 'Authorization: Bearer …'" if needs_key else ""
-    body = """'{"messages": [{"role": "user", "content": "Hello"}]}'"""
-    return f"try: curl {where}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {body}"
+    route, body = "chat/completions", """'{"messages": [{"role": "user", "content": "Hello"}]}'"""
+    if card is not None and not card.generates:
+        route, body = "embeddings", """'{"input": "Hello"}'"""
+        if card.pooling == "rank":
+            route, body = "rerank", """'{"query": "Hello", "documents": ["Hi", "Bye"]}'"""
+    return f"try: curl {where}/v1/{route}{key} -H 'Content-Type: application/json' -d {body}"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 from array import array
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from llamahost.core.errors import (
     DeadlineExceeded,
+    GenerationFailed,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
@@ -25,7 +28,8 @@ from llamahost.core.events import Event, Finished, Started
 from llamahost.core.machine import Machine
 from llamahost.core.messages import ChatRequest, CompletionRequest, SamplingOptions
 from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord
-from llamahost.core.work import Times
+from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
+from llamahost.core.work import Times, Vector
 from llamahost.fleet.fleet import Fleet, Load, ModelStatus, State
 from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.replica import Opened, Replica
@@ -57,6 +61,10 @@ class SpecOptions(TypedDict, total=False):
     swa_full: bool
     template: str
     sampling: SamplingOptions
+    embeddings: bool
+    pooling: Literal["auto", "none", "mean", "cls", "last", "rank"]
+    query_prefix: str
+    document_prefix: str
     max_queue: int
     timeout_s: float | None
     target_step_s: float
@@ -148,6 +156,32 @@ class AsyncHost:
         """
         return self._answer(request, "completion", request.generation.n * len(request.prompts))
 
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """A vector for each input, of length 1 by pooling. Cancelling the call frees the device within a step.
+
+        Raises ModelNotFound, Unavailable, Overloaded, InvalidRequest, DeadlineExceeded, GenerationFailed.
+        """
+        async with self._measured(request, "embedding") as (replica, record):
+            prepared, vectors = await replica.embed(request)
+            record.n_prompt = prepared.n_tokens
+            n_dim = replica.n_dim
+            if request.dimensions is not None and request.dimensions != n_dim:
+                vectors = tuple(_first(vector, request.dimensions, n_dim) for vector in vectors)
+            return Embeddings(vectors=vectors, model=replica.spec.name, n_tokens=prepared.n_tokens, cut=prepared.cut)
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        """How well each document answers the query, by the model's own head. Otherwise as `embed`."""
+        async with self._measured(request, "rerank") as (replica, record):
+            prepared, vectors = await replica.rank(request)
+            record.n_prompt = prepared.n_tokens
+            return Ranking(
+                scores=tuple(vector[0] for vector in vectors),
+                model=replica.spec.name,
+                n_tokens=prepared.n_tokens,
+                is_probability=replica.has_probabilities,
+                cut=prepared.cut,
+            )
+
     async def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
     ) -> list[int]:
@@ -184,6 +218,42 @@ class AsyncHost:
             models=models,
         )
 
+    @asynccontextmanager
+    async def _measured(
+        self, request: EmbedRequest | RerankRequest, kind: Kind
+    ) -> AsyncIterator[tuple[Replica, _Measure]]:
+        """A lease for one request that is answered whole: within its deadline, and told of when it is over."""
+        clock = asyncio.get_running_loop().time
+        arrived = clock()
+        measure = _Measure(request.model)
+        try:
+            async with self._fleet.lease(request.model, n_jobs=1) as replica:
+                measure.model = replica.spec.name
+                timeout_s = request.timeout_s or replica.spec.timeout_s or self._settings.timeout_s
+                try:
+                    async with asyncio.timeout_at(None if timeout_s is None else arrived + timeout_s):
+                        yield replica, measure
+                except TimeoutError as error:
+                    raise DeadlineExceeded(timeout_s or 0.0) from error
+            measure.outcome = "stop"
+        except (InvalidRequest, ModelNotFound, Overloaded, Unavailable):
+            measure.outcome = "error" if measure.n_prompt else "rejected"
+            raise
+        except (DeadlineExceeded, GenerationFailed):
+            measure.outcome = "error"
+            raise
+        finally:
+            if self._observer is not None:
+                self._observer.finished(
+                    RequestRecord(
+                        model=measure.model,
+                        kind=kind,
+                        n_prompt=measure.n_prompt,
+                        total_s=clock() - arrived,
+                        outcome=measure.outcome,
+                    )
+                )
+
     async def _answer(
         self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
     ) -> AsyncGenerator[Event, None]:
@@ -216,6 +286,15 @@ class AsyncHost:
         finally:
             if self._observer is not None:
                 self._observer.finished(account.record())
+
+
+@dataclass(slots=True)
+class _Measure:
+    """What becomes of one request that is answered whole. Owned by the loop."""
+
+    model: str
+    n_prompt: int = 0
+    outcome: Outcome = "cancelled"
 
 
 class _Account:
@@ -280,6 +359,15 @@ class _Account:
             # Whoever leaves after the last event has had all: that is no cancelling.
             outcome=self._reason if self._n_open == 0 else self._outcome,
         )
+
+
+def _first(vector: Vector, n: int, n_dim: int) -> Vector:
+    """The first n dimensions, of length 1 again. Raises InvalidRequest."""
+    if n > n_dim:
+        raise InvalidRequest(f"dimensions must be at most {n_dim}, the model's own, not {n}", param="dimensions")
+    head = vector[:n]
+    length = math.sqrt(math.fsum(value * value for value in head))
+    return array("f", (value / length for value in head)) if length > 0 else head
 
 
 async def _prepare(

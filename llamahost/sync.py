@@ -27,6 +27,7 @@ from llamahost.core.messages import (
     Tool,
 )
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result
+from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind, Ranking, RerankRequest
 from llamahost.host import AsyncHost, SpecOptions, check_names
 
 if TYPE_CHECKING:
@@ -239,6 +240,25 @@ class Host:
             generation=_generation_of(given),
         )
         return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)
+
+    def embed(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        model: str = "",
+        kind: InputKind = "",
+        dimensions: int | None = None,
+        is_cut: bool = False,
+    ) -> Embeddings:
+        """A vector for each text, of length 1 by pooling. Raises what AsyncHost.embed raises."""
+        texts = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        request = EmbedRequest(inputs=texts, model=model, kind=kind, dimensions=dimensions, is_cut=is_cut)
+        return self._call(self._host.embed(request))
+
+    def rerank(self, query: str, documents: Sequence[str], *, model: str = "", is_cut: bool = False) -> Ranking:
+        """The score of each document, in their order. Raises what AsyncHost.rerank raises."""
+        request = RerankRequest(query=query, documents=tuple(documents), model=model, is_cut=is_cut)
+        return self._call(self._host.rerank(request))
 
     def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True

@@ -81,7 +81,7 @@ def _merges() -> Iterator[tuple[str, str]]:
     return chain(pairs, triples, fours)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int, *, has_fim: bool) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int, *, has_fim: bool = False) -> None:
     merges = list(islice(_merges(), n_vocab - MIN_VOCAB))
     markers: tuple[str, ...] = MARKERS
     n_controls = len(SPECIALS)
@@ -103,7 +103,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int, *, has_fim: bool) -> N
     writer.add_add_bos_token(True)
 
 
-class _Weights:
+class Weights:
     """Draws tensors from one seed and hands them to the writer."""
 
     def __init__(self, writer: gguf.GGUFWriter, seed: int, dtype: DType) -> None:
@@ -126,11 +126,14 @@ class _Weights:
     def ones(self, name: str, n: int) -> None:
         self.add(name, np.ones(n, dtype=np.float32))
 
+    def bias(self, name: str, n: int) -> None:
+        self.add(name, self._random.standard_normal(n, dtype=np.float32) * np.float32(0.1))
+
     def noise(self, name: str, *shape: int, low: float, high: float) -> None:
         self.add(name, self._random.uniform(low, high, shape).astype(np.float32))
 
 
-def _add_attention(weights: _Weights, block: str, s: Sizes) -> None:
+def _add_attention(weights: Weights, block: str, s: Sizes) -> None:
     head = s.n_embd // s.n_head
     weights.matrix(f"{block}.attn_q.weight", s.n_embd, s.n_embd, scale=1.5)
     weights.matrix(f"{block}.attn_k.weight", s.n_head_kv * head, s.n_embd, scale=1.5)
@@ -138,14 +141,14 @@ def _add_attention(weights: _Weights, block: str, s: Sizes) -> None:
     weights.matrix(f"{block}.attn_output.weight", s.n_embd, s.n_embd, scale=2.0)
 
 
-def _add_feed_forward(weights: _Weights, block: str, s: Sizes) -> None:
+def _add_feed_forward(weights: Weights, block: str, s: Sizes) -> None:
     weights.ones(f"{block}.ffn_norm.weight", s.n_embd)
     weights.matrix(f"{block}.ffn_gate.weight", s.n_ff, s.n_embd)
     weights.matrix(f"{block}.ffn_up.weight", s.n_ff, s.n_embd)
     weights.matrix(f"{block}.ffn_down.weight", s.n_embd, s.n_ff)
 
 
-def _add_state_space(weights: _Weights, block: str, s: Sizes) -> None:
+def _add_state_space(weights: Weights, block: str, s: Sizes) -> None:
     """A mamba2 mixer of one group; `n_head` heads."""
     inner = 2 * s.n_embd
     conv = inner + 2 * s.n_state
@@ -167,7 +170,7 @@ def _add_state_space_sizes(writer: gguf.GGUFWriter, s: Sizes) -> None:
     writer.add_ssm_group_count(1)
 
 
-def _add_block(weights: _Weights, architecture: Architecture, layer: int, s: Sizes) -> None:
+def _add_block(weights: Weights, architecture: Architecture, layer: int, s: Sizes) -> None:
     block = f"blk.{layer}"
     weights.ones(f"{block}.attn_norm.weight", s.n_embd)
     if architecture == "recurrent" or (architecture == "hybrid" and layer % 2 == 0):
@@ -228,7 +231,7 @@ def write_model(
     name: str | None = None,
     seed: int = 0,
     has_fim: bool = False,
-    metadata: Mapping[str, float | str] | None = None,
+    metadata: Mapping[str, float | str | np.uint32] | None = None,
 ) -> Path:
     """Write a GGUF file of the architecture to `path`; equal arguments make equal bytes."""
     if n_vocab < MIN_VOCAB:
@@ -247,17 +250,19 @@ def write_model(
     writer = gguf.GGUFWriter(path, _NAMES[architecture])
     writer.add_name(name or f"tiny {architecture}")
     _add_sizes(writer, architecture, s)
-    _add_tokenizer(writer, n_vocab, has_fim=has_fim)
+    add_tokenizer(writer, n_vocab, has_fim=has_fim)
     for key, value in (metadata or {}).items():
         if isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, np.uint32):
+            writer.add_uint32(key, int(value))
         elif isinstance(value, int):
             writer.add_int32(key, value)
         else:
             writer.add_float32(key, value)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    weights = _Weights(writer, seed, dtype)
+    weights = Weights(writer, seed, dtype)
     # gemma3 multiplies embeddings by sqrt(n_embd) itself; the others want them of unit spread.
     weights.matrix("token_embd.weight", n_vocab, n_embd, scale=1.0 if architecture == "swa" else float(np.sqrt(n_embd)))
     weights.ones("output_norm.weight", n_embd)

@@ -17,9 +17,11 @@ from llamahost.api.body import Reading
 from llamahost.api.border import Border, Gate
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
+from llamahost.api.embeddings import EmbeddingsRoute
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
+from llamahost.api.rerank import RerankRoute
 from llamahost.api.service import Service
 from llamahost.api.web import Page
 from llamahost.fleet.manifest import ServerSettings
@@ -49,11 +51,16 @@ class App:
         self._reading = Reading()
         chat = chat_route(service, settings, fingerprint, self._reading)
         completion = completion_route(service, settings, fingerprint, self._reading)
+        embeddings = EmbeddingsRoute(service, settings, self._reading)
+        rerank = RerankRoute(service, settings, self._reading)
+        rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
         models = ListModels(service, created=int(time.time()))
         router = Router(
             [
                 *[Route(path, chat, methods=["POST"]) for path in _both("/chat/completions")],
                 *[Route(path, completion, methods=["POST"]) for path in _both("/completions")],
+                *[Route(path, embeddings, methods=["POST"]) for path in _both("/embeddings")],
+                *[Route(path, rerank, methods=["POST"]) for path in rerank_paths],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models")],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models/{name:path}")],
                 Route("/", Page.read("chat.html"), methods=["GET"]),

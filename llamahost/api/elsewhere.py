@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 CHAT = "POST /v1/chat/completions"
 COMPLETIONS = "POST /v1/completions"
+EMBEDDINGS = "POST /v1/embeddings"
 MODELS = "GET /v1/models"
 
 NEIGHBOURS: dict[str, tuple[str, str]] = {
@@ -18,18 +19,15 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
     "/api/ps": ("Ollama", MODELS),
     "/api/show": ("Ollama", f"{MODELS}/{{name}}"),
     "/api/version": ("Ollama", "GET /health"),
-    "/api/embed": ("Ollama", ""),
-    "/api/embeddings": ("Ollama", ""),
+    "/api/embed": ("Ollama", EMBEDDINGS),
+    "/api/embeddings": ("Ollama", EMBEDDINGS),
     "/api/pull": ("Ollama", ""),
     "/completion": ("llama-server", COMPLETIONS),
     "/infill": ("llama-server", ""),
     "/tokenize": ("llama-server", ""),
     "/detokenize": ("llama-server", ""),
     "/apply-template": ("llama-server", ""),
-    "/embedding": ("llama-server", ""),
-    "/embeddings": ("OpenAI", ""),
-    "/rerank": ("llama-server", ""),
-    "/reranking": ("llama-server", ""),
+    "/embedding": ("llama-server", EMBEDDINGS),
     "/lora-adapters": ("llama-server", ""),
     "/props": ("llama-server", MODELS),
     "/slots": ("llama-server", "GET /metrics"),
@@ -49,7 +47,8 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 }
 """By path without /v1: whose, and what does here what it does there; empty where nothing does."""
 
-SERVED = ("/chat/completions", "/completions", "/models", "/health", "/ready", "/metrics", "/openapi.json", "/docs")
+OF_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/models")
+SERVED = (*OF_OPENAI, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""
 
 
@@ -84,4 +83,4 @@ def advice(path: str) -> str:
 
 
 def _spelled(served: str) -> str:
-    return f"/v1{served}" if served in ("/chat/completions", "/completions", "/models") else served
+    return f"/v1{served}" if served in OF_OPENAI else served

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -22,6 +22,9 @@ from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import ModelStatus
+
+if TYPE_CHECKING:
+    from llamahost.fleet.loader import ModelCard
 
 B = TypeVar("B", ChatBody, CompletionBody)
 R = TypeVar("R", ChatRequest, CompletionRequest)
@@ -143,7 +146,7 @@ class ListModels:
             body["status"] = {"value": model.state, "reason": model.reason}
         if card is not None:
             body["context_length"] = body["max_model_len"] = card.n_ctx
-            body["capabilities"] = ["completion", "chat"] if card.has_chat_template else ["completion"]
+            body["capabilities"] = _capabilities(card)
             body["chat_template_caps"] = dict(card.template_caps)
             body["meta"] = {
                 "n_ctx": card.n_ctx,
@@ -151,9 +154,20 @@ class ListModels:
                 "n_slots": card.n_slots,
                 "n_vocab": card.n_vocab,
                 "n_embd": card.n_embd,
+                **({"pooling": card.pooling, "n_dim": card.n_dim} if card.pooling is not None else {}),
                 "n_params": card.n_params,
                 "size": card.n_bytes,
                 "architecture": card.architecture,
                 "description": card.description,
             }
         return body
+
+
+def _capabilities(card: ModelCard) -> list[str]:
+    """What the model can be asked for."""
+    capabilities = ["completion"] if card.generates else []
+    if card.has_chat_template:
+        capabilities.append("chat")
+    if card.pooling is not None:
+        capabilities.append("rerank" if card.pooling == "rank" else "embedding")
+    return capabilities

@@ -142,6 +142,8 @@ class ModelMeta(Answer):
     size: int
     architecture: str
     description: str
+    pooling: Literal["none", "mean", "cls", "last", "rank"] | UnsetType = UNSET
+    n_dim: int | UnsetType = UNSET
 
 
 class ModelAnswer(Answer):

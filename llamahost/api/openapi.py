@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.docs_page import render
+from llamahost.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from llamahost.api.openai_answers import (
     ChatAnswer,
     CompletionAnswer,
@@ -21,6 +22,7 @@ from llamahost.api.openai_answers import (
     ProbeAnswer,
 )
 from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.api.rerank import RerankAnswer, RerankBody
 from llamahost.api.sse import send_json
 from llamahost.api.web import Page
 
@@ -56,6 +58,7 @@ class Operation:
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
     is_open: bool = False
+    is_streamed: bool = True  # where it has a body
 
 
 OPERATIONS = (
@@ -76,6 +79,26 @@ OPERATIONS = (
         body=CompletionBody,
         answer=CompletionAnswer,
         errors=tuple(_ERRORS),
+    ),
+    Operation(
+        method="post",
+        path="/v1/embeddings",
+        name="embed",
+        summary="A vector for each input. Also without /v1.",
+        body=EmbeddingsBody,
+        answer=EmbeddingsAnswer,
+        errors=tuple(_ERRORS),
+        is_streamed=False,
+    ),
+    Operation(
+        method="post",
+        path="/v1/rerank",
+        name="rerank",
+        summary="Documents in the order in which they answer a query. Also without /v1, and as /v2/rerank.",
+        body=RerankBody,
+        answer=RerankAnswer,
+        errors=tuple(_ERRORS),
+        is_streamed=False,
     ),
     Operation(
         method="get",
@@ -189,7 +212,7 @@ def _operation(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, 
 def _responses(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, object]]) -> Iterator[tuple[str, Json]]:
     plain: Json = {"text/plain": {"schema": {"type": "string"}}}
     content = plain if operation.answer is None else _json_of(refs[operation.answer])
-    if operation.body is not None:
+    if operation.body is not None and operation.is_streamed:
         content = {**content, "text/event-stream": {}}  # events have no schema that all readers agree on
     yield "200", {"description": "The answer.", "content": content}
     if operation.is_open:

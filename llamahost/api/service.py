@@ -9,6 +9,7 @@ from typing import Protocol
 from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.host import Health, ModelStatus
 
 
@@ -26,6 +27,10 @@ class Service(Protocol):
     def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]: ...
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[Event, None]: ...
+
+    async def embed(self, request: EmbedRequest) -> Embeddings: ...
+
+    async def rerank(self, request: RerankRequest) -> Ranking: ...
 
     def models(self) -> tuple[ModelStatus, ...]: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Kind = Literal["chat", "completion"]
+Kind = Literal["chat", "completion", "embedding", "rerank"]
 Outcome = Literal["stop", "length", "tool", "cancelled", "error", "rejected"]
 
 

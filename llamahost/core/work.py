@@ -8,6 +8,7 @@ What is made for each sequence in each step is a named tuple: a frozen dataclass
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -17,6 +18,8 @@ Tokens: TypeAlias = "array[int]"
 """array("i") of token ids; handed over, never changed by whoever receives one."""
 
 NO_TOKENS: Tokens = array("i")
+Vector: TypeAlias = "array[float]"
+"""array("f"): 32-bit floats."""
 
 Finish = Literal["stop", "length", "cancelled", "failed"]
 
@@ -59,6 +62,35 @@ class Job:
     constraint: Constraint | None = None
     adapter: str = ""
     priority: int = 0
+
+
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+"""How the rows of an input's tokens become one vector; `none` keeps them all, `rank` makes scores of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedJob:
+    """Inputs to be turned into vectors, each by itself. `id` is unique in the process; no input is empty."""
+
+    id: int
+    inputs: tuple[Tokens, ...]
+    priority: int = 0
+
+
+class PairMarks(NamedTuple):
+    """What a model that reads two texts at once has before, between and after them."""
+
+    begin: Tokens = array("i")
+    between: Tokens = array("i")
+    end: Tokens = array("i")
+
+
+class Embedded(NamedTuple):
+    """A job's vectors in the order of its inputs; or why there are none."""
+
+    job_id: int
+    vectors: tuple[Vector, ...] = ()
+    error: str = ""
 
 
 class Span(NamedTuple):
@@ -207,6 +239,29 @@ class Backend(Protocol):
 
     def collect(self) -> list[Sampled]:
         """Wait for the launched decode, sample its rows in the order of the spans, and finish the plan."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Idempotent."""
+        ...
+
+
+class EmbedBackend(Protocol):
+    """Owned by one worker thread. Turns inputs into vectors; what it computed before matters to none of them."""
+
+    n_ctx: int  # tokens that one input may hold
+    n_batch: int  # tokens that one step may hold; a longer input is a step of its own
+    n_inputs: int  # inputs that one step may hold
+    n_dim: int  # numbers in a vector; under pooling `none` a token has so many
+    pooling: Pooling
+    has_probabilities: bool  # scores are in [0, 1], not any number
+    overlaps: bool  # there is a device that computes by itself
+
+    def embed(self, inputs: Sequence[Tokens]) -> list[Vector]:
+        """The vectors of one step, in order: of length 1 by pooling, but for scores and for pooling `none`.
+
+        Raises BackendError when this step failed, BackendLost when the context is gone.
+        """
         ...
 
     def close(self) -> None:

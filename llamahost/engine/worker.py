@@ -11,9 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Protocol, TypeVar
 
-from llamahost.core.work import Job
-from llamahost.engine.engine import Engine
+from llamahost.engine.engine import Doing, EngineStats
+from llamahost.engine.turns import Turns
 
 logger = logging.getLogger("llamahost.engine")
 
@@ -23,6 +24,29 @@ STALL_FACTOR = 20.0
 
 EXIT_PATIENCE_S = 5.0
 """How long a program that ends waits for a step that does not return."""
+
+J = TypeVar("J", contravariant=True)
+
+
+class Steps(Protocol):
+    """What a worker asks of an engine: `engine.Engine` and `embedder.Embedder` are such."""
+
+    stats: EngineStats
+    doing: Doing | None
+
+    def abort(self, job_id: int) -> None: ...
+
+    def step(self) -> bool: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Takes(Steps, Protocol[J]):
+    """One that takes jobs of that kind."""
+
+    def submit(self, job: J) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +60,23 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class _Submit:
-    engine: Engine
-    job: Job
+    give: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Abort:
-    engine: Engine
+    engine: Steps
     job_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Attach:
-    engine: Engine
+    engine: Steps
 
 
 @dataclass(frozen=True, slots=True)
 class _Detach:
-    engine: Engine
+    engine: Steps
     done: Future[None]
 
 
@@ -77,7 +100,8 @@ class Worker:
         self._clock = clock
         # A C queue: putting never blocks, and getting wakes without a poll.
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
-        self._engines: tuple[Engine, ...] = ()  # replaced, never changed: `watch` reads it from outside
+        self._turns: Turns[Steps] = Turns()
+        self._engines: tuple[Steps, ...] = ()  # replaced, never changed: `watch` reads it from outside
         self._is_stopping = False
         # A daemon: a decode that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -87,19 +111,19 @@ class Worker:
         atexit.register(self.close, EXIT_PATIENCE_S)
         self._thread.start()
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Steps) -> None:
         """Step this engine from now on; its backend belongs to this thread."""
         self._send(_Attach(engine))
 
-    def submit(self, engine: Engine, job: Job) -> None:
-        """Give a job to the engine; its news ends with an emission that has `finish`, even when the thread is gone."""
-        self._send(_Submit(engine, job))
+    def submit(self, engine: Takes[J], job: J) -> None:
+        """Give a job to the engine, which tells its end in any case, even when the thread is gone."""
+        self._send(_Submit(lambda: engine.submit(job)))
 
-    def abort(self, engine: Engine, job_id: int) -> None:
+    def abort(self, engine: Steps, job_id: int) -> None:
         """End a job before the engine's next plan. Idempotent."""
         self._send(_Abort(engine, job_id))
 
-    def detach(self, engine: Engine) -> Future[None]:
+    def detach(self, engine: Steps) -> Future[None]:
         """Close the engine and its backend, failing its jobs; done when its memory is free."""
         done: Future[None] = Future()
         self._send(_Detach(engine, done))
@@ -137,25 +161,31 @@ class Worker:
             self._obey_the_rest()
 
     def _run(self) -> None:
+        turns, clock = self._turns, self._clock
         while not self._is_stopping:
-            is_idle = True
-            for engine in self._engines:
-                # A message may be for an engine that has had its turn: only a round without any may end in sleep.
-                is_idle &= not self._obey_all()
-                is_idle &= not engine.step()
-                if len(self._engines) > 1:
-                    engine.flush()  # its next step waits for those of the others
-            if is_idle:
-                self._obey(self._inbox.get())
+            self._obey_all()
+            engine = turns.next()
+            if engine is None:
+                if not self._is_stopping:  # each has been asked since the last message: only then may this sleep
+                    self._obey(self._inbox.get())
+                    turns.wake()
+                continue
+            began = clock()
+            if not engine.step():
+                turns.idle(engine)
+                continue
+            if len(self._engines) > 1:
+                turns.served(engine, clock() - began)
+                engine.flush()  # its next step waits for those of the others
         self._obey_the_rest()
 
-    def _obey_all(self) -> bool:
+    def _obey_all(self) -> None:
         inbox = self._inbox
         if inbox.empty():
-            return False
+            return
         while not inbox.empty():
             self._obey(inbox.get_nowait())  # this thread alone takes, so it cannot have become empty
-        return True
+        self._turns.wake()
 
     def _obey_the_rest(self) -> None:
         """At the thread's end and after it, when whoever comes takes what is there."""
@@ -166,12 +196,13 @@ class Worker:
     def _obey(self, message: _Message) -> None:
         try:
             match message:
-                case _Submit(engine, job):
-                    engine.submit(job)
+                case _Submit(give):
+                    give()
                 case _Abort(engine, job_id):
                     engine.abort(job_id)
                 case _Attach(engine):
-                    self._engines = (*self._engines, engine)
+                    self._turns.join(engine)
+                    self._engines = self._turns.takers
                 case _Detach(engine, done):
                     self._detach(engine, done)
                 case _Stop():
@@ -181,8 +212,9 @@ class Worker:
         except Exception:  # the thread lives on, whatever a message does
             logger.exception("worker %s could not obey %s", self.name, type(message).__name__)
 
-    def _detach(self, engine: Engine, done: Future[None]) -> None:
-        self._engines = tuple(other for other in self._engines if other is not engine)
+    def _detach(self, engine: Steps, done: Future[None]) -> None:
+        self._turns.leave(engine)
+        self._engines = self._turns.takers
         try:
             engine.close()
         except Exception as error:

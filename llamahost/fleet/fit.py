@@ -16,7 +16,7 @@ DEFAULT_N_CTX = 8192
 
 DEFAULT_N_SLOTS = 8
 
-_LEAST_N_CTX = 512
+LEAST_N_CTX = 512
 _ROUND = 256  # llama.cpp rounds cells to this
 
 
@@ -62,7 +62,7 @@ def choose_shape(spec: ModelSpec, facts: Facts, available_bytes: int) -> Shape:
     n_ctx = spec.n_ctx or min(facts.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX, spec.n_cells or DEFAULT_N_CTX)
     if spec.n_ctx is None and spec.n_cells is None:
         n_sure = n_slots if spec.kv_layout == "split" else 1  # contexts that must fit whole
-        while n_ctx * n_sure > 2 * comfortable and n_ctx // 2 >= _LEAST_N_CTX:
+        while n_ctx * n_sure > 2 * comfortable and n_ctx // 2 >= LEAST_N_CTX:
             n_ctx //= 2
     is_split = spec.kv_layout == "split" or (
         spec.kv_layout == "auto" and spec.n_cells is None and n_ctx * n_slots <= comfortable
@@ -79,7 +79,7 @@ def _smaller(spec: ModelSpec, shape: Shape) -> Shape | None:
         n_cells = _rounded(shape.n_cells // 2, least=shape.n_ctx)
         if n_cells < shape.n_cells:
             return replace(shape, n_cells=n_cells, is_unified=True)
-    if spec.n_ctx is None and shape.n_ctx // 2 >= _LEAST_N_CTX:
+    if spec.n_ctx is None and shape.n_ctx // 2 >= LEAST_N_CTX:
         n_ctx = shape.n_ctx // 2
         n_cells = spec.n_cells or (_rounded(n_ctx, least=n_ctx) if shape.is_unified else n_ctx * shape.n_slots)
         return replace(shape, n_ctx=n_ctx, n_cells=n_cells)

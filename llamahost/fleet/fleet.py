@@ -26,6 +26,7 @@ from llamahost.engine.worker import Watch, Worker
 from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.policy import ReplicaView, choose
 from llamahost.fleet.replica import Opened, Replica, in_thread
+from llamahost.fleet.vectors import Vectors
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.fleet.loader import ModelCard
@@ -87,7 +88,7 @@ class _Place:
 
     @property
     def n_room(self) -> int:
-        return self.replica.backend.n_slots + self.spec.max_queue - self.n_in_flight if self.replica else 0
+        return self.replica.card.n_slots + self.spec.max_queue - self.n_in_flight if self.replica else 0
 
     def settle(self, state: State, reason: str = "") -> None:
         self.state = state
@@ -96,7 +97,7 @@ class _Place:
 
     def retry_after_s(self) -> float:
         """When half of those that wait will have been answered, at the rate of late. Whole seconds in [1, 60]."""
-        n_slots = self.replica.backend.n_slots if self.replica else 1
+        n_slots = self.replica.card.n_slots if self.replica else 1
         n_waiting = max(1, self.n_in_flight - n_slots)
         return min(60.0, max(1.0, math.ceil(self.mean_s * n_waiting / 2 / n_slots)))
 
@@ -181,7 +182,7 @@ class Fleet:
                 state=place.state,
                 progress=1.0 if place.state == "ready" else place.progress,
                 reason=place.reason,
-                n_slots=place.replica.backend.n_slots if place.replica else 0,
+                n_slots=place.replica.card.n_slots if place.replica else 0,
                 n_in_flight=place.n_in_flight,
                 card=place.replica.card if place.replica else None,
                 stats=place.replica.stats if place.replica else None,
@@ -282,7 +283,9 @@ class Fleet:
             opened = self._load(spec, Machine.read(), progress)
             if not self._is_closed:
                 return opened
-            opened.backend.close()  # nobody waits for it any more
+            for context in (opened.backend, opened.embedder):  # nobody waits for it any more
+                if context is not None:
+                    context.close()
             opened.model.close()
             return None
 
@@ -305,14 +308,27 @@ class Fleet:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to mend it
                 loop.call_soon_threadsafe(self._lost, place, reason)
 
-        if self._worker is None:
-            self._worker = Worker("gpu-0" if opened.backend.overlaps else "cpu")
-            self._worker.start()
-        scheduler = Scheduler.for_backend(opened.backend, target_step_s=spec.target_step_s)
-        engine = Engine(opened.backend, scheduler, self._outbox.publish, on_lost=on_lost)
-        place.replica = Replica(opened, engine, self._worker, self._outbox, self._lanes)
+        place.replica = self._replica(opened, on_lost)
         place.ready_at = loop.time()
         place.settle("ready")
+
+    def _replica(self, opened: Opened, on_lost: Callable[[str], None]) -> Replica:
+        """The model with its engines on the worker."""
+        assert self._outbox is not None
+        assert self._lanes is not None
+        backend, embedder, target_step_s = opened.backend, opened.embedder, opened.spec.target_step_s
+        if self._worker is None:
+            overlaps = any(context is not None and context.overlaps for context in (backend, embedder))
+            self._worker = Worker("gpu-0" if overlaps else "cpu")
+            self._worker.start()
+        engine: Engine | None = None
+        if backend is not None:
+            scheduler = Scheduler.for_backend(backend, target_step_s=target_step_s)
+            engine = Engine(backend, scheduler, self._outbox.publish, on_lost=on_lost)
+        vectors: Vectors | None = None
+        if embedder is not None:
+            vectors = Vectors(embedder, self._worker, target_step_s=target_step_s, on_lost=on_lost)
+        return Replica(opened, engine, vectors, self._worker, self._outbox, self._lanes)
 
     def _lost(self, place: _Place, reason: str) -> None:
         """The backend is gone: its jobs have failed, what is needed now is a new one."""

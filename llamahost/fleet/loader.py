@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -13,13 +14,16 @@ from typing import cast
 from llamahost.core.errors import InvalidRequest, LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.messages import SAMPLERS, Sampling, SamplingOptions
-from llamahost.fleet.fit import Facts, Shape, shapes
+from llamahost.core.work import Pooling
+from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
+from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.preparer import Prepared, Preparer, spelling
 from llamahost.fleet.templates import given_source, template_of
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions, kv_bytes_per_token
 from llamahost.native.cuts import cuts_in
+from llamahost.native.embed import EmbedOptions, LlamaEmbedder
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.model import Model
 from llamahost.text.remembered import Remembered
@@ -38,7 +42,7 @@ class ModelCard:
     aliases: tuple[str, ...]
     n_ctx: int  # tokens that one request may hold
     n_slots: int
-    layout: str  # split or unified
+    layout: str  # split or unified; empty where nothing is generated
     n_cells: int
     description: str
     n_params: int
@@ -52,6 +56,9 @@ class ModelCard:
     template_caps: Mapping[str, bool] = field(
         default_factory=dict
     )  # what the template can say, by llama-server's names
+    generates: bool = True
+    pooling: Pooling | None = None  # of its embeddings, where it has any
+    n_dim: int = 0  # of an embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +67,51 @@ class Loaded:
 
     spec: ModelSpec
     model: Model
-    backend: LlamaBackend
+    backend: LlamaBackend | None
+    embedder: LlamaEmbedder | None
     preparer: Preparer
+    inputs: Inputs
     card: ModelCard
 
     def close(self) -> None:
-        """Free the context, then the model; nothing of either may be in use. Idempotent."""
-        self.backend.close()
+        """Free the contexts, then the model; nothing of them may be in use. Idempotent."""
+        for context in (self.backend, self.embedder):
+            if context is not None:
+                context.close()
         self.model.close()
 
 
 def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None] | None = None) -> Loaded:
     """Open the model and a context that fits what the process is given. Raises LoadFailed."""
     header = read_metadata(spec.path)
-    _refuse_what_generates_nothing(spec.path, header)
+    _refuse_what_is_no_model(spec.path, header)
     source = given_source(spec)
-    model = Model.open(spec.path, header=header, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
-    try:
-        backend, shape = _open_backend(spec, model, machine)
-        try:
-            return _composed(spec, model, backend, shape, source)
-        except BaseException:
-            backend.close()
-            raise
-    except BaseException:
-        model.close()
-        raise
+    generates = header.is_causal and header.number("pooling_type") <= 0
+    with ExitStack() as undo:  # of whatever was opened, the last first
+        model = Model.open(spec.path, header=header, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
+        undo.callback(model.close)
+        backend, shape = _open_backend(spec, model, machine) if generates else (None, None)
+        if backend is not None:
+            undo.callback(backend.close)
+        embedder = _open_embedder(spec, model, machine, shape) if spec.embeddings or not generates else None
+        if embedder is not None:
+            undo.callback(embedder.close)
+        loaded = _composed(spec, model, backend, embedder, shape, source)
+        undo.pop_all()
+        return loaded
 
 
-def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape, source: str) -> Loaded:
-    template, complaint = template_of(spec, model, source)
-    n_ctx = min(shape.n_ctx, backend.n_ctx)  # llama.cpp rounds up; one request holds no more than was said
+def _composed(
+    spec: ModelSpec,
+    model: Model,
+    backend: LlamaBackend | None,
+    embedder: LlamaEmbedder | None,
+    shape: Shape | None,
+    source: str,
+) -> Loaded:
+    template, complaint = template_of(spec, model, source) if backend is not None else (None, "")
+    # llama.cpp rounds up; one request holds no more than was said
+    n_ctx = min(shape.n_ctx, backend.n_ctx) if shape is not None and backend is not None else 0
     preparer = Preparer(
         model=spec.name,
         n_ctx=n_ctx,
@@ -99,13 +120,22 @@ def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape
         template_error=complaint,
         defaults=_defaults(spec, model.metadata),
     )
+    inputs = Inputs(
+        model=spec.name,
+        n_ctx=embedder.n_ctx if embedder is not None else 0,
+        vocabulary=model.vocab,
+        query_prefix=spec.query_prefix,
+        document_prefix=spec.document_prefix,
+        marks=model.vocab.pair_marks(),
+        rerank_template=model.chat_template("rerank") or "",
+    )
     card = ModelCard(
         name=spec.name,
         aliases=spec.aliases,
-        n_ctx=n_ctx,
-        n_slots=backend.n_slots,
-        layout="unified" if backend.is_unified else "split",
-        n_cells=backend.n_cells,
+        n_ctx=n_ctx or inputs.n_ctx,
+        n_slots=backend.n_slots if backend is not None else embedder.n_inputs if embedder is not None else 0,
+        layout="" if backend is None else "unified" if backend.is_unified else "split",
+        n_cells=backend.n_cells if backend is not None else 0,
         description=model.description,
         n_params=model.n_params,
         n_bytes=model.n_bytes,
@@ -116,12 +146,21 @@ def _composed(spec: ModelSpec, model: Model, backend: LlamaBackend, shape: Shape
         n_embd=model.n_embd,
         has_chat_template=template is not None and template.source is not CHATML,
         template_caps=template.chosen(has_tools=True).facts.caps() if template is not None else {},
+        generates=backend is not None,
+        pooling=embedder.pooling if embedder is not None else None,
+        n_dim=embedder.n_dim if embedder is not None else 0,
     )
-    logger.info(
-        "%s: %s, %d slots of %d tokens, %s KV of %d cells",
-        *(card.name, card.description, card.n_slots, card.n_ctx, card.layout, card.n_cells),
-    )
-    return Loaded(spec, model, backend, preparer, card)
+    if backend is not None:
+        logger.info(
+            "%s: %s, %d slots of %d tokens, %s KV of %d cells",
+            *(card.name, card.description, card.n_slots, card.n_ctx, card.layout, card.n_cells),
+        )
+    if embedder is not None:
+        logger.info(
+            "%s: embeds inputs of up to %d tokens into %d dimensions by pooling `%s`",
+            *(card.name, embedder.n_ctx, embedder.n_dim, embedder.pooling),
+        )
+    return Loaded(spec, model, backend, embedder, preparer, inputs, card)
 
 
 def _remembered(model: Model, template: Template | None) -> Remembered:
@@ -133,16 +172,13 @@ def _remembered(model: Model, template: Template | None) -> Remembered:
     return Remembered(vocab, cuts_in(text, model.library, vocab.pointer, vocab.n_tokens))
 
 
-def _refuse_what_generates_nothing(path: Path, header: GgufHeader) -> None:
+def _refuse_what_is_no_model(path: Path, header: GgufHeader) -> None:
     """Before the weights are read: what the header already says."""
     architecture, kind = header.architecture, header.text("general.type")
     if kind == "adapter":
         raise LoadFailed(f"{path} is a LoRA adapter, not a model")
     if kind == "mmproj" or architecture == "clip":
         raise LoadFailed(f"{path} is a multimodal projector, not a model")
-    is_causal = header.metadata.get(f"{architecture}.attention.causal", True)
-    if not is_causal or header.number("pooling_type") > 0:
-        raise LoadFailed(f"{path} ({architecture}) is an embedding model; this version serves text generation only")
     if architecture in ("t5", "t5encoder"):
         raise LoadFailed(f"{path} ({architecture}) has an encoder; this version serves decoders only")
 
@@ -177,6 +213,30 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
         except LoadFailed as error:
             failure = error
     raise failure or LoadFailed(f"{spec.path}: no context fits")
+
+
+def _open_embedder(spec: ModelSpec, model: Model, machine: Machine, shape: Shape | None) -> LlamaEmbedder:
+    """A context for embeddings; where nothing is said of its length, the longest that there is room for."""
+    if model.has_encoder:
+        raise LoadFailed(f"{spec.path} ({model.architecture}) is an encoder beside a decoder, which is not served")
+    n_ctx = shape.n_ctx if shape is not None else spec.n_ctx or min(model.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
+    if not model.is_causal and model.n_ctx_train:
+        n_ctx = min(n_ctx, model.n_ctx_train)  # its table of positions ends there
+    while True:
+        options = EmbedOptions(
+            n_ctx=n_ctx,
+            pooling=None if spec.pooling == "auto" else spec.pooling,
+            n_batch=spec.n_ubatch,
+            flash_attention=spec.flash_attention,
+            n_threads=spec.n_threads or machine.n_threads,
+        )
+        try:
+            return LlamaEmbedder(model, options)
+        except LoadFailed as error:
+            if spec.n_ctx is not None or shape is not None or n_ctx <= LEAST_N_CTX:
+                raise
+            n_ctx = max(LEAST_N_CTX, n_ctx // 2)
+            logger.warning("%s: %s; trying inputs of %d tokens", spec.name, error, n_ctx)
 
 
 def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:

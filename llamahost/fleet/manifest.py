@@ -20,6 +20,7 @@ from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import Sampling, SamplingOptions
 
 KvLayout = Literal["auto", "split", "unified"]
+PoolingChoice = Literal["auto", "none", "mean", "cls", "last", "rank"]
 FlashAttention = Literal["auto", "on", "off"]
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -55,6 +56,10 @@ class ModelSpec:
     swa_full: bool = True
     template: str = ""  # Jinja text, a file that holds it, or a name; empty: the model's own
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions())
+    embeddings: bool = False  # also embed with a model that generates; one made for embeddings always does
+    pooling: PoolingChoice = "auto"  # of embeddings; auto: the file's own, or the last token
+    query_prefix: str = ""  # put before an input that a request calls a query
+    document_prefix: str = ""  # and before a document
     max_queue: int = 256  # requests that may wait beside those in slots
     timeout_s: float | None = None
     target_step_s: float = 0.05
@@ -168,6 +173,10 @@ _MODEL_KINDS = {
     "swa_full": _Kind(bool),
     "template": _Kind(str),
     "sampling": _Kind(dict),
+    "embeddings": _Kind(bool),
+    "pooling": _Kind(str, choices=("auto", "none", "mean", "cls", "last", "rank")),
+    "query_prefix": _Kind(str),
+    "document_prefix": _Kind(str),
     "max_queue": _Kind(int, 0, 10**6),
     "timeout_s": _Kind(float, 1e-3, 1e9, is_optional=True),
     "target_step_s": _Kind(float, 1e-3, 60.0),

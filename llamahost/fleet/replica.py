@@ -13,13 +13,16 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from llamahost.core.errors import DeadlineExceeded, GenerationFailed, Unavailable
+from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
 from llamahost.core.messages import ChatRequest, CompletionRequest, Text
-from llamahost.core.work import Backend, Job, Vocabulary
+from llamahost.core.vectors import EmbedRequest, RerankRequest
+from llamahost.core.work import Backend, EmbedBackend, Job, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox, Reader
 from llamahost.engine.worker import Worker
+from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.lanes import N_LARGE, Lanes
+from llamahost.fleet.vectors import Vectors
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.fleet.loader import ModelCard, Prepared
@@ -55,8 +58,16 @@ class Prepares(Protocol):
     def complete(self, request: CompletionRequest, /) -> Prepared: ...
 
 
+class PreparesInputs(Protocol):
+    """Texts to tokens. Thread-safe; raises InvalidRequest."""
+
+    def embed(self, request: EmbedRequest, /) -> PreparedInputs: ...
+
+    def rank(self, request: RerankRequest, /) -> PreparedInputs: ...
+
+
 class Opened(Protocol):
-    """What a loader hands over: all that a replica is made of."""
+    """What a loader hands over: all that a replica is made of. A model generates, or embeds, or does both."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -65,10 +76,16 @@ class Opened(Protocol):
     def model(self) -> OpenModel: ...
 
     @property
-    def backend(self) -> Backend: ...
+    def backend(self) -> Backend | None: ...
 
     @property
     def preparer(self) -> Prepares: ...
+
+    @property
+    def embedder(self) -> EmbedBackend | None: ...
+
+    @property
+    def inputs(self) -> PreparesInputs: ...
 
     @property
     def card(self) -> ModelCard: ...
@@ -134,11 +151,24 @@ class Stream:
 class Replica:
     """Owned by the loop."""
 
-    def __init__(self, opened: Opened, engine: Engine, worker: Worker, outbox: Outbox, lanes: Lanes) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        engine: Engine | None,
+        vectors: Vectors | None,
+        worker: Worker,
+        outbox: Outbox,
+        lanes: Lanes,
+    ) -> None:
         self.spec = opened.spec
         self.card = opened.card
-        self.backend = opened.backend
         self.outbox = outbox
+        self._inputs = opened.inputs
+        self._vectors = vectors
+        embedder = opened.embedder
+        self._pooling = embedder.pooling if embedder is not None else None
+        self.n_dim = embedder.n_dim if embedder is not None else 0
+        self.has_probabilities = embedder is not None and embedder.has_probabilities
         self._model = opened.model
         self._preparer = opened.preparer
         self._engine = engine
@@ -147,11 +177,15 @@ class Replica:
         self._in_lanes: set[Future[Any]] = set()
         self._streams: set[Stream] = set()
         self._refusal: Exception | None = None
-        worker.attach(engine)
+        if engine is not None:
+            worker.attach(engine)
 
     @property
     def stats(self) -> EngineStats:
-        return self._engine.stats
+        """Of what generates, where it does, else of what embeds."""
+        if self._engine is not None:
+            return self._engine.stats
+        return self._vectors.stats if self._vectors is not None else EngineStats()
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -159,11 +193,36 @@ class Replica:
 
     async def prepare(self, request: ChatRequest | CompletionRequest) -> Prepared:
         """The jobs of this request and the replies that read them. Raises InvalidRequest."""
+        if self._engine is None:
+            does = "scores documents; use /v1/rerank" if self._pooling == "rank" else "embeds; use /v1/embeddings"
+            raise InvalidRequest(f"`{self.spec.name}` generates no text, it {does}", param="model")
         if isinstance(request, ChatRequest):
             chat = request
             return await self.run(lambda: self._preparer.chat(chat), _n_chars_of_chat(chat))
         complete = request
         return await self.run(lambda: self._preparer.complete(complete), _n_chars_of_completion(complete))
+
+    async def embed(self, request: EmbedRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
+        """The tokens of each input, and its vector. Raises InvalidRequest, GenerationFailed."""
+        name = self.spec.name
+        if self._vectors is None:
+            raise InvalidRequest(
+                f"`{name}` does not embed as it is served: serve it with --embeddings, or `embeddings = true`",
+                param="model",
+            )
+        if self._pooling == "rank":
+            raise InvalidRequest(f"`{name}` scores documents, it has no embeddings; use /v1/rerank", param="model")
+        n_chars = sum(map(len, request.inputs)) + N_MESSAGE * len(request.inputs)
+        prepared = await self.run(lambda: self._inputs.embed(request), n_chars)
+        return prepared, await self._vectors.of(prepared.job)
+
+    async def rank(self, request: RerankRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
+        """The tokens of each pair, and its scores. Raises as `embed`."""
+        if self._vectors is None or self._pooling != "rank":
+            raise InvalidRequest(f"`{self.spec.name}` is no reranker: it has no head for scores", param="model")
+        n_chars = sum(map(len, request.documents)) + (N_MESSAGE + len(request.query)) * len(request.documents)
+        prepared = await self.run(lambda: self._inputs.rank(request), n_chars)
+        return prepared, await self._vectors.of(prepared.job)
 
     async def run(self, work: Callable[[], Result], n_chars: int) -> Result:
         """Do work on `n_chars` of text that touches the vocabulary and no context: here if small, else in a lane."""
@@ -188,6 +247,7 @@ class Replica:
 
     def submit(self, job: Job) -> None:
         """Called by Stream alone."""
+        assert self._engine is not None, "nothing is prepared without one"
         self._worker.submit(self._engine, job)
 
     def leave(self, stream: Stream) -> None:
@@ -196,6 +256,7 @@ class Replica:
 
     def abort(self, job_id: int) -> None:
         """End a job before the next plan. Idempotent, returns at once."""
+        assert self._engine is not None, "nothing is submitted without one"
         self._worker.abort(self._engine, job_id)
 
     def refuse(self, error: Exception) -> None:
@@ -203,6 +264,8 @@ class Replica:
         self._refusal = error
         for stream in tuple(self._streams):
             stream.fail(error)
+        if self._vectors is not None:
+            self._vectors.refuse(error)
 
     async def close(self) -> None:
         """Take the engine off its worker and free the model, when nothing touches the vocabulary any more.
@@ -215,7 +278,10 @@ class Replica:
             waits = [asyncio.wrap_future(future) for future in tuple(self._in_lanes)]
             await asyncio.gather(*waits, return_exceptions=True)
         # Only then: a context that could not be freed, or still computes, keeps its model.
-        await asyncio.wrap_future(self._worker.detach(self._engine))
+        if self._vectors is not None:
+            await self._vectors.close()
+        if self._engine is not None:
+            await asyncio.wrap_future(self._worker.detach(self._engine))
         await in_thread(f"load-{self.spec.name}", self._model.close)
 
 

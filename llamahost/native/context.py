@@ -28,7 +28,7 @@ MAX_SLOTS = 256  # LLAMA_MAX_SEQ
 MAX_BATCH = 1 << 20
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
 _MIN_OUTPUTS = 64
-_FLASH = {"auto": -1, "off": 0, "on": 1}
+FLASH = {"auto": -1, "off": 0, "on": 1}
 _BITS = {
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5,
     "iq4_nl": 4.5,
@@ -124,7 +124,7 @@ class Context:
             params.n_threads = options.n_threads
         if options.n_threads_batch > 0 or options.n_threads > 0:
             params.n_threads_batch = options.n_threads_batch or options.n_threads
-        params.flash_attn_type = _FLASH[options.flash_attention]
+        params.flash_attn_type = FLASH[options.flash_attention]
         params.type_k = TENSOR_TYPES[options.kv_type_k]
         params.type_v = TENSOR_TYPES[options.kv_type_v]
         params.swa_full = options.swa_full
@@ -134,7 +134,7 @@ class Context:
         with LogTap() as lines:
             pointer = c.llama_init_from_model(model.pointer, params)
         if not pointer:
-            raise LoadFailed(f"cannot make a context for {model.path.name}: {_reason(lines)}")
+            raise LoadFailed(f"cannot make a context for {model.path.name}: {reason_of(lines)}")
         self.pointer: int | None = pointer
         self.buffers = _buffers([*model.load_log, *lines])
         self.memory = c.llama_get_memory(pointer)
@@ -144,7 +144,7 @@ class Context:
         self.n_batch: int = min(options.n_batch, c.llama_n_batch(pointer))
         self.n_rows = options.rows
         self.n_ctx_seq: int = c.llama_n_ctx_seq(pointer)
-        self.batch = _Batch(c, self.n_batch, options.n_slots)
+        self.batch = Batch(c, self.n_batch, options.n_slots)
 
     # --- memory; slots are in range by the caller's check ---
 
@@ -175,7 +175,7 @@ class Context:
             self.c.llama_free(pointer)
 
 
-class _Batch:
+class Batch:
     """A llama_batch over numpy arrays of our own: filled by slices, never element by element through ctypes."""
 
     def __init__(self, c: Any, n_batch: int, n_slots: int) -> None:
@@ -283,7 +283,8 @@ def _fault_of(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, 
     return BackendError(f"plan asks for {rows} rows of logits, the context has room for {n_rows}")
 
 
-def _reason(lines: Sequence[str]) -> str:
+def reason_of(lines: Sequence[str]) -> str:
+    """What C complained of when it would not make a context."""
     for line in lines:
         if "failed to initialize the context" in line:
             return line.split("context:", 1)[-1].strip()

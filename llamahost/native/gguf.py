@@ -55,6 +55,11 @@ class GgufHeader:
     def architecture(self) -> str:
         return self.text("general.architecture")
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only what stands before it."""
+        return bool(self.metadata.get(f"{self.architecture}.attention.causal", True))
+
     def text(self, key: str) -> str:
         value = self.metadata.get(key)
         return value if isinstance(value, str) else ""

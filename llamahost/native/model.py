@@ -38,6 +38,9 @@ class Model:
         self.n_bytes: int = c.llama_model_size(pointer)
         self.n_layer: int = c.llama_model_n_layer(pointer)
         self.n_embd: int = c.llama_model_n_embd(pointer)
+        self.n_embd_out: int = c.llama_model_n_embd_out(pointer)
+        self.n_scores: int = c.llama_model_n_cls_out(pointer)
+        self.is_causal = header.is_causal
         self.n_swa: int = c.llama_model_n_swa(pointer)
         self.is_recurrent = bool(c.llama_model_is_recurrent(pointer))
         self.is_hybrid = bool(c.llama_model_is_hybrid(pointer))

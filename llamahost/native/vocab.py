@@ -12,7 +12,7 @@ from itertools import compress, repeat
 from typing import Any
 
 from llamahost.core.errors import InvalidRequest
-from llamahost.core.work import Tokens
+from llamahost.core.work import PairMarks, Tokens
 from llamahost.native.library import Library
 
 _UNKNOWN, _CONTROL = 1 << 0, 1 << 3
@@ -26,6 +26,7 @@ class Vocab:
 
     def __init__(self, library: Library, pointer: int) -> None:
         c = library.c
+        self._library = library
         self._tokenize = library.long.tokenize
         self.pointer = pointer
         self.n_tokens: int = c.llama_vocab_n_tokens(pointer)
@@ -35,6 +36,16 @@ class Vocab:
         self.fim_ids = _fim_ids(c, pointer)
         self.pieces, self.is_control, self.end_ids = _tables(library, pointer, self.n_tokens)
         self.suppressed = _suppressed(c, pointer)
+
+    def pair_marks(self) -> PairMarks:
+        """As BERT reads a pair, [CLS] a [SEP] b [SEP], and RoBERTa, <s> a </s></s> b </s>: by what the file says."""
+        c = self._library.c
+        sep = c.llama_vocab_sep(self.pointer)
+        eos = self.eos if self.eos >= 0 else sep
+        begin = [self.bos] if self.adds_bos else []
+        end = [eos] if c.llama_vocab_get_add_eos(self.pointer) else []
+        between = [*end, sep] if c.llama_vocab_get_add_sep(self.pointer) else end
+        return PairMarks(*(array("i", [t for t in marks if t >= 0]) for marks in (begin, between, end)))
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         """Lone surrogates become U+FFFD; NUL is a character like any other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from llamahost.api.app import App, create_app
 from llamahost.core.errors import Unavailable
 from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timings, TokenLogprob, Usage
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.preparer import Preparer
 from llamahost.host import Health, ModelStatus
@@ -74,6 +76,16 @@ class FakeHost:
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[Event, None]:
         return self._play(request)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Of each text: how long it is, and how many vectors there are."""
+        vectors = tuple(array("f", [float(len(each)), float(len(request.inputs))]) for each in request.inputs)
+        return Embeddings(vectors=vectors, model="tiny", n_tokens=len(vectors))
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        """The longer the better."""
+        scores = tuple(float(len(document)) - 4.0 for document in request.documents)
+        return Ranking(scores=scores, model="tiny", n_tokens=len(scores))
 
     async def _play(self, request: Request) -> AsyncGenerator[Event, None]:
         if self.is_draining:

@@ -19,7 +19,7 @@ TOLD = [
     ("/v1/messages/count_tokens", "Anthropic", "nothing in its place"),
     ("/v1/responses", "OpenAI", "/v1/chat/completions"),
     ("/v1/responses/resp_1", "OpenAI", "/v1/chat/completions"),
-    ("/v1/embeddings", "OpenAI", "nothing in its place"),
+    ("/api/embed", "Ollama", "POST /v1/embeddings"),
     ("/v1/audio/speech", "OpenAI", "nothing in its place"),
     ("/v1/v1/chat/completions", "", "use /v1/chat/completions"),
     ("/v1/completions/", "", "use /v1/completions"),

@@ -8,10 +8,12 @@ from typing import Any
 
 from llamahost.core.machine import Machine
 from llamahost.core.work import Tokens
+from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.loader import ModelCard
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.preparer import Preparer
 from llamahost.text.template import CHATML, Template
+from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
 from tests.text.vocabulary import ByteVocabulary
 
@@ -42,6 +44,7 @@ class FakeModel:
 
     backend: FakeBackend
     vocab: SlowVocabulary = field(default_factory=SlowVocabulary)
+    embedder: FakeEmbedBackend | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -49,6 +52,7 @@ class FakeModel:
 
     def close(self) -> None:
         assert self.backend.is_closed, "a model must outlive its context"
+        assert self.embedder is None or self.embedder.is_closed, "and the other one"
         self.vocab.is_closed = True
 
 
@@ -59,6 +63,8 @@ class FakeOpened:
     backend: FakeBackend
     preparer: Preparer
     card: ModelCard
+    embedder: FakeEmbedBackend | None = None
+    inputs: Inputs = field(default_factory=lambda: Inputs(model="none", n_ctx=0, vocabulary=ByteVocabulary()))
 
 
 class FakeLoader:

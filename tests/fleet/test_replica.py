@@ -34,7 +34,7 @@ async def replica_on(backend: FakeBackend) -> AsyncIterator[Replica]:
     engine = Engine(backend, Scheduler.for_backend(backend, is_checked=True), outbox.publish)
     lanes = Lanes(2)
     opened = open_fake(spec_of(), backend)
-    replica = Replica(opened, engine, worker, outbox, lanes)
+    replica = Replica(opened, engine, None, worker, outbox, lanes)
     yield replica
     await replica.close()
     lanes.close()

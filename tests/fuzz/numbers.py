@@ -119,6 +119,9 @@ SPEC = {
     "timeout_s": Range(1e-3, 1e9),
     "target_step_s": Range(1e-3, 60.0),
 }
+EMBEDDINGS_BODY = {"dimensions": Range(1, INT32, is_whole=True), "timeout": Range(5e-324, 1e9, but=(1e9,))}
+RERANK_BODY = {"top_n": Range(1, INT32, is_whole=True), "timeout": Range(5e-324, 1e9, but=(1e9,))}
+EMBED_OPTIONS = {"n_ctx": Range(1, 2**20), "n_batch": Range(1, 2**20), "n_threads": Range(0, 512)}
 SERVER = {
     "port": Range(0, 65535),
     "drain_s": Range(0.0, 86400.0),
@@ -159,7 +162,10 @@ CALLS = {
     "vocab_is_eog": "ids of the vocabulary, counted here",
     "llama_vocab_get_text": "ids of the vocabulary, counted here",
     "sampler_accept": "sampled, or of the prompt and within the vocabulary",
-    "llama_decode": "a batch that check_spans has seen",
+    "llama_decode": "a batch that check_spans has seen, or LlamaEmbedder._check",
+    "llama_encode": "a batch that LlamaEmbedder._check has seen",
+    "llama_get_embeddings_seq": "the sequences of the batch, counted here",
+    "llama_get_embeddings_ith": "the rows of the batch, counted here",
     "llama_batch": "the batch's own arrays",
     # slots and positions: LlamaBackend's _check_slot and _can_hold, tests/native/test_limits
     "llama_memory_seq_cp": "checked slots",
@@ -218,7 +224,9 @@ NUMBERLESS = frozenset(
             "sampler_apply",
             "sampler_chain_add",
         ),
-        *("sampler_clone", "sampler_free"),
+        *("sampler_clone", "sampler_free", "llama_model_n_cls_out", "llama_model_n_embd_out", "llama_pooling_type"),
+        *("llama_vocab_get_add_eos", "llama_vocab_get_add_sep", "llama_vocab_sep"),
+        *("llama_vocab_fim_pre", "llama_vocab_fim_mid", "llama_vocab_fim_suf"),
     )
 )
 """Calls that are handed pointers and flags, or counts that C itself has told."""

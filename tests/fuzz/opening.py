@@ -147,6 +147,9 @@ def serve(path: Path, spec: dict[str, Any]) -> str:
         return f"loader {error}"
     except Exception as error:
         return f"raised in the loader: {error!r}"
+    if loaded.backend is None:
+        loaded.close()
+        return "served for embeddings"
     try:
         request = ChatRequest(messages=(Message(role="user", parts=(Text("Hello, \u4e16\u754c 123\n<|im_end|>"),)),))
         job = loaded.preparer.chat(request).jobs[0]

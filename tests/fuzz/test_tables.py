@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 import llamahost.native
+from llamahost.api.embeddings import EmbeddingsBody
 from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.api.rerank import RerankBody
 from llamahost.core.errors import InvalidRequest, LoadFailed, ManifestError
 from llamahost.core.messages import Generation, Sampling
+from llamahost.core.vectors import EmbedRequest
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from llamahost.native.context import ContextOptions
+from llamahost.native.embed import EmbedOptions
 from tests.fuzz import numbers
 from tests.fuzz.numbers import FLOATS, INTS, Range, numbers_of
 
@@ -32,6 +36,9 @@ OF_THE_BACKEND = {"n_threads_batch", "n_rows"}  # of ContextOptions: made by the
         (Generation, set(numbers.GENERATION)),
         (ModelSpec, set(numbers.SPEC)),
         (ServerSettings, set(numbers.SERVER)),
+        (EmbeddingsBody, {*numbers.EMBEDDINGS_BODY, "input"}),
+        (RerankBody, set(numbers.RERANK_BODY)),
+        (EmbedOptions, set(numbers.EMBED_OPTIONS)),
         (ContextOptions, OF_A_CONTEXT & set(numbers.SPEC) | OF_THE_BACKEND),
     ],
 )
@@ -111,6 +118,30 @@ def fits(rows: dict[str, Range], name: str, make: Any) -> None:
             with pytest.raises(ManifestError) as caught:
                 make(given)
             assert caught.value.key == name
+
+
+@pytest.mark.parametrize(("field", "name"), [("dimensions", "dimensions"), ("timeout", "timeout_s")])
+def test_a_request_for_embeddings_takes_what_the_table_says(field: str, name: str) -> None:
+    row = numbers.EMBEDDINGS_BODY[field]
+    for value in INTS if row.is_whole else (*INTS, *FLOATS):
+        given: dict[str, Any] = {name: value}
+        if row.takes(value) or (row.is_whole and value > row.high):  # beyond it only the body's type refuses
+            EmbedRequest(inputs=("a",), **given)
+        else:
+            with pytest.raises(InvalidRequest) as caught:
+                EmbedRequest(inputs=("a",), **given)
+            assert caught.value.param == field
+
+
+@pytest.mark.parametrize("name", numbers.EMBED_OPTIONS)
+def test_embedding_contexts_are_made_or_refused(name: str) -> None:
+    for value in INTS:
+        given: dict[str, Any] = {"n_ctx": 8, name: value}
+        if numbers.EMBED_OPTIONS[name].takes(value):
+            EmbedOptions(**given)
+        else:
+            with pytest.raises(LoadFailed):
+                EmbedOptions(**given)
 
 
 @pytest.mark.parametrize("name", numbers.SPEC)

@@ -1,0 +1,135 @@
+"""OpenAI's embeddings route: texts to vectors. Bytes to words, vectors to bytes."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from llamahost.api.body import Reading, decode_body, read_body
+from llamahost.api.openai_answers import Answer
+from llamahost.api.openai_types import Name, Token
+from llamahost.api.service import Service
+from llamahost.api.sse import send_json, while_connected
+from llamahost.api.trace import trace_of
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind
+from llamahost.fleet.manifest import ServerSettings
+
+_KINDS: dict[str | None, InputKind] = {
+    None: "",
+    "query": "query",
+    "document": "document",
+    "search_query": "query",
+    "search_document": "document",
+}
+
+
+class EmbeddingsBody(msgspec.Struct, kw_only=True):
+    """POST /v1/embeddings. `input_type` chooses the model's own prefix; `truncate` cuts what is too long."""
+
+    input: str | list[Token | str | list[Token]]
+    model: Name | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    input_type: Literal["query", "document", "search_query", "search_document"] | None = None
+    truncate: bool | None = None
+    timeout: float | None = None
+    user: str | None = None
+
+
+class EmbeddingAnswer(Answer):
+    """`embedding` is numbers, or in base64 the same as 32-bit floats, lowest byte first."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+    truncated: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class InputUsage(Answer):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(Answer):
+    object: Literal["list"]
+    data: list[EmbeddingAnswer]
+    model: str
+    usage: InputUsage
+
+
+EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsRoute:
+    """One ASGI callable."""
+
+    service: Service
+    settings: ServerSettings
+    reading: Reading
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        body, request = await self.reading.run(lambda: _understood(data), len(data))
+        trace.model = request.model
+        found = await while_connected(receive, self.service.embed(request))
+        trace.model, trace.n_prompt = found.model, found.n_tokens
+        n_bytes = sum(4 * len(vector) for vector in found.vectors)
+        is_text = body.encoding_format == "base64"
+        await send_json(send, await self.reading.run(lambda: encoded(found, is_text=is_text), n_bytes))
+
+
+def _understood(data: bytes) -> tuple[EmbeddingsBody, EmbedRequest]:
+    body = decode_body(data, EMBEDDINGS)
+    return body, parse_embeddings(body)
+
+
+def parse_embeddings(body: EmbeddingsBody) -> EmbedRequest:
+    """Raises InvalidRequest."""
+    return EmbedRequest(
+        inputs=inputs_of(body.input),
+        model=body.model or "",
+        kind=_KINDS[body.input_type],
+        dimensions=body.dimensions,
+        is_cut=bool(body.truncate),
+        timeout_s=body.timeout,
+    )
+
+
+def inputs_of(given: str | Sequence[int | str | Sequence[int]]) -> tuple[str | tuple[int, ...], ...]:
+    """One text, one list of tokens, or a list of either. Raises InvalidRequest."""
+    if isinstance(given, str):
+        return (given,)
+    if given and all(isinstance(item, int) for item in given):
+        return (tuple(item for item in given if isinstance(item, int)),)
+    inputs: list[str | tuple[int, ...]] = []
+    for k, item in enumerate(given):
+        if isinstance(item, int):
+            raise InvalidRequest("`input` mixes token ids with texts; put them in a list of their own", param="input")
+        if not isinstance(item, str) and not item:  # an empty text still has its marks in most vocabularies
+            raise InvalidRequest(f"`input[{k}]` is empty", param=f"input[{k}]")
+        inputs.append(item if isinstance(item, str) else tuple(item))
+    return tuple(inputs)
+
+
+def encoded(found: Embeddings, *, is_text: bool) -> bytes:
+    """The answer's JSON, vector by vector: a whole request's at once would hold the GIL for as long as it takes."""
+    cut = frozenset(found.cut)
+    items: list[bytes] = []
+    for index, vector in enumerate(found.vectors):
+        row = np.frombuffer(vector, np.float32).astype("<f4", copy=False)
+        value = b'"%s"' % b64encode(row.tobytes()) if is_text else orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+        mark = b',"truncated":true' if index in cut else b""
+        items.append(b'{"object":"embedding","index":%d,"embedding":%s%s}' % (index, value, mark))
+    usage = {"prompt_tokens": found.n_tokens, "total_tokens": found.n_tokens}
+    tail = orjson.dumps({"model": found.model, "usage": usage})
+    return b'{"object":"list","data":[%s],%s' % (b",".join(items), tail[1:])

@@ -1,0 +1,88 @@
+"""Texts to vectors, and texts to scores: what is asked and what is answered, in words. Knows no model and no JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.work import Vector
+
+InputKind = Literal["", "query", "document"]
+"""What an input is to a search: some models want a prefix before each kind. Empty: taken as it is."""
+
+MAX_INPUTS = 8192
+"""Of one request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """Inputs to be embedded by the model named `model` (empty: the only one): texts, or the tokens themselves.
+
+    `dimensions` keeps the first of each vector, which is made a unit again: for models trained so (Matryoshka).
+    What is longer than the context is refused, unless `is_cut`.
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    model: str = ""
+    kind: InputKind = ""
+    dimensions: int | None = None
+    is_cut: bool = False
+    priority: int = 0
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_count(len(self.inputs), "input")
+        _check_timeout(self.timeout_s)
+        if self.dimensions is not None and self.dimensions < 1:
+            raise InvalidRequest(f"dimensions must be at least 1, not {self.dimensions}", param="dimensions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankRequest:
+    """Documents to be scored by how well each answers the query."""
+
+    query: str
+    documents: tuple[str, ...]
+    model: str = ""
+    is_cut: bool = False
+    priority: int = 0
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_count(len(self.documents), "documents")
+        _check_timeout(self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """A vector for each input, in order. `cut` are the indices of those that were too long and had been cut."""
+
+    vectors: tuple[Vector, ...]
+    model: str
+    n_tokens: int
+    cut: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """The model's raw score for each document, in the order of the documents; higher is better.
+
+    `is_probability`: the scores are in [0, 1] already; others become so by the logistic function.
+    """
+
+    scores: tuple[float, ...]
+    model: str
+    n_tokens: int
+    is_probability: bool = False
+    cut: tuple[int, ...] = ()
+
+
+def _check_count(n: int, param: str) -> None:
+    if not 1 <= n <= MAX_INPUTS:
+        raise InvalidRequest(f"{param} must hold 1 to {MAX_INPUTS} items, not {n}", param=param)
+
+
+def _check_timeout(timeout_s: float | None) -> None:
+    if timeout_s is not None and not 0 < timeout_s < 1e9:
+        raise InvalidRequest(f"timeout must be a positive number of seconds, not {timeout_s}", param="timeout")

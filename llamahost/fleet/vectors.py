@@ -1,0 +1,65 @@
+"""One model's vectors as the loop asks for them: a job in, its vectors out. Knows futures; knows no text."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from llamahost.core.errors import GenerationFailed
+from llamahost.core.work import EmbedBackend, Embedded, EmbedJob, Vector
+from llamahost.engine.embedder import Embedder
+from llamahost.engine.engine import EngineStats
+from llamahost.engine.worker import Worker
+
+
+class Vectors:
+    """Owned by the loop that makes it. `on_lost` is called in the worker's thread, when the context is gone."""
+
+    def __init__(
+        self, backend: EmbedBackend, worker: Worker, *, target_step_s: float, on_lost: Callable[[str], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._worker = worker
+        self._waiting: dict[int, asyncio.Future[tuple[Vector, ...]]] = {}
+        self._embedder = Embedder(backend, self._publish, target_step_s=target_step_s, on_lost=on_lost)
+        worker.attach(self._embedder)
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._embedder.stats
+
+    async def of(self, job: EmbedJob) -> tuple[Vector, ...]:
+        """The job's vectors. Whoever stops waiting aborts it. Raises GenerationFailed."""
+        future: asyncio.Future[tuple[Vector, ...]] = self._loop.create_future()
+        self._waiting[job.id] = future
+        self._worker.submit(self._embedder, job)
+        try:
+            return await future
+        finally:
+            del self._waiting[job.id]
+            if future.cancelled() or future.exception() is not None:
+                self._worker.abort(self._embedder, job.id)
+
+    def refuse(self, error: Exception) -> None:
+        """Nobody waits any longer."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+    async def close(self) -> None:
+        """Free the context."""
+        await asyncio.wrap_future(self._worker.detach(self._embedder))
+
+    def _publish(self, embedded: Embedded) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._settle, embedded)
+
+    def _settle(self, embedded: Embedded) -> None:
+        future = self._waiting.get(embedded.job_id)
+        if future is None or future.done():
+            return
+        if embedded.error:
+            future.set_exception(GenerationFailed(embedded.error))
+        else:
+            future.set_result(embedded.vectors)

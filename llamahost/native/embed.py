@@ -1,0 +1,182 @@
+"""Turn inputs into vectors with llama.cpp, on a context of their own. Knows tokens; decides nothing about order.
+
+Implements core.work.EmbedBackend. Owned by one worker thread after it is made. Every input starts from nothing, so no
+input's vector depends on who was computed beside it.
+
+How much a step may hold is bounded thrice: by what C computes in one piece (a non-causal batch beyond n_ubatch ends the
+process), by its sequences, and by memory, since C reserves a row of logits for every token of it, though nobody asks.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llamahost.core.errors import BackendError, BackendLost, LoadFailed
+from llamahost.core.work import Pooling, Span, Tokens, Vector
+from llamahost.native.context import FLASH, Batch, FlashAttention, reason_of
+from llamahost.native.library import LogTap
+from llamahost.native.model import Model
+
+POOLINGS: dict[Pooling, int] = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+_UNSPECIFIED = -1
+_NAMES = {value: name for name, value in POOLINGS.items()}
+
+MAX_INPUTS = 64
+"""Sequences of one step. More save nothing: by then a step is long enough to hide what it costs to begin."""
+
+MAX_N_CTX = 2**20
+
+_MAX_ROWS_BYTES = 256 * 2**20
+"""Of the logits that C reserves: a step holds fewer tokens on a large vocabulary."""
+
+_MAX_FAILURES = 3
+
+_SOFTMAX = ("qwen3", "qwen3vl")  # whose heads for scores C ends in a softmax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """How an embedding context is made. `n_ctx` bounds one input; `pooling` None is the file's own.
+
+    `n_batch` is the least that a step may hold; it grows to `n_ctx` where an input must be computed in one piece.
+    """
+
+    n_ctx: int
+    pooling: Pooling | None = None
+    n_batch: int = 512
+    flash_attention: FlashAttention = "auto"
+    n_threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_ctx <= MAX_N_CTX or not 1 <= self.n_batch <= MAX_N_CTX:
+            raise LoadFailed(f"an embedding context of {self.n_ctx} tokens cannot be made; {MAX_N_CTX} is the most")
+        if not 0 <= self.n_threads <= 512:
+            raise LoadFailed(f"n_threads must be at most 512, ggml's own bound, not {self.n_threads}")
+
+
+class LlamaEmbedder:
+    """Owned by one worker thread. A context on a model that computes one vector an input, or one a token."""
+
+    def __init__(self, model: Model, options: EmbedOptions) -> None:
+        self.model = model
+        self._c = c = model.library.c
+        if not model.is_causal and options.n_ctx > model.n_ctx_train > 0:  # its table of positions ends there
+            raise LoadFailed(
+                f"{model.path.name} has {model.n_ctx_train} positions; n_ctx {options.n_ctx} is above that"
+            )
+        if options.pooling == "rank" and model.header.number("pooling_type") != POOLINGS["rank"]:
+            raise LoadFailed(f"{model.path.name} has no head for scores, which pooling `rank` needs")
+        pooling = options.pooling or _NAMES.get(model.header.number("pooling_type", _UNSPECIFIED))
+        if pooling is None and model.is_causal:
+            pooling = "last"  # the one token that has seen all others
+        # Whole inputs alone can be pooled over; only what reads the last token of a cache can come in pieces.
+        can_split = model.is_causal and pooling in ("last", "rank")
+        n_rows = max(1, _MAX_ROWS_BYTES // (4 * model.vocab.n_tokens))
+        self.n_ctx = options.n_ctx
+        n_batch = min(options.n_batch, n_rows) if can_split else max(options.n_ctx, min(options.n_batch, n_rows))
+        self.n_inputs = min(MAX_INPUTS, n_batch)
+        self.n_batch = -(-n_batch // self.n_inputs) * self.n_inputs  # C asserts that its trial batch divides evenly
+        params = c.llama_context_default_params()
+        params.n_ctx = max(self.n_ctx, self.n_batch)
+        params.n_batch = params.n_ubatch = self.n_batch
+        params.n_seq_max = self.n_inputs
+        params.embeddings = True
+        params.pooling_type = _UNSPECIFIED if pooling is None else POOLINGS[pooling]
+        params.kv_unified = True  # inputs of any length beside each other; each is gone after its step
+        params.flash_attn_type = FLASH[options.flash_attention]
+        params.no_perf = True
+        if options.n_threads > 0:
+            params.n_threads = params.n_threads_batch = options.n_threads
+        with LogTap() as lines:
+            pointer = c.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise LoadFailed(f"cannot make an embedding context for {model.path.name}: {reason_of(lines)}")
+        self._pointer: int | None = pointer
+        self._memory = c.llama_get_memory(pointer)
+        self.pooling: Pooling = _NAMES[int(c.llama_pooling_type(pointer))]
+        self.n_dim: int = model.n_scores if self.pooling == "rank" else model.n_embd_out
+        self.has_probabilities = self.pooling == "rank" and model.architecture in _SOFTMAX
+        self._batch = Batch(c, self.n_batch, self.n_inputs)
+        self._n_failures = 0
+        self.overlaps = model.library.has_gpu
+        first = max(model.vocab.bos, 0)
+        try:
+            self.embed([array("i", [first])])
+        except BackendError as error:
+            self.close()
+            raise LoadFailed(f"{model.path.name} loads, but its first embedding fails: {error}") from error
+
+    def embed(self, inputs: Sequence[Tokens]) -> list[Vector]:
+        if self._pointer is None:
+            raise BackendLost("the embedding context is closed")
+        self._check(inputs)
+        if len(inputs[0]) > self.n_batch:
+            return [self._in_pieces(inputs[0])]
+        self._compute([Span(0, k, 0, tokens, len(tokens)) for k, tokens in enumerate(inputs)])
+        if self.pooling != "none":
+            return [self._row(self._c.llama_get_embeddings_seq(self._pointer, k)) for k in range(len(inputs))]
+        found: list[Vector] = []
+        at = 0
+        for tokens in inputs:
+            rows = array("f")
+            for index in range(at, at + len(tokens)):
+                rows.extend(self._row(self._c.llama_get_embeddings_ith(self._pointer, index)))
+            at += len(tokens)
+            found.append(rows)
+        return found
+
+    def close(self) -> None:
+        pointer, self._pointer = self._pointer, None
+        if pointer is not None:
+            self._c.llama_free(pointer)
+
+    def _check(self, inputs: Sequence[Tokens]) -> None:
+        """Before C, which ends the process over most of this."""
+        lengths = [len(tokens) for tokens in inputs]
+        n_vocab = self.model.vocab.n_tokens
+        if not lengths or min(lengths) < 1 or max(lengths) > self.n_ctx or len(lengths) > self.n_inputs:
+            raise BackendError(f"{len(lengths)} inputs of 1 to {self.n_ctx} tokens were expected")
+        if sum(lengths) > self.n_batch and len(lengths) > 1:
+            raise BackendError(f"a step of {sum(lengths)} tokens, {self.n_batch} is the most")
+        if any(min(tokens) < 0 or max(tokens) >= n_vocab for tokens in inputs):
+            raise BackendError(f"a token is not one of {n_vocab}")
+
+    def _in_pieces(self, tokens: Tokens) -> Vector:
+        """One long input through the cache; its last token's piece is pooled."""
+        for start in range(0, len(tokens), self.n_batch):
+            piece = tokens[start : start + self.n_batch]
+            self._compute([Span(0, 0, start, piece, len(piece))], is_first=start == 0)
+        return self._row(self._c.llama_get_embeddings_seq(self._pointer, 0))
+
+    def _compute(self, spans: list[Span], *, is_first: bool = True) -> None:
+        if self._memory and is_first:
+            self._c.llama_memory_clear(self._memory, False)
+        self._batch.fill(spans)
+        run = self._c.llama_decode if self._memory else self._c.llama_encode
+        returned = int(run(self._pointer, self._batch.struct))
+        if returned == 0:
+            self._n_failures = 0
+            return
+        self._n_failures += 1
+        if self._n_failures >= _MAX_FAILURES:
+            raise BackendLost(f"{self._n_failures} embedding steps failed in a row, the last with {returned}")
+        raise BackendError(f"computing embeddings returned {returned}")
+
+    def _row(self, pointer: Any) -> Vector:
+        if not pointer:  # ctypes gives a falsy object for NULL, never None
+            raise BackendError("llama.cpp has no embedding of an input")
+        row: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self.n_dim,))
+        if self.pooling != "rank":
+            length = float(np.linalg.norm(row.astype(np.float64)))
+            row = row / np.float32(length) if length > 0 else row
+        if not np.isfinite(row).all():
+            raise BackendError("an embedding holds values that are no numbers")
+        made = array("f")
+        made.frombytes(row.tobytes())
+        return made
