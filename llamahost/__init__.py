@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llamahost.core.events import Event as Event
     from llamahost.core.events import Finished as Finished
     from llamahost.core.events import Likely as Likely
+    from llamahost.core.events import Measured as Measured
+    from llamahost.core.events import Progress as Progress
     from llamahost.core.events import PromptLogprob as PromptLogprob
     from llamahost.core.events import Started as Started
     from llamahost.core.events import Timings as Timings
@@ -71,8 +73,8 @@ _HOMES = {
         "ManifestError", "ModelNotFound", "Overloaded", "TemplateFailed", "Unavailable",
     ),
     "llamahost.core.events": (
-        "Delta", "Echoed", "Event", "Finished", "Likely", "PromptLogprob", "Started", "Timings", "TokenLogprob",
-        "Usage",
+        "Delta", "Echoed", "Event", "Finished", "Likely", "Measured", "Progress", "PromptLogprob", "Started",
+        "Timings", "TokenLogprob", "Usage",
     ),
     "llamahost.core.messages": (
         "Audio", "ChatRequest", "CompletionRequest", "Generation", "Image", "Message", "Output", "Sampling",

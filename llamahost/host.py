@@ -324,7 +324,7 @@ class _Account:
         self._n_open = len(prepared.jobs)
 
     def see(self, event: Event) -> None:
-        if not self.first_s:
+        if not self.first_s and self.times.first:  # not by what is told of a prompt
             self.first_s = max(1e-9, self._clock() - self.arrived)
         match event:
             case Started(index, _, _, n_cached) if index % self._n == 0:

@@ -150,6 +150,25 @@ def test_what_is_missing_between_a_prompt_and_a_suffix_is_filled_in(model_folder
     ask(write_model(model_folder / "fills-in-too.gguf", has_fim=True), law)
 
 
+def test_a_stream_tells_how_far_its_prompt_is_and_how_fast_it_goes(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        more = {"return_progress": True, "timings_per_token": True, "n_probs": 2, "post_sampling_probs": True}
+        stream = await client.completions.create(prompt=[20] * 300, stream=True, extra_body=more, **GREEDY)
+        chunks = [chunk.model_dump() async for chunk in stream]
+        told = [chunk["prompt_progress"] for chunk in chunks if chunk.get("prompt_progress")]
+        assert [told[0]["processed"], told[-1]["processed"]] == [0, 300]
+        assert [part["processed"] for part in told] == sorted(part["processed"] for part in told)
+        assert len(told) > 2
+        assert {part["total"] for part in told} == {300}
+        texts = [chunk for chunk in chunks if chunk["choices"][0]["text"]]
+        assert texts
+        assert all(chunk["timings"]["predicted_n"] > 0 for chunk in texts)
+        probs = [token["prob"] for chunk in texts for token in chunk["choices"][0]["logprobs"]["content"]]
+        assert set(probs) == {1.0}  # greedy
+
+    ask(tiny_llama, law)
+
+
 def test_best_of_is_the_likeliest_of_so_many(tiny_llama: Path) -> None:
     async def law(client: openai.AsyncOpenAI) -> None:
         asked: Any = {"model": "tiny", "prompt": ["a", "b"], "seed": 5, "max_tokens": 6, "logprobs": 0}

@@ -12,7 +12,7 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.body import Reading, decode_body, read_body
-from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json
+from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json, Probs
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.api.service import Service, model_named
@@ -38,6 +38,7 @@ class Manner:
     includes_usage: bool
     is_of_functions: bool
     has_logprobs: bool
+    probs: Probs | None
     n_kept: int
 
     @staticmethod
@@ -46,7 +47,8 @@ class Manner:
             is_streamed=bool(body.stream),
             includes_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
             is_of_functions=isinstance(body, ChatBody) and body.is_of_functions,
-            has_logprobs=body.has_logprobs,
+            has_logprobs=body.has_logprobs or body.has_probs,
+            probs=None if not body.has_probs else "prob" if body.post_sampling_probs else "logprob",
             n_kept=body.n_kept,
         )
 
@@ -74,6 +76,7 @@ class Generate(Generic[B, R]):
             fingerprint=self.fingerprint,
             include_usage=manner.includes_usage,
             is_of_functions=manner.is_of_functions,
+            probs=manner.probs,
         )
         events = self.answer(request)
         del request  # its text goes as soon as it is prepared

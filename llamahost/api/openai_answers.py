@@ -13,13 +13,18 @@ class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Likely(Answer):
+    """With `n_probs` also the token's id; with `post_sampling_probs` its probability instead of the logprob."""
+
     token: str
-    logprob: float
     bytes: list[int]
+    logprob: float | UnsetType = UNSET
+    id: int | UnsetType = UNSET
+    prob: float | UnsetType = UNSET
 
 
 class TokenLogprob(Likely):
-    top_logprobs: list[Likely]
+    top_logprobs: list[Likely] | UnsetType = UNSET
+    top_probs: list[Likely] | UnsetType = UNSET
 
 
 class ChatLogprobs(Answer):
@@ -57,12 +62,16 @@ class ChatChoice(Answer):
 
 
 class CompletionLogprobs(Answer):
-    """Four lists, side by side; of a prompt that is echoed too, whose first token nothing is known of."""
+    """Four lists, side by side; of a prompt that is echoed too, whose first token nothing is known of.
 
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
+    With `n_probs`, llama-server's list instead.
+    """
+
+    tokens: list[str] | UnsetType = UNSET
+    token_logprobs: list[float | None] | UnsetType = UNSET
+    top_logprobs: list[dict[str, float] | None] | UnsetType = UNSET
+    text_offset: list[int] | UnsetType = UNSET
+    content: list[TokenLogprob] | UnsetType = UNSET
 
 
 class CompletionChoice(Answer):

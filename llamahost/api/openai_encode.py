@@ -13,7 +13,7 @@ from typing import Literal
 
 import orjson
 
-from llamahost.api.openai_logprobs import LegacyLogprobs, chat_logprobs
+from llamahost.api.openai_logprobs import LegacyLogprobs, chat_logprobs, llama_probs
 from llamahost.api.problems import problem_of
 from llamahost.api.sse import DONE
 from llamahost.core.events import (
@@ -21,6 +21,7 @@ from llamahost.core.events import (
     Echoed,
     Event,
     Finished,
+    Progress,
     Reason,
     Started,
     Timings,
@@ -29,6 +30,8 @@ from llamahost.core.events import (
 )
 
 Json = dict[str, object]
+Probs = Literal["logprob", "prob"]
+"""How llama-server's form of probabilities gives them."""
 
 _FINISH: dict[Reason, str] = {"stop": "stop", "length": "length", "tool": "tool_calls", "cancelled": "stop"}
 
@@ -43,6 +46,7 @@ class Frame:
     fingerprint: str = ""
     include_usage: bool = False
     is_of_functions: bool = False  # calls are told in the old form: one, as `function_call`
+    probs: Probs | None = None  # logprobs are told in llama-server's form
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -55,9 +59,15 @@ class Frame:
         fingerprint: str = "",
         include_usage: bool = False,
         is_of_functions: bool = False,
+        probs: Probs | None = None,
     ) -> Frame:
         prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
-        return Frame(kind, model, n, fingerprint, include_usage, is_of_functions, prefix + secrets.token_hex(14))
+        id_ = prefix + secrets.token_hex(14)
+        return Frame(kind, model, n, fingerprint, include_usage, is_of_functions, probs, id_)
+
+    def content(self, tokens: tuple[TokenLogprob, ...]) -> list[Json]:
+        """Logprobs as a list of tokens: of a chat, or in llama-server's form."""
+        return chat_logprobs(tokens) if self.probs is None else llama_probs(tokens, is_prob=self.probs == "prob")
 
     def finish(self, reason: Reason) -> str:
         return "function_call" if reason == "tool" and self.is_of_functions else _FINISH[reason]
@@ -151,7 +161,7 @@ class ChunkEncoder:
 
     def feed(self, event: Event) -> bytes:
         if type(event) is Delta:
-            if event.channel == "text" and not event.logprobs:
+            if event.channel == "text" and not event.logprobs and event.measured is None:
                 if not event.text:
                     return b""
                 text = orjson.dumps(event.text)
@@ -161,6 +171,8 @@ class ChunkEncoder:
             return self._start(event)
         if type(event) is Echoed:
             return self._echo(event)
+        if type(event) is Progress:
+            return self._progress(event)
         assert type(event) is Finished
         return self._finish(event)
 
@@ -185,6 +197,17 @@ class ChunkEncoder:
             return b""
         return self._chunk(event.index, {"delta": {"role": "assistant", "content": ""}})
 
+    def _progress(self, event: Progress) -> bytes:
+        told = {
+            "total": event.n_prompt,
+            "cache": event.n_cached,
+            "processed": event.n_processed,
+            "time_ms": event.elapsed_s * 1000,
+        }
+        return self._chunk(
+            event.index, {"delta": {}} if self._is_chat else {"text": ""}, after={"prompt_progress": told}
+        )
+
     def _echo(self, event: Echoed) -> bytes:
         """Only completions have one."""
         if not event.logprobs:
@@ -194,18 +217,23 @@ class ChunkEncoder:
         return self._chunk(event.index, {"text": event.text}, legacy.take())
 
     def _rich(self, event: Delta) -> bytes:
-        """A delta with logprobs, reasoning or a call of a tool."""
+        """A delta with logprobs, timings, reasoning or a call of a tool."""
         if not (event.text or event.logprobs or event.call_id):
             return b""
         logprobs: Json | None = None
+        after: Json | None = None
+        if event.measured is not None:
+            after = {"timings": timings_json(event.measured.usage, [event.measured.timings])}
         if not self._is_chat:
-            if event.logprobs:
+            if event.logprobs and self._frame.probs is not None:
+                logprobs = {"content": self._frame.content(event.logprobs)}
+            elif event.logprobs:
                 legacy = self._legacy.setdefault(event.index, LegacyLogprobs())
                 legacy.add(event.logprobs)
                 logprobs = legacy.take()
-            return self._chunk(event.index, {"text": event.text}, logprobs)
+            return self._chunk(event.index, {"text": event.text}, logprobs, after=after)
         if event.logprobs:
-            logprobs = {"content": chat_logprobs(event.logprobs), "refusal": None}
+            logprobs = {"content": self._frame.content(event.logprobs), "refusal": None}
         match event.channel:
             case "text":
                 delta: Json = {"content": event.text}
@@ -213,7 +241,7 @@ class ChunkEncoder:
                 delta = {"reasoning_content": event.text}
             case "tool":
                 delta = self._called(event)
-        return self._chunk(event.index, {"delta": delta}, logprobs)
+        return self._chunk(event.index, {"delta": delta}, logprobs, after=after)
 
     def _called(self, event: Delta) -> Json:
         """`call_id` comes with the first delta of each call alone."""
@@ -244,6 +272,8 @@ class ChunkEncoder:
         choice = orjson.dumps({**body, "logprobs": logprobs, "finish_reason": finish})
         close = self._close
         if after:
+            if self._frame.include_usage:
+                after = {"usage": None, **after}
             close = b"}]," + orjson.dumps(after)[1:] + b"\n\n"
         return self._prefixes[index] + choice[1:-1] + close
 
@@ -299,7 +329,8 @@ class BodyEncoder:
         match event:
             case Started():
                 self._model = event.model or self._model
-                legacy = LegacyLogprobs() if self._frame.kind == "completion" else None
+                is_legacy = self._frame.kind == "completion" and self._frame.probs is None
+                legacy = LegacyLogprobs() if is_legacy else None
                 self._answers[event.index] = _Answer(legacy=legacy)
             case Delta():
                 self._answers[event.index].feed(event)
@@ -345,7 +376,7 @@ class BodyEncoder:
                 ]
         logprobs: Json | None = None
         if self._has_logprobs:
-            logprobs = {"content": chat_logprobs(tuple(answer.logprobs)), "refusal": None}
+            logprobs = {"content": self._frame.content(tuple(answer.logprobs)), "refusal": None}
         return {
             "index": index,
             "message": message,
@@ -357,6 +388,11 @@ class BodyEncoder:
         return {
             "index": index,
             "text": "".join(answer.texts),
-            "logprobs": answer.legacy.take() if self._has_logprobs and answer.legacy else None,
+            "logprobs": self._text_logprobs(answer) if self._has_logprobs else None,
             "finish_reason": _FINISH[answer.reason],
         }
+
+    def _text_logprobs(self, answer: _Answer) -> Json:
+        if answer.legacy is not None:
+            return answer.legacy.take()
+        return {"content": self._frame.content(tuple(answer.logprobs))}

@@ -28,6 +28,22 @@ def chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> list[Json]:
     return [{**_chat_likely(token), "top_logprobs": [_chat_likely(likely) for likely in token.top]} for token in tokens]
 
 
+def llama_probs(tokens: tuple[TokenLogprob, ...], *, is_prob: bool) -> list[Json]:
+    """As llama-server tells what `n_probs` asks for: with ids, and as probabilities after sampling."""
+    top = "top_probs" if is_prob else "top_logprobs"
+    return [
+        {**_llama_likely(token, is_prob=is_prob), top: [_llama_likely(likely, is_prob=is_prob) for likely in token.top]}
+        for token in tokens
+    ]
+
+
+def _llama_likely(likely: Likely | TokenLogprob, *, is_prob: bool) -> Json:
+    told = {"id": likely.token, "token": likely.piece.decode("utf-8", "replace"), "bytes": list(likely.piece)}
+    if is_prob:
+        return {**told, "prob": math.exp(likely.logprob)}
+    return {**told, "logprob": _number(likely.logprob)}
+
+
 def _spelled(piece: bytes) -> str:
     """The legacy form of a token: its text, or its bytes where they are not whole characters."""
     try:

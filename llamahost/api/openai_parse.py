@@ -304,14 +304,19 @@ def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | Sequence[
 def _generation(body: Body, n_logprobs: int | None) -> Generation:
     for name, is_asked in (
         ("lora", bool(body.lora)),
-        ("n_probs", (body.n_probs or 0) > 0),  # `logprobs` is what is served
-        ("post_sampling_probs", bool(body.post_sampling_probs)),
-        ("t_max_predict_ms", (body.t_max_predict_ms or 0) > 0),
         ("reasoning_budget_tokens", body.reasoning_budget_tokens not in (None, -1)),
         ("thinking_budget_tokens", body.thinking_budget_tokens not in (None, -1)),
     ):
         if is_asked:
             raise InvalidRequest(f"`{name}` is not served by this version", param=name)
+    n_probs = body.n_probs or 0
+    if n_probs > 0:
+        if n_logprobs is not None:
+            raise InvalidRequest("`n_probs` and `logprobs` differ in form; give one of them", param="n_probs")
+        if n_probs > 20:
+            raise InvalidRequest(f"`n_probs` must be at most 20, not {n_probs}", param="n_probs")
+        n_logprobs = n_probs
+    limit_ms = body.t_max_predict_ms or 0
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Generation(
         sampling=_sampling(body),
@@ -319,6 +324,10 @@ def _generation(body: Body, n_logprobs: int | None) -> Generation:
         max_tokens=_max_tokens(body),
         n=1 if body.n is None else body.n,
         n_logprobs=n_logprobs,
+        is_post_sampling=n_probs > 0 and bool(body.post_sampling_probs),
+        line_limit_s=limit_ms / 1000 if limit_ms > 0 else None,
+        tells_progress=bool(body.stream and body.return_progress),
+        tells_timings=bool(body.stream and body.timings_per_token),
         ignore_eos=bool(body.ignore_eos),
         timeout_s=body.timeout,
     )

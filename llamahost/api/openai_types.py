@@ -66,6 +66,13 @@ class Body(msgspec.Struct, kw_only=True):
     t_max_predict_ms: Int | None = None
     reasoning_budget_tokens: Int | None = None
     thinking_budget_tokens: Int | None = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
+
+    @property
+    def has_probs(self) -> bool:
+        """Are probabilities asked for in llama-server's form?"""
+        return self.n_probs is not None and self.n_probs > 0
 
     @property
     def n_kept(self) -> int:

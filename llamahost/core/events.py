@@ -66,6 +66,14 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Counts and times of an answer so far."""
+
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Answer `index` has its first token, or of its prompt the first is told; before it all could become an error."""
 
@@ -73,6 +81,17 @@ class Started:
     model: str
     n_prompt: int
     n_cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """[0, n_processed) of the prompt of answer `index` is there, `elapsed_s` after it was begun; n_cached at once."""
+
+    index: int
+    n_prompt: int
+    n_cached: int
+    n_processed: int
+    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +117,7 @@ class Delta:
     call_name: str = ""
     n_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    measured: Measured | None = None  # where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +131,4 @@ class Finished:
     stop: str = ""
 
 
-Event = Started | Echoed | Delta | Finished
+Event = Started | Progress | Echoed | Delta | Finished

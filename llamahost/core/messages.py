@@ -214,6 +214,10 @@ class Generation:
     max_tokens: int | None = None  # None: until the context ends; 0: the prompt alone is computed
     n: int = 1
     n_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token alone; k: and of the k likeliest
+    is_post_sampling: bool = False  # logprobs are of what the samplers left to draw from, not of the raw logits
+    line_limit_s: float | None = None  # end with a line, as soon as generating has taken longer
+    tells_progress: bool = False  # while the prompt is computed
+    tells_timings: bool = False  # with each Delta
     ignore_eos: bool = False
     adapter: str = ""
     session_id: str = ""
@@ -227,6 +231,10 @@ class Generation:
             raise InvalidRequest(f"n must be between 1 and 128, not {self.n}", param="n")
         if self.n_logprobs is not None and not 0 <= self.n_logprobs <= 20:
             raise InvalidRequest(f"at most 20 logprobs a token, not {self.n_logprobs}", param="logprobs")
+        if self.line_limit_s is not None and not 0 < self.line_limit_s < 1e9:
+            raise InvalidRequest(
+                f"a limit in time must be a positive number, not {self.line_limit_s}", param="t_max_predict_ms"
+            )
         if any(not stop for stop in self.stop):
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if len(self.stop) > 64 or any(len(stop) > 1024 for stop in self.stop):

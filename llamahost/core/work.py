@@ -57,6 +57,8 @@ class Job:
     end_ids: frozenset[int] = frozenset()
     n_logprobs: int | None = None
     n_prompt_logprobs: int | None = None
+    is_post_sampling: bool = False
+    tells_progress: bool = False
     kind: Literal["generate", "embed"] = "generate"
     media: tuple[object, ...] = ()
     constraint: Constraint | None = None
@@ -171,7 +173,10 @@ class Plan:
 
 
 class RowLogprobs(NamedTuple):
-    """Log-softmax of the raw logits of one row: of the sampled token, and the likeliest (id, logprob), best first."""
+    """Log-softmax of the raw logits of one row: of the sampled token, and the likeliest (id, logprob), best first.
+
+    Of a job with `is_post_sampling`: of what its samplers left to draw from, those alone.
+    """
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
@@ -190,7 +195,9 @@ class Sampled(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Clock readings in seconds of a job's life; 0.0 where it never got there. `last` is of the last token so far."""
+    """Clock readings in seconds of a job's life; 0.0 where it never got there. `last` is of the last token so far, or
+    of the last chunk of the prompt.
+    """
 
     arrived: float = 0.0
     admitted: float = 0.0
@@ -203,6 +210,7 @@ class Emission(NamedTuple):
 
     A token that ended the job (one of `end_ids`) is counted in `n_hidden` and is not among `tokens`. `prompt_logprobs`
     are of the prompt's next tokens, beginning with its second; they come before the first of `tokens`, or with it.
+    `n_processed` is how much of the prompt is in the slot, in news of that alone.
     """
 
     job_id: int
@@ -214,6 +222,7 @@ class Emission(NamedTuple):
     error: str = ""
     times: Times = Times()
     prompt_logprobs: tuple[RowLogprobs, ...] = ()
+    n_processed: int = 0
 
 
 class Backend(Protocol):

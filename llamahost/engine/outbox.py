@@ -33,6 +33,7 @@ def merge(emissions: list[Emission]) -> Emission:
         error=last.error,
         times=last.times,
         prompt_logprobs=tuple(row for emission in emissions for row in emission.prompt_logprobs),
+        n_processed=max(emission.n_processed for emission in emissions),
     )
 
 

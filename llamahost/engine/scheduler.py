@@ -199,8 +199,16 @@ class Scheduler:
             if sequence.gap == 0:  # nothing was to be generated
                 sequence.times = Times(sequence.times.arrived, sequence.times.admitted, now, now)
                 emissions.append(self._end(sequence, now, "length", scored=scored))
-            elif scored:
-                emissions.append(Emission(span.job_id, times=sequence.times, prompt_logprobs=scored))
+            elif scored or sequence.job.tells_progress:
+                emissions.append(
+                    Emission(
+                        span.job_id,
+                        n_cached=sequence.n_cached,
+                        times=sequence.times._replace(last=now),
+                        prompt_logprobs=scored,
+                        n_processed=sequence.n_computed,
+                    )
+                )
         self._budget.observe(n_decoding, n_chunk, step_s, n_scored)
         if self._max_chunk < self._n_batch:
             self._max_chunk = min(2 * self._max_chunk, self._n_batch)

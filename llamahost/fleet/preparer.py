@@ -227,6 +227,8 @@ class Preparer:
                     end_ids=end_ids,
                     n_logprobs=generation.n_logprobs,
                     n_prompt_logprobs=request.n_prompt_logprobs if request else None,
+                    is_post_sampling=generation.is_post_sampling,
+                    tells_progress=generation.tells_progress,
                     priority=generation.priority,
                 )
                 reply = Reply(
@@ -238,6 +240,9 @@ class Preparer:
                     splitter=new_splitter(),
                     markers=markers,
                     echo=echo,
+                    line_limit_s=generation.line_limit_s,
+                    tells_progress=generation.tells_progress,
+                    tells_timings=generation.tells_timings,
                 )
                 jobs.append(job)
                 replies.append(reply)

@@ -55,6 +55,7 @@ class LlamaBackend:
         self._chains: dict[int, SamplerChain] = {}
         self._n_logprobs: dict[int, int] = {}
         self._n_prompt_logprobs: dict[int, int] = {}
+        self._post_sampling: set[int] = set()  # jobs whose logprobs are of what their samplers left
         self._saved: dict[int, bytearray] = {}
         self._launched: Plan | None = None
         self._n_launched_rows = 0
@@ -153,6 +154,8 @@ class LlamaBackend:
                 self._chains[job.id] = self._samplers.chain(job.sampling, job.tokens)
                 if job.n_logprobs is not None:
                     self._n_logprobs[job.id] = job.n_logprobs
+                    if job.is_post_sampling:
+                        self._post_sampling.add(job.id)
                 if job.n_prompt_logprobs is not None:
                     self._n_prompt_logprobs[job.id] = job.n_prompt_logprobs
         for save in plan.saves:
@@ -297,7 +300,7 @@ class LlamaBackend:
             chains = [self._chains[span.job_id] for span in asking]
         except KeyError as error:
             raise BackendError(f"job {error} has rows and never began") from error
-        if len(matrix) != len(asking):
+        if len(matrix) != len(asking) or not self._post_sampling.isdisjoint([span.job_id for span in asking]):
             return self._choose_bursts(asking, chains, matrix)
         began = perf_counter()
         tokens = self._chooser.choose_all(chains, matrix)
@@ -315,7 +318,7 @@ class LlamaBackend:
     def _choose_bursts(
         self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
     ) -> list[Sampled]:
-        """Spans with several rows: each row's token is accepted as long as it is the one that the span drafted."""
+        """Row by row; each row's token is accepted as long as it is the one that the span drafted."""
         result = []
         at = 0
         for span, chain in zip(asking, chains, strict=True):
@@ -324,10 +327,14 @@ class LlamaBackend:
             drafts = span.tokens[len(span.tokens) - span.n_rows + 1 :]
             for index in range(span.n_rows):
                 row = matrix[at + index]
-                token = self._chooser.choose(chain, row)
+                if span.job_id in self._post_sampling:
+                    token, told = self._chooser.choose_and_tell(chain, row, self._n_logprobs[span.job_id])
+                    logprobs += (told,)
+                else:
+                    token = self._chooser.choose(chain, row)
+                    logprobs += self._logprobs_of(span.job_id, row, token)
                 chain.accept(token)
                 tokens.append(token)
-                logprobs += self._logprobs_of(span.job_id, row, token)
                 if index < len(drafts) and drafts[index] != token:
                     break
             at += span.n_rows
@@ -349,3 +356,4 @@ class LlamaBackend:
             chain.close()
         self._n_logprobs.pop(job_id, None)
         self._n_prompt_logprobs.pop(job_id, None)
+        self._post_sampling.discard(job_id)

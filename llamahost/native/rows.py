@@ -77,6 +77,16 @@ class Scratch:
         # through `data`, which xtc moves
         return ctypes.c_int32.from_address(array.data + _CANDIDATE.itemsize * selected).value
 
+    def left(self, token: int, n: int) -> RowLogprobs:
+        """Of what the last chain left to draw from: how likely the token was, and the n likeliest."""
+        array = self._array
+        held = (ctypes.c_char * (array.size * _CANDIDATE.itemsize)).from_address(array.data)
+        data = np.frombuffer(held, _CANDIDATE)
+        likeliest = data[np.argsort(-data["p"], kind="stable")[:n]]
+        top = tuple((int(entry["id"]), math.log(entry["p"])) for entry in likeliest if entry["p"] > 0.0)
+        p = float(data["p"][data["id"] == token].max(initial=0.0))
+        return RowLogprobs(math.log(p) if p > 0.0 else -math.inf, top)
+
 
 class Chooser:
     """Owned by the worker thread. Chooses a token for each row of a step."""
@@ -99,6 +109,13 @@ class Chooser:
             return self._choose(chain, row, thread)
         finally:
             row[chain.bias_ids] = kept
+
+    def choose_and_tell(self, chain: SamplerChain, row: Row, n: int) -> tuple[int, RowLogprobs]:
+        """And how likely it was among what the samplers left, with the n likeliest of those."""
+        token = self.choose(chain, row)
+        if chain.is_greedy:
+            return token, RowLogprobs(0.0, ((token, 0.0),)[:n])
+        return token, self._scratch[0].left(token, n)
 
     def _choose(self, chain: SamplerChain, row: Row, thread: int) -> int:
         if chain.is_greedy:

@@ -20,6 +20,8 @@ from llamahost.core.events import (
     Event,
     Finished,
     Likely,
+    Measured,
+    Progress,
     PromptLogprob,
     Reason,
     Started,
@@ -43,7 +45,10 @@ class Reply:
 
     __slots__ = (
         "_echo",
+        "_is_cut",
         "_is_plain",
+        "_is_quick",
+        "_line_limit_s",
         "_logprobs",
         "_markers",
         "_n_cached",
@@ -55,6 +60,8 @@ class Reply:
         "_n_told",
         "_splitter",
         "_stops",
+        "_tells_progress",
+        "_tells_timings",
         "_times",
         "_utf8",
         "_vocabulary",
@@ -76,6 +83,9 @@ class Reply:
         splitter: Splitter | None = None,
         markers: Mapping[int, str] | None = None,
         echo: Echo | None = None,
+        line_limit_s: float | None = None,
+        tells_progress: bool = False,
+        tells_timings: bool = False,
     ) -> None:
         self.index = index
         self.model = model
@@ -84,11 +94,16 @@ class Reply:
         self.is_finished = False
         self._echo = echo  # None once it is told whole
         self._n_echoed = 0  # tokens of it that were told
+        self._line_limit_s = line_limit_s
+        self._is_cut = False  # ended with a line, since it took too long
+        self._tells_progress = tells_progress  # False once the prompt is computed
+        self._tells_timings = tells_timings
         self._vocabulary = vocabulary
         self._utf8 = Utf8()
         self._stops = StopStrings(stop) if stop else None
         self._splitter: Splitter = splitter or PlainSplitter()
         self._is_plain = splitter is None
+        self._is_quick = False  # set as soon as it is seen that it may be
         self._markers = markers or {}
         self._n_cached = 0
         self._n_generated = 0
@@ -110,9 +125,7 @@ class Reply:
         if (
             len(tokens) == 1
             and self.is_started
-            and self._is_plain
-            and self._stops is None
-            and self._echo is None
+            and self._is_quick
             and emission.finish is None
             and not emission.logprobs
             and not self._utf8.pending
@@ -138,16 +151,23 @@ class Reply:
         if emission.times != _NO_TIMES:
             self._times = emission.times
         events: list[Event] = []
-        if not self.is_started and (emission.tokens or emission.prompt_logprobs or finish):
+        if not self.is_started and (emission.tokens or emission.prompt_logprobs or emission.n_processed or finish):
             self.is_started = True
             events.append(Started(self.index, self.model, self.n_prompt, self._n_cached))
+            if self._tells_progress:
+                events.append(Progress(self.index, self.n_prompt, self._n_cached, self._n_cached, 0.0))
+        if self._tells_progress and self.is_started:
+            events += self._progress(emission)
         if self._echo is not None and self.is_started:
             events += self._echoed(self._echo, emission.prompt_logprobs)
+        if not self._is_quick:
+            self._is_quick = self._may_be_quick()
 
         segments, stop = self._read(emission.tokens, emission.logprobs)
-        is_last = stop is not None or finish is not None or self._splitter.is_done
-        if stop is None and finish is not None and not self._splitter.is_done:
-            self._n_generated += emission.n_hidden
+        is_last = stop is not None or finish is not None or self._splitter.is_done or self._is_cut
+        if is_last and stop is None and not self._splitter.is_done:
+            if not self._is_cut:
+                self._n_generated += emission.n_hidden
             tail, stop = self._end_of_text()
             segments += self._split(tail)
         if is_last:
@@ -156,11 +176,33 @@ class Reply:
         if is_last:
             self.is_finished = True
             reason: Reason = "stop" if stop is not None or self._splitter.is_done or finish is None else finish
+            if self._is_cut and stop is None:
+                reason = "length"
             if reason == "stop" and self._splitter.n_calls:
                 reason = "tool"
-            usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)
-            events.append(Finished(self.index, reason, usage, _timings(self._times), stop or ""))
+            now = self._measured()
+            events.append(Finished(self.index, reason, now.usage, now.timings, stop or ""))
         return events
+
+    def _may_be_quick(self) -> bool:
+        """Nothing but text is asked for from here on."""
+        is_told = self._echo is None and not self._tells_progress and not self._tells_timings
+        return is_told and self._is_plain and self._stops is None and self._line_limit_s is None
+
+    def _measured(self) -> Measured:
+        usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)
+        return Measured(usage, _timings(self._times))
+
+    def _progress(self, emission: Emission) -> list[Event]:
+        """The last comes with the first token."""
+        n_processed = emission.n_processed
+        if emission.tokens or emission.finish is not None:
+            self._tells_progress = False
+            n_processed = self.n_prompt if emission.finish != "cancelled" else 0
+        if not n_processed:
+            return []
+        elapsed_s = (self._times.first or self._times.last) - self._times.admitted
+        return [Progress(self.index, self.n_prompt, self._n_cached, n_processed, elapsed_s)]
 
     def _echoed(self, echo: Echo, rows: tuple[RowLogprobs, ...]) -> list[Event]:
         """The next piece of the echo: all of it, or as many tokens as there are rows, and the first, which has none."""
@@ -204,7 +246,9 @@ class Reply:
                 text, stop = self._stops.feed(text)
             self._n_shown += len(text)
             segments += self._split(text)
-            if stop is not None or self._splitter.is_done:
+            if self._line_limit_s is not None and "\n" in text:
+                self._is_cut = self._times.last - self._times.first > self._line_limit_s
+            if stop is not None or self._splitter.is_done or self._is_cut:
                 return segments, stop
         return segments, None
 
@@ -234,9 +278,9 @@ class Reply:
             n_tokens = self._n_generated - self._n_told
             self._n_told = self._n_generated
             logprobs = self._take_logprobs(is_all=is_last and not is_stopped) if self._logprobs else ()
-            events.append(
-                Delta(self.index, segment.text, segment.channel, segment.call_id, segment.call_name, n_tokens, logprobs)
-            )
+            measured = self._measured() if self._tells_timings else None
+            place = (segment.channel, segment.call_id, segment.call_name)
+            events.append(Delta(self.index, segment.text, *place, n_tokens, logprobs, measured))
 
     def _take_logprobs(self, *, is_all: bool) -> tuple[TokenLogprob, ...]:
         """Those of the tokens that have shown something of themselves, or all at an end without a stop."""

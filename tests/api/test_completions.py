@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from openai.types import Completion
 
-from llamahost.core.events import Delta, Echoed, Finished, Likely, PromptLogprob, Started, TokenLogprob, Usage
+from llamahost.core.events import (
+    Delta,
+    Echoed,
+    Finished,
+    Likely,
+    Measured,
+    Progress,
+    PromptLogprob,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from llamahost.core.messages import CompletionRequest
 from tests.api.fakes import FakeHost, Step, app_of, client_of, run, said
 from tests.api.test_chat import chunks_of
@@ -201,5 +213,71 @@ def test_echo_is_asked_of_the_host() -> None:
         assert [request.n_prompt_logprobs for request in host.requests if isinstance(request, CompletionRequest)] == [
             None, None, None,
         ]  # fmt: skip
+
+    run(law)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("is_prob", [False, True])
+def test_n_probs_are_told_as_llama_server_tells_them(path: str, is_prob: bool) -> None:
+    top = (Likely(7, b"a", 0.0), Likely(8, b"\xff", float("-inf")))
+    script: list[Step] = [
+        Started(0, "tiny", 3, 0),
+        Delta(0, "a", n_tokens=1, logprobs=(TokenLogprob(7, b"a", 0.0, top),)),
+        Finished(0, "stop", Usage(3, 0, 1)),
+    ]
+    ask: dict[str, Any] = {"n_probs": 2, "post_sampling_probs": is_prob}
+    ask |= {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+    name, likely, unlikely = ("prob", 1.0, 0.0) if is_prob else ("logprob", 0.0, -9999.0)
+    wanted = {
+        "id": 7, "token": "a", "bytes": [97], name: likely,
+        f"top_{name}s": [
+            {"id": 7, "token": "a", "bytes": [97], name: likely},
+            {"id": 8, "token": "\ufffd", "bytes": [255], name: unlikely},
+        ],
+    }  # fmt: skip
+
+    async def law() -> None:
+        host = FakeHost(list(script))
+        choice = (await post(host, path, **ask)).json()["choices"][0]
+        assert choice["logprobs"]["content"] == [wanted]
+        generation = host.requests[0].generation
+        assert (generation.n_logprobs, generation.is_post_sampling) == (2, is_prob)
+        chunks = chunks_of((await post(host, path, **ask, stream=True)).text)
+        told = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"][0]["logprobs"]]
+        assert [part["content"] for part in told] == [[wanted]]
+
+    run(law)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_progress_and_timings_come_in_chunks_of_their_own_and_with_each_text(path: str, include_usage: bool) -> None:
+    measured = Measured(Usage(9, 4, 1), Timings(0.1, 0.5, 0.25))
+    script: list[Step] = [
+        Started(0, "tiny", 9, 4),
+        Progress(0, 9, 4, 7, 0.25),
+        Delta(0, "a", n_tokens=1, measured=measured),
+        Finished(0, "stop", Usage(9, 4, 1)),
+    ]
+    ask: dict[str, Any] = {"return_progress": True, "timings_per_token": True, "t_max_predict_ms": 1500}
+    ask |= {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+
+    async def law() -> None:
+        host = FakeHost(list(script))
+        whole = (await post(host, path, **ask)).json()
+        assert "prompt_progress" not in whole
+        ask["stream_options"] = {"include_usage": include_usage}
+        chunks = list(chunks_of((await post(host, path, **ask, stream=True)).text))
+        told = [(k, chunk["prompt_progress"]) for k, chunk in enumerate(chunks) if "prompt_progress" in chunk]
+        ((k, progress),) = told
+        assert progress == {"total": 9, "cache": 4, "processed": 7, "time_ms": 250.0}
+        timings = chunks[k + 1]["timings"]
+        assert (timings["prompt_ms"], timings["predicted_ms"]) == (500, 250)
+        assert (timings["cache_n"], timings["prompt_n"]) == (4, 5)
+        assert all(chunk["usage"] is None for chunk in chunks[:-1]) if include_usage else "usage" not in chunks[-1]
+        first, second = (request.generation for request in host.requests)
+        assert (first.tells_progress, first.tells_timings, first.line_limit_s) == (False, False, 1.5)
+        assert (second.tells_progress, second.tells_timings) == (True, True)
 
     run(law)

@@ -47,6 +47,11 @@ SERVED: dict[str, Any] = {
     "min_keep": 1,
     "samplers": ["top_k", "temperature"],
     "ignore_eos": True,
+    "n_probs": 3,
+    "post_sampling_probs": True,
+    "t_max_predict_ms": 100,
+    "timings_per_token": True,
+    "return_progress": True,
     "timeout": 10.0,
     "response_format": {"type": "text"},
 }
@@ -82,8 +87,6 @@ PASSED_OVER: dict[str, tuple[Any, str]] = {
     "id_slot": (1, "the scheduler chooses"),
     "n_keep": (5, "a context is never shifted"),
     "n_discard": (5, "a context is never shifted"),
-    "timings_per_token": (True, "timings come at the end"),
-    "return_progress": (True, "a silent prompt shows nothing"),
     "return_tokens": (True, "of llama-server's own route"),
     "response_fields": (["content"], "of llama-server's own route"),
     "sse_ping_interval": (5, "the server's own ping_s"),
@@ -92,9 +95,6 @@ PASSED_OVER: dict[str, tuple[Any, str]] = {
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "lora": ([{"id": 0, "scale": 1.0}], "lora"),
-    "n_probs": (3, "n_probs"),
-    "post_sampling_probs": (True, "post_sampling_probs"),
-    "t_max_predict_ms": (100, "t_max_predict_ms"),
     "reasoning_budget_tokens": (0, "reasoning_budget_tokens"),
     "thinking_budget_tokens": (50, "thinking_budget_tokens"),
     "grammar": ('root ::= "a"', "response_format"),

@@ -49,6 +49,8 @@ HI = [{"role": "user", "content": "Hi"}]
         ("POST", "/v1/chat/completions", {"messages": HI, "logprobs": True}, RICH, ChatAnswer),
         ("POST", "/v1/completions", {"prompt": "x"}, None, CompletionAnswer),
         ("POST", "/v1/completions", {"prompt": "x", "logprobs": 1}, RICH, CompletionAnswer),
+        ("POST", "/v1/completions", {"prompt": "x", "n_probs": 1}, RICH, CompletionAnswer),
+        ("POST", "/v1/chat/completions", {"messages": HI, "n_probs": 1, "post_sampling_probs": True}, RICH, ChatAnswer),
         ("GET", "/v1/models", None, None, ModelsAnswer),
         ("GET", "/v1/models/small", None, None, ModelAnswer),
         ("GET", "/v1/models/x", None, None, ErrorAnswer),

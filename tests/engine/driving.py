@@ -49,6 +49,7 @@ class Drive:
         end_ids: frozenset[int] = frozenset(),
         adapter: str = "",
         n_prompt_logprobs: int | None = None,
+        tells_progress: bool = False,
     ) -> int:
         job = Job(
             id=len(self.jobs) + 100,
@@ -59,6 +60,7 @@ class Drive:
             end_ids=end_ids,
             adapter=adapter,
             n_prompt_logprobs=n_prompt_logprobs,
+            tells_progress=tells_progress,
         )
         self.jobs[job.id] = job
         self.answers[job.id] = []

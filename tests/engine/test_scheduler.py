@@ -118,6 +118,28 @@ def test_a_job_that_generates_nothing_computes_its_prompt_for_the_next(layout: d
     d.check_answers()
 
 
+def test_who_wants_to_know_is_told_of_every_chunk_but_the_last() -> None:
+    """That one's news is the first token."""
+    d = drive(cost=lambda _: 1.0)
+    first = d.add(prompt(100), n_max=1)
+    d.run()
+    asked, silent = d.add(prompt(350), n_max=2, tells_progress=True), d.add(prompt(350, 1), n_max=2)
+    told: list[tuple[int, int, int]] = []
+    while (plan := d.scheduler.plan(d.backend.now)) is not None:
+        spans = {span.job_id: span.start + len(span.tokens) for span in plan.spans}
+        emissions = d.scheduler.commit(plan, d.backend.run(plan), d.backend.now, 1.0)
+        d.note(emissions)
+        for emission in emissions:
+            if emission.n_processed:
+                told.append((emission.job_id, emission.n_cached, emission.n_processed))
+                assert emission.n_processed == spans[emission.job_id] < 350
+                assert emission.times.last == d.backend.now
+    assert len(told) > 1
+    assert {(job, n_cached) for job, n_cached, _ in told} == {(asked, 100)}
+    assert first != silent
+    d.check_answers()
+
+
 # Prompts that are scored.
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llamahost.core.errors import BackendError
 from llamahost.core.messages import Sampling
-from llamahost.core.work import Plan, Span
+from llamahost.core.work import Job, Plan, Span
 from llamahost.native.library import library
 from llamahost.native.model import Model
 from llamahost.native.rows import Chooser, Row, row_logprobs, top_candidates
@@ -264,3 +264,53 @@ def test_ended_jobs_leave_no_sampler(tiny_llama: Path) -> None:
         driver.run(Plan(ends=tuple(jobs)))
         assert not driver.backend._chains
         assert not driver.backend._n_logprobs
+
+
+def test_what_the_samplers_left_is_told_as_they_left_it(samplers: Samplers, chooser: Chooser) -> None:
+    row = rows(1)[0]
+    order = np.argsort(-row)[:5]
+    weights = np.exp(row[order].astype(np.float64) / 0.7)
+    wanted = dict(zip(order.tolist(), np.log(weights / weights.sum()).tolist(), strict=True))
+    for sampling in (
+        Sampling(seed=3, top_k=5, top_p=1.0, min_p=0.0, temperature=0.7),
+        # the same, where the whole row goes through the chain
+        Sampling(seed=3, top_k=5, top_p=1.0, min_p=0.0, temperature=0.7, samplers=("temperature", "top_k")),
+    ):
+        chain = samplers.chain(sampling, PROMPT)
+        token, told = chooser.choose_and_tell(chain, row, 3)
+        assert told.logprob == pytest.approx(wanted[token], abs=1e-4)
+        assert [id_ for id_, _ in told.top] == order[:3].tolist()
+        assert [logprob for _, logprob in told.top] == pytest.approx(
+            [wanted[id_] for id_ in order[:3].tolist()], abs=1e-4
+        )
+        assert len(chooser.choose_and_tell(chain, row, 20)[1].top) == 5
+        chain.close()
+
+
+def test_who_chooses_the_likeliest_leaves_nothing_else(samplers: Samplers, chooser: Chooser) -> None:
+    row = rows(1)[0]
+    for sampling in (Sampling(temperature=0.0), Sampling(temperature=0.0, repeat_penalty=1.1)):
+        chain = samplers.chain(sampling, PROMPT)
+        token, told = chooser.choose_and_tell(chain, row, 3)
+        assert (told.logprob, told.top) == (0.0, ((token, 0.0),))
+        assert chooser.choose_and_tell(chain, row, 0)[1].top == ()
+        chain.close()
+
+
+def test_a_job_that_asks_what_was_left_changes_nothing_for_its_neighbours(tiny_llama: Path) -> None:
+    hot = Sampling(seed=5, temperature=1.5, top_k=4, top_p=1.0, min_p=0.0)
+    with Driver(tiny_llama) as driver:
+        prompts = [array("i", [30 + i, 40, 50]) for i in range(3)]
+        jobs = [
+            Job(id=i, tokens=prompt, n_max=1, sampling=hot, n_logprobs=4, is_post_sampling=i == 1)
+            for i, prompt in enumerate(prompts)
+        ]
+        spans = tuple(Span(i, i, 0, prompt, 1) for i, prompt in enumerate(prompts))
+        first, asked, last = driver.run(Plan(begins=tuple(jobs), spans=spans))
+        assert sum(math.exp(logprob) for _, logprob in asked.logprobs[0].top) == pytest.approx(1.0, abs=1e-5)
+        assert sum(math.exp(logprob) for _, logprob in first.logprobs[0].top) < 0.999
+        driver.clear(0, 1, 2)
+        plain = [Job(id=10 + i, tokens=prompt, n_max=1, sampling=hot) for i, prompt in enumerate(prompts)]
+        spans = tuple(Span(10 + i, i, 0, prompt, 1) for i, prompt in enumerate(prompts))
+        again = driver.run(Plan(begins=tuple(plain), spans=spans, ends=(0, 1, 2)))
+        assert [sampled.tokens for sampled in again] == [first.tokens, asked.tokens, last.tokens]

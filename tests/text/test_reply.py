@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.core.errors import GenerationFailed
-from llamahost.core.events import Delta, Echoed, Event, Finished, Likely, PromptLogprob, Started, Timings
+from llamahost.core.events import (
+    Delta,
+    Echoed,
+    Event,
+    Finished,
+    Likely,
+    Measured,
+    Progress,
+    PromptLogprob,
+    Started,
+    Timings,
+    Usage,
+)
 from llamahost.core.work import Emission, RowLogprobs, Times
 from llamahost.text.echo import Echo
 from llamahost.text.reply import Reply
@@ -54,6 +66,46 @@ def test_an_echo_comes_first_and_is_no_part_of_the_answer() -> None:
     assert events[:2] == [Started(0, "m", 3, 0), Echoed(0, "a bee ")]
     assert text_of(events) == "a"  # a stop string in the prompt ends nothing
     assert end_of(events).usage.n_generated == 2
+
+
+def test_progress_is_told_from_what_was_there_to_the_first_token() -> None:
+    reply = Reply(0, model="m", n_prompt=9, vocabulary=VOCABULARY, tells_progress=True)
+    begun = Times(arrived=1.0, admitted=2.0, last=2.5)
+    assert reply.feed(Emission(1, n_cached=2, n_processed=5, times=begun)) == [
+        Started(0, "m", 9, 2),
+        Progress(0, 9, 2, 2, 0.0),
+        Progress(0, 9, 2, 5, 0.5),
+    ]
+    first = reply.feed(Emission(1, ids("a"), n_cached=2, times=Times(1.0, 2.0, 3.0, 3.0)))
+    assert first == [Progress(0, 9, 2, 9, 1.0), Delta(0, "a", n_tokens=1)]
+    assert reply.feed(Emission(1, ids("b"))) == [Delta(0, "b", n_tokens=1)]
+    short = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, tells_progress=True)
+    events = short.feed(Emission(1, ids("a"), times=Times(1.0, 2.0, 3.0, 3.0)))
+    assert [event.n_processed for event in events if isinstance(event, Progress)] == [0, 3]
+
+
+def test_nothing_of_the_prompt_is_told_to_who_did_not_ask() -> None:
+    assert a_reply().feed(Emission(1, n_processed=2)) == [Started(0, "m", 3, 0)]
+
+
+def test_timings_come_with_every_delta_where_they_are_asked_for() -> None:
+    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, tells_timings=True)
+    reply.feed(Emission(1, ids("a"), times=Times(1.0, 2.0, 4.0, 4.0)))
+    assert reply.feed(Emission(1, ids("b"), times=Times(1.0, 2.0, 4.0, 7.0))) == [
+        Delta(0, "b", n_tokens=1, measured=Measured(Usage(3, 0, 2, 0), Timings(1.0, 2.0, 3.0)))
+    ]
+
+
+@pytest.mark.parametrize("stop", [(), ("xy",)])
+def test_who_took_too_long_ends_with_the_next_line(stop: tuple[str, ...]) -> None:
+    reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, line_limit_s=1.0, stop=stop)
+    early = reply.feed(Emission(1, ids("a\nb"), times=Times(1.0, 1.0, 2.0, 3.0)))
+    late = reply.feed(Emission(1, ids("c"), times=Times(1.0, 1.0, 2.0, 3.5)))
+    last = reply.feed(Emission(1, ids("dx\ne"), times=Times(1.0, 1.0, 2.0, 3.6)))
+    assert text_of([*early, *late, *last]) == "a\nbcdx\n"
+    assert end_of(last).reason == "length"
+    assert end_of(last).usage.n_generated == 7
+    assert reply.is_finished
 
 
 SCORED = Echo("hé", array("i", [104, 0xC3, 0xA9]), array("i", [0, 1, 1]))
