@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only star
     from llamahost.fleet.loader import ModelCard, Prepared
     from llamahost.fleet.manifest import ModelSpec
 
-N_SMALL = 2048
-"""Characters of text that are prepared on the loop itself: 0.1 to 0.6 ms of work, where a hop to a lane and back
+N_SMALL = 1024
+"""Characters of text that are prepared on the loop itself: 0.1 to 1 ms of work, where a hop to a lane and back
 costs 0.05 to 0.1 ms more. Above that the loop's other streams would feel it."""
 
 N_ANSWER, N_MESSAGE = 64, 16
