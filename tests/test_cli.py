@@ -132,6 +132,23 @@ def test_a_corrupt_model_is_one_clear_line_and_status_3(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_binding_that_does_not_load_is_told_with_what_to_do(tmp_path: Path, tiny_llama: Path) -> None:
+    """As in a container that was given no GPU: the CUDA build wants the driver's library."""
+    package = tmp_path / "llama_cpp"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('libcuda.so.1: cannot open shared object file')")
+    path = f"{tmp_path}{os.pathsep}{HERE}"
+    done = finished(tmp_path, "serve", tiny_llama, "--port", "0", "--log-level", "error", PYTHONPATH=path)
+    assert done.returncode == 3
+    told = "llama.cpp cannot be loaded: libcuda.so.1: cannot open shared object file (no NVIDIA driver is in reach"
+    assert f"llamahost: {told}" in done.stderr
+    assert "--gpus all" in done.stderr
+    assert "Traceback" not in done.stderr
+    checked = finished(tmp_path, "check", PYTHONPATH=path)
+    assert checked.returncode == 1
+    assert f"llama.cpp: {told}" in checked.stdout
+
+
 def test_a_port_in_use_is_one_line_and_status_4(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

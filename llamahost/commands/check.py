@@ -12,7 +12,7 @@ from llamahost import __version__
 from llamahost.commands import exits
 from llamahost.commands.opening import ManifestPath, manifest_at, opened, spec_of
 from llamahost.commands.words import bytes_told
-from llamahost.core.errors import LlamahostError
+from llamahost.core.errors import LlamahostError, LoadFailed
 
 if TYPE_CHECKING:
     from llamahost.commands.probe import Finding
@@ -68,8 +68,8 @@ def _system() -> Iterator[Finding]:
         from llamahost.native.library import library
 
         loaded = library()
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # no binding, or one that does not load
-        yield Finding(False, "llama.cpp", f"cannot be loaded: {error}")
+    except (LoadFailed, ImportError, AttributeError) as error:  # no binding, one that does not load, or an older one
+        yield Finding(False, "llama.cpp", str(error))
     else:
         yield Finding(True, "llama.cpp", f"{loaded.version}, llama-cpp-python {loaded.binding_version}")
         yield Finding(True, "build", system_info())

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from llamahost.core.errors import LoadFailed
 from llamahost.native.amx import amx_is_broken
 
 logger = logging.getLogger("llamahost.native")
@@ -143,9 +144,21 @@ _kept_alive: list[object] = []
 """Callbacks that C may call at any time: collected, the next log line would be a segmentation fault."""
 
 
+NO_DRIVER = "no NVIDIA driver is in reach, which this build needs; a container wants `--gpus all`"
+
+
+def why_not_loaded(error: Exception) -> str:
+    """What the import's failure says, in one line, with what to do where it is known."""
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{told} ({NO_DRIVER})" if "libcuda.so" in told else told
+
+
 def _load() -> Library:
-    import llama_cpp  # costs a third of a second, so not at the top
-    import llama_cpp.llama_cpp as c
+    try:
+        import llama_cpp  # costs a third of a second, so not at the top
+        import llama_cpp.llama_cpp as c
+    except (ImportError, OSError, RuntimeError) as error:  # no binding, or one whose libraries do not load
+        raise LoadFailed(f"llama.cpp cannot be loaded: {why_not_loaded(error)}") from error
 
     callback = c.llama_log_callback(_log)
     _kept_alive.append(callback)
@@ -166,7 +179,7 @@ def _load() -> Library:
 
 
 def library() -> Library:
-    """The library, loaded by whoever asks first."""
+    """The library, loaded by whoever asks first. Raises LoadFailed."""
     global _library
     if _library is None:
         with _lock:
