@@ -35,9 +35,6 @@ costs 0.05 to 0.1 ms more. Above that the loop's other streams would feel it."""
 N_ANSWER, N_MESSAGE = 64, 16
 """Characters that take as long as making an answer's job and reply, and as a message beside its text."""
 
-N_COUNTED = 2048
-"""Messages whose text is counted, which takes 0.4 ms; a conversation of more is large, whatever it says."""
-
 Result = TypeVar("Result")
 
 
@@ -315,15 +312,21 @@ def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
 
 
 def _n_chars_of_chat(request: ChatRequest) -> int:
-    """Characters of text, or what takes as long."""
-    if len(request.messages) > N_COUNTED:
-        return N_LARGE + 1
-    n = sum(len(part.text) if isinstance(part, Text) else N_SMALL + 1 for m in request.messages for part in m.parts)
-    calls = (call for message in request.messages for call in message.tool_calls)
-    n += sum(len(call.arguments) for call in calls)
-    n += sum(len(message.reasoning) for message in request.messages)
-    n += N_MESSAGE * len(request.messages) + N_ANSWER * request.generation.n
-    return n + 512 * len(request.tools) + len(request.output.value)
+    """Characters of text, or what takes as long; not counted further once it is large, nor within JSON."""
+    n = N_ANSWER * request.generation.n + len(request.output.value)
+    if request.tools:
+        n += N_SMALL + 1
+    for option in request.template_options.values():
+        n += len(option) if isinstance(option, str) else 0 if option is None or isinstance(option, int) else N_SMALL + 1
+    for message in request.messages:
+        n += N_MESSAGE + len(message.reasoning)
+        for part in message.parts:
+            n += len(part.text) if isinstance(part, Text) else N_SMALL + 1
+        for call in message.tool_calls:
+            n += len(call.arguments)
+        if n > N_LARGE:
+            break
+    return n
 
 
 def _n_chars_of_completion(request: CompletionRequest) -> int:

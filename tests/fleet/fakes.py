@@ -27,12 +27,14 @@ class SlowVocabulary(ByteVocabulary):
         super().__init__()
         self.is_closed = False
         self.n_uses_after_close = 0
+        self.thread = 0  # that encoded last
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         self.entered.set()
+        self.thread = threading.get_ident()
         assert self.gate.wait(WAIT_S)
         self.n_uses_after_close += self.is_closed
         return super().encode(text, add_special=add_special, parse_special=parse_special)

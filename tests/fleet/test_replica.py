@@ -1,6 +1,7 @@
 """Laws of one replica: one door for cancellation, a model that outlives whoever reads its vocabulary."""
 
 import asyncio
+import threading
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text, Tool, ToolCall
 from llamahost.core.work import Emission, Job
 from llamahost.engine.engine import Engine
 from llamahost.engine.outbox import Outbox
@@ -173,3 +174,29 @@ async def test_a_bad_request_raises_from_the_pool_as_from_the_loop() -> None:
         for n in (300, N_SMALL + 1):
             with pytest.raises(InvalidRequest, match="`, 256 tokens"):
                 await replica.prepare(CompletionRequest(prompts=("x" * n,), generation=Generation(max_tokens=1)))
+
+
+@on_loop
+async def test_what_may_be_large_without_being_text_is_prepared_in_a_lane() -> None:
+    user = Message(role="user", parts=(Text("hello"),))
+    tool = Tool(name="f", parameters={"enum": ["x" * 100] * 1000})
+    call = ToolCall("1", "f", "{}" + " " * N_SMALL)
+    large = [
+        ChatRequest(messages=(user,), tools=(tool,), tool_choice="none"),
+        ChatRequest(messages=(user,), template_options={"documents": [{"text": "x" * 10**5}]}),
+        ChatRequest(messages=(user,), template_options={"system": "x" * N_SMALL}),
+        ChatRequest(messages=(user, Message(role="assistant", tool_calls=(call,)), user)),
+        ChatRequest(messages=(user,) * 1000),
+    ]
+    small = [
+        ChatRequest(messages=(user,)),
+        ChatRequest(messages=(user,), template_options={"enable_thinking": False, "level": "low"}),
+    ]
+    async with replica_on(FakeBackend(n_ctx=64 * N_SMALL)) as replica:
+        vocabulary = replica.vocabulary
+        assert isinstance(vocabulary, SlowVocabulary)
+        here = threading.get_ident()
+        for requests, is_here in ((large, False), (small, True)):
+            for request in requests:
+                await replica.prepare(request)
+                assert (vocabulary.thread == here) is is_here
