@@ -19,6 +19,7 @@ from llamahost.core.events import Delta, Event
 from llamahost.core.messages import (
     ChatRequest,
     CompletionRequest,
+    Continued,
     Generation,
     Message,
     Role,
@@ -57,6 +58,7 @@ class ChatOptions(Options, total=False):
     tools: Sequence[Tool]
     tool_choice: str
     thinking: bool | None
+    continued: Continued
     template_options: Mapping[str, object]
 
 
@@ -194,6 +196,7 @@ class Host:
             tools=tuple(given.get("tools", ())),
             tool_choice=given.get("tool_choice", "auto"),
             thinking=given.get("thinking"),
+            continued=given.get("continued", "no"),
             template_options=given.get("template_options", {}),
             generation=_generation_of(given),
         )

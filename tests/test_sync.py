@@ -91,6 +91,17 @@ def test_logprobs_and_stops_come_through() -> None:
         assert cut.finish_reason == "stop"
 
 
+def test_a_last_message_of_the_assistant_is_continued_where_it_is_asked_for() -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Once"}]
+    with host_of() as (host, _):
+        options: dict[str, Any] = {"seed": 1, "max_tokens": 5}
+        spelled = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nOnce"
+        assert host.chat(turns, continued="text", **options).text == host.complete(spelled, **options).text
+        assert host.chat(turns, **options).text != host.complete(spelled, **options).text
+        with pytest.raises(InvalidRequest, match="only a last message of the assistant"):
+            host.chat("hi", continued="text")
+
+
 def test_a_prompts_logprobs_and_its_echo_are_in_the_result() -> None:
     with host_of() as (host, _):
         plain = host.complete("abc", seed=0, max_tokens=5)

@@ -26,6 +26,7 @@ from llamahost.api.openai_types import (
 )
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import (
+    SAMPLER_NAMES,
     SAMPLERS,
     Audio,
     ChatRequest,
@@ -69,14 +70,6 @@ _FLOATS_AND_INTS = (
 """Sampling fields that go through as they are, where they are given."""
 
 _LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama.cpp's letter of each, in SAMPLERS' order
-_NAMES = {
-    **{form: name for name in SAMPLERS for form in (name, name.replace("_", "-"), name.replace("_", ""))},
-    "temp": "temperature",
-    "typ": "typ_p",
-    "typical_p": "typ_p",
-    "typical-p": "typ_p",
-    "nucleus": "top_p",
-}
 
 
 def parse_chat(body: ChatBody) -> ChatRequest:
@@ -393,4 +386,4 @@ def _samplers(samplers: str | list[str]) -> tuple[str, ...]:
                 f"unknown sampler letter `{unknown[0]}`; the known ones are {''.join(_LETTERS)}", param="samplers"
             )
         return tuple(_LETTERS[letter] for letter in samplers)
-    return tuple(_NAMES.get(name.lower(), name) for name in samplers)
+    return tuple(SAMPLER_NAMES.get(name.lower(), name) for name in samplers)

@@ -22,6 +22,7 @@ from llamahost.api.openai_answers import (
     ProbeAnswer,
 )
 from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.api.openapi_limits import limit
 from llamahost.api.rerank import RerankAnswer, RerankBody
 from llamahost.api.sse import send_json
 from llamahost.api.web import Page
@@ -168,6 +169,7 @@ def document(base_path: str = "") -> Json:
     types: list[type[msgspec.Struct]] = [ErrorAnswer]
     types += [kind for operation in OPERATIONS for kind in (operation.body, operation.answer) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    limit(components)
     refs = dict(zip(types, schemas, strict=True))
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:

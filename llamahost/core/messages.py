@@ -114,7 +114,17 @@ class SamplingOptions(TypedDict, total=False):
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 """Every sampler that a chain may hold, in llama.cpp's default order."""
 
-_RANGES: dict[str, tuple[float, float]] = {
+SAMPLER_NAMES = {
+    **{form: name for name in SAMPLERS for form in (name, name.replace("_", "-"), name.replace("_", ""))},
+    "temp": "temperature",
+    "typ": "typ_p",
+    "typical_p": "typ_p",
+    "typical-p": "typ_p",
+    "nucleus": "top_p",
+}
+"""How else llama.cpp lets each be written, in requests and in files."""
+
+RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 1e4),
     "dynatemp_range": (0.0, 1e4),
     "dynatemp_exponent": (0.0, 1e4),
@@ -178,7 +188,7 @@ class Sampling:
     min_keep: int = 0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:  # NaN compares false, so it is refused too
                 raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", param=name)

@@ -13,7 +13,7 @@ from typing import cast
 
 from llamahost.core.errors import InvalidRequest, LoadFailed
 from llamahost.core.machine import Machine
-from llamahost.core.messages import SAMPLERS, Sampling, SamplingOptions
+from llamahost.core.messages import SAMPLER_NAMES, Sampling, SamplingOptions
 from llamahost.core.work import Pooling
 from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.inputs import Inputs
@@ -289,6 +289,6 @@ def _defaults(spec: ModelSpec, metadata: Mapping[str, str]) -> Sampling:
         except (ValueError, InvalidRequest) as error:
             logger.warning("%s: general.sampling.%s in the file is ignored: %s", spec.name, key, error)
     names = metadata.get("general.sampling.sequence", "").split(";")
-    if known := tuple(name for name in names if name in SAMPLERS):
+    if known := tuple(SAMPLER_NAMES[name] for name in names if name in SAMPLER_NAMES):
         sampling = sampling.with_options({"samplers": known})
     return sampling.with_options(spec.sampling)

@@ -16,7 +16,7 @@ from llamahost.api.openapi import OPERATIONS, document
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.fleet.loader import ModelCard
-from tests.api.fakes import READY, FakeHost, Step, app_of, client_of, likely, run
+from tests.api.fakes import READY, FakeHost, PreparingHost, Step, app_of, client_of, likely, run
 
 CARD = ModelCard(
     name="tiny",
@@ -137,3 +137,48 @@ def test_the_page_tells_every_field_and_needs_nothing_from_elsewhere() -> None:
 
 def test_the_base_path_stands_in_the_document() -> None:
     assert document("/llm")["servers"] == [{"url": "/llm"}]
+
+
+def sent(field: str, value: float) -> dict[str, Any]:
+    more = {"logprobs": True} if field == "top_logprobs" else {}
+    return {**more, field: value}
+
+
+def beyond(keyword: str, limit: float) -> float:
+    down = keyword in ("minimum", "exclusiveMinimum")
+    if keyword.startswith("exclusive"):
+        return limit
+    step = 1 if isinstance(limit, int) else max(abs(limit) * 0.01, 1e-3)
+    return limit - step if down else limit + step
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_the_limits_that_are_told_are_those_that_hold(path: str) -> None:
+    name, least = ("ChatBody", {"messages": HI}) if "chat" in path else ("CompletionBody", {"prompt": "x"})
+    schemas: Any = document()["components"]
+    properties = schemas["schemas"][name]["properties"]
+    limited: dict[str, dict[str, float]] = {}
+    for field, schema in properties.items():
+        for branch in schema.get("anyOf", ()):
+            if branch.get("type") in ("number", "integer"):
+                limited[field] = {k: v for k, v in branch.items() if "imum" in k and abs(v) < 2**62}
+
+    async def law() -> None:
+        host = PreparingHost()
+        async with client_of(app_of(host)) as client:
+            for field, keywords in limited.items():
+                for keyword, limit in keywords.items():
+                    if not keyword.startswith("exclusive"):
+                        response = await client.post(path, json={**least, **sent(field, limit)})
+                        assert response.status_code == 200, (field, limit, response.text)
+                    value = beyond(keyword, limit)
+                    response = await client.post(path, json={**least, **sent(field, value)})
+                    assert response.status_code == 400, (field, value)
+                    assert response.json()["error"]["param"] == field
+            for stop in ([], ["x"] * 64, "x" * 1024):
+                assert (await client.post(path, json={**least, "stop": stop})).status_code == 200
+            for stop in ([""], ["x"] * 65, "x" * 1025):
+                assert (await client.post(path, json={**least, "stop": stop})).status_code == 400
+
+    assert {"temperature", "top_k", "n", "max_tokens", "timeout"} <= {field for field, told in limited.items() if told}
+    run(law)

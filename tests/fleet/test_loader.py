@@ -394,3 +394,40 @@ class TestLoad:
         assert loaded.card.n_ctx == 256
         assert loaded.card.has_chat_template
         assert loaded.preparer.render(chat("hey")) == "User: hey\nBot:"
+
+
+def test_the_manifests_sampling_stands_above_the_files_and_a_requests_above_both(model_folder: Path) -> None:
+    recommended: dict[str, float | str] = {
+        "general.sampling.temp": 0.25,
+        "general.sampling.top_k": 11,
+        "general.sampling.top_p": 0.5,
+        "general.sampling.min_p": 0.125,
+        "general.sampling.penalty_last_n": 33,
+        "general.sampling.penalty_repeat": 1.5,
+        "general.sampling.xtc_probability": 0.75,
+        "general.sampling.xtc_threshold": 0.25,
+        "general.sampling.mirostat": 2,
+        "general.sampling.mirostat_tau": 4.0,
+        "general.sampling.mirostat_eta": 7e9,  # out of range: passed over
+        "general.sampling.sequence": "top-k;nucleus;infill;temp",
+    }
+    path = write_model(model_folder / "recommends.gguf", metadata=recommended)
+    loaded = load(spec(path, n_ctx=256, n_slots=1, sampling={"top_k": 12, "top_p": 0.625}), MACHINE)
+    try:
+        (job,) = loaded.preparer.complete(complete("a", sampling={"top_p": 0.875, "seed": 1})).jobs
+        assert job.sampling == Sampling(
+            temperature=0.25,
+            top_k=12,
+            top_p=0.875,
+            min_p=0.125,
+            repeat_last_n=33,
+            repeat_penalty=1.5,
+            xtc_probability=0.75,
+            xtc_threshold=0.25,
+            mirostat=2,
+            mirostat_tau=4.0,
+            samplers=("top_k", "top_p", "temperature"),
+            seed=1,
+        )
+    finally:
+        loaded.close()

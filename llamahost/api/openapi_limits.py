@@ -1,0 +1,60 @@
+"""The limits of fields that their types do not say: told in the document, held where the core types are made.
+
+Knows names and JSON Schema; refuses nothing. A test sends each limit, and what is beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamahost.core.messages import RANGES
+
+Json = dict[str, object]
+
+_COUNT_MAX = 2**31 - 1
+_TOKENS: Json = {"minimum": -1, "maximum": _COUNT_MAX}
+
+LIMITS: dict[str, Json] = {
+    **{name: {"minimum": low, "maximum": high} for name, (low, high) in RANGES.items()},
+    "n": {"minimum": 1, "maximum": 128},
+    "best_of": {"minimum": 1, "maximum": 128},
+    "max_tokens": _TOKENS,
+    "max_completion_tokens": _TOKENS,
+    "n_predict": _TOKENS,
+    "top_logprobs": {"minimum": 0, "maximum": 20},
+    "n_probs": {"maximum": 20},
+    "timeout": {"exclusiveMinimum": 0, "exclusiveMaximum": 10**9},
+}
+"""By field: what is added to the branch of its schema that is a number."""
+
+COMPLETION_LIMITS: dict[str, Json] = {"logprobs": {"minimum": 0, "maximum": 20}}
+
+MAX_STOPS, MAX_STOP_CHARACTERS = 64, 1024
+
+
+def limit(components: dict[str, Json]) -> None:
+    """Write the limits into the schemas of the bodies that generate."""
+    for name, limits in (("ChatBody", LIMITS), ("CompletionBody", {**LIMITS, **COMPLETION_LIMITS})):
+        properties = components[name]["properties"]
+        assert isinstance(properties, dict)
+        for field, keywords in limits.items():
+            for branch in _branches(properties.get(field, {})):
+                if branch.get("type") in ("number", "integer"):
+                    branch.update(keywords)
+        for branch in _branches(properties["stop"]):
+            text: Json = {"minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+            if branch.get("type") == "string":
+                branch.update(text)
+            elif branch.get("type") == "array":
+                branch.update({"maxItems": MAX_STOPS, "items": {"type": "string", **text}})
+        for field in ("messages", "prompt"):
+            for branch in _branches(properties.get(field, {})):
+                if branch.get("type") == "array":
+                    branch["minItems"] = 1
+
+
+def _branches(schema: Json) -> Iterator[Json]:
+    yield schema
+    others = schema.get("anyOf", ())
+    assert isinstance(others, list | tuple)
+    yield from others
