@@ -149,6 +149,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "min_keep": (0, 2**31 - 1),
 }
 
+_WHOLE = frozenset(name for name, (low, _) in _RANGES.items() if isinstance(low, int))
+
+
+def _is_number(value: object, *, is_whole: bool) -> bool:
+    """As C takes it: a fraction for a whole number would fail the step that it is in, and with it other requests."""
+    return isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+
+
+def _is_bias(pair: object) -> bool:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        return False
+    return _is_number(pair[0], is_whole=True) and _is_number(pair[1], is_whole=False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -190,18 +203,29 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
+            if not _is_number(value, is_whole=name in _WHOLE):
+                kind = "a whole number" if name in _WHOLE else "a number"
+                raise InvalidRequest(f"{name} must be {kind}, not {value!r:.40}", param=name)
             if not low <= value <= high:  # NaN compares false, so it is refused too
                 raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", param=name)
         if 0.0 < self.temperature < 1e-6:
             # Greedy is what it means; logits of 32 bits divided by it would be infinite, and the choice noise.
             object.__setattr__(self, "temperature", 0.0)
-        if self.seed is not None and not 0 <= self.seed < 2**32:
+        if self.seed is not None and not (_is_number(self.seed, is_whole=True) and 0 <= self.seed < 2**32):
             raise InvalidRequest(f"seed must be between 0 and 4294967295, not {self.seed}", param="seed")
         for sampler in self.samplers:
             if sampler not in SAMPLERS:
                 known = ", ".join(SAMPLERS)
                 raise InvalidRequest(f"unknown sampler `{sampler}`; the known ones are {known}", param="samplers")
-        for token, bias in self.logit_bias:
+        for breaker in self.dry_sequence_breakers:
+            if not isinstance(breaker, str):
+                raise InvalidRequest("dry_sequence_breakers must be texts", param="dry_sequence_breakers")
+        for pair in self.logit_bias:
+            if not _is_bias(pair):
+                raise InvalidRequest(
+                    f"logit_bias holds pairs of a token and a bias, not {pair!r:.40}", param="logit_bias"
+                )
+            token, bias = pair
             if token < 0 or token >= 2**31:
                 raise InvalidRequest(f"logit_bias names the impossible token {token}", param="logit_bias")
             if not bias <= 1e6:  # NaN too; what is too large for 32 bits would be infinite, and then not a number
@@ -235,6 +259,10 @@ class Generation:
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "n", "n_logprobs", "priority", "timeout_s", "line_limit_s"):
+            value = getattr(self, name)
+            if value is not None and not _is_number(value, is_whole=not name.endswith("_s")):
+                raise InvalidRequest(f"{name} must be a number, not {value!r:.40}", param=name)
         if self.max_tokens is not None and not 0 <= self.max_tokens < 2**31:
             raise InvalidRequest(f"max_tokens must be at least 0, not {self.max_tokens}", param="max_tokens")
         if not 1 <= self.n <= 128:

@@ -48,6 +48,18 @@ def test_the_defaults_are_in_range_and_hold_every_sampler() -> None:
         ("logit_bias", ((1, math.nan),)),
         ("logit_bias", ((1, math.inf),)),
         ("logit_bias", ((1, 1e308),)),
+        ("top_k", 1.5),
+        ("top_k", True),
+        ("top_k", "40"),
+        ("temperature", None),
+        ("temperature", "hot"),
+        ("repeat_last_n", 0.5),
+        ("seed", 1.5),
+        ("logit_bias", ((1.5, 1.0),)),
+        ("logit_bias", ((1,),)),
+        ("logit_bias", (1,)),
+        ("logit_bias", ((1, "much"),)),
+        ("dry_sequence_breakers", (1,)),
     ],
 )
 def test_a_value_out_of_range_names_its_field(field: str, value: object) -> None:

@@ -80,6 +80,7 @@ GENERATION = {
     "n": Range(1, 128),
     "n_logprobs": Range(0, 20),
     "timeout_s": Range(5e-324, math.nextafter(1e9, 0)),
+    "line_limit_s": Range(5e-324, math.nextafter(1e9, 0)),
     "priority": Range(-math.inf, math.inf),  # compared, and never handed to C
     "stop_ids": Range(-math.inf, math.inf),  # known by the preparer alone, as the vocabulary is
 }
@@ -94,8 +95,8 @@ BODY = {
     "n_predict": LIMIT,
     "logit_bias": Range(0, 511, form='{{"{}": 1.5}}'),
     "timeout": Range(5e-324, math.nextafter(1e9, 0)),
-    "n_probs": Range(-(2**63), 0),
-    "t_max_predict_ms": Range(-(2**63), 0),
+    "n_probs": Range(-(2**63), 20),
+    "t_max_predict_ms": Range(-(2**63), 10**12 - 1),
     "reasoning_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),
     "thinking_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),
 }

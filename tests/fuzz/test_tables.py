@@ -97,9 +97,9 @@ def test_a_bias_is_taken_or_refused(value: float) -> None:
             Sampling(logit_bias=((1, value),))
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "n", "n_logprobs", "timeout_s"])
+@pytest.mark.parametrize("name", ["max_tokens", "n", "n_logprobs", "timeout_s", "line_limit_s"])
 def test_a_generation_takes_what_the_table_says(name: str) -> None:
-    for value in (*INTS, *FLOATS) if name == "timeout_s" else INTS:
+    for value in (*INTS, *FLOATS) if name.endswith("_s") else INTS:
         given: dict[str, Any] = {name: value}
         if numbers.GENERATION[name].takes(value):
             Generation(**given)
