@@ -149,7 +149,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "min_keep": (0, 2**31 - 1),
 }
 
-_WHOLE = frozenset(name for name, (low, _) in _RANGES.items() if isinstance(low, int))
+_WHOLE = frozenset(name for name, (low, _) in RANGES.items() if isinstance(low, int))
 
 
 def _is_number(value: object, *, is_whole: bool) -> bool:
