@@ -23,7 +23,7 @@ from tests.gguf_models import BOS, EOS, SPECIALS
 
 pytestmark = pytest.mark.slow
 
-LIMIT_S = 300.0
+LIMIT_S = 900.0
 QUESTIONS = ("the sky is", "a ship on the sea", "numbers begin with one", "Once upon a time there was")
 CHOICES = (" blue", " old and slow", " two three", " a little girl")
 N_GENERATED = 8
