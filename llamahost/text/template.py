@@ -14,7 +14,7 @@ from llamahost.core.errors import TemplateFailed
 from llamahost.core.messages import Continued, Message, Text, Tool
 from llamahost.text.template_bridge import WriteCalls, bridged, in_generic_form
 from llamahost.text.template_facts import Facts, ends_in_reasoning, probe
-from llamahost.text.template_sandbox import bounded_range, environment_at, joined, undeclared
+from llamahost.text.template_sandbox import MAX_STEPS, compiled, rendered, undeclared
 from llamahost.text.template_tools import schema, value_of
 
 CHATML = """\
@@ -24,6 +24,9 @@ CHATML = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 """For models that bring no template; the commonest form."""
+
+PROBE_STEPS = 2 * 10**4
+"""Of each of the small renderings that ask what a template can say; Gemma 4's takes a few hundred."""
 
 MAX_DEPTH = 200
 """Of options and schemas; far below where Python's own recursion ends."""
@@ -36,10 +39,10 @@ class Template:
     """A compiled template. Never changes; may render in several threads at once. Raises TemplateFailed if malformed.
 
     `specials` are the other special tokens by the names that Hugging Face gives them, such as `pad_token`. `tool_use`
-    is the variant that the model has for requests with tools.
+    is the variant that the model has for requests with tools. One rendering takes `n_steps` at most.
     """
 
-    __slots__ = ("_compiled", "_now", "_specials", "_wants_functions", "facts", "source", "tool_use")
+    __slots__ = ("_compiled", "_n_steps", "_now", "_specials", "_wants_functions", "facts", "source", "tool_use")
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Template:
         specials: Mapping[str, str] | None = None,
         tool_use: Template | None = None,
         now: Callable[[], datetime] | None = None,
+        n_steps: int = MAX_STEPS,
     ) -> None:
         import jinja2
 
@@ -57,10 +61,10 @@ class Template:
         self.tool_use = tool_use
         self._specials = {**(specials or {}), "bos_token": bos, "eos_token": eos}
         self._now = now or datetime.now
+        self._n_steps = n_steps
         try:
-            environment = environment_at(self._now)
-            self._wants_functions = "functions" in undeclared(environment, source)
-            self._compiled = environment.from_string(source)
+            self._compiled = compiled(source, self._now)
+            self._wants_functions = "functions" in undeclared(self._compiled, source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFailed(f"the chat template is malformed: line {error.lineno}: {error.message}") from error
         except RecursionError as error:
@@ -122,18 +126,18 @@ class Template:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            prompt = self._drawn(context)
+            prompt = self._drawn(context, self._n_steps)
         except Exception as error:  # whatever a template does wrong, it is the request that fails
             said = str(error) or type(error).__name__
             raise TemplateFailed(f"the chat template of the model says: {said}", param="messages") from error
         return prompt if continued == "no" else _cut(prompt, continued)
 
-    def _drawn(self, context: Mapping[str, object]) -> str:
-        given: dict[str, object] = {"range": bounded_range(), **context}
+    def _drawn(self, context: Mapping[str, object], n_steps: int) -> str:
+        given = context
         if self._wants_functions:  # FireFunction's, which is handed the tools as text
             functions = json.dumps(context["tools"], indent=4, ensure_ascii=False) if context["tools"] else ""
             given = {"functions": functions, "datetime": self._now().strftime("%Y-%m-%d"), **given}
-        return joined(self._compiled.generate(given))
+        return rendered(self._compiled, given, n_steps)
 
     def _probed(
         self,
@@ -143,7 +147,9 @@ class Template:
     ) -> str | None:
         context = {**self._specials, "documents": None, "add_generation_prompt": True, **options}
         try:
-            return self._drawn({**context, "messages": list(turns), "tools": tools})
+            return self._drawn({**context, "messages": list(turns), "tools": tools}, PROBE_STEPS)
+        except OverflowError:
+            raise
         except Exception:
             return None
 

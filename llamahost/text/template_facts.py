@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ from llamahost.text.template_tools import EXAMPLE, value_of
 
 Turn = dict[str, object]
 Draw = Callable[[Sequence[Turn], Sequence[Mapping[str, object]] | None, Mapping[str, object]], str | None]
-"""Renders turns with tools and options, to the text or None if the template raised."""
+"""Renders turns with tools and options, to the text or None if the template raised. OverflowError: it runs wild."""
 
 Kept = Literal["never", "in_calls", "always"]
 """Which reasoning of earlier turns is told: none; that since the last user message; all."""
@@ -122,8 +123,11 @@ _OPENING = re.compile(r"(<(?!/)[^<>\s]*(?:think|THINK|reason|thought)[^<>\s]*>|\
 
 def probe(draw: Draw, source: str) -> Facts:
     """Ask everything once; about thirty small renderings. What fails where nothing was asked of it is left as usual."""
-    asker = _Asker(draw, source)
-    return asker.facts() if asker.is_answered else Facts(developer="developer" in source)
+    with suppress(OverflowError):  # one that runs wild is not asked again
+        asker = _Asker(draw, source)
+        if asker.is_answered:
+            return asker.facts()
+    return Facts(developer="developer" in source)
 
 
 class _Asker:

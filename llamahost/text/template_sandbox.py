@@ -1,45 +1,54 @@
 """The Jinja that templates of model files run in: what Hugging Face gives to its own, bounded. Knows no message.
 
-A template comes with a model file, so it is not trusted: no attribute of Python's own is in reach, ranges, repeated
-strings and powers are bounded, and so is the output.
+A template comes with a model file, so it is not trusted: no attribute of Python's own is in reach, and whatever takes
+longer than a step is measured (`template_meter`) before it is done. Two things differ from Hugging Face's on purpose: a
+template may change the lists that it is given, which are copies, as llama.cpp lets it; and there is no `lipsum`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from llamahost.text.template_meter import MAX_CHARS, MAX_STEPS, Meter
 
 if TYPE_CHECKING:
     import jinja2  # at run time only once a template is made: it is a tenth of the start-up
 
-MAX_CHARS = 16 * 2**20
-"""Of a rendered prompt; more than any context holds."""
+__all__ = ["MAX_CHARS", "MAX_STEPS", "compiled", "rendered", "undeclared"]
 
-_MAX_REPEAT = 10**6
-"""Items of all ranges of one rendering together, and of one repeated string or list."""
+_METER = " meter"  # no name of a template's, so that none can reach it
 
+_SHALLOW = frozenset(
+    {"length", "count", "first", "last", "default", "d", "items", "map", "select", "reject", "selectattr", "rejectattr"}
+    | {"attr", "int", "float", "abs", "reverse", "random"}
+)
+"""Filters that look at no more than a value's own size, or do their work in the loop that asks for it."""
 
-def bounded_range() -> Callable[..., range]:
-    """`range` for one rendering; the sandbox bounds each, this all together: ranges nest, and need not print."""
-    n_left = _MAX_REPEAT
+_WIDE = frozenset({"center", "indent", "wordwrap", "truncate", "batch", "slice", "round", "tojson", "filesizeformat"})
+"""Filters with a number that says how much they make."""
 
-    def bounded(*bounds: int) -> range:
-        nonlocal n_left
-        made = range(*bounds)
-        n_left -= len(made)
-        if n_left < 0:
-            raise OverflowError(f"its ranges count beyond {_MAX_REPEAT}")
-        return made
-
-    return bounded
+_COMPARING = frozenset({"eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "le", "<=", "gt", "greaterthan"})
+_TESTS = _COMPARING | {">", "ge", ">=", "in"}
 
 
-def joined(chunks: Iterable[str]) -> str:
+def compiled(source: str, now: Callable[[], datetime]) -> jinja2.Template:
+    """Raises jinja2.TemplateSyntaxError, RecursionError."""
+    environment = _environment()(now)
+    template = environment.from_string(source)
+    template.root_render_func.__globals__["concat"] = _concatenated  # what blocks, macros and `set` are joined by
+    return template
+
+
+def rendered(template: jinja2.Template, given: Mapping[str, object], n_steps: int = MAX_STEPS) -> str:
+    """Raises whatever the template makes Jinja raise, and OverflowError where it goes too far."""
     parts: list[str] = []
     n_chars = 0
-    for chunk in chunks:
+    for chunk in template.generate({**given, _METER: Meter(n_steps)}):
         n_chars += len(chunk)
         if n_chars > MAX_CHARS:
             raise OverflowError(f"the prompt grew beyond {MAX_CHARS} characters")
@@ -47,22 +56,31 @@ def joined(chunks: Iterable[str]) -> str:
     return "".join(parts)
 
 
-def undeclared(environment: jinja2.Environment, source: str) -> set[str]:
+def undeclared(template: jinja2.Template, source: str) -> set[str]:
     """The names that a template takes from outside."""
     from jinja2 import meta
 
-    return meta.find_undeclared_variables(environment.parse(source))
+    return meta.find_undeclared_variables(template.environment.parse(source))
 
 
-def environment_at(now: Callable[[], datetime]) -> jinja2.Environment:
-    """What Hugging Face gives to its templates, bounded."""
+def _concatenated(parts: Iterable[str]) -> str:
+    found = list(parts)
+    if sum(map(len, found)) > MAX_CHARS:
+        raise OverflowError(f"a part of the prompt grew beyond {MAX_CHARS} characters")
+    return "".join(found)
+
+
+@cache
+def _environment() -> Callable[[Callable[[], datetime]], jinja2.Environment]:
+    """Makes environments; itself made once, when Jinja is first wanted."""
     import jinja2
     from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
+    from jinja2.compiler import CodeGenerator, Frame, operators
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.runtime import Context
     from jinja2.sandbox import SandboxedEnvironment
+    from jinja2.utils import Namespace
 
     class Generation(Extension):
         """`{% generation %}` marks an assistant's words for training; here it is only a block."""
@@ -74,29 +92,211 @@ def environment_at(now: Callable[[], datetime]) -> jinja2.Environment:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
-    class Sandbox(SandboxedEnvironment):
-        intercepted_binops = frozenset({"*", "**"})
+    class Metered(Context):
+        """What compiled code calls before it does what may take long."""
 
-        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**":
-                if abs(left) > 2**32 or abs(right) > 64:
-                    raise SecurityError("a power is too large")
-            elif _length(left) * _count(right) > _MAX_REPEAT or _length(right) * _count(left) > _MAX_REPEAT:
-                raise SecurityError("a repetition is too long")
-            return super().call_binop(context, operator, left, right)
+        def __init__(self, environment: Any, parent: dict[str, Any], *rest: Any, **more: Any) -> None:
+            super().__init__(environment, parent, *rest, **more)
+            self.meter: Meter = parent[_METER]
+            self.step = self.meter.step
+            self.found_in = self.meter.found_in
+            self.made = self.meter.made
+
+        def told(self, value: Any) -> Any:
+            if type(value) is str:
+                self.meter.move(len(value))
+            else:
+                self.meter.weigh(value)
+            return value
+
+        def told_together(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+            n_chars = sum(self.meter.weigh(value) for value in values)
+            self.meter.move(n_chars)
+            return values
+
+    class Code(CodeGenerator):
+        def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+            self.writeline("context.step()")
+            super().blockvisit(nodes, frame)
+
+        def _output_child_pre(self, node: Any, frame: Frame, finalize: Any) -> None:
+            super()._output_child_pre(node, frame, finalize)
+            self.write("context.told(")
+
+        def _output_child_post(self, node: Any, frame: Frame, finalize: Any) -> None:
+            self.write(")")
+            super()._output_child_post(node, frame, finalize)
+
+        def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  Jinja's name
+            is_markup = frame.eval_ctx.volatile or frame.eval_ctx.autoescape
+            self.write(f"{'markup_join' if is_markup else 'str_join'}(context.told_together((")
+            for each in node.nodes:
+                self.visit(each, frame)
+                self.write(", ")
+            self.write(")))")
+
+        def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+            is_flat = sum(not _is_constant(each) for each in (node.expr, *(op.expr for op in node.ops))) < 2
+            self.write("(")
+            self._operand(node.expr, frame, "" if is_flat else "told")
+            for op in node.ops:
+                self.write(f" {operators[op.op]} ")
+                is_searched = op.op in ("in", "notin") and not _is_constant(op.expr)
+                self._operand(op.expr, frame, ("found_in" if is_searched else "") if is_flat else "told")
+            self.write(")")
+
+        def _operand(self, node: nodes.Expr, frame: Frame, guard: str) -> None:
+            self.write(f"context.{guard}(" if guard else "(")
+            self.visit(node, frame)
+            self.write(")")
+
+        def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+            guard = "made" if isinstance(node.arg, nodes.Slice) else ""
+            self.write(f"context.{guard}(" if guard else "(")
+            super().visit_Getitem(node, frame)
+            self.write(")")
+
+        def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+            self.write("{")
+            for number, item in enumerate(node.items):
+                self.write(", " if number else "")
+                self.write("context.told(")  # a key is hashed with all that it holds
+                self.visit(item.key, frame)
+                self.write("): ")
+                self.visit(item.value, frame)
+            self.write("}")
+
+    def _is_constant(node: nodes.Expr) -> bool:
+        if isinstance(node, (nodes.List, nodes.Tuple)):
+            return all(isinstance(item, nodes.Const) for item in node.items)
+        return isinstance(node, nodes.Const)
+
+    class Sandbox(SandboxedEnvironment):
+        intercepted_binops = frozenset({"+", "*", "**", "%"})
+        code_generator_class = Code
+        context_class = Metered
+        concat = staticmethod(_concatenated)
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            context.meter.before_binop(operator, left, right)
+            return self.binop_table[operator](left, right)
+
+        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  as Jinja's
+            meter: Meter = __context.meter
+            if type(__obj) is types.BuiltinMethodType:
+                meter.before_method(__obj.__self__, __obj.__name__, args, kwargs)
+                return meter.made(super().call(__context, __obj, *args, **kwargs))
+            if isinstance(__obj, types.FunctionType) and isinstance(form := getattr(__obj, "form", None), str):
+                meter.format_string(form)
+                meter.weigh_all(args)
+                meter.weigh_all(kwargs.values())
+                n_most = max((len(v) for v in (*args, *kwargs.values()) if isinstance(v, str)), default=0)
+                meter.move(len(form) * (1 + n_most))
+            return super().call(__context, __obj, *args, **kwargs)
+
+        def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+            wrapped = super().wrap_str_format(value)
+            if wrapped is not None:
+                wrapped.form = value.__self__  # type: ignore[attr-defined]  # for `call`
+            return wrapped
+
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            if type(argument) is tuple:  # hashed with all that it holds
+                return self.undefined(obj=obj, name="a list")
+            return super().getitem(obj, argument)
+
+    def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        passed = getattr(function, "jinja_pass_arg", None)
+
+        @jinja2.pass_context
+        def metered(context: Any, *args: Any, **kwargs: Any) -> Any:
+            meter: Meter = context.meter
+            if name not in _SHALLOW:
+                meter.weigh_all(args)
+                meter.weigh_all(kwargs.values())
+            if name in _WIDE:
+                meter.widths((*args[1:], *kwargs.values()))
+            _before_filter(meter, name, args, kwargs)
+            head = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
+            first = () if passed is None else (head[passed.name],)
+            return meter.made(function(*first, *args, **kwargs))
+
+        return metered
+
+    def _test(function: Callable[..., Any]) -> Callable[..., bool]:
+        @jinja2.pass_context
+        def metered(context: Any, *args: Any) -> bool:
+            context.meter.weigh_all(args)
+            return bool(function(*args))
+
+        return metered
+
+    class Attributes(Namespace):
+        """Hugging Face's: no name with an underscore in front."""
+
+        def __init__(*args: Any, **kwargs: Any) -> None:  # so that `self` can be a name, as in Jinja's
+            for name in dict(*args[1:], **kwargs):
+                _named(name)
+            Namespace.__init__(*args, **kwargs)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _named(name)
+            super().__setitem__(name, value)
+
+    def _named(name: object) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace holds no name with an underscore in front, as {name!r}")
+
+    class Dictionaries:
+        """`dict`, of which only these two are in reach."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+            return dict(*args, **kwargs)
+
+        def fromkeys(self, *args: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args)
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def strftime_now(form: str) -> str:
-        return now().strftime(form)
+    def made(now: Callable[[], datetime]) -> jinja2.Environment:
+        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+        environment.filters["tojson"] = _tojson
+        for name, function in list(environment.filters.items()):
+            environment.filters[name] = _filter(name, function)
+        for name in _TESTS:
+            environment.tests[name] = _test(cast("Callable[..., Any]", environment.tests[name]))
+        environment.globals.pop("lipsum")  # random words, as many as one asks for
+        environment.globals["dict"] = Dictionaries()
+        environment.globals["namespace"] = Attributes
+        environment.globals["raise_exception"] = raise_exception
+        environment.globals["strftime_now"] = lambda form: now().strftime(form)
+        return environment
 
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals.pop("lipsum")  # random words of any length
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    return environment
+    return made
+
+
+def _before_filter(meter: Meter, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    value = args[0] if args else None
+    if name == "join":
+        meter.joined(args[1] if len(args) > 1 else kwargs.get("d", ""), value)
+    elif name == "replace" and len(args) > 2:
+        meter.replaced(value, args[1], args[2])
+    elif name == "format" and isinstance(value, str):
+        meter.formatted(value, (*args[1:], *kwargs.values()))
+    elif name == "indent" and isinstance(value, str):
+        width = args[1] if len(args) > 1 else kwargs.get("width", 4)
+        meter.move((1 + value.count("\n")) * (width if isinstance(width, int) else len(str(width))))
+    elif name == "wordwrap" and any(
+        isinstance(each, str) and len(each) > 100 for each in (*args[1:], *kwargs.values())
+    ):
+        raise OverflowError("a line's end is too long")
+    elif name == "sum" and not isinstance(args[2] if len(args) > 2 else kwargs.get("start", 0), (int, float)):
+        raise OverflowError("only numbers can be summed here")
+    elif name == "list" and isinstance(value, Sized):
+        meter.sized(len(value))
+    elif name == "urlize":
+        raise OverflowError("there are no links in a prompt")
 
 
 def _tojson(
@@ -107,14 +307,19 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Hugging Face's: no HTML escapes, which Jinja's own puts into what the model reads."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-        default=_listed,
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_listed
     )
+    if indent is None:
+        return encoder.encode(value)
+    parts: list[str] = []
+    n_chars = 0
+    for part in encoder.iterencode(value):  # indentation grows with the depth
+        n_chars += len(part)
+        if n_chars > MAX_CHARS:
+            raise OverflowError(f"the prompt grew beyond {MAX_CHARS} characters")
+        parts.append(part)
+    return "".join(parts)
 
 
 def _listed(value: object) -> object:
@@ -122,11 +327,3 @@ def _listed(value: object) -> object:
     if isinstance(value, Iterator):
         return list(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-
-
-def _length(value: object) -> int:
-    return len(value) if isinstance(value, (str, list, tuple)) else 0
-
-
-def _count(value: object) -> int:
-    return max(0, value) if isinstance(value, int) else 0

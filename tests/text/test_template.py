@@ -205,29 +205,6 @@ def test_a_malformed_template_is_refused_when_made(source: str) -> None:
         Template(source)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ''.__class__.__mro__ }}",
-        "{% for i in range(10000000) %}x{% endfor %}",
-        "{{ 'x' * 100000000 }}",
-        "{{ 100000000 * [1] }}",
-        "{{ 9 ** 999999999 }}",
-        "{{ 2 ** 60 ** 60 }}",
-        "{% for i in range(90000) %}{% for j in range(90000) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
-        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
-        "{% for i in range(1000000) %}{{ 'x' * 1000 }}{% endfor %}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ missing.field }}",
-        "{{ 1 + 'x' }}",
-        "{{ 1 / 0 }}",
-    ],
-)
-def test_what_runs_wild_is_an_error_of_the_request(source: str) -> None:
-    with pytest.raises(TemplateFailed):
-        Template(source).render(TALK)
-
-
 def test_a_template_renders_the_same_twice() -> None:
     template = Template(HEADERS)
     assert template.render(TALK) == template.render(TALK)
