@@ -22,6 +22,7 @@ from llamahost.core.messages import (
     Continued,
     Generation,
     Message,
+    Output,
     Role,
     SamplingOptions,
     Text,
@@ -50,6 +51,7 @@ class Options(SamplingOptions, total=False):
     ignore_eos: bool
     priority: int
     timeout_s: float | None
+    output: Output
 
 
 class ChatOptions(Options, total=False):
@@ -195,6 +197,7 @@ class Host:
             model=given.get("model", ""),
             tools=tuple(given.get("tools", ())),
             tool_choice=given.get("tool_choice", "auto"),
+            output=given.get("output", Output()),
             thinking=given.get("thinking"),
             continued=given.get("continued", "no"),
             template_options=given.get("template_options", {}),
@@ -240,6 +243,7 @@ class Host:
             echo=given.get("echo", False),
             n_prompt_logprobs=given.get("n_prompt_logprobs"),
             suffix=given.get("suffix", ""),
+            output=given.get("output", Output()),
             generation=_generation_of(given),
         )
         return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)

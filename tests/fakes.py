@@ -11,7 +11,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.work import Job, Plan, RowLogprobs, Sampled, Span, Tokens
@@ -29,8 +29,34 @@ class Cell:
 
 @dataclass(slots=True)
 class FakeSampler:
+    """`n_come` counts the tokens that came, sampled or forced: the place in the job's script."""
+
     job: Job
     n_sampled: int = 0
+    n_come: int = 0
+
+    @property
+    def script(self) -> list[str]:
+        """A constraint's grammar is read as one word a token: `?` any, a number that token alone, `.` nothing more,
+        `!` the grammar gives up. After the last word all is free.
+        """
+        return [] if self.job.constraint is None else self.job.constraint.grammar.split()
+
+    def forced(self) -> tuple[int, ...]:
+        """The tokens that must come next."""
+        return tuple(int(word) for word in takewhile(str.isdecimal, self.script[self.n_come :]))
+
+    def word(self) -> str:
+        script = self.script
+        return script[self.n_come] if self.n_come < len(script) else "?"
+
+    def next(self, value: int) -> int:
+        """The token of a row whose cell has this value."""
+        forced = self.forced()
+        token = forced[0] if forced else next_token(value, self)
+        self.n_sampled += not forced
+        self.n_come += 1
+        return token
 
 
 def next_value(before: int, token: int, adapter: str) -> int:
@@ -60,14 +86,13 @@ def scored_alone(job: Job) -> list[RowLogprobs]:
 
 
 def alone(job: Job, n_ctx: int) -> list[int]:
-    """What the job is answered by an empty backend, the token that ends it left out."""
+    """What the job is answered by an empty backend, the token that ends it left out; and up to where it fails."""
     value = 0
     for token in job.tokens:
         value = next_value(value, token, job.adapter)
     n, answer, sampler = len(job.tokens), list[int](), FakeSampler(job)
-    while job.n_max:
-        token = next_token(value, sampler)
-        sampler.n_sampled += 1
+    while job.n_max and sampler.word() not in (".", "!"):
+        token = sampler.next(value)
         if token in job.end_ids:
             return answer
         answer.append(token)
@@ -244,15 +269,22 @@ class FakeBackend:
         scored = (scored_row(held[span.start + k].value, t, n_scored) for k, t in enumerate(span.scored))
         tokens: list[int] = []
         for place in range(len(held) - span.n_rows, len(held)):
-            token = next_token(held[place].value, sampler)
-            sampler.n_sampled += 1
+            if sampler.word() == "!":
+                return Sampled(span.job_id, (), scored=tuple(scored), error="the grammar gave up")
+            token = sampler.next(held[place].value)
             tokens.append(token)
+            if sampler.word() == ".":
+                break
             if place + 1 < len(held) and held[place + 1].token != token:
                 break
         n_logprobs = sampler.job.n_logprobs
         top = tuple((t, -float(t)) for t in range(n_logprobs or 0))
         logprobs = () if n_logprobs is None else tuple(RowLogprobs(-1.0, top) for _ in tokens)
-        return Sampled(span.job_id, tuple(tokens), logprobs, tuple(scored))
+        forced = sampler.forced() if span.n_rows else ()
+        if n_logprobs is None:
+            sampler.n_come += len(forced)
+        is_complete = bool(span.n_rows) and sampler.word() == "."
+        return Sampled(span.job_id, tuple(tokens), logprobs, tuple(scored), forced, is_complete)
 
 
 __all__ = ["N_VOCAB", "BackendError", "FakeBackend", "alone", "next_token", "next_value", "per_token", "scored_alone"]

@@ -251,8 +251,13 @@ def test_errors_are_the_clients_own_classes(tiny_llama: Path) -> None:
             await client.chat.completions.create(
                 model="tiny", messages=HI, tools=[{"type": "function", "function": {"name": "f"}}]
             )
-        with pytest.raises(openai.BadRequestError, match="not supported"):
-            await client.chat.completions.create(model="tiny", messages=HI, response_format={"type": "json_object"})
+        with pytest.raises(openai.BadRequestError, match="`not` is not supported") as form:
+            await client.chat.completions.create(
+                model="tiny",
+                messages=HI,
+                response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}},
+            )
+        assert form.value.param == "response_format.json_schema.schema/not"
         image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
         with pytest.raises(openai.BadRequestError, match="image"):
             await client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [image]}])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
+from llamahost.api.openai_output import output_of
 from llamahost.api.openai_types import (
     AudioPart,
     Bias,
@@ -21,7 +21,6 @@ from llamahost.api.openai_types import (
     NamedTool,
     PartBody,
     RefusalPart,
-    ResponseFormat,
     TextPart,
 )
 from llamahost.core.errors import InvalidRequest
@@ -35,7 +34,6 @@ from llamahost.core.messages import (
     Generation,
     Image,
     Message,
-    Output,
     Part,
     SamplingOptions,
     Text,
@@ -93,7 +91,7 @@ def parse_chat(body: ChatBody) -> ChatRequest:
         tools=_tools(body),
         tool_choice=_tool_choice(body),
         n_calls=1 if body.parallel_tool_calls is False or body.is_of_functions else None,
-        output=_output(body),
+        output=output_of(body),
         thinking=False if body.reasoning_effort == "none" else body.enable_thinking,
         tells_reasoning=_tells_reasoning(body.reasoning_format),
         continued=_continued(body, messages),
@@ -110,7 +108,7 @@ def parse_completion(body: CompletionBody) -> CompletionRequest:
         echo=bool(body.echo),
         n_prompt_logprobs=body.logprobs if body.echo else None,
         suffix=body.suffix or "",
-        output=_output(body),
+        output=output_of(body),
         generation=_best_of(body, _generation(body, body.logprobs)),
     )
 
@@ -250,38 +248,6 @@ def _tells_reasoning(form: str | None) -> bool:
     return form != "none"
 
 
-def _output(body: Body) -> Output:
-    if body.grammar:
-        return Output("grammar", body.grammar)
-    if body.json_schema is not None:
-        return Output("schema", _json(body.json_schema))
-    return Output() if body.response_format is None else _formatted(body.response_format)
-
-
-def _formatted(wanted: ResponseFormat) -> Output:
-    match wanted.type:
-        case "text":
-            return Output()
-        case "json_object":
-            return Output("json") if wanted.schema is None else Output("schema", _json(wanted.schema))
-        case "json_schema":
-            schema = wanted.schema if wanted.json_schema is None else wanted.json_schema.schema
-            if schema is None:
-                path = "response_format.json_schema.schema"
-                raise InvalidRequest(f"`{path}` is required", param=path)
-            return Output("schema", _json(schema))
-    known = "text, json_object, json_schema"
-    raise InvalidRequest(f"`response_format.type` must be one of {known}", param="response_format.type")
-
-
-def _json(schema: dict[str, object]) -> str:
-    """Its text again: whole numbers of any length, and no deeper than whoever reads it next can go."""
-    try:
-        return json.dumps(schema, ensure_ascii=False)
-    except RecursionError:
-        raise InvalidRequest("the schema is nested too deeply", param="response_format") from None
-
-
 def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | Sequence[int], ...]:
     """One text, several texts, one list of tokens, or several lists of tokens."""
     if isinstance(prompt, str):
@@ -297,6 +263,7 @@ def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | Sequence[
 def _generation(body: Body, n_logprobs: int | None) -> Generation:
     for name, is_asked in (
         ("lora", bool(body.lora)),
+        ("grammar_lazy", bool(body.grammar_lazy)),
         ("reasoning_budget_tokens", body.reasoning_budget_tokens not in (None, -1)),
         ("thinking_budget_tokens", body.thinking_budget_tokens not in (None, -1)),
     ):

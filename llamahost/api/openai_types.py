@@ -57,7 +57,13 @@ class Body(msgspec.Struct, kw_only=True):
     samplers: str | list[str] | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None
+    grammar_lazy: bool | None = None
     json_schema: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None  # vLLM's names, of before and of now
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
     timeout: float | None = None
 
     lora: list[dict[str, Any]] | None = None
@@ -94,6 +100,16 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
     type: str
     json_schema: JsonSchema | None = None
     schema: dict[str, Any] | None = None  # llama-server's place for it
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True):
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    grammar_lazy: bool | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
 
 
 class TextPart(msgspec.Struct, tag="text", tag_field="type"):

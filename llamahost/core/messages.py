@@ -74,10 +74,22 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The form that the text must take; `value` is the schema, pattern or grammar."""
+    """The form that the text must take.
 
-    kind: Literal["text", "json", "schema", "regex", "grammar"] = "text"
+    text     any
+    json     a JSON object
+    schema   JSON that is valid under `value`, the text of a JSON Schema
+    regex    a whole match of the pattern `value`, as Rust's regex crate reads it
+    choice   one of the strings in `value`, a JSON list
+    grammar  what the GBNF grammar `value` derives from `root`
+    lark     what llguidance's Lark grammar `value` derives from `start`
+
+    `param` names the field that asks for it, for what is said about it.
+    """
+
+    kind: Literal["text", "json", "schema", "regex", "choice", "grammar", "lark"] = "text"
     value: str = ""
+    param: str = "output"
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -186,12 +186,19 @@ class Sampled(NamedTuple):
     """What came of a span with rows: the tokens accepted, and their logprobs where the job wanted them.
 
     `scored` is of the span's `scored` tokens, one each; a span that is scored alone has no tokens.
+
+    `forced` are the tokens that the job's constraint lets follow, and no others: they are not computed yet. A job that
+    wants no logprobs has them as come; for another they are drafts, each of which the next rows will confirm.
+    `is_complete`: after these tokens nothing may follow. With an `error` the job, and it alone, has failed.
     """
 
     job_id: int
     tokens: tuple[int, ...]
     logprobs: tuple[RowLogprobs, ...] = ()
     scored: tuple[RowLogprobs, ...] = ()
+    forced: tuple[int, ...] = ()
+    is_complete: bool = False
+    error: str = ""
 
 
 class Times(NamedTuple):

@@ -1,8 +1,8 @@
 """Decide what runs next. Knows tokens and slots; knows no text, clock, thread or C.
 
-A sequence has `n_computed` and a target; each step closes the gap. Every plan carries the gaps of one token first (the
-running streams), then a chunk of what longer gaps there are, in equal shares. One plan is under way at most: `plan`,
-then one of `commit`, `no_room` or `fail`; `add` and `abort` may come between.
+A sequence has `n_computed` and a target; each step closes the gap. Every plan carries the gaps of running streams first
+(a token each, and what a constraint has forced), then a chunk of what longer gaps there are, in equal shares. One plan
+is under way at most: `plan`, then one of `commit`, `no_room` or `fail`; `add` and `abort` may come between.
 
     law: a stream waits for another's prompt no longer than one chunk
     law: every job ends exactly once, by an Emission with `finish`
@@ -23,6 +23,9 @@ from llamahost.engine.chunks import chunks
 from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
+
+MAX_SHORT = 32
+"""Tokens that a running stream may bring into a step, its last one and forced ones; more of them wait as prompts do."""
 
 
 class Scheduler:
@@ -176,7 +179,9 @@ class Scheduler:
         is_counted = self.slots.cells is not None
         for span in plan.spans:
             n = len(span.tokens)
-            if n == span.n_rows:  # every token is sampled, so none is of a prompt but perhaps its last
+            sequence = self._sequences.get(span.job_id)
+            # Either every token is sampled, so that none is of a prompt but perhaps its last; or the others are forced.
+            if n == span.n_rows or (sequence is not None and sequence.n_generated and n <= MAX_SHORT):
                 n_decoding += n
             elif span.scored:
                 n_scored += n
@@ -184,7 +189,6 @@ class Scheduler:
                 n_chunk += n
             answer = next(answers) if span.n_rows or span.scored else None
             assert answer is None or answer.job_id == span.job_id, "the rows are not in the order of the spans"
-            sequence = self._sequences.get(span.job_id)
             if sequence is None:  # aborted meanwhile; what it computed is kept all the same
                 self.slots.keep_more(span.slot, span.tokens)
                 continue
@@ -192,7 +196,8 @@ class Scheduler:
                 self.slots.computed(span.slot, n)
             if span.n_rows:
                 assert answer is not None
-                emissions.append(self._accept(sequence, span, answer, now))
+                told = self._accept if not answer.error else self._failed_alone
+                emissions.append(told(sequence, span, answer, now))
                 continue
             sequence.n_computed += n
             scored = () if answer is None else answer.scored
@@ -303,22 +308,25 @@ class Scheduler:
         spans: list[Span] = []
         long: list[Sequence] = []
         running = self.slots.running
-        # What drafts may take and leave a token and a row for everybody.
-        n_spare = min(self._n_batch, self._n_rows) - len(running)
+        # What drafts and forced tokens may take and leave a token and a row for everybody.
+        n_spare, n_spare_rows = self._n_batch - len(running), self._n_rows - len(running)
         n_tokens = 0
         for sequence in running:
             job, start = sequence.job, sequence.n_computed
             if job.adapter != adapter:
                 continue
             tokens = sequence.tokens[start:]
-            if len(tokens) > 1:
+            n_more = len(tokens) - 1
+            if n_more and not (sequence.n_generated and n_more < MAX_SHORT and n_more <= n_spare):
                 long.append(sequence)
                 continue
             n_rows = 1 if job.n_max else 0
             if sequence.drafts:
-                tokens.extend(sequence.drafts[:n_spare])
+                tokens.extend(sequence.drafts[: min(n_spare, n_spare_rows)])
                 n_rows = len(tokens)
-                n_spare -= n_rows - 1
+                n_more = n_rows - 1
+                n_spare_rows -= n_more
+            n_spare -= n_more
             n_tokens += len(tokens)
             spans.append(Span(job.id, sequence.slot, start, tokens, n_rows))
         if long:
@@ -327,40 +335,63 @@ class Scheduler:
                 self._budget,
                 n_decoding=n_tokens,
                 max_chunk=self._max_chunk,
-                n_rows=self._n_rows - n_tokens,
+                n_rows=n_spare_rows + len(long),
                 stops={} if self.slots.can_truncate else self._admission.stops(),
             )
             spans.sort(key=attrgetter("slot"))
         return tuple(spans)
 
     def _accept(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
-        """Append what was sampled; of what the span computed, keep what the accepted tokens stand on."""
+        """Append what was sampled and what that forces; of what the span computed, keep what the accepted stand on."""
         job, tokens = sequence.job, sequence.tokens
         n_before = len(tokens)
-        finish: Finish | None = None
-        n_hidden = 0
-        for token in answer.tokens:
-            tokens.append(token)
-            sequence.n_generated += 1
-            if token in job.end_ids:
-                n_hidden, finish = 1, "stop"
-                break
-            if sequence.n_generated >= job.n_max or len(tokens) > self.n_ctx:
-                finish = "length"
-                break
-        n_accepted = len(tokens) - n_before
-        sequence.n_computed = len(tokens) - 1
         sequence.drafts = ()
+        finish = self._append(sequence, answer.tokens)
+        sequence.n_computed = len(tokens) - 1
         n_held = span.start + len(span.tokens)
         if n_held > sequence.n_computed:
             self.slots.roll_back(sequence, n_held)
+        if finish is None and answer.forced:
+            finish = self._follow(sequence, answer.forced)
+        came = answer.tokens if job.n_logprobs is not None else answer.tokens + answer.forced
+        if answer.is_complete and len(tokens) - n_before == len(came):  # also where that is all that was asked for
+            finish = "stop"
+        n_hidden = int(finish == "stop" and tokens[-1] in job.end_ids)
         arrived, admitted, first, _ = sequence.times
         sequence.times = Times(arrived, admitted, first or now, now)  # whoever stops here by a stop string reads it too
-        n_shown = n_accepted - n_hidden
-        shown, logprobs, scored = answer.tokens[:n_shown], answer.logprobs[:n_shown], answer.scored
+        n_shown = len(tokens) - n_before - n_hidden
+        shown, logprobs, scored = came[:n_shown], answer.logprobs[:n_shown], answer.scored
         if finish is not None:
             return self._end(sequence, now, finish, shown, logprobs, n_hidden, scored=scored)
         return Emission(job.id, shown, logprobs, sequence.n_cached, 0, None, "", sequence.times, scored)
+
+    def _append(self, sequence: Sequence, more: tuple[int, ...]) -> Finish | None:
+        """Take tokens as generated, up to one that ends the job; how it ends, if it does."""
+        job, tokens = sequence.job, sequence.tokens
+        for token in more:
+            tokens.append(token)
+            sequence.n_generated += 1
+            if token in job.end_ids:
+                return "stop"
+            if sequence.n_generated >= job.n_max or len(tokens) > self.n_ctx:
+                return "length"
+        return None
+
+    def _follow(self, sequence: Sequence, forced: tuple[int, ...]) -> Finish | None:
+        """Take what a constraint forces as come, or as drafts where the job wants the logprobs of it."""
+        job = sequence.job
+        if job.n_logprobs is None:
+            return self._append(sequence, forced)
+        n = min(job.n_max - sequence.n_generated - 1, self.n_ctx - len(sequence.tokens))
+        if not self.slots.can_truncate:
+            # Each of them is right; but after one that ends the job, a row would be too many, and is not let go of.
+            n = min(n, len(forced) - 1, next((k for k, token in enumerate(forced) if token in job.end_ids), n))
+        sequence.drafts = forced[: max(n, 0)]
+        return None
+
+    def _failed_alone(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
+        """What the span computed is right; but what comes next cannot be told."""
+        return self._fail(sequence, now, answer.error)
 
     def _end(
         self,

@@ -119,6 +119,7 @@ def _composed(
         template=template,
         template_error=complaint,
         defaults=_defaults(spec, model.metadata),
+        compiles=model.grammars.compile,
     )
     inputs = Inputs(
         model=spec.name,

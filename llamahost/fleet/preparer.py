@@ -11,10 +11,12 @@ import secrets
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
-from llamahost.core.work import Job, Tokens, Vocabulary
+from llamahost.core.work import Constraint, Job, Tokens, Vocabulary
+from llamahost.text.constraint import Compile, constraint_of, explained
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
 from llamahost.text.formats.table import format_of
@@ -43,12 +45,13 @@ class Preparer:
     """Turns requests for one model into jobs. Never changes; may be called in several threads at once, off the loop.
 
     `template_error` says why there is no template; then completions are served and chats refused. `defaults` are the
-    model's sampling, below what a request gives.
+    model's sampling, below what a request gives. `compiles` raises InvalidRequest on a grammar that cannot be followed,
+    and has it ready for the job; without it no form of output is served.
     """
 
     __slots__ = (
-        "_bos", "_control_ids", "_defaults", "_draw_seed", "_formats", "_template", "_template_error", "model", "n_ctx",
-        "vocabulary",
+        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_template", "_template_error",
+        "model", "n_ctx", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +63,7 @@ class Preparer:
         template: Template | None,
         template_error: str = "",
         defaults: Sampling | None = None,
+        compiles: Compile | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(32),
     ) -> None:
         self.model = model
@@ -68,6 +72,7 @@ class Preparer:
         self._template = template
         self._template_error = template_error or f"`{model}` has no chat template"
         self._defaults = defaults or Sampling()
+        self._compiles = compiles
         self._draw_seed = draw_seed
         self._bos = spelling(vocabulary, vocabulary.bos)
         self._formats = {
@@ -79,7 +84,7 @@ class Preparer:
 
     def chat(self, request: ChatRequest) -> Prepared:
         """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
-        _served_output(request.output)
+        constraint = self._constraint(request.output)
         self._check_calls(request)
         prompt = self.render(request)
         tools = _callable(request)
@@ -95,20 +100,21 @@ class Preparer:
             [self.encode(prompt)],
             request.generation,
             "messages",
+            constraint=constraint,
             new_splitter=lambda: form.splitter(asked),
             markers={self._control_ids[mark]: mark for mark in form.markers(asked) if mark in self._control_ids},
         )
 
     def complete(self, request: CompletionRequest) -> Prepared:
         """Raises InvalidRequest or ContextTooLong."""
-        _served_output(request.output)
+        constraint = self._constraint(request.output)
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
         if request.suffix:
             prompts = [self._around(p, request.suffix) for p in request.prompts]
         else:
             prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
-        return self._prepared(prompts, request.generation, "prompt", request)
+        return self._prepared(prompts, request.generation, "prompt", request, constraint)
 
     def render(self, request: ChatRequest) -> str:
         """The text that the model is to continue. Raises InvalidRequest, TemplateFailed."""
@@ -195,10 +201,15 @@ class Preparer:
         generation: Generation,
         param: str,
         request: CompletionRequest | None = None,
+        constraint: Constraint | None = None,
         *,
         new_splitter: Callable[[], Splitter | None] = lambda: None,
         markers: Mapping[int, str] | None = None,
     ) -> Prepared:
+        if constraint is not None and generation.is_post_sampling:
+            raise InvalidRequest(
+                "what the samplers left is not told of an answer in a form", param="post_sampling_probs"
+            )
         if generation.adapter:
             raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
         sampling = self._sampling(generation)
@@ -229,6 +240,7 @@ class Preparer:
                     n_prompt_logprobs=request.n_prompt_logprobs if request else None,
                     is_post_sampling=generation.is_post_sampling,
                     tells_progress=generation.tells_progress,
+                    constraint=constraint,
                     priority=generation.priority,
                 )
                 reply = Reply(
@@ -247,6 +259,19 @@ class Preparer:
                 jobs.append(job)
                 replies.append(reply)
         return Prepared(tuple(jobs), tuple(replies))
+
+    def _constraint(self, output: Output) -> Constraint | None:
+        """What holds the answer to that form, ready for its job. Raises InvalidRequest."""
+        if output.kind == "text":
+            return None
+        if self._compiles is None:
+            raise InvalidRequest(f"output of the form `{output.kind}` is not served here", param=output.param)
+        constraint = _known_constraint(output)
+        try:
+            self._compiles(constraint.grammar)
+        except InvalidRequest as error:
+            raise explained(output, error, self._compiles) from error
+        return constraint
 
     def _sampling(self, generation: Generation) -> Sampling:
         try:
@@ -289,8 +314,9 @@ def _callable(request: ChatRequest) -> tuple[Tool, ...]:
     return () if request.tool_choice == "none" else request.tools
 
 
-def _served_output(output: Output) -> None:
-    if output.kind != "text":
-        raise InvalidRequest(
-            f"output of the form `{output.kind}` is not supported by this version", param="response_format"
-        )
+@lru_cache(maxsize=64)
+def _known_constraint(output: Output) -> Constraint:
+    """Of a form that is not text; a schema that comes again is not walked again."""
+    constraint = constraint_of(output)
+    assert constraint is not None
+    return constraint

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
-from llamahost.core.messages import ChatRequest, CompletionRequest, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest, Output, Text
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Job, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
@@ -313,7 +313,7 @@ def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
 
 def _n_chars_of_chat(request: ChatRequest) -> int:
     """Characters of text, or what takes as long; not counted further once it is large, nor within JSON."""
-    n = N_ANSWER * request.generation.n + len(request.output.value)
+    n = N_ANSWER * request.generation.n + _n_chars_of_form(request.output)
     if request.tools:
         n += N_SMALL + 1
     for option in request.template_options.values():
@@ -332,4 +332,9 @@ def _n_chars_of_chat(request: ChatRequest) -> int:
 def _n_chars_of_completion(request: CompletionRequest) -> int:
     """Characters or tokens of the prompts, or what takes as long."""
     n_each = len(request.suffix) + N_ANSWER * request.generation.n
-    return sum(map(len, request.prompts)) + n_each * len(request.prompts)
+    return sum(map(len, request.prompts)) + n_each * len(request.prompts) + _n_chars_of_form(request.output)
+
+
+def _n_chars_of_form(output: Output) -> int:
+    """A grammar is compiled in the pool, whatever its length: the first one of a model takes its tokenizer with it."""
+    return 0 if output.kind == "text" else N_SMALL + 1

@@ -22,6 +22,7 @@ from llamahost.core.errors import BackendError, BackendLost, LoadFailed, NoRoom
 from llamahost.core.work import Copy, Plan, RowLogprobs, Sampled, Span
 from llamahost.native import state
 from llamahost.native.context import Context, ContextOptions, check_spans, kv_bytes_per_token
+from llamahost.native.holding import Holding
 from llamahost.native.model import Model
 from llamahost.native.rows import Chooser, row_logprobs, scores
 from llamahost.native.sampling import SamplerChain, Samplers
@@ -52,6 +53,8 @@ class LlamaBackend:
         self._n_vocab = model.vocab.n_tokens
         self._samplers = Samplers(model.library, model.vocab, n_ctx=options.n_ctx)
         self._chooser = Chooser(model.library, n_vocab=self._n_vocab, n_threads=options.n_threads or 1)
+        n_threads = options.n_threads or 1
+        self._holding = Holding(model.grammars, n_rows=options.n_slots, n_threads=n_threads)
         self._chains: dict[int, SamplerChain] = {}
         self._n_logprobs: dict[int, int] = {}
         self._n_prompt_logprobs: dict[int, int] = {}
@@ -97,6 +100,8 @@ class LlamaBackend:
             self._prepare(plan)
             if plan.spans:
                 self._n_launched_rows = self._launch_spans(plan.spans)
+                if self._holding:  # while the device decodes, where it does that by itself
+                    self._holding.look([span.job_id for span in plan.spans if span.n_rows])
         except BackendError as error:
             self._end(plan.ends)  # `collect` will not be called
             if self._has_pending_copies:
@@ -119,6 +124,7 @@ class LlamaBackend:
             chain.close()
         self._chains.clear()
         self._saved.clear()
+        self._holding.close()
         self._samplers.close()
         self._chooser.close()
         self._logits = np.zeros((0, self._n_vocab), np.float32)
@@ -152,6 +158,7 @@ class LlamaBackend:
             if job.kind == "generate":
                 self._drop_chain(job.id)
                 self._chains[job.id] = self._samplers.chain(job.sampling, job.tokens)
+                self._holding.begin(job)
                 if job.n_logprobs is not None:
                     self._n_logprobs[job.id] = job.n_logprobs
                     if job.is_post_sampling:
@@ -303,6 +310,8 @@ class LlamaBackend:
         if len(matrix) != len(asking) or not self._post_sampling.isdisjoint([span.job_id for span in asking]):
             return self._choose_bursts(asking, chains, matrix)
         began = perf_counter()
+        if self._holding:
+            return self._sample_held(asking, chains, matrix)
         tokens = self._chooser.choose_all(chains, matrix)
         for chain, token in zip(chains, tokens, strict=True):
             if chain.window:
@@ -315,6 +324,38 @@ class LlamaBackend:
             for i, (span, token) in enumerate(zip(asking, tokens, strict=True))
         ]
 
+    def _sample_held(
+        self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
+    ) -> list[Sampled]:
+        """Rows of which some are held to a grammar: a token is chosen where it is not known already."""
+        began = perf_counter()
+        holding = self._holding
+        ids = [span.job_id for span in asking]
+        chosen = [i for i, id_ in enumerate(ids) if holding.is_chosen(id_)]
+        is_all = len(chosen) == len(ids)
+        found = self._chooser.choose_all(
+            chains if is_all else [chains[i] for i in chosen],
+            matrix if is_all else matrix[chosen],
+            [holding.mask(ids[i]) for i in chosen],
+        )
+        tokens = dict(zip(chosen, found, strict=True))
+        result = []
+        for i, id_ in enumerate(ids):
+            if id_ in holding:
+                result.append(self._followed(id_, tokens.get(i, -1), chains[i], matrix[i]))
+            else:
+                chains[i].accept(tokens[i])
+                result.append(Sampled(id_, (tokens[i],), self._logprobs_of(id_, matrix[i], tokens[i])))
+        self.sampling_s += perf_counter() - began
+        return result
+
+    def _followed(self, job_id: int, token: int, chain: SamplerChain, row: npt.NDArray[np.float32]) -> Sampled:
+        token, forced, is_complete, error = self._holding.follow(job_id, token, self._chooser, chain, row)
+        if error:
+            return Sampled(job_id, (), error=error)
+        logprobs = self._logprobs_of(job_id, row, token)
+        return Sampled(job_id, (token,), logprobs, forced=forced, is_complete=is_complete)
+
     def _choose_bursts(
         self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
     ) -> list[Sampled]:
@@ -325,21 +366,37 @@ class LlamaBackend:
             tokens: list[int] = []
             logprobs: tuple[RowLogprobs, ...] = ()
             drafts = span.tokens[len(span.tokens) - span.n_rows + 1 :]
+            last = Sampled(span.job_id, ())
             for index in range(span.n_rows):
                 row = matrix[at + index]
-                if span.job_id in self._post_sampling:
+                if span.job_id in self._holding:
+                    last = self._burst_row(span.job_id, chain, row, is_first=index == 0)
+                    if last.error:
+                        break
+                    token = last.tokens[0]
+                    logprobs += last.logprobs
+                elif span.job_id in self._post_sampling:
                     token, told = self._chooser.choose_and_tell(chain, row, self._n_logprobs[span.job_id])
+                    chain.accept(token)
                     logprobs += (told,)
                 else:
                     token = self._chooser.choose(chain, row)
+                    chain.accept(token)
                     logprobs += self._logprobs_of(span.job_id, row, token)
-                chain.accept(token)
                 tokens.append(token)
-                if index < len(drafts) and drafts[index] != token:
+                if last.is_complete or (index < len(drafts) and drafts[index] != token):
                     break
             at += span.n_rows
-            result.append(Sampled(span.job_id, tuple(tokens), logprobs))
+            result.append(Sampled(span.job_id, tuple(tokens), logprobs, (), last.forced, last.is_complete, last.error))
         return result
+
+    def _burst_row(self, job_id: int, chain: SamplerChain, row: npt.NDArray[np.float32], *, is_first: bool) -> Sampled:
+        if not is_first:  # the mask of the first was looked up while the rows were computed
+            self._holding.look_at_one(job_id)
+        token = -1
+        if self._holding.is_chosen(job_id):
+            token = self._chooser.choose(chain, row, 0, self._holding.mask(job_id))
+        return self._followed(job_id, token, chain, row)
 
     def _logprobs_of(self, job_id: int, row: npt.NDArray[np.float32], token: int) -> tuple[RowLogprobs, ...]:
         n = self._n_logprobs.get(job_id)
@@ -349,6 +406,7 @@ class LlamaBackend:
         for job_id in job_ids:
             self._drop_chain(job_id)
             self._saved.pop(job_id, None)
+            self._holding.end(job_id)
 
     def _drop_chain(self, job_id: int) -> None:
         chain = self._chains.pop(job_id, None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed
+from llamahost.native.constraint import Grammars
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.library import Library, LogTap, library
 from llamahost.native.vocab import Vocab
@@ -47,6 +48,7 @@ class Model:
         self.has_encoder = bool(c.llama_model_has_encoder(pointer))
         self.has_decoder = bool(c.llama_model_has_decoder(pointer))
         self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))
+        self.grammars = Grammars(loaded, self.vocab)
 
     @classmethod
     def open(
@@ -130,6 +132,7 @@ class Model:
         with self._lock:
             pointer, self._pointer = self._pointer, None
         if pointer is not None:
+            self.grammars.close()  # they tokenise with the vocabulary
             self.library.c.llama_model_free(pointer)
 
     def __enter__(self) -> Model:

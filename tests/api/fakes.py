@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
+from llguidance import LLMatcher
 
 from llamahost.api.app import App, create_app
-from llamahost.core.errors import Unavailable
+from llamahost.core.errors import InvalidRequest, Unavailable
 from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timings, TokenLogprob, Usage
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
@@ -116,6 +117,12 @@ class FakeHost:
         return Health(is_ready=is_ready, is_stalled=self.is_stalled, is_draining=self.is_draining, models=self.statuses)
 
 
+def compiles(grammar: str) -> None:
+    """What a model's own compiler says of a grammar, whatever its vocabulary."""
+    if complaint := LLMatcher.validate_grammar(grammar):
+        raise InvalidRequest(complaint)
+
+
 @dataclass
 class PreparingHost(FakeHost):
     """Refuses what a real one would: every request is made ready for a model of a few words before it is answered."""
@@ -133,6 +140,7 @@ class PreparingHost(FakeHost):
             n_ctx=self.n_ctx,
             vocabulary=self.vocabulary,
             template=Template(self.template, bos="<s>"),
+            compiles=compiles,
         )
         if isinstance(request, ChatRequest):
             preparer.chat(request)

@@ -53,7 +53,14 @@ SERVED: dict[str, Any] = {
     "timings_per_token": True,
     "return_progress": True,
     "timeout": 10.0,
-    "response_format": {"type": "text"},
+    "response_format": {"type": "json_object"},
+    "grammar": 'root ::= "yes" | "no"',
+    "json_schema": {"type": "array", "items": {"type": "integer"}},
+    "guided_json": '{"type": "boolean"}',
+    "guided_regex": "[a-z]+",
+    "guided_choice": ["yes", "no"],
+    "guided_grammar": 'start: "a" | "b"',
+    "structured_outputs": {"json": {"type": "object"}},
 }
 SERVED_CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "ada"}],
@@ -97,8 +104,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "lora": ([{"id": 0, "scale": 1.0}], "lora"),
     "reasoning_budget_tokens": (0, "reasoning_budget_tokens"),
     "thinking_budget_tokens": (50, "thinking_budget_tokens"),
-    "grammar": ('root ::= "a"', "response_format"),
-    "json_schema": ({}, "response_format"),
+    "grammar_lazy": (True, "grammar_lazy"),
 }
 REFUSED_CHAT: dict[str, tuple[Any, str]] = {
     "web_search_options": ({}, "web_search_options"),

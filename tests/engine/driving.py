@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.messages import Sampling
-from llamahost.core.work import Emission, Job, Plan, RowLogprobs
+from llamahost.core.work import Constraint, Emission, Job, Plan, RowLogprobs
 from llamahost.engine.scheduler import Scheduler
 from tests.fakes import FakeBackend, alone, scored_alone
 
@@ -50,6 +50,8 @@ class Drive:
         adapter: str = "",
         n_prompt_logprobs: int | None = None,
         tells_progress: bool = False,
+        n_logprobs: int | None = None,
+        script: str = "",
     ) -> int:
         job = Job(
             id=len(self.jobs) + 100,
@@ -59,6 +61,8 @@ class Drive:
             sampling=Sampling(seed=seed),
             end_ids=end_ids,
             adapter=adapter,
+            n_logprobs=n_logprobs,
+            constraint=Constraint(grammar=script) if script else None,
             n_prompt_logprobs=n_prompt_logprobs,
             tells_progress=tells_progress,
         )

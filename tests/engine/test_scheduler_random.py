@@ -56,7 +56,18 @@ class Weather:
                 end_ids=frozenset(rng.sample(range(N_VOCAB), rng.choice([0, 1]))),
                 adapter=rng.choice(self.adapters),
                 n_prompt_logprobs=rng.choice([None, None, 0, 2]),
+                n_logprobs=rng.choice([None, None, 0]),
+                script=self.script() if rng.random() < 0.4 else "",
             )
+
+    def script(self) -> str:
+        """Runs of forced tokens between free ones; some are complete at their end, and some give up."""
+        rng = self.rng
+        words: list[str] = []
+        for _ in range(rng.choice([1, 3, 8])):
+            words += ["?"] * rng.choice([0, 1, 1, 5])
+            words += [str(rng.randrange(N_VOCAB)) for _ in range(rng.choice([1, 2, 7, 40]))]
+        return " ".join([*words, *rng.choice([(), (), (".",), ("!",)])])
 
     def abort(self) -> None:
         if self.drive.jobs:

@@ -233,7 +233,7 @@ class TestPreparer:
             (complete("a", sampling={"top_p": "high"}), None),
             (complete("a", adapter="x"), "adapter"),
             (complete(*["a"] * 100, n=100), "prompt"),
-            (CompletionRequest(prompts=("a",), output=Output("json")), "response_format"),
+            (CompletionRequest(prompts=("a",), output=Output("json")), "output"),
         ],
     )
     def test_what_cannot_be_computed_is_refused_with_its_field(
@@ -247,7 +247,7 @@ class TestPreparer:
         ("request_", "param"),
         [
             (chat(tools=(Tool(name="f"),), tool_choice="required"), "tool_choice"),
-            (chat(output=Output("schema", "{}")), "response_format"),
+            (chat(output=Output("schema", "{}")), "output"),
             (ChatRequest(messages=(Message(role="user", parts=(Image(b"x"),)),)), "messages[0].content"),
         ],
     )

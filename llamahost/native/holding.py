@@ -1,0 +1,218 @@
+"""Hold the rows of a step to the grammars of their jobs. Knows matchers, rows and chains; knows no llguidance and no C.
+
+A row of a held job is one of three: free (before a trigger), forced (the grammar leaves one token: nothing is chosen),
+or masked. What a grammar forces after a chosen token is told with it, and taken as come, unless the job wants logprobs:
+then it is only told, comes back as drafts, and each of them has a row of its own to read its logprob from.
+
+law: whoever is held is answered the same whether or not it wants logprobs
+law: a grammar that gives up ends its own job, with what it said
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.work import Job
+from llamahost.native.constraint import ConstraintFailed, Grammars, Matcher, Words
+from llamahost.native.rows import Chooser, Row
+from llamahost.native.sampling import SamplerChain
+
+SLOW_S = 0.05
+"""A mask takes 0.1 ms; from here on a matcher is suspected, and timed alone."""
+
+PATIENCE_S = 2.0
+"""What a job's grammar may take above that in all: every other stream waits meanwhile."""
+
+_MAX_RESAMPLED = 16
+
+
+class Followed(NamedTuple):
+    """What came of one row of a held job."""
+
+    token: int
+    forced: tuple[int, ...] = ()
+    is_complete: bool = False
+    error: str = ""
+
+
+class Holding:
+    """Owned by the worker thread. The matchers of the jobs that run, and the masks of the step under way."""
+
+    def __init__(self, grammars: Grammars, *, n_rows: int, n_threads: int) -> None:
+        self._grammars = grammars
+        self._n_threads = n_threads
+        self._held: dict[int, _Held] = {}
+        self._words: Words = np.zeros((0, grammars.n_words), np.int32)
+        self._one: Words = np.zeros(grammars.n_words, np.int32)
+        self._n_rows = n_rows
+        self._executor: Any = None
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._held
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def begin(self, job: Job) -> None:
+        """From now on the job is held, if it has a constraint."""
+        if job.constraint is None:
+            return
+        held = _Held(is_told_only=job.n_logprobs is not None)
+        try:
+            held.matcher = self._grammars.matcher(job.constraint)
+            held.forced = held.matcher.forced()
+        except (InvalidRequest, ConstraintFailed) as error:
+            held.error = str(error)
+        self._held[job.id] = held
+
+    def end(self, job_id: int) -> None:
+        """Idempotent, and strangers are no matter."""
+        self._held.pop(job_id, None)
+
+    def close(self) -> None:
+        """Let every matcher go. Idempotent."""
+        self._held.clear()
+
+    def look(self, job_ids: Sequence[int]) -> None:
+        """Compute the masks of these jobs' next rows: while a device decodes, where it does that by itself."""
+        wanted = [held for id_ in job_ids if (held := self._held.get(id_)) is not None and held.wants_mask]
+        if not wanted:
+            return
+        if len(self._words) < len(wanted):
+            self._words = np.zeros((max(len(wanted), self._n_rows), self._grammars.n_words), np.int32)
+        alone = [held for held in wanted if held.is_slow or len(wanted) == 1]
+        together = [held for held in wanted if not held.is_slow] if len(wanted) > 1 else []
+        for held, words in zip((*alone, *together), self._words, strict=False):
+            held.mask = words
+        for held in alone:
+            held.look_alone()
+        if together:
+            self._look_together(together, len(alone))
+
+    def mask(self, job_id: int) -> Words | None:
+        """What was looked up for the job's next row; None where anything may come, or nothing is to be chosen."""
+        held = self._held.get(job_id)
+        return held.mask if held is not None and held.wants_mask else None
+
+    def is_chosen(self, job_id: int) -> bool:
+        """Whether a token is to be chosen for the job's next row, or is known already."""
+        held = self._held.get(job_id)
+        return held is None or not (held.forced or held.error)
+
+    def follow(self, job_id: int, token: int, chooser: Chooser, chain: SamplerChain, row: Row) -> Followed:
+        """The job's next row: `token` was chosen for it, or its grammar knows better."""
+        held = self._held[job_id]
+        matcher, held.mask = held.matcher, None
+        if held.error or matcher is None:
+            return Followed(token, error=held.error or "the constraint is gone")
+        try:
+            if held.forced:
+                return self._forced(held, matcher, chain)
+            if matcher.is_free:
+                token = self._that_stands(matcher, token, chooser, chain, row)
+            matcher.accept(token)
+            chain.accept(token)
+            held.forced = matcher.forced()
+            return Followed(token, *self._told(held, matcher, chain, held.forced))
+        except ConstraintFailed as error:
+            held.error = str(error)
+            return Followed(token, error=held.error)
+
+    def look_at_one(self, job_id: int) -> None:
+        """The mask of a further row of a job in the same step."""
+        held = self._held.get(job_id)
+        if held is not None and held.wants_mask:
+            held.mask = self._one
+            held.look_alone()
+
+    def _forced(self, held: _Held, matcher: Matcher, chain: SamplerChain) -> Followed:
+        token, *rest = held.forced
+        matcher.accept(token)
+        chain.accept(token)
+        held.forced = tuple(rest) or matcher.forced()
+        return Followed(token, *self._told(held, matcher, chain, held.forced))
+
+    def _told(
+        self, held: _Held, matcher: Matcher, chain: SamplerChain, forced: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], bool]:
+        """What is forced from here on, taken as come unless it is only to be told; and whether all is complete."""
+        if forced and not held.is_told_only:
+            matcher.accept(*forced)
+            if chain.window:
+                for token in forced:
+                    chain.accept(token)
+            held.forced = ()
+        return forced, matcher.is_complete
+
+    def _that_stands(self, matcher: Matcher, token: int, chooser: Chooser, chain: SamplerChain, row: Row) -> int:
+        """A token that completes a trigger may hold more: then another is chosen, if the grammar cannot begin so."""
+        if matcher.stands(token):
+            return token
+        row = np.array(row)
+        for _ in range(_MAX_RESAMPLED):
+            row[token] = -np.inf
+            token = chooser.choose(chain, row)
+            if matcher.stands(token):
+                return token
+        raise ConstraintFailed("no token after the trigger fits the grammar")
+
+    def _look_together(self, together: list[_Held], first: int) -> None:
+        """All at once: each call lets the GIL go, and with a busy loop it takes a switch interval to come back."""
+        if self._executor is None:
+            from llamahost.native.constraint import executor
+
+            self._executor = executor(self._n_threads)
+        pairs = [(held.matcher.compiled, first + k) for k, held in enumerate(together) if held.matcher is not None]
+        began = perf_counter()
+        self._executor.unsafe_compute_mask_ptr(pairs, self._words.ctypes.data, self._words.strides[0], len(self._words))
+        is_slow = perf_counter() - began > SLOW_S
+        for held in together:
+            held.is_slow = is_slow
+            held.check()
+
+
+class _Held:
+    """One job. `forced` is what its grammar wants next and has not been told or come yet."""
+
+    __slots__ = ("error", "forced", "is_slow", "is_told_only", "mask", "matcher", "slow_s")
+
+    def __init__(self, *, is_told_only: bool) -> None:
+        self.matcher: Matcher | None = None
+        self.forced: tuple[int, ...] = ()
+        self.mask: Words | None = None
+        self.error = ""
+        self.is_told_only = is_told_only
+        self.is_slow = False
+        self.slow_s = 0.0
+
+    @property
+    def wants_mask(self) -> bool:
+        matcher = self.matcher
+        return not (self.error or self.forced or matcher is None or matcher.is_free or matcher.is_complete)
+
+    def look_alone(self) -> None:
+        assert self.matcher is not None
+        assert self.mask is not None
+        began = perf_counter()
+        try:
+            self.matcher.mask(self.mask)
+        except ConstraintFailed as error:
+            self.error = str(error)
+        took_s = perf_counter() - began
+        self.is_slow = took_s > SLOW_S
+        if self.is_slow:
+            self.slow_s += took_s
+            if self.slow_s > PATIENCE_S:
+                self.error = "the grammar takes too long: it is ambiguous, or too large"
+
+    def check(self) -> None:
+        assert self.matcher is not None
+        try:
+            self.matcher.check()
+        except ConstraintFailed as error:
+            self.error = str(error)

@@ -1,0 +1,180 @@
+"""What of JSON Schema is kept, and what is refused by keyword and place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import Output
+from llamahost.text.constraint import explained, grammar_of
+from llamahost.text.schema import Unexpressed, convert
+
+
+def compiles(grammar: str) -> None:
+    if complaint := LLMatcher.validate_grammar(grammar):
+        raise InvalidRequest(complaint)
+
+
+def held(schema: Any) -> dict[str, Any]:
+    made = convert(schema, "it")
+    compiles(grammar_of(Output("schema", json.dumps(schema), "it")))
+    return made
+
+
+def test_annotations_unknown_keywords_and_the_compilers_own_are_left_out() -> None:
+    schema = {"title": "T", "description": "d", "x-guidance": {"lenient": True}, "examples": [1], "type": "string"}
+    assert held(schema) == {"type": "string"}
+
+
+def test_references_become_definitions_of_ours_wherever_they_point() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/definitions/odd~1name"}, "b": {"$ref": "#/properties/a"}, "c": {"$ref": "#"}},
+        "definitions": {"odd/name": {"$anchor": "here", "type": "integer"}, "not used": {"not": {}}},
+    }
+    made = held(schema)
+    assert made["$defs"]["d0"] == {"type": "integer"}
+    assert made["$defs"]["d1"] == {"$ref": "#/$defs/d0"}
+    assert made["$defs"]["d2"]["properties"]["c"] == {"$ref": "#/$defs/d2"}
+    assert held({"items": {"$ref": "#here"}, "$defs": {"x": {"$anchor": "here", "type": "null"}}})["$defs"] == {
+        "d0": {"type": "null"}
+    }
+
+
+def test_older_drafts_are_written_anew() -> None:
+    old = {"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 3, "exclusiveMinimum": True}
+    assert held(old)["exclusiveMinimum"] == 3
+    tuple_ = {"items": [{"type": "string"}], "additionalItems": False}
+    assert held(tuple_) == {"prefixItems": [{"type": "string"}], "items": False}
+    alone = {"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/a", "type": "null"}
+    assert held({**alone, "definitions": {"a": {"type": "string"}}})["$defs"] == {"d0": {"type": "string"}}
+
+
+def test_an_object_that_names_its_properties_has_no_others_unless_schemas_are_joined() -> None:
+    named = {"type": "object", "properties": {"a": {"properties": {"b": {}}}}}
+    made = held(named)
+    assert made["additionalProperties"] is False
+    assert made["properties"]["a"]["additionalProperties"] is False
+    joins: list[dict[str, Any]] = [
+        {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
+        {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}]},
+        {"$ref": "#/$defs/x", "properties": {"a": {}}, "$defs": {"x": {"properties": {"b": {}}}}},
+        {"properties": {"a": {}}, "required": ["b"]},
+        {"properties": {"a": {}}, "minProperties": 2, "required": ["a"]},
+        {"properties": {"a": {}}, "additionalProperties": True},
+    ]
+    for joined in joins:
+        assert '"additionalProperties": false' not in json.dumps(held(joined))
+    options = held({"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]})["anyOf"]
+    assert options[0]["additionalProperties"] is False
+
+
+def test_a_discriminated_union_is_told_apart_by_what_each_names_itself() -> None:
+    animals = {
+        "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+        "discriminator": {"propertyName": "kind"},
+        "$defs": {
+            "cat": {"type": "object", "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}},
+            "dog": {"type": "object", "properties": {"kind": {"const": "dog"}}},
+        },
+    }
+    assert [option["required"] for option in held(animals)["anyOf"]] == [["kind"], ["kind"]]
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"not": {"type": "string"}}, "/not"),
+    ({"if": {"type": "string"}, "then": {"minLength": 1}}, "/if"),
+    ({"type": "array", "contains": {"const": 1}}, "/contains"),
+    ({"type": "array", "uniqueItems": True}, "/uniqueItems"),
+    ({"propertyNames": {"pattern": "a"}}, "/propertyNames"),
+    ({"dependentRequired": {"a": ["b"]}}, "/dependentRequired"),
+    ({"dependentSchemas": {"a": {}}}, "/dependentSchemas"),
+    ({"dependencies": {"a": ["b"]}}, "/dependencies"),
+    ({"allOf": [{}], "unevaluatedProperties": False}, "/unevaluatedProperties"),
+    ({"unevaluatedItems": False}, "/unevaluatedItems"),
+    ({"$dynamicRef": "#a"}, "/$dynamicRef"),
+    ({"properties": {"a/b": {"format": "colour"}}}, "/properties/a~1b/format"),
+    ({"items": {"anyOf": [{}, {"type": "any"}]}}, "/items/anyOf/1/type"),
+    ({"properties": {"a": {"$ref": "http://x/y"}}}, "/properties/a/$ref"),
+    ({"$ref": "#/nowhere"}, "/$ref"),
+    ({"$ref": "#nowhere"}, "/$ref"),
+    ({"$defs": {"a": {"enum": []}}, "items": {"$ref": "#/$defs/a"}}, "/$defs/a/enum"),
+    ({"minLength": -1}, "/minLength"),
+    ({"maxItems": 1.5}, "/maxItems"),
+    ({"maximum": "3"}, "/maximum"),
+    ({"minimum": 10**400}, "/minimum"),
+    ({"multipleOf": 0}, "/multipleOf"),
+    ({"required": "a"}, "/required"),
+    ({"pattern": 3}, "/pattern"),
+    ({"anyOf": []}, "/anyOf"),
+    ({"properties": [1]}, "/properties"),
+    ({"items": 3}, "/items"),
+    ({"$defs": {"a": {"$id": "b", "items": {"$ref": "#"}}}, "$ref": "#/$defs/a"}, "/$defs/a/$id"),
+    (False, ""),
+    (3, ""),
+]
+
+
+@pytest.mark.parametrize(("schema", "path"), REFUSED)
+def test_what_cannot_be_held_to_is_refused_with_its_place(schema: Any, path: str) -> None:
+    with pytest.raises(Unexpressed) as caught:
+        convert(schema, "it")
+    assert caught.value.path == path
+    assert caught.value.param == f"it{path}"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"not": False},
+        {"if": {}},
+        {"then": {"not": {}}},
+        {"uniqueItems": False},
+        {"uniqueItems": True, "maxItems": 1},
+        {"contains": {}, "minContains": 0},
+        {"propertyNames": True},
+        {"dependentRequired": {}},
+        {"properties": {"a": {}}, "unevaluatedProperties": False},
+        {"$defs": {"unused": {"not": {}}}},
+        True,
+        {},
+    ],
+)
+def test_a_keyword_that_asks_for_nothing_is_no_reason_to_refuse(schema: Any) -> None:
+    held(schema)
+
+
+def test_a_schema_is_bounded_in_depth_and_in_size() -> None:
+    deep: Any = {"type": "string"}
+    for _ in range(70):
+        deep = {"items": deep}
+    with pytest.raises(Unexpressed, match="nested more than 64 deep"):
+        convert(deep, "it")
+    with pytest.raises(Unexpressed, match="more than 10000 schemas"):
+        convert({"anyOf": [{"type": "null"}] * 10_001}, "it")
+    with pytest.raises(InvalidRequest, match="at most 262144"):
+        grammar_of(Output("schema", " " * 262145, "it"))
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        grammar_of(Output("schema", "[" * 100_000, "it"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}, "/properties/a"),
+        ({"items": {"properties": {"q": {"type": "string", "pattern": "(?!a)"}}}}, "/items/properties/q"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string", "pattern": "("}}}, "/$defs/a"),
+    ],
+)
+def test_what_the_compiler_refuses_is_told_with_its_place(schema: Any, path: str) -> None:
+    output = Output("schema", json.dumps(schema), "it")
+    grammar = grammar_of(output)
+    with pytest.raises(InvalidRequest) as caught:
+        compiles(grammar)
+    error = explained(output, caught.value, compiles)
+    assert error.param == f"it{path}"
+    assert "coerce" not in str(error)
