@@ -16,7 +16,7 @@ MAX_CHARS = 16 * 2**20
 """Of a rendered prompt, and of any text made on the way; more than any context holds."""
 
 MAX_STEPS = 5 * 10**6
-"""Passes through loops, branches and macros, and items looked at; 500 turns take Gemma 4's, which is the slowest known, 150,000."""
+"""Passes through loops, branches and macros, and items looked at; 500 turns take 150,000 of Gemma 4, the slowest."""
 
 MAX_MOVED = 2**29
 """Characters that all operations together read or write."""
