@@ -14,6 +14,9 @@ COMMAND_R = JsonCalls(
     is_spoken=lambda template: "<|START_ACTION|>" in template,
     opens=("<|START_ACTION|>",),
     close=("<|END_ACTION|>",),
+    keys=("tool_name", "parameters"),
+    ids="tool_call_id",
+    is_list=True,
 )
 
 COMMAND_R_PLUS = JsonCalls(
@@ -21,4 +24,7 @@ COMMAND_R_PLUS = JsonCalls(
     is_spoken=lambda template: "<|CHATBOT_TOKEN|>" in template and "Action:" in template,
     opens=("Action: ```json", "Action:```json"),
     close=("```",),
+    keys=("tool_name", "parameters"),
+    is_list=True,
+    gap="\n",
 )

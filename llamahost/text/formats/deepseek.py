@@ -15,23 +15,37 @@
 </｜DSML｜function_calls>
 """
 
+from collections.abc import Callable
+
 from llamahost.text.formats.named_calls import NamedCalls
 from llamahost.text.formats.tagged_calls import TaggedCalls
 
-_SEP = "<｜tool▁sep｜>"
+_SEP, _END = "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 
-DEEPSEEK = NamedCalls(
-    name="deepseek",
-    is_spoken=lambda template: "<｜tool▁calls▁begin｜>" in template,
-    opens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
-    call="<｜tool▁call▁begin｜>",
-    before=("function" + _SEP,),
-    after=(_SEP, "```json", "```"),
-    fence=("```json", "```"),
-    close=("<｜tool▁call▁end｜>",),
-    end="<｜tool▁calls▁end｜>",
-    tokens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", _SEP, "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+
+def _named(name: str, is_spoken: Callable[[str], bool], written: tuple[str, str, str]) -> NamedCalls:
+    """Both are read alike: there are templates of the one for models of the other."""
+    return NamedCalls(
+        name=name,
+        is_spoken=is_spoken,
+        opens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+        call="<｜tool▁call▁begin｜>",
+        before=("function" + _SEP,),
+        after=(_SEP, "```json", "```"),
+        fence=("```json", "```"),
+        close=(_END,),
+        end="<｜tool▁calls▁end｜>",
+        written=written,
+        tokens=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", _SEP, _END, "<｜tool▁calls▁end｜>"),
+    )
+
+
+DEEPSEEK_R1 = _named(
+    "deepseek-r1",
+    lambda template: "<｜tool▁calls▁begin｜>" in template and "```json" in template,
+    ("function" + _SEP, "\n```json\n", "\n```" + _END),
 )
+DEEPSEEK_3_1 = _named("deepseek-v3.1", lambda template: "<｜tool▁calls▁begin｜>" in template, ("", _SEP, _END))
 
 
 def _tagged(section: str) -> TaggedCalls:

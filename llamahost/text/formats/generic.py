@@ -13,4 +13,5 @@ GENERIC = JsonCalls(
     opens=("<tool_call>", "<|tool_call|>", "<tool_calls>", "<function_call>"),
     close=("</tool_call>", "<|/tool_call|>", "</tool_calls>", "</function_call>"),
     begins_bare=True,
+    gap="\n",
 )

@@ -9,5 +9,5 @@ GRANITE = JsonCalls(
     name="granite",
     is_spoken=lambda template: "<|tool_call|>" in template and "<|start_of_role|>" in template,
     opens=("<|tool_call|>", "<tool_call>"),
-    close=("</tool_call>",),
+    is_list=True,
 )

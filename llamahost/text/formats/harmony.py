@@ -9,17 +9,22 @@ Thoughts are on the channel `analysis`, words on `final` and, before calls, on `
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llamahost.core.work import Constraint
 from llamahost.text.formats.calls import Calls, NewId
 from llamahost.text.formats.calls import new_id as as_openai
 from llamahost.text.formats.format import Asked, Reading
+from llamahost.text.formats.grammar import Embed, Rules, literal
 from llamahost.text.formats.json_text import read_value
 from llamahost.text.formats.script import Markers, Script, Steps
 from llamahost.text.splitter import Splitter
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
+_BEGINS = (f"{_CHANNEL}commentary to=functions.", f"{_CHANNEL}analysis to=functions.")
+_QUIET = ((f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>"),)
 _BODY_ENDS = Markers(*_ENDS, _START, _CHANNEL)
 _HEADER = re.compile(r"[^<]*")
 _TO = re.compile(r"\bto=([^\s<]+)")
@@ -41,6 +46,23 @@ class Harmony:
 
     def splitter(self, asked: Asked, new_id: NewId | None = None) -> Splitter | None:
         return Reading(lambda script, calls: _Reader(asked, script, calls), asked, new_id or as_openai)
+
+    def constraint(self, asked: Asked, *, is_required: bool, marks: Mapping[str, int], embed: Embed) -> Constraint:
+        rules = Rules(marks, embed)
+        typed = f'(" "? {rules.text(_CONSTRAIN)} "json" | " json")? {rules.text(_MESSAGE)}'
+        calls = [f"{literal(tool.name)} {typed} {rules.arguments(tool, k)}" for k, tool in enumerate(asked.tools)]
+        call = rules.add("call", *calls)
+        if not is_required:
+            rules.add("start", call)
+            return Constraint(grammar=rules.grammar(), triggers=_BEGINS, quiet=_QUIET)
+        begin = rules.text(_BEGINS[0])
+        if asked.is_thinking:
+            rules.add("start", f"{rules.text(_START + 'assistant')} {begin} {call}")
+            return Constraint(grammar=rules.grammar(), quiet=_QUIET, starts_quiet=True)
+        thought = rules.up_to("thought", "<|end|>")
+        head = rules.text(_QUIET[0][0])
+        rules.add("start", f"({head} {thought} {rules.text(_START + 'assistant')})? {begin} {call}")
+        return Constraint(grammar=rules.grammar())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,4 +14,5 @@ HERMES = JsonCalls(
     ),
     opens=("<tool_call>",),
     close=("</tool_call>",),
+    gap="\n",
 )

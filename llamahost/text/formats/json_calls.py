@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Calls, new_id
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_text, read_value
 from llamahost.text.formats.script import Outcome, Script, Steps
 
@@ -25,11 +28,35 @@ class JsonCalls:
     opens: tuple[str, ...]
     close: tuple[str, ...] = ()
     begins_bare: bool = False
+    keys: tuple[str, str] = ("name", "arguments")
+    ids: str = ""  # the key of a number that each call begins with
+    is_list: bool = False
+    gap: str = ""  # white space within the marks
     new_id: Callable[[], str] = new_id
 
     @property
     def markers(self) -> tuple[str, ...]:
         return (*self.opens, *self.close)
+
+    @property
+    def begins(self) -> str:
+        return "" if self.begins_bare and not self.close else self.opens[0]
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        name, arguments = self.keys
+        id_ = f'{literal(f"{{{json.dumps(self.ids)}: ")} /"[0-9]{{1,2}}"/ ", "' if self.ids else '"{"'
+        calls = [
+            f"{id_} {literal(f'{json.dumps(name)}: {json.dumps(tool.name, ensure_ascii=False)}, ')} "
+            f'{literal(f"{json.dumps(arguments)}: ")} {rules.arguments(tool, k)} "}}"'
+            for k, tool in enumerate(tools)
+        ]
+        call = rules.add("call", *calls)
+        if self.is_list:
+            more = "" if n_calls == 1 else f' ("," WS {call})*'
+            call = f'"[" WS {call}{more} WS "]"'
+        closed = rules.text(self.close[0]) if self.close else ""
+        gap = literal(self.gap)
+        return rules.add("calls", f"{gap} {call} {gap} {closed}")
 
     def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
         outcome = yield from read_calls(script, calls)

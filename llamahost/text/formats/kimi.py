@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Calls, new_id
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.named_calls import read_arguments
 from llamahost.text.formats.script import Outcome, Script, Steps
 
@@ -52,6 +55,19 @@ class _Kimi:
             yield from script.spaces()
             yield from script.take("<|tool_calls_section_end|>")
         return "whole"
+
+    @property
+    def begins(self) -> str:
+        return self.opens[0]
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        begun, argued, ended, end = map(rules.text, self.markers[1:])
+        calls = [
+            f"{begun} {literal(f'functions.{tool.name}:')} /[0-9]{{1,3}}/ {argued} {rules.arguments(tool, k)} {ended}"
+            for k, tool in enumerate(tools)
+        ]
+        call = rules.add("call", *calls)
+        return rules.add("calls", f"{call}{'' if n_calls == 1 else f' {call}*'} {end}")
 
     def new_id(self) -> str:
         return new_id()

@@ -16,6 +16,7 @@ LLAMA = JsonCalls(
     is_spoken=lambda template: "<|start_header_id|>" in template and '"parameters": ' in template,
     opens=("<|python_tag|>",),
     begins_bare=True,
+    keys=("name", "parameters"),
 )
 
 LLAMA_PYTHON = PythonCalls(
@@ -33,5 +34,6 @@ FUNCTIONARY_3_1 = NamedCalls(
     call="<function=",
     after=(">",),
     close=("</function>",),
+    written=("", ">", "</function>"),
     tokens=("<function", "</function>"),
 )

@@ -19,6 +19,8 @@ MINIMAX_1 = JsonCalls(
     is_spoken=lambda template: "<tool_calls>" in template,
     opens=("<tool_calls>",),
     close=("</tool_calls>",),
+    is_list=False,
+    gap="\n",
 )
 
 MINIMAX_2 = TaggedCalls(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Calls, new_id
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_value
 from llamahost.text.formats.script import Outcome, Script, Steps
 
@@ -26,9 +28,28 @@ class NamedCalls:
     fence: tuple[str, ...] = ()  # between `after` and the object, and again behind it: of Markdown
     close: tuple[str, ...] = ()
     end: str = ""  # of the section
+    written: tuple[str, str, str] = ("", "", "")  # as the model itself writes what is before, after and behind
     tokens: tuple[str, ...] = ()  # control tokens, where they are not just the marks
     new_id: Callable[[], str] = new_id
     begins_bare: bool = False
+
+    @property
+    def begins(self) -> str:
+        return self.opens[0]
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        before = rules.text(self.written[0])
+        calls = [
+            f"{before} {literal(tool.name)} {rules.text(self.written[1])} {rules.arguments(tool, k)} "
+            f"{rules.text(self.written[2])}"
+            for k, tool in enumerate(tools)
+        ]
+        call = rules.add("call", *calls)
+        if self.opens[0] == self.call:
+            return rules.add("calls", call)
+        opened = f"NL {rules.text(self.call)} {call}"
+        more = "" if n_calls == 1 else f" ({opened})*"
+        return rules.add("calls", f"{opened}{more} NL {rules.text(self.end)}")
 
     @property
     def markers(self) -> tuple[str, ...]:

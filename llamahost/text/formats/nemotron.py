@@ -10,4 +10,5 @@ NEMOTRON = JsonCalls(
     is_spoken=lambda template: "<TOOLCALL>" in template,
     opens=("<TOOLCALL>",),
     close=("</TOOLCALL>",),
+    is_list=True,
 )

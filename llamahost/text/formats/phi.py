@@ -10,4 +10,5 @@ PHI = JsonCalls(
     is_spoken=lambda template: "<|tool_call|>" in template or "<|/tool|>" in template,
     opens=("<|tool_call|>",),
     close=("<|/tool_call|>",),
+    is_list=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamahost.text.formats.command_r import COMMAND_R, COMMAND_R_PLUS
-from llamahost.text.formats.deepseek import DEEPSEEK, DEEPSEEK_3_2, DEEPSEEK_4
+from llamahost.text.formats.deepseek import DEEPSEEK_3_1, DEEPSEEK_3_2, DEEPSEEK_4, DEEPSEEK_R1
 from llamahost.text.formats.format import Family, Format, Talk, Thinking
 from llamahost.text.formats.gemma import FUNCTION_GEMMA, GEMMA_4
 from llamahost.text.formats.generic import GENERIC
@@ -16,7 +16,7 @@ from llamahost.text.formats.kimi import KIMI
 from llamahost.text.formats.lfm import LFM
 from llamahost.text.formats.llama import FUNCTIONARY_3_1, LLAMA, LLAMA_PYTHON
 from llamahost.text.formats.minimax import MINICPM, MINIMAX_1, MINIMAX_2
-from llamahost.text.formats.mistral import MISTRAL
+from llamahost.text.formats.mistral import MISTRAL, MISTRAL_IDS, MISTRAL_LIST
 from llamahost.text.formats.nemotron import NEMOTRON
 from llamahost.text.formats.phi import PHI
 from llamahost.text.formats.qwen_coder import QWEN_CODER, SEED
@@ -30,9 +30,12 @@ FAMILIES: tuple[Family, ...] = (
     QWEN_CODER,
     DEEPSEEK_3_2,
     DEEPSEEK_4,
-    DEEPSEEK,
+    DEEPSEEK_R1,
+    DEEPSEEK_3_1,
     KIMI,
+    MISTRAL_IDS,
     MISTRAL,
+    MISTRAL_LIST,
     GEMMA_4,
     FUNCTION_GEMMA,
     COMMAND_R,

@@ -5,11 +5,17 @@ A value that the schema says is a string is told as it comes; any other when it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Arguments, Calls, new_id
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
+
+_PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples"})
+"""Keywords that leave a string as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,58 @@ class TaggedCalls:
         ends = ("\n" + self.valued, self.valued) if self.trims else (self.valued,)
         object.__setattr__(self, "_valued", Markers(*ends))
         object.__setattr__(self, "_keyed", Markers(*filter(None, (*self.string, self.keyed))))
+
+    @property
+    def begins(self) -> str:
+        return self.opens[0]
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        calls = [
+            f"{literal(tool.name)} {rules.text(self.named)} NL {self._write_arguments(rules, tool, k)} "
+            f"{rules.text(self.close)}"
+            for k, tool in enumerate(tools)
+        ]
+        call = rules.add("call", *calls)
+        if not self.call:
+            return rules.add("calls", call)
+        opened = f"NL {rules.text(self.call)} {call}"
+        if self.opens[0] == self.call:
+            opened = call
+        more = "" if n_calls == 1 or not self.end or self.call in self.opens else f" ({opened})*"
+        return rules.add("calls", f"{opened}{more} NL {rules.text(self.end)}")
+
+    def _write_arguments(self, rules: Rules, tool: Tool, k: int) -> str:
+        """The properties in the schema's order; those that are not required may be left out."""
+        properties = tool.parameters.get("properties")
+        required = tool.parameters.get("required")
+        wanted = required if isinstance(required, list) else []
+        written: list[str] = []
+        for n, (key, schema) in enumerate(properties.items() if isinstance(properties, dict) else ()):
+            argument = self._write_argument(rules, tool, key, schema, f"{k}_{n}", f"tools[{k}].function.parameters")
+            written.append(argument if key in wanted else f"({argument})?")
+        return " ".join(written)
+
+    def _write_argument(self, rules: Rules, tool: Tool, key: str, schema: object, number: str, param: str) -> str:
+        form = schema if isinstance(schema, dict) else {}
+        defs = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
+        is_text = set(form) <= _PLAIN_TEXT and form.get("type") == "string"
+        keyed = self.keyed if not self.string else self.string[0 if form.get("type") == "string" else 1]
+        head = rules.text(self.key + key + keyed)
+        if self.value:
+            head += f" NL {rules.text(self.value)}"
+        gap = "NL " if self.trims else ""
+        if is_text:
+            return f"{head} {gap}{rules.up_to(f'text_{number}', self.valued)} NL"
+        choices = form.get("enum")
+        if isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices):
+            value = rules.add(f"one_{number}", *(literal(choice) or '""' for choice in choices))
+        elif form.get("type") == "string":
+            raise InvalidRequest(
+                f"a string with more than a type cannot be held to in the form of this model, at `{key}`", param=param
+            )
+        else:
+            value = rules.value({**form, **defs}, {}, f"{param}/properties/{key}", is_strict=tool.strict)
+        return f"{head} {gap}{value} {gap}{rules.text(self.valued)} NL"
 
     @property
     def markers(self) -> tuple[str, ...]:

@@ -1,0 +1,118 @@
+"""Write calls as a grammar, in llguidance's Lark. Knows how marks and values are written there, and no family.
+
+A mark that is one token of the model must be that token, as nothing else of what a model writes is; any other text is
+spelled by whatever tokens. So a grammar is of one vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import Tool
+from llamahost.core.work import Constraint
+
+Embed = Callable[[object, str], str]
+"""A JSON Schema as a symbol of a grammar; `str` is the field it stands in. Raises InvalidRequest on what cannot be."""
+
+
+@dataclass(slots=True)
+class Rules:
+    """A grammar as it is written. Owned by who writes it."""
+
+    marks: Mapping[str, int]  # tokens that are marks, by their spelling
+    embed: Embed
+    _lines: list[str] = field(default_factory=list)
+    _pattern: re.Pattern[str] | None = None
+
+    def __post_init__(self) -> None:
+        longest_first = sorted(filter(None, self.marks), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def add(self, name: str, *alternatives: str) -> str:
+        self._lines.append(f"{name}: {' | '.join(alternatives)}")
+        return name
+
+    def text(self, text: str) -> str:
+        """This very text: its marks as tokens, the rest as strings."""
+        symbols: list[str] = []
+        at = 0
+        for found in self._pattern.finditer(text) if self._pattern else ():
+            symbols.append(literal(text[at : found.start()]))
+            symbols.append(f"<[{self.marks[found.group()]}]>")
+            at = found.end()
+        symbols.append(literal(text[at:]))
+        return " ".join(filter(None, symbols))
+
+    def up_to(self, name: str, mark: str) -> str:
+        """A rule of that name: any text, and the first such mark behind it."""
+        if mark in self.marks:
+            return self.add(name, rf"/(?s:.*)/ {self.text(mark)}")
+        return self.add(f"{name}[suffix={json.dumps(mark, ensure_ascii=False)}]", r"/(?s:.*)/") and name
+
+    def arguments(self, tool: Tool, k: int) -> str:
+        """The object of a call's arguments. Where its schema cannot be held to, and need not be, any object."""
+        schema = dict(tool.parameters) or {"type": "object", "properties": {}}
+        return self.value(schema, {"type": "object"}, f"tools[{k}].function.parameters", is_strict=tool.strict)
+
+    def value(self, schema: object, otherwise: object, param: str, *, is_strict: bool) -> str:
+        try:
+            return self.embed(schema, param)
+        except InvalidRequest:
+            if is_strict:
+                raise
+            return self.embed(otherwise, param)
+
+    def grammar(self) -> str:
+        return "\n".join((*self._lines, "WS: /[ \\n]{0,4}/", "NL: /\\n?/", ""))
+
+
+def literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A family whose calls can be written as a grammar."""
+
+    @property
+    def begins(self) -> str:
+        """The mark that its calls begin with; nothing where they are bare, and so cannot be told from text at first."""
+        ...
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        """A rule of all that follows the mark, at most `n_calls` calls of it where that is given."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What calls are held to: any that the model begins, or (`is_required`) that there is one, and nothing else."""
+
+    tools: tuple[Tool, ...]
+    is_required: bool
+    n_calls: int | None
+    is_thinking: bool
+    thinking: tuple[str, str] | None
+
+
+def calls_constraint(family: Writes, held: Held, marks: Mapping[str, int], embed: Embed) -> Constraint:
+    rules = Rules(marks, embed)
+    calls = family.write(rules, held.tools, held.n_calls)
+    quiet = (held.thinking,) if held.thinking else ()
+    if not held.is_required:
+        rules.add("start", calls)
+        return Constraint(grammar=rules.grammar(), triggers=(family.begins,), repeats=True, quiet=quiet)
+    begins = rules.text(family.begins)
+    start = f"WS {begins} {calls}"
+    if family.begins and held.n_calls is None:
+        start += f" (WS {begins} {calls})*"
+    if held.thinking and not held.is_thinking:
+        thought = rules.up_to("thought", held.thinking[1])
+        start = f"({rules.text(held.thinking[0])} {thought})? {start}"
+    rules.add("start", start)
+    return Constraint(grammar=rules.grammar(), quiet=quiet, starts_quiet=held.is_thinking and bool(quiet))

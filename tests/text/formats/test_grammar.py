@@ -1,0 +1,187 @@
+"""Laws of the grammars of calls: they compile, and whatever they allow is read as calls that fit their schemas."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import Tool
+from llamahost.core.work import Constraint
+from llamahost.text.formats.format import Asked, Talk, Thinking
+from llamahost.text.formats.grammar import Held, Writes
+from llamahost.text.formats.grammar import calls_constraint as constraint
+from llamahost.text.formats.harmony import HARMONY
+from llamahost.text.formats.table import FAMILIES
+from tests.text.formats.reading import Told, read
+
+llguidance = pytest.importorskip("llguidance")
+
+TOOLS = (
+    Tool(
+        name="get_weather",
+        parameters={
+            "type": "object",
+            "properties": {
+                "city": {"enum": ["Sankt Pölten", "Paris"], "type": "string"},
+                "days": {"type": "integer", "minimum": 1, "maximum": 3},
+                "exact": {"type": "boolean"},
+                "where": {"$ref": "#/$defs/place"},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+            "$defs": {
+                "place": {
+                    "type": "object",
+                    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+                    "required": ["n"],
+                    "additionalProperties": False,
+                }
+            },
+        },
+    ),
+    Tool(name="get", parameters={"type": "object", "properties": {}, "additionalProperties": False}),
+)
+THINKING = Thinking("<think>", "</think>")
+WRITERS = {family.name: family for family in FAMILIES if isinstance(family, Writes)}
+
+
+def embed(schema: object, param: str) -> str:
+    assert isinstance(schema, dict)
+    style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return f"%json {json.dumps({'x-guidance': style, **schema})}"
+
+
+def held(tools: Sequence[Tool] = TOOLS, *, is_required: bool = True, n_calls: int | None = None) -> Held:
+    return Held(tuple(tools), is_required, n_calls, is_thinking=False, thinking=None)
+
+
+def walked(grammar: str, seed: int, n_max: int = 3000) -> str:
+    """A text that the grammar allows, byte by byte at random, ended as soon as it may end."""
+    tokenizer = llguidance.LLTokenizer("byte")
+    matcher = llguidance.LLMatcher(tokenizer, grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    draw = random.Random(seed)
+    written = bytearray()
+    while not matcher.is_accepting() and len(written) < n_max:
+        mask = matcher.compute_bitmask()
+        allowed = [token for token in range(256) if mask[token >> 3] >> (token & 7) & 1]
+        token = draw.choice(allowed)
+        assert matcher.consume_token(token), matcher.get_error()
+        written.append(token)
+    assert matcher.is_accepting()
+    return written.decode("utf-8", "replace")
+
+
+def is_valid(name: str, arguments: str) -> bool:
+    value = json.loads(arguments)
+    if name == "get":
+        return bool(value == {})
+    known = {"city", "days", "exact", "where"}
+    return (
+        set(value) <= known
+        and value["city"] in ("Sankt Pölten", "Paris")
+        and value["days"] in (1, 2, 3)
+        and value.get("exact", True) in (True, False)
+        and 0 <= value.get("where", {"n": 0})["n"] <= 9
+    )
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_grammar_allows_is_read_as_calls_that_fit(name: str, seed: int) -> None:
+    family = WRITERS[name]
+    wanted: Constraint = constraint(family, held(), {}, embed)
+    assert not wanted.triggers
+    text = walked(wanted.grammar, seed)
+    found: Told = read(Talk(family), text, 7, tools=TOOLS)
+    assert found.text == "", (text, found)
+    assert found.calls, text
+    assert all(is_valid(*call) for call in found.calls), (text, found)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_calls_that_a_model_begins_are_held_to_from_their_mark_on(name: str) -> None:
+    family = WRITERS[name]
+    if not family.begins:
+        pytest.skip("its calls begin without a mark")
+    wanted = constraint(family, held(is_required=False), {}, embed)
+    assert wanted.triggers == (family.begins,)
+    assert wanted.repeats
+    found = read(Talk(family), f"Well.\n{family.begins}{walked(wanted.grammar, 1)}", 3, tools=TOOLS)
+    assert found.text == "Well."
+    assert found.calls
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_marks_that_are_tokens_are_written_as_tokens(name: str) -> None:
+    family = WRITERS[name]
+    if not family.begins:
+        pytest.skip("it has no marks")
+    marks = {mark: 300 + k for k, mark in enumerate(family.markers)}
+    grammar = constraint(family, held(), marks, embed).grammar
+    if family.begins in marks:
+        assert f"<[{marks[family.begins]}]>" in grammar
+        assert json.dumps(family.begins, ensure_ascii=False) not in grammar
+
+
+def test_thoughts_may_come_before_what_is_required() -> None:
+    family = WRITERS["hermes"]
+    wanted = constraint(family, Held(TOOLS, True, 1, False, ("<think>", "</think>")), {}, embed)
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
+    thought = '<think>\nWell {"a": <b>\n</think>\n\n<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call>'
+    assert matcher.try_consume_tokens(list(thought.encode())) == len(thought.encode())
+    assert matcher.is_accepting()
+    opened = constraint(family, Held(TOOLS, True, 1, True, ("<think>", "</think>")), {}, embed)
+    assert opened.starts_quiet
+    assert opened.quiet == (("<think>", "</think>"),)
+
+
+def test_free_text_in_tags_is_held_up_to_its_end() -> None:
+    tool = Tool(
+        name="say", parameters={"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    )
+    family = WRITERS["qwen-coder"]
+    grammar = constraint(family, held([tool], n_calls=1), {}, embed).grammar
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar)
+    text = "<tool_call>\n<function=say>\n<parameter=text>\na <b> </parameter\n</parameter>\n</function>\n</tool_call>"
+    assert matcher.try_consume_tokens(list(text.encode())) == len(text.encode())
+    assert matcher.is_accepting()
+
+
+def test_a_schema_that_cannot_be_held_to_is_loosened_unless_it_must_be() -> None:
+    def refusing(schema: object, param: str) -> str:
+        if schema != {"type": "object"}:
+            raise InvalidRequest(param)
+        return embed(schema, param)
+
+    family = WRITERS["hermes"]
+    tool = Tool(name="f", parameters={"not": {}})
+    assert '"object"' in constraint(family, held([tool]), {}, refusing).grammar
+    with pytest.raises(InvalidRequest, match=r"tools\[0\].function.parameters"):
+        constraint(family, held([Tool(name="f", parameters={"not": {}}, strict=True)]), {}, refusing)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_required_of_harmony_is_read_as_a_call(seed: int) -> None:
+    asked = Asked(tools=TOOLS, n_calls=1)
+    wanted = HARMONY.constraint(asked, is_required=True, marks={}, embed=embed)
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
+    thought = "<|channel|>analysis<|message|>So<|end|><|start|>assistant"
+    assert matcher.try_consume_tokens(list(thought.encode())) == len(thought)
+    begun = HARMONY.constraint(asked, is_required=False, marks={}, embed=embed)
+    text = begun.triggers[0] + walked(begun.grammar, seed)
+    found = read(HARMONY, thought + text, 5, tools=TOOLS)
+    assert (found.reasoning, found.text) == ("So", "")
+    assert [is_valid(*call) for call in found.calls] == [True]
+
+
+def test_a_form_that_begins_without_a_mark_can_be_required_but_not_seen_to_begin() -> None:
+    form = Talk(WRITERS["llama"])
+    asked = Asked(tools=TOOLS)
+    assert form.constraint(asked, is_required=False, marks={}, embed=embed) is None
+    assert form.constraint(asked, is_required=True, marks={}, embed=embed) is not None
+    assert Talk(None).constraint(asked, is_required=True, marks={}, embed=embed) is None
