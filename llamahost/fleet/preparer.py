@@ -16,9 +16,10 @@ from functools import lru_cache
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
 from llamahost.core.work import Constraint, Job, Tokens, Vocabulary
-from llamahost.text.constraint import Compile, constraint_of, explained
+from llamahost.text.constraint import Compile, constraint_of, explained, json_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
+from llamahost.text.formats.grammar import Rules
 from llamahost.text.formats.table import format_of
 from llamahost.text.reply import Reply
 from llamahost.text.splitter import Splitter
@@ -50,8 +51,8 @@ class Preparer:
     """
 
     __slots__ = (
-        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_template", "_template_error",
-        "model", "n_ctx", "vocabulary",
+        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_mark_ids", "_template",
+        "_template_error", "model", "n_ctx", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -81,17 +82,19 @@ class Preparer:
         }
         controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
         self._control_ids = {spelling(vocabulary, token): token for token in controls}
+        # Control or not, what is written as marks are is no token for text, see native/constraint.
+        marks = (token for token, piece in enumerate(vocabulary.pieces) if piece[:1] == b"<" and piece[-1:] == b">")
+        self._mark_ids = {**{spelling(vocabulary, token): token for token in marks}, **self._control_ids}
 
     def chat(self, request: ChatRequest) -> Prepared:
         """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
-        constraint = self._constraint(request.output)
-        self._check_calls(request)
         prompt = self.render(request)
         tools = _callable(request)
         form = self._formats[bool(tools)]
+        named = [tool for tool in tools if tool.name == request.tool_choice]
         asked = Asked(
-            tools=tools,
-            n_calls=request.n_calls,
+            tools=tuple(named) or tools,
+            n_calls=1 if named else request.n_calls,
             tells_thoughts=request.tells_reasoning,
             is_thinking=request.continued == "reasoning"
             or (request.continued == "no" and form.begins_thinking(prompt)),
@@ -100,7 +103,7 @@ class Preparer:
             [self.encode(prompt)],
             request.generation,
             "messages",
-            constraint=constraint,
+            constraint=self._held(request, form, asked) if tools else self._constraint(request.output),
             new_splitter=lambda: form.splitter(asked),
             markers={self._control_ids[mark]: mark for mark in form.markers(asked) if mark in self._control_ids},
         )
@@ -138,21 +141,36 @@ class Preparer:
         has_bos = self.vocabulary.adds_bos and bool(self._bos) and text.startswith(self._bos)
         return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
 
-    def _check_calls(self, request: ChatRequest) -> None:
-        """Raises InvalidRequest where calls could not be promised as they are asked for."""
-        if not _callable(request) or self._template is None:
-            return
-        if request.tool_choice != "auto":
-            raise InvalidRequest(
-                f"tool_choice `{request.tool_choice}` is not supported by this version, only auto and none",
-                param="tool_choice",
-            )
-        for k, tool in enumerate(request.tools):
-            if tool.strict:
-                raise InvalidRequest(
-                    "`strict` is not supported by this version: arguments are what the model writes",
-                    param=f"tools[{k}].function.strict",
-                )
+    def _held(self, request: ChatRequest, form: Format, asked: Asked) -> Constraint | None:
+        """What holds calls to their form and to their functions' schemas. Raises InvalidRequest where none can.
+
+        Calls that are free to be made need not be held: a schema that cannot be expressed is then loosened, and at last
+        what is read is what the model writes. What is required, and what is strict, is a promise.
+        """
+        if request.output.kind != "text":
+            raise InvalidRequest("a form of the output and tools are not served together", param=request.output.param)
+        is_required = request.tool_choice != "auto"
+        strict = next((k for k, tool in enumerate(asked.tools) if tool.strict), None)
+        failure = InvalidRequest("the calls of this model cannot be held to a form")
+        marks = {mark: self._mark_ids[mark] for mark in form.markers(asked) if mark in self._mark_ids}
+        for is_loose in (False, True) if self._compiles else ():
+            try:
+                rules = Rules(marks, json_of, is_loose=is_loose)
+                constraint = form.constraint(asked, rules, is_required=is_required)
+                if constraint is None:
+                    break
+                assert self._compiles is not None
+                self._compiles(constraint.grammar)
+            except InvalidRequest as error:
+                failure = error
+            else:
+                return constraint
+        if is_required:
+            raise InvalidRequest(f"`tool_choice`: {failure}", param=failure.param or "tool_choice") from failure
+        if strict is not None:
+            param = failure.param or f"tools[{strict}].function.strict"
+            raise InvalidRequest(f"`strict`: {failure}", param=param) from failure
+        return None
 
     def _given(self, tokens: Sequence[int]) -> Tokens:
         # In C where all is well, since one by one is slow; by strides, since C keeps the GIL for all that it is given.

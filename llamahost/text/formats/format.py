@@ -7,14 +7,14 @@ theirs. Where a call turns out broken after its name was told, what was read of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
 from llamahost.text.formats.calls import Calls, NewId, new_id
-from llamahost.text.formats.grammar import Embed, Held, Writes, calls_constraint
+from llamahost.text.formats.grammar import Held, Rules, Writes, calls_constraint
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.splitter import Segment, Splitter
 
@@ -57,12 +57,10 @@ class Format(Protocol):
         """None where all is text."""
         ...
 
-    def constraint(
-        self, asked: Asked, *, is_required: bool, marks: Mapping[str, int], embed: Embed
-    ) -> Constraint | None:
+    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool) -> Constraint | None:
         """What holds calls to their form and their functions' schemas: those that the model begins, or one at once.
 
-        `marks` are those of `markers` that are a token. None where this form cannot be held to. Raises InvalidRequest.
+        None where this form cannot be held to. Raises InvalidRequest. The rules are written into, and knew no other.
         """
         ...
 
@@ -154,15 +152,13 @@ class Talk:
         make_id = new_id or (family.new_id if family else _no_id)
         return Reading(lambda script, calls: _Reader(family, self.thinking, asked, script, calls), asked, make_id)
 
-    def constraint(
-        self, asked: Asked, *, is_required: bool, marks: Mapping[str, int], embed: Embed
-    ) -> Constraint | None:
+    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool) -> Constraint | None:
         family: object = self.family
         if not isinstance(family, Writes) or not (family.begins or is_required):
             return None  # bare calls are not begun by anything that could be seen
         tags = None if self.thinking is None else (self.thinking.open.strip(), self.thinking.close.strip())
         held = Held(asked.tools, is_required, asked.n_calls, asked.is_thinking, tags)
-        return calls_constraint(family, held, marks, embed)
+        return calls_constraint(family, held, rules)
 
 
 def _no_id() -> str:

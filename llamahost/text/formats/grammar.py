@@ -26,6 +26,7 @@ class Rules:
 
     marks: Mapping[str, int]  # tokens that are marks, by their spelling
     embed: Embed
+    is_loose: bool = False  # arguments are held to being an object alone, but of strict tools
     _lines: list[str] = field(default_factory=list)
     _pattern: re.Pattern[str] | None = None
 
@@ -60,12 +61,13 @@ class Rules:
         return self.value(schema, {"type": "object"}, f"tools[{k}].function.parameters", is_strict=tool.strict)
 
     def value(self, schema: object, otherwise: object, param: str, *, is_strict: bool) -> str:
-        try:
-            return self.embed(schema, param)
-        except InvalidRequest:
-            if is_strict:
-                raise
-            return self.embed(otherwise, param)
+        if not self.is_loose or is_strict:
+            try:
+                return self.embed(schema, param)
+            except InvalidRequest:
+                if is_strict:
+                    raise
+        return self.embed(otherwise, param)
 
     def grammar(self) -> str:
         return "\n".join((*self._lines, "WS: /[ \\n]{0,4}/", "NL: /\\n?/", ""))
@@ -100,8 +102,7 @@ class Held:
     thinking: tuple[str, str] | None
 
 
-def calls_constraint(family: Writes, held: Held, marks: Mapping[str, int], embed: Embed) -> Constraint:
-    rules = Rules(marks, embed)
+def calls_constraint(family: Writes, held: Held, rules: Rules) -> Constraint:
     calls = family.write(rules, held.tools, held.n_calls)
     quiet = (held.thinking,) if held.thinking else ()
     if not held.is_required:

@@ -9,14 +9,13 @@ Thoughts are on the channel `analysis`, words on `final` and, before calls, on `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamahost.core.work import Constraint
 from llamahost.text.formats.calls import Calls, NewId
 from llamahost.text.formats.calls import new_id as as_openai
 from llamahost.text.formats.format import Asked, Reading
-from llamahost.text.formats.grammar import Embed, Rules, literal
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_value
 from llamahost.text.formats.script import Markers, Script, Steps
 from llamahost.text.splitter import Splitter
@@ -47,8 +46,7 @@ class Harmony:
     def splitter(self, asked: Asked, new_id: NewId | None = None) -> Splitter | None:
         return Reading(lambda script, calls: _Reader(asked, script, calls), asked, new_id or as_openai)
 
-    def constraint(self, asked: Asked, *, is_required: bool, marks: Mapping[str, int], embed: Embed) -> Constraint:
-        rules = Rules(marks, embed)
+    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool) -> Constraint:
         typed = f'(" "? {rules.text(_CONSTRAIN)} "json" | " json")? {rules.text(_MESSAGE)}'
         calls = [f"{literal(tool.name)} {typed} {rules.arguments(tool, k)}" for k, tool in enumerate(asked.tools)]
         call = rules.add("call", *calls)

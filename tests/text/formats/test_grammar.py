@@ -12,8 +12,7 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
 from llamahost.text.formats.format import Asked, Talk, Thinking
-from llamahost.text.formats.grammar import Held, Writes
-from llamahost.text.formats.grammar import calls_constraint as constraint
+from llamahost.text.formats.grammar import Embed, Held, Rules, Writes, calls_constraint
 from llamahost.text.formats.harmony import HARMONY
 from llamahost.text.formats.table import FAMILIES
 from tests.text.formats.reading import Told, read
@@ -55,8 +54,16 @@ def embed(schema: object, param: str) -> str:
     return f"%json {json.dumps({'x-guidance': style, **schema})}"
 
 
+def constraint(family: Writes, held: Held, marks: dict[str, int], embed: Embed) -> Constraint:
+    return calls_constraint(family, held, Rules(marks, embed))
+
+
 def held(tools: Sequence[Tool] = TOOLS, *, is_required: bool = True, n_calls: int | None = None) -> Held:
     return Held(tuple(tools), is_required, n_calls, is_thinking=False, thinking=None)
+
+
+def rules() -> Rules:
+    return Rules({}, embed)
 
 
 def walked(grammar: str, seed: int, n_max: int = 3000) -> str:
@@ -168,11 +175,11 @@ def test_a_schema_that_cannot_be_held_to_is_loosened_unless_it_must_be() -> None
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_required_of_harmony_is_read_as_a_call(seed: int) -> None:
     asked = Asked(tools=TOOLS, n_calls=1)
-    wanted = HARMONY.constraint(asked, is_required=True, marks={}, embed=embed)
+    wanted = HARMONY.constraint(asked, rules(), is_required=True)
     matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
     thought = "<|channel|>analysis<|message|>So<|end|><|start|>assistant"
     assert matcher.try_consume_tokens(list(thought.encode())) == len(thought)
-    begun = HARMONY.constraint(asked, is_required=False, marks={}, embed=embed)
+    begun = HARMONY.constraint(asked, rules(), is_required=False)
     text = begun.triggers[0] + walked(begun.grammar, seed)
     found = read(HARMONY, thought + text, 5, tools=TOOLS)
     assert (found.reasoning, found.text) == ("So", "")
@@ -182,6 +189,6 @@ def test_what_is_required_of_harmony_is_read_as_a_call(seed: int) -> None:
 def test_a_form_that_begins_without_a_mark_can_be_required_but_not_seen_to_begin() -> None:
     form = Talk(WRITERS["llama"])
     asked = Asked(tools=TOOLS)
-    assert form.constraint(asked, is_required=False, marks={}, embed=embed) is None
-    assert form.constraint(asked, is_required=True, marks={}, embed=embed) is not None
-    assert Talk(None).constraint(asked, is_required=True, marks={}, embed=embed) is None
+    assert form.constraint(asked, rules(), is_required=False) is None
+    assert form.constraint(asked, rules(), is_required=True) is not None
+    assert Talk(None).constraint(asked, rules(), is_required=True) is None

@@ -1,0 +1,92 @@
+"""Calls that are required, by a model of random weights: whatever it would rather say, they fit their schemas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.test_openai_client import ask
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 8},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+                "unit": {"enum": ["C", "F"]},
+            },
+            "required": ["city", "days", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+OTHER: Any = {"type": "function", "function": {"name": "ping", "parameters": {"type": "object", "properties": {}}}}
+ASK: Any = {"model": "tiny", "messages": [{"role": "user", "content": "Rain?"}], "max_tokens": 400}
+
+
+def fits(call: Any) -> bool:
+    arguments = json.loads(call.function.arguments)
+    if call.function.name == "ping":
+        return bool(arguments == {})
+    return set(arguments) == {"city", "days", "unit"} and 1 <= arguments["days"] <= 9 and arguments["unit"] in "CF"
+
+
+def test_a_call_that_is_required_is_made_and_fits(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        for seed in range(4):
+            answer = await client.chat.completions.create(
+                tools=[WEATHER, OTHER], tool_choice="required", parallel_tool_calls=False, seed=seed, **ASK
+            )
+            choice = answer.choices[0]
+            assert choice.finish_reason == "tool_calls"
+            assert choice.message.content is None
+            assert [fits(call) for call in choice.message.tool_calls or ()] == [True]
+
+    ask(tiny_llama, law, n_threads=1)
+
+
+def test_a_call_by_name_is_made_of_that_function_and_streamed(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        choice: Any = {"type": "function", "function": {"name": "get_weather"}}
+        tools = [OTHER, {**WEATHER, "function": {**WEATHER["function"], "strict": True}}]
+        stream = await client.chat.completions.create(tools=tools, tool_choice=choice, stream=True, **ASK)
+        deltas = [call async for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()]
+        assert [call.function.name for call in deltas if call.function and call.function.name] == ["get_weather"]
+        arguments = json.loads("".join(call.function.arguments or "" for call in deltas if call.function))
+        assert set(arguments) == {"city", "days", "unit"}
+
+    ask(tiny_llama, law, n_threads=1)
+
+
+def test_calls_beside_free_answers_change_nothing_of_them(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        free: Any = {**ASK, "temperature": 0.0, "max_tokens": 24}
+        alone = await client.chat.completions.create(**free)
+        told = await client.chat.completions.create(tools=[OTHER], tool_choice="none", **free)
+        assert alone.choices[0].message.content == told.choices[0].message.content
+
+    ask(tiny_llama, law, n_threads=1)
+
+
+def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_keyword(tiny_llama: Path) -> None:
+    async def law(client: openai.AsyncOpenAI) -> None:
+        parameters = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+        loose: Any = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        strict: Any = {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
+        with pytest.raises(openai.BadRequestError, match="uniqueItems") as refused:
+            await client.chat.completions.create(tools=[strict], **ASK)
+        assert refused.value.param == "tools[0].function.parameters/properties/a"
+        answer = await client.chat.completions.create(
+            tools=[loose], tool_choice="required", parallel_tool_calls=False, **ASK
+        )
+        assert answer.choices[0].message.tool_calls
+
+    ask(tiny_llama, law, n_threads=1)
