@@ -27,6 +27,7 @@ from llamahost.core.messages import (
     SamplingOptions,
     Text,
     Tool,
+    ToolCall,
 )
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result
 from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind, Ranking, RerankRequest
@@ -59,6 +60,8 @@ class ChatOptions(Options, total=False):
 
     tools: Sequence[Tool]
     tool_choice: str
+    n_calls: int | None
+    tells_reasoning: bool
     thinking: bool | None
     continued: Continued
     template_options: Mapping[str, object]
@@ -187,7 +190,8 @@ class Host:
     ) -> ChatResult | Stream[ChatResult]:
         """The conversation's next turn; text alone is a user's first. Raises what AsyncHost.chat raises.
 
-        A dict among the messages is {"role": …, "content": text or [{"type": "text", "text": …}]}.
+        A dict among the messages is {"role": …, "content": text or [{"type": "text", "text": …}]}; an assistant's may
+        have "tool_calls", as a result holds them or as OpenAI writes them, and a tool's has its "tool_call_id".
         """
         check_names(options, ChatOptions.__annotations__, "option")
         given = cast("dict[str, Any]", options)
@@ -197,6 +201,8 @@ class Host:
             model=given.get("model", ""),
             tools=tuple(given.get("tools", ())),
             tool_choice=given.get("tool_choice", "auto"),
+            n_calls=given.get("n_calls"),
+            tells_reasoning=given.get("tells_reasoning", True),
             output=given.get("output", Output()),
             thinking=given.get("thinking"),
             continued=given.get("continued", "no"),
@@ -404,7 +410,7 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 def _message_of(turn: Message | Mapping[str, object], k: int) -> Message:
     if isinstance(turn, Message):
         return turn
-    known = ("role", "content", "name", "tool_call_id")
+    known = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
     for key in turn:
         if key not in known:
             raise InvalidRequest(f"messages[{k}] has an unknown key `{key}`", param=f"messages[{k}].{key}")
@@ -414,9 +420,28 @@ def _message_of(turn: Message | Mapping[str, object], k: int) -> Message:
     return Message(
         role=cast("Role", role),
         parts=_parts_of(turn.get("content"), k),
+        tool_calls=_calls_of(turn.get("tool_calls"), k),
+        reasoning=str(turn.get("reasoning_content") or ""),
         name=str(turn.get("name") or ""),
         tool_call_id=str(turn.get("tool_call_id") or ""),
     )
+
+
+def _calls_of(calls: object, k: int) -> tuple[ToolCall, ...]:
+    found: list[ToolCall] = []
+    for call in calls if isinstance(calls, list | tuple) else [calls] if calls else []:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(call, ToolCall):
+            found.append(call)
+        elif isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            id_ = str(call.get("id") or f"call_{k}_{len(found)}")
+            found.append(ToolCall(id_, function["name"], str(function.get("arguments") or "{}")))
+        else:
+            raise InvalidRequest(
+                f'messages[{k}].tool_calls holds ToolCall or {{"id": …, "function": {{"name": …, "arguments": …}}}}',
+                param=f"messages[{k}].tool_calls",
+            )
+    return tuple(found)
 
 
 def _parts_of(content: object, k: int) -> tuple[Text, ...]:

@@ -83,7 +83,7 @@ def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_keyword(tiny_l
         strict: Any = {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
         with pytest.raises(openai.BadRequestError, match="uniqueItems") as refused:
             await client.chat.completions.create(tools=[strict], **ASK)
-        assert refused.value.param == "tools[0].function.parameters/properties/a"
+        assert refused.value.param == "tools[0].function.parameters/properties/a/uniqueItems"
         answer = await client.chat.completions.create(
             tools=[loose], tool_choice="required", parallel_tool_calls=False, **ASK
         )

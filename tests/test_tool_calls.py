@@ -11,8 +11,11 @@ import openai
 import pytest
 
 from llamahost.api.app import create_app
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import Tool
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import AsyncHost
+from llamahost.sync import Host
 from tests.api.sockets import listening
 from tests.fleet.fakes import spec_of
 from tests.scripted import Scripted
@@ -239,3 +242,25 @@ def test_what_cannot_be_promised_is_refused(asked: Any, param: str) -> None:
         assert refused.value.param == param
 
     ask(law)
+
+
+def test_the_library_calls_and_takes_results_back() -> None:
+    model = Scripted(HERMES)
+    with Host(spec_of(), load=model) as host:
+        tool = Tool(name="get_weather", parameters=WEATHER["function"]["parameters"])
+        model.says(CALL)
+        first = host.chat("Rain?", tools=[tool])
+        assert first.finish_reason == "tool"
+        assert [json.loads(call.arguments) for call in first.tool_calls] == [{"city": "Sankt Pölten", "days": 2}]
+        model.says("Rain.")
+        turns: list[dict[str, object]] = [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "tool_calls": first.tool_calls},
+            {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "rain"},
+        ]
+        assert host.chat(turns, tools=[tool]).text == "Rain."
+        assert "<|tool|>rain<|assistant|>" in model.last_prompt
+        as_openai = {"id": "1", "function": {"name": "get_weather", "arguments": "{}"}}
+        host.chat([turns[0], {**turns[1], "tool_calls": [as_openai]}, turns[2]], tools=[tool])
+        with pytest.raises(InvalidRequest, match="tool_calls"):
+            host.chat([turns[0], {**turns[1], "tool_calls": ["f"]}, turns[2]], tools=[tool])
