@@ -430,11 +430,12 @@ def _message_of(turn: Message | Mapping[str, object], k: int) -> Message:
 def _calls_of(calls: object, k: int) -> tuple[ToolCall, ...]:
     found: list[ToolCall] = []
     for call in calls if isinstance(calls, list | tuple) else [calls] if calls else []:
-        function = call.get("function") if isinstance(call, Mapping) else None
+        given = call if isinstance(call, Mapping) else {}
+        function = given.get("function")
         if isinstance(call, ToolCall):
             found.append(call)
         elif isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            id_ = str(call.get("id") or f"call_{k}_{len(found)}")
+            id_ = str(given.get("id") or f"call_{k}_{len(found)}")
             found.append(ToolCall(id_, function["name"], str(function.get("arguments") or "{}")))
         else:
             raise InvalidRequest(

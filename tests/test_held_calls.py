@@ -9,7 +9,11 @@ from typing import Any
 import openai
 import pytest
 
+from llamahost.core.messages import ChatRequest, Message, Output, Text
+from llamahost.fleet.preparer import Preparer
+from llamahost.text.template import Template
 from tests.test_openai_client import ask
+from tests.text.vocabulary import ByteVocabulary
 
 WEATHER: Any = {
     "type": "function",
@@ -90,3 +94,15 @@ def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_keyword(tiny_l
         assert answer.choices[0].message.tool_calls
 
     ask(tiny_llama, law, n_threads=1)
+
+
+def test_a_form_is_of_the_words_and_not_of_thoughts_that_the_prompt_has_opened() -> None:
+    template = "{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}{# </think> #}"
+    preparer = Preparer(
+        model="m", n_ctx=64, vocabulary=ByteVocabulary(), template=Template(template), compiles=lambda grammar: None
+    )
+    message = Message(role="user", parts=(Text("Hi"),))
+    held = preparer.chat(ChatRequest(messages=(message,), output=Output("json"))).jobs[0].constraint
+    assert held is not None
+    assert held.starts_quiet
+    assert held.quiet == (("<think>", "</think>"),)

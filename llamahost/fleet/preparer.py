@@ -103,7 +103,7 @@ class Preparer:
             [self.encode(prompt)],
             request.generation,
             "messages",
-            constraint=self._held(request, form, asked) if tools else self._constraint(request.output),
+            constraint=self._held(request, form, asked) if tools else self._formed(request.output, form, asked),
             new_splitter=lambda: form.splitter(asked),
             markers={self._control_ids[mark]: mark for mark in form.markers(asked) if mark in self._control_ids},
         )
@@ -140,6 +140,13 @@ class Preparer:
         """The tokens of a whole prompt. A beginning-of-text that stands there already is not put there twice."""
         has_bos = self.vocabulary.adds_bos and bool(self._bos) and text.startswith(self._bos)
         return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
+
+    def _formed(self, output: Output, form: Format, asked: Asked) -> Constraint | None:
+        """What holds the words to a form; thoughts that the prompt has left open come first, and are free."""
+        constraint = self._constraint(output)
+        if constraint is None or not asked.is_thinking or form.thought is None:
+            return constraint
+        return replace(constraint, quiet=(form.thought,), starts_quiet=True)
 
     def _held(self, request: ChatRequest, form: Format, asked: Asked) -> Constraint | None:
         """What holds calls to their form and to their functions' schemas. Raises InvalidRequest where none can.

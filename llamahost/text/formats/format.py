@@ -45,6 +45,11 @@ class Format(Protocol):
         """Whether its calls of functions can be told apart."""
         ...
 
+    @property
+    def thought(self) -> tuple[str, str] | None:
+        """The marks around thoughts."""
+        ...
+
     def markers(self, asked: Asked) -> frozenset[str]:
         """Every mark to be read that may be one control token, of which a reply would else show nothing."""
         ...
@@ -137,6 +142,10 @@ class Talk:
     def calls(self) -> bool:
         return self.family is not None
 
+    @property
+    def thought(self) -> tuple[str, str] | None:
+        return None if self.thinking is None else (self.thinking.open.strip(), self.thinking.close.strip())
+
     def markers(self, asked: Asked) -> frozenset[str]:
         of_calls = self.family.markers if self.family and asked.tools else ()
         of_thoughts = self.thinking.markers if self.thinking else ()
@@ -156,8 +165,7 @@ class Talk:
         family: object = self.family
         if not isinstance(family, Writes) or not (family.begins or is_required):
             return None  # bare calls are not begun by anything that could be seen
-        tags = None if self.thinking is None else (self.thinking.open.strip(), self.thinking.close.strip())
-        held = Held(asked.tools, is_required, asked.n_calls, asked.is_thinking, tags)
+        held = Held(asked.tools, is_required, asked.n_calls, asked.is_thinking, self.thought)
         return calls_constraint(family, held, rules)
 
 

@@ -36,6 +36,7 @@ class Harmony:
     name: str = "harmony"
     thinks: bool = True
     calls: bool = True
+    thought: tuple[str, str] = _QUIET[0]
 
     def markers(self, asked: Asked) -> frozenset[str]:
         return frozenset((_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDS))
