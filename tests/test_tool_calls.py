@@ -264,3 +264,27 @@ def test_the_library_calls_and_takes_results_back() -> None:
         host.chat([turns[0], {**turns[1], "tool_calls": [as_openai]}, turns[2]], tools=[tool])
         with pytest.raises(InvalidRequest, match="tool_calls"):
             host.chat([turns[0], {**turns[1], "tool_calls": ["f"]}, turns[2]], tools=[tool])
+
+
+CHANNELS = """\
+{%- for message in messages %}{{ '<|start|>' + message.role + '<|message|>' + (message.content or '') + '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}{#- speaks on <|channel|>final #}"""
+CHANNEL_MARKS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>")
+
+
+def test_marks_that_are_control_tokens_are_read_and_never_shown() -> None:
+    async def law(client: openai.AsyncOpenAI, model: Scripted) -> None:
+        thought = "<|channel|>analysis<|message|>If so<|end|><|start|>assistant"
+        model.says(f"{thought}<|channel|>final<|message|>Yes.")
+        answer: Any = await client.chat.completions.create(**ASK)
+        assert answer.choices[0].message.reasoning_content == "If so"
+        assert answer.choices[0].message.content == "Yes."
+        called = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"days": 2}<|call|>'
+        model.says(thought + called)
+        answer = await client.chat.completions.create(tools=[WEATHER], **ASK)
+        assert answer.choices[0].message.content is None
+        assert answer.choices[0].message.tool_calls[0].function.arguments == '{"days": 2}'
+        assert answer.choices[0].finish_reason == "tool_calls"
+
+    ask(law, CHANNELS, CHANNEL_MARKS)
