@@ -51,7 +51,7 @@ class Preparer:
     """
 
     __slots__ = (
-        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_mark_ids", "_template",
+        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_template",
         "_template_error", "model", "n_ctx", "vocabulary",
     )  # fmt: skip
 
@@ -82,9 +82,6 @@ class Preparer:
         }
         controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
         self._control_ids = {spelling(vocabulary, token): token for token in controls}
-        # Control or not, what is written as marks are is no token for text, see native/constraint.
-        marks = (token for token, piece in enumerate(vocabulary.pieces) if piece[:1] == b"<" and piece[-1:] == b">")
-        self._mark_ids = {**{spelling(vocabulary, token): token for token in marks}, **self._control_ids}
 
     def chat(self, request: ChatRequest) -> Prepared:
         """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
@@ -105,7 +102,7 @@ class Preparer:
             "messages",
             constraint=self._held(request, form, asked) if tools else self._formed(request.output, form, asked),
             new_splitter=lambda: form.splitter(asked),
-            markers={self._control_ids[mark]: mark for mark in form.markers(asked) if mark in self._control_ids},
+            markers={token: mark for mark, token in self._marks(form, asked).items()},
         )
 
     def complete(self, request: CompletionRequest) -> Prepared:
@@ -148,6 +145,10 @@ class Preparer:
             return constraint
         return replace(constraint, quiet=(form.thought,), starts_quiet=True)
 
+    def _marks(self, form: Format, asked: Asked) -> dict[str, int]:
+        """The marks of this form that are control tokens of this model."""
+        return {mark: self._control_ids[mark] for mark in form.markers(asked) if mark in self._control_ids}
+
     def _held(self, request: ChatRequest, form: Format, asked: Asked) -> Constraint | None:
         """What holds calls to their form and to their functions' schemas. Raises InvalidRequest where none can.
 
@@ -159,7 +160,7 @@ class Preparer:
         is_required = request.tool_choice != "auto"
         strict = next((k for k, tool in enumerate(asked.tools) if tool.strict), None)
         failure = InvalidRequest("the calls of this model cannot be held to a form")
-        marks = {mark: self._mark_ids[mark] for mark in form.markers(asked) if mark in self._mark_ids}
+        marks = self._marks(form, asked)
         for is_loose in (False, True) if self._compiles else ():
             try:
                 rules = Rules(marks, json_of, is_loose=is_loose)

@@ -1,6 +1,6 @@
 """Write calls as a grammar, in llguidance's Lark. Knows how marks and values are written there, and no family.
 
-A mark that is one token of the model must be that token, as nothing else of what a model writes is; any other text is
+A mark that is a control token of the model must be that token, as text never is one; any other text is
 spelled by whatever tokens. So a grammar is of one vocabulary.
 """
 
@@ -24,7 +24,7 @@ Embed = Callable[[object, str], str]
 class Rules:
     """A grammar as it is written. Owned by who writes it."""
 
-    marks: Mapping[str, int]  # tokens that are marks, by their spelling
+    marks: Mapping[str, int]  # control tokens that are marks, by their spelling
     embed: Embed
     is_loose: bool = False  # arguments are held to being an object alone, but of strict tools
     _lines: list[str] = field(default_factory=list)
