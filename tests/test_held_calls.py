@@ -32,7 +32,8 @@ WEATHER: Any = {
         },
     },
 }
-OTHER: Any = {"type": "function", "function": {"name": "ping", "parameters": {"type": "object", "properties": {}}}}
+NOTHING: Any = {"type": "object", "properties": {}, "additionalProperties": False}
+OTHER: Any = {"type": "function", "function": {"name": "ping", "parameters": NOTHING}}
 ASK: Any = {"model": "tiny", "messages": [{"role": "user", "content": "Rain?"}], "max_tokens": 400}
 
 
