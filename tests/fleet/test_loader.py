@@ -230,7 +230,7 @@ class TestPreparer:
             (complete("a", sampling={"logit_bias": ((10**6, 1.0),)}), "logit_bias"),
             (complete("a", sampling={"top_p": 2.0}), "top_p"),
             (complete("a", sampling={"warmth": 2.0}), None),
-            (complete("a", sampling={"top_p": "high"}), None),
+            (complete("a", sampling={"top_p": "high"}), "top_p"),
             (complete("a", adapter="x"), "adapter"),
             (complete(*["a"] * 100, n=100), "prompt"),
             (CompletionRequest(prompts=("a",), output=Output("json")), "output"),
