@@ -249,7 +249,10 @@ def test_errors_are_the_clients_own_classes(tiny_llama: Path) -> None:
         assert range_.value.param == "temperature"
         with pytest.raises(openai.BadRequestError, match="tool"):
             await client.chat.completions.create(
-                model="tiny", messages=HI, tools=[{"type": "function", "function": {"name": "f"}}]
+                model="tiny",
+                messages=HI,
+                tools=[{"type": "function", "function": {"name": "f"}}],
+                tool_choice={"type": "function", "function": {"name": "g"}},
             )
         with pytest.raises(openai.BadRequestError, match="`not` is not supported") as form:
             await client.chat.completions.create(

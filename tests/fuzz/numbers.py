@@ -194,6 +194,7 @@ CALLS = {
     "llama_init_from_model": "n_ctx, n_slots, n_batch, n_ubatch, n_threads",
     # text: a length below 2**31
     "tokenize": "lengths, checked",
+    "llama_tokenize": "handed to llguidance, which calls it with lengths of its own",
 }
 """Calls into C that are handed a number which comes, by however many hands, from outside; and which number it is."""
 
