@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 KINDS: tuple[Architecture, ...] = ("llama", "swa", "recurrent", "hybrid")
 SMALL: dict[str, Any] = {"n_vocab": 270, "n_embd": 32, "n_head": 2, "n_ff": 32, "n_ctx": 64, "n_state": 8}
-N_READ, N_SCRAMBLED, N_OPENED = 3000, 1000, 250
+N_READ, N_SCRAMBLED, N_OPENED = 1000, 300, 100
 MOST_TIMES_THE_FILE = 60
 """Memory that reading a file may take, in sizes of the file: an array of bytes becomes a list of Python's integers."""
 

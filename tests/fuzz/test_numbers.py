@@ -23,7 +23,7 @@ from tests.test_cli import LIMIT_S, Server, serving
 
 pytestmark = pytest.mark.slow
 
-N_MIXED = 400
+N_MIXED = 150
 ROUTES: dict[str, tuple[dict[str, Any], dict[str, Range]]] = {
     "/v1/chat/completions": ({"messages": [{"role": "user", "content": "Hi"}]}, numbers.CHAT_BODY),
     "/v1/completions": ({"prompt": "Hi"}, numbers.COMPLETION_BODY),
