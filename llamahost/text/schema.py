@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.text.schema_ends import has_an_end
 
 SCHEMAS = 10_000
 DEPTH = 64
@@ -61,13 +62,19 @@ class Unexpressed(InvalidRequest):
 
 def convert(schema: object, param: str) -> dict[str, Any]:
     """The schema for the compiler. Raises Unexpressed."""
-    return _Walk(schema, param).whole()
+    return _ending(_Walk(schema, param).whole(), "", param)
 
 
 def convert_part(schema: object, path: str, param: str) -> dict[str, Any]:
     """The same of the part of it at a JSON pointer, with what that refers to."""
     walk = _Walk(schema, param)
-    return walk.whole(walk.at(path), path)
+    return _ending(walk.whole(walk.at(path), path), path, param)
+
+
+def _ending(made: dict[str, Any], path: str, param: str) -> dict[str, Any]:
+    if not has_an_end(made):
+        raise Unexpressed("no value of it ever ends: each holds another of its kind", path, param)
+    return made
 
 
 def parts(schema: object, path: str, param: str) -> Iterator[str]:
