@@ -1,0 +1,125 @@
+"""Laws of the examples that the built-in model learns from: equal seeds, a wall, and the template's own form."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from llamahost.core.messages import Tool
+from llamahost.text.template import Template
+from tools.train_builtin.draw import Drawer, Example
+from tools.train_builtin.kinds import calls, code, facts, numbers, product, talk
+from tools.train_builtin.mixture import KINDS, held_out, stream
+from tools.train_builtin.render import TEMPLATE, pieces, said
+from tools.train_builtin.score import KINDS as SCORED
+from tools.train_builtin.score import Said, Score, is_right, message_of, table, write_into
+from tools.train_builtin.tokenizer import CONTROL, SHOWN, learn
+
+N = 1500
+
+
+def training(seed: int = 3, n: int = N) -> list[Example]:
+    return list(islice(stream(seed, lambda: 1.0), n))
+
+
+def asked(example: Example) -> list[str]:
+    return [turn["content"] for turn in example.turns if turn["role"] == "user"]
+
+
+def test_equal_seeds_make_equal_examples_and_others_other_ones() -> None:
+    assert training(1, 200) == training(1, 200)
+    assert training(1, 200) != training(2, 200)
+
+
+def test_no_held_out_wording_is_trained_on() -> None:
+    shown = {text.lower().rstrip("?.!") for example in training() for text in asked(example)}
+    held = {text.lower().rstrip("?.!") for wordings, *_ in (*product.QUESTIONS, *talk.SMALL) for text in wordings[-2:]}
+    assert not shown & held
+    assert not {ask.format(does).lower().rstrip(".") for ask in code.ASK[-2:] for _, does, *_ in code.FUNCTIONS} & shown
+    ends = [ask.partition("{}")[0].lower() for ask in facts.ASK_CAPITAL[-2:]]
+    assert not [text for text in shown if any(text.startswith(end) for end in ends)]
+
+
+def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
+    d = Drawer(5)
+    for example in (numbers.sum_(d) for _ in range(N)):
+        a, _, b, *_ = example.turns[-1]["content"].split()
+        assert not numbers.is_held(int(a), int(b))
+    assert not set(calls.NOUNS) & set(calls.HELD_NOUNS)
+    for example in held_out("arithmetic", "arithmetic", 1, 50):
+        a, _, b, *_ = example.turns[-1]["content"].split()
+        assert numbers.is_held(int(a), int(b))
+
+
+@pytest.mark.parametrize("kind", sorted(SCORED))
+def test_what_is_wanted_counts_as_right_and_silence_does_not(kind: str) -> None:
+    for example in held_out(*SCORED[kind], 7, 10):
+        last = {"content": example.raw[1]} if example.raw else example.turns[-1]
+        right = Said(last["content"], message_of({"role": "assistant", **last}).tool_calls, True)
+        assert is_right(example, right)
+        assert not is_right(example, Said("", (), True))
+
+
+def test_pieces_are_what_the_template_of_the_file_renders() -> None:
+    template = Template(TEMPLATE)
+    seen: set[str] = set()
+    for example in training():
+        if example.raw is not None:
+            continue
+        seen.add(example.kind)
+        tools = [Tool(name=t["name"], description=t["description"], parameters=t["parameters"]) for t in example.tools]
+        prompt = template.render(
+            [message_of(turn) for turn in example.turns[:-1]],
+            tools=tools,
+            options={"enable_thinking": example.is_thinking},
+        )
+        whole = "".join(piece.text for piece in pieces(example))
+        assert whole == prompt + said(example.turns[-1]) + "<|im_end|>\n"
+    assert {"calls", "thinking", "recall", "obeying"} <= seen
+
+
+def test_only_what_the_assistant_says_is_learned() -> None:
+    for example in training(n=300):
+        learned = [piece.text for piece in pieces(example) if piece.is_learned]
+        assert all("<|im_start|>" not in text for text in learned)
+        assert learned
+
+
+def test_a_call_is_json_and_names_a_function_that_was_given() -> None:
+    for example in held_out("calls", "calls", 2, 50):
+        text = said(example.turns[-1]).removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+        call = json.loads(text)
+        schema = next(tool for tool in example.tools if tool["name"] == call["name"])
+        assert set(call["arguments"]) == set(schema["parameters"]["properties"])
+
+
+def test_equal_texts_make_equal_vocabularies_whose_merges_build_on_each_other() -> None:
+    vocabulary = learn(("".join(piece.text for piece in pieces(example)) for example in training(n=300)), 500)
+    assert vocabulary == learn(("".join(p.text for p in pieces(example)) for example in training(n=300)), 500)
+    assert vocabulary.tokens[: len(CONTROL) + len(SHOWN)] == (*CONTROL, *SHOWN)
+    assert len(set(vocabulary.tokens)) == len(vocabulary.tokens) <= 500
+    known = set(vocabulary.tokens[: -len(vocabulary.merges)])
+    for left, right in (merge.split(" ") for merge in vocabulary.merges):  # each is made of what was there before it
+        assert {left, right} <= known
+        known.add(left + right)
+
+
+def test_each_kind_of_the_mixture_has_a_share() -> None:
+    kinds = {example.kind for example in training()}
+    assert {"joined", *KINDS} - {"plain"} <= kinds
+
+
+def test_a_score_is_never_rounded_up() -> None:
+    text = table([Score("recall", 8999, 10000), Score("capitals", 95, 100)])
+    assert "| recall | 8999 | 10000 | 89.9 | 90 not reached |" in text
+    assert "| capitals | 95 | 100 | 95.0 | 95 reached |" in text
+
+
+def test_scores_are_written_between_the_marks_alone(tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("before\n<!-- scores -->\nold\n<!-- end of scores -->\nafter\n")
+    write_into(card, "new")
+    assert card.read_text() == "before\n<!-- scores -->\nnew\n<!-- end of scores -->\nafter\n"

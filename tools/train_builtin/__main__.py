@@ -1,0 +1,147 @@
+"""Make the built-in model: learn a vocabulary, train, export, score.
+
+    python -m tools.train_builtin train --folder run                 # from scratch; again to resume
+    python -m tools.train_builtin train --folder run --from llamahost/builtin/builtin.gguf --tokens 20e6
+    python -m tools.train_builtin export --folder run --out builtin.gguf
+    python -m tools.train_builtin score builtin.gguf
+    python -m tools.train_builtin show --kind calls                  # what examples look like
+
+Needs the extra `train` (PyTorch, gguf). A run may be stopped at any time (Ctrl-C) and goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train_builtin", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands.add_parser("train", help="train, or go on training"))
+    export = commands.add_parser("export", help="a checkpoint as a GGUF file")
+    export.add_argument("--folder", type=Path, required=True, help="where the checkpoint lies")
+    export.add_argument("--out", type=Path, required=True)
+    show = commands.add_parser("show", help="print examples")
+    show.add_argument("--kind", help="of this kind alone")
+    show.add_argument("--held", action="store_true", help="from the held-out side")
+    show.add_argument("--seed", type=int, default=0)
+    show.add_argument("-n", type=int, default=5)
+    score = commands.add_parser("score", help="held-out scores by kind, through llamahost")
+    score.add_argument("model", type=Path, help="a GGUF file")
+    score.add_argument("-n", type=int, default=200, help="examples of each kind")
+    score.add_argument("--kind", action="append", help="of this kind alone; may be given again")
+    score.add_argument("--wrong", type=int, default=0, help="print so many wrong answers of each kind")
+    score.add_argument("--threads", type=int, help="fewer help where others use the machine too")
+    score.add_argument("--card", type=Path, help="write the table into this model card")
+    args = parser.parse_args()
+    {"train": _train, "export": _export, "show": _show, "score": _score}[args.command](args)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, required=True, help="for checkpoint, vocabulary and log")
+    parser.add_argument("--from", dest="start", type=Path, help="a GGUF file made here, to go on from its weights")
+    parser.add_argument("--tokens", type=float, default=60e6, help="to have seen at the end [%(default)g]")
+    parser.add_argument("--decay", type=float, help="tokens of the last part, in which the rate falls [a third]")
+    parser.add_argument("--warm", type=float, default=100e3)
+    parser.add_argument("--lr", type=float, default=0.02, help="of Muon, for the matrices")
+    parser.add_argument("--lr-rest", type=float, default=0.004, help="of AdamW, for embeddings, norms and biases")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=16, help="of one step")
+    parser.add_argument("--row", type=int, default=256, help="tokens of a row")
+    parser.add_argument("--long-every", type=int, default=0, help="each so-manieth step has longer rows")
+    parser.add_argument(
+        "--long-row", type=int, default=2048, help="tokens of those; the whole context: chained examples"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save-every", type=float, default=180.0, help="seconds between checkpoints")
+    parser.add_argument("--grow", type=int, help="first to so many layers; the new ones begin by adding nothing")
+    shape = parser.add_argument_group("shape, of a model from scratch")
+    shape.add_argument("--vocab", type=int, default=1792)
+    shape.add_argument("--d-model", type=int, default=256)
+    shape.add_argument("--layers", type=int, default=5)
+    shape.add_argument("--heads", type=int, default=8)
+    shape.add_argument("--kv-heads", type=int, default=2)
+    shape.add_argument("--d-ff", type=int, default=448)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from tools.train_builtin import train
+    from tools.train_builtin.export import grown
+    from tools.train_builtin.model import Shape
+
+    plan = train.Plan(
+        folder=args.folder,
+        n_tokens=int(args.tokens),
+        n_decay=int(args.decay if args.decay is not None else args.tokens / 3),
+        n_warm=int(args.warm),
+        seed=args.seed,
+        lr=args.lr,
+        lr_rest=args.lr_rest,
+        n_rows=args.rows,
+        n_row=args.row,
+        long_every=args.long_every,
+        n_long_row=args.long_row,
+        save_every_s=args.save_every,
+        device=args.device,
+        n_threads=args.threads,
+    )
+    saved = None
+    checkpoint = args.folder / "checkpoint.pt"
+    if args.start is not None:
+        state = train.from_gguf(args.start)
+    elif checkpoint.is_file():
+        state, saved = train.from_checkpoint(checkpoint)
+    else:
+        shape = Shape(
+            args.vocab, args.d_model, args.layers, args.heads, args.kv_heads, args.d_model // args.heads, args.d_ff
+        )
+        state = train.fresh(args.seed, shape, args.folder / train.VOCABULARY)
+    if args.grow:
+        state.model, saved = grown(state.model, args.grow), None
+    print(f"{state.model.shape.n_params / 1e6:.2f}M parameters, {state.n_seen / 1e6:.2f}M tokens seen")
+    train.run(plan, state, saved)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from tools.train_builtin import export, train
+
+    state, _ = train.from_checkpoint(args.folder / "checkpoint.pt")
+    export.write(args.out, state.model, state.vocabulary, export.Notes(n_tokens_seen=state.n_seen))
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {state.n_seen / 1e6:.2f}M tokens seen")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from tools.train_builtin import mixture
+    from tools.train_builtin.render import pieces
+    from tools.train_builtin.score import KINDS
+
+    if args.held:
+        examples = mixture.held_out(*KINDS[args.kind or "calls"], args.seed, args.n)
+    else:
+        made = mixture.stream(args.seed, lambda: 1.0)
+        examples = []
+        while len(examples) < args.n:
+            example = next(made)
+            if args.kind in (None, example.kind):
+                examples.append(example)
+    for example in examples:
+        print(f"--- {example.kind}")
+        print("".join(piece.text for piece in pieces(example)))
+
+
+def _score(args: argparse.Namespace) -> None:
+    from tools.train_builtin import score
+
+    kinds = args.kind or score.KINDS
+    text = score.table(score.score(args.model, n=args.n, kinds=kinds, n_shown=args.wrong, n_threads=args.threads))
+    print(text)
+    if args.card is not None:
+        score.write_into(args.card, text)
+
+
+if __name__ == "__main__":
+    main()

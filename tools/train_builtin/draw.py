@@ -1,0 +1,86 @@
+"""What every kind of example is made from: one seed, pools of words, made-up names. Knows no kind and no tokens.
+
+`held` is the other side of the wall: a drawer that is held out takes wordings, nouns and pairs of numbers that no
+training example ever shows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tools.train_builtin.kinds.words import CITIES, ENDS, NAMES, ONSETS, OPENINGS, THINGS, VOWELS
+
+T = TypeVar("T")
+Turn = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation whose last turn is the assistant's; `facts` are what an answer must hold, exact when empty."""
+
+    kind: str
+    turns: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    is_thinking: bool = False
+    facts: tuple[str, ...] = ()
+    raw: tuple[str, str] | None = None  # no conversation: what is given, and what comes next
+    n_graded: int = 1  # of the last answers; score.py looks at the last alone
+
+
+@dataclass
+class Drawer:
+    """Owned by one generator. Equal seeds draw equal examples."""
+
+    seed: int
+    held: bool = False
+    random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(f"{'held' if self.held else 'train'} {self.seed}")
+
+    def pick(self, items: Sequence[T]) -> T:
+        return items[int(self.random.random() * len(items))]
+
+    def some(self, items: Sequence[T], n: int) -> list[T]:
+        return self.random.sample(items, n)
+
+    def chance(self, p: float) -> bool:
+        return self.random.random() < p
+
+    def number(self, low: int, high: int) -> int:
+        return self.random.randint(low, high)
+
+    def split(self, items: Sequence[T], n_held: int = 2) -> Sequence[T]:
+        """The wordings of this side of the wall: the last `n_held` are held out."""
+        return items[-n_held:] if self.held else items[:-n_held]
+
+    def made_up(self, n_min: int = 2, n_max: int = 3) -> str:
+        """A word of syllables that nobody has heard."""
+        n = self.number(n_min, n_max)
+        word = "".join(self.pick(ONSETS) + self.pick(VOWELS) for _ in range(n))
+        return word + self.pick(ENDS)
+
+    def person(self) -> str:
+        return self.made_up().capitalize() if self.chance(0.5) else self.pick(NAMES)
+
+    def place(self) -> str:
+        return self.made_up().capitalize() if self.chance(0.5) else self.pick(CITIES)
+
+    def thing(self) -> str:
+        return self.made_up() if self.chance(0.3) else self.pick(THINGS)
+
+    def noisy(self, text: str) -> str:
+        """The same question as a person types it."""
+        r = self.random.random()
+        if r < 0.15:
+            text = text[:1].lower() + text[1:]
+        elif r < 0.25:
+            text = text.lower()
+        if self.chance(0.15):
+            text = text.rstrip("?.!")
+        if self.chance(0.06):
+            text = self.pick(OPENINGS) + text[:1].lower() + text[1:]
+        return text

@@ -1,0 +1,90 @@
+"""Filling JSON from a sentence: the keys are given, the values stand in the sentence."""
+
+from __future__ import annotations
+
+import json
+
+from tools.train_builtin.draw import Drawer, Example
+from tools.train_builtin.kinds.words import COLOURS, DAYS
+
+JOBS = [
+    "teacher",
+    "doctor",
+    "baker",
+    "pilot",
+    "farmer",
+    "singer",
+    "painter",
+    "nurse",
+    "driver",
+    "cook",
+    "lawyer",
+    "writer",
+    "dancer",
+    "builder",
+    "judge",
+]
+ASK = [
+    "Fill this JSON from the sentence. {keys} Sentence: {text}", "{text} Write {names} as JSON.",
+    "Give {names} as JSON: {text}", "Take {names} from this text as JSON: {text}", "{text} Fill {keys}",
+    "Extract {names} as JSON. {text}", "As JSON with the keys {names}: {text}",
+    "Make a JSON object with {names} of this: {text}", "{text} Now answer with JSON that has {names}.",
+]  # fmt: skip
+
+
+def filling(d: Drawer) -> Example:
+    fields, text = d.pick([_person, _product, _meeting, _generic, _generic])(d)
+    chosen = d.some(list(fields), d.number(2, len(fields)) if len(fields) > 2 else len(fields))
+    if d.chance(0.7):
+        chosen = [key for key in fields if key in chosen]
+    names = ", ".join(chosen[:-1]) + " and " + chosen[-1]
+    blank = json.dumps({key: 0 if isinstance(fields[key], int) else "" for key in chosen})
+    question = d.pick(d.split(ASK)).format(keys=blank, names=names, text=text)
+    answer = json.dumps({key: fields[key] for key in chosen})
+    return Example("filling", ({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
+
+
+def _person(d: Drawer) -> tuple[dict[str, str | int], str]:
+    f: dict[str, str | int] = {"name": d.person(), "age": d.number(5, 99), "city": d.place(), "job": d.pick(JOBS)}
+    text = d.pick([
+        "{name} is {age} years old, lives in {city} and works as a {job}.",
+        "{name} is a {job} in {city} and is {age}.",
+        "At {age}, {name} is a {job} and lives in {city}.",
+        "In {city} lives {name}, a {job} of {age} years.",
+    ]).format(**f)  # fmt: skip
+    return f, text
+
+
+def _product(d: Drawer) -> tuple[dict[str, str | int], str]:
+    f: dict[str, str | int] = {"product": d.thing(), "price": d.number(1, 500), "colour": d.pick(COLOURS),
+                               "shop": d.made_up().capitalize()}  # fmt: skip
+    text = d.pick([
+        "The {product} in {colour} costs {price} euros at {shop}.",
+        "{shop} sells a {colour} {product} for {price} euros.",
+        "For {price} euros you get a {colour} {product} from {shop}.",
+    ]).format(**f)  # fmt: skip
+    return f, text
+
+
+def _meeting(d: Drawer) -> tuple[dict[str, str | int], str]:
+    f: dict[str, str | int] = {"who": d.person(), "day": d.pick(DAYS), "hour": d.number(1, 12), "place": d.place()}
+    text = d.pick([
+        "We meet {who} on {day} at {hour} in {place}.",
+        "{who} comes to {place} on {day} at {hour}.",
+        "On {day} at {hour}, {who} waits in {place}.",
+    ]).format(**f)  # fmt: skip
+    return f, text
+
+
+def _generic(d: Drawer) -> tuple[dict[str, str | int], str]:
+    """Keys that nobody has seen: what matters is which value stands beside which key."""
+    keys = [d.made_up() if d.chance(0.6) else d.thing() for _ in range(d.number(2, 4))]
+    keys = list(dict.fromkeys(keys)) if len(set(keys)) > 1 else ["size", "owner"]
+    f: dict[str, str | int] = {}
+    for key in keys:
+        f[key] = d.number(0, 999) if d.chance(0.4) else d.pick([d.thing, d.person, d.made_up])()
+    shape = d.pick(["the {k} is {v}", "{k} is {v}", "{k}: {v}"])
+    parts = [shape.format(k=key, v=value) for key, value in f.items()]
+    d.random.shuffle(parts)
+    text = ", ".join(parts) + "."
+    return f, text[:1].upper() + text[1:] if shape.startswith("the") else text

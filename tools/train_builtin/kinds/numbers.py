@@ -1,0 +1,61 @@
+"""Arithmetic on small numbers, said directly or thought through first; larger and smaller; counting on.
+
+One pair of numbers in ten is held out from all training.
+"""
+
+from __future__ import annotations
+
+from tools.train_builtin.draw import Drawer, Example
+
+ASK = ["What is {}?", "{}", "{} =", "{}?", "Calculate {}.", "How much is {}?", "Work out {}.", "Compute {}", "Solve {}.",
+       "What does {} make?", "Tell me what {} is."]  # fmt: skip
+SIGNS = {"+": ["+", "+", "+", "plus"], "-": ["-", "-", "-", "minus"], "*": ["*", "*", "x", "times"]}
+
+
+def is_held(a: int, b: int) -> bool:
+    return (a * 31 + b * 17) % 10 == 3
+
+
+def sum_(d: Drawer) -> Example:
+    sign = d.pick("++++---*")
+    while True:
+        high = 99 if d.held or d.chance(0.75) else 9
+        a, b = d.number(0, high), d.number(0, high)
+        if sign == "*":
+            a, b = a % 13, b % 13
+        elif sign == "-" and b > a:
+            a, b = b, a
+        if is_held(a, b) == d.held:
+            break
+    result = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    spoken = f"{a} {d.pick(SIGNS[sign])} {b}"
+    if d.chance(0.1):
+        spoken = spoken.replace(" ", "") if spoken.replace(" ", "").isascii() and sign in spoken else spoken
+    answer = f"{a} {sign} {b} = {result}"
+    turns: tuple[dict[str, str], ...] = ({"role": "user", "content": d.noisy(d.pick(ASK).format(spoken))},)
+    if sign != "*" and d.chance(0.12):
+        thought = _thought(a, b, sign, result)
+        return Example("thinking", (*turns, {"role": "assistant", "content": answer, "reasoning": thought}),
+                       is_thinking=True, facts=(f"= {result}",))  # fmt: skip
+    kind = "multiplication" if sign == "*" else "arithmetic"
+    return Example(kind, (*turns, {"role": "assistant", "content": answer}))
+
+
+def compare(d: Drawer) -> Example:
+    while True:
+        a, b = d.number(0, 99), d.number(0, 99)
+        if a != b and is_held(a, b) == d.held:
+            break
+    word, result = d.pick([("larger", max(a, b)), ("smaller", min(a, b))])
+    ask = d.pick(["Which is {}, {} or {}?", "Which number is {}: {} or {}?", "What is {}, {} or {}?"])
+    turns = (
+        {"role": "user", "content": d.noisy(ask.format(word, a, b))},
+        {"role": "assistant", "content": f"{result} is {word}."},
+    )
+    return Example("comparing", turns)
+
+
+def _thought(a: int, b: int, sign: str, result: int) -> str:
+    tens, ones = b // 10 * 10, b % 10
+    between = a + tens if sign == "+" else a - tens
+    return f"{b} is {tens} and {ones}. {a} {sign} {tens} = {between}, {between} {sign} {ones} = {result}."

@@ -1,0 +1,29 @@
+"""Pools of words. Nothing in them is held out: what is unseen is made up."""
+
+from __future__ import annotations
+
+ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl pr sh st tr th".split()
+VOWELS = "a e i o u a e i o ai ee ou".split()
+NAMES = (
+    "Anna Ben Carla David Emma Felix Grace Henry Ida Jonas Kate Leo Maria Nina Oscar Paul Rosa Sam Tina "
+    "Victor Wendy Alice Bob Clara Daniel Eva Frank Hannah Ivan Julia Karl Laura Max Nora Otto Peter Sarah "
+    "Tom Vera Yusuf Zoe Omar Priya Chen Aiko Mateo Lucia Amir Fatima Olga"
+).split()
+CITIES = (
+    "Paris London Rome Berlin Madrid Vienna Oslo Tokyo Lima Cairo Boston Chicago Munich Milan Porto "
+    "Sydney Delhi Dublin Prague Athens Geneva Hamburg Toronto Seattle Denver Lyon Naples Kyoto Osaka "
+    "Bergen"
+).split()
+THINGS = (
+    "apple bread chair table lamp book pen cup plate spoon knife bag box key door window shirt shoe hat "
+    "coat ring rope stone tree leaf flower river hill boat train car bike road bridge house garden wall "
+    "roof bell clock drum horn cat dog horse cow sheep goat pig duck hen fish frog bear wolf fox mouse "
+    "lion tiger snake bird bee ant milk tea coffee water salt sugar rice egg cheese butter honey lemon "
+    "orange banana grape pear plum cherry paper brush glass wheel ladder basket bottle candle carpet "
+    "mirror pillow towel button needle thread"
+).split()
+COLOURS = "red blue green yellow black white brown pink purple orange grey".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = "January February March April May June July August September October November December".split()
+ENDS = ["", "", "", "n", "r", "s", "l", "x", "m"]
+OPENINGS = ["Please: ", "Hey, ", "Tell me, ", "I wonder, ", "Quick question: ", "So, ", "Hi, ", "OK, "]

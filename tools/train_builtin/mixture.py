@@ -1,0 +1,73 @@
+"""How much of each kind, and when: the curriculum. Knows kinds by name; knows no tokens.
+
+Look-ups come first and thin out: copying is what names, arguments, recall and JSON are all made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tools.train_builtin.draw import Drawer, Example, Turn
+from tools.train_builtin.kinds import calls, code, facts, filling, lists, numbers, obey, product, recall, talk
+
+Maker = Callable[[Drawer], Example]
+
+KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its share later
+    "lookup": (lists.induction, 12.0, 1.0),
+    "arithmetic": (numbers.sum_, 4.0, 12.0),
+    "comparing": (numbers.compare, 0.5, 1.0),
+    "capitals": (facts.capital, 2.0, 4.0),
+    "facts": (facts.fact, 2.0, 5.0),
+    "talk": (talk.small_talk, 2.0, 3.0),
+    "unknown": (talk.unknown, 0.5, 1.5),
+    "llamahost": (product.product, 3.0, 10.0),
+    "recall": (recall.recall, 4.0, 6.0),
+    "lists": (lists.listing, 4.0, 4.0),
+    "filling": (filling.filling, 4.0, 6.0),
+    "calls": (calls.call, 3.0, 10.0),
+    "results": (calls.answer_from_result, 1.0, 1.0),
+    "obeying": (obey.obey, 1.0, 3.0),
+    "plain": (obey.plain, 0.5, 1.5),
+    "code": (code.function, 1.0, 3.0),
+    "middles": (code.middle, 1.0, 3.0),
+}
+JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "llamahost", "lists", "code")
+"""Kinds of one question, which are also joined to longer conversations."""
+
+
+def stream(seed: int, progress: Callable[[], float]) -> Iterator[Example]:
+    """Training examples without end; `progress` is between 0 and 1 and says where the curriculum stands."""
+    d = Drawer(seed)
+    names = list(KINDS)
+    while True:
+        late = min(1.0, progress() / 0.15)
+        weights = [early + (later - early) * late for _, early, later in KINDS.values()]
+        name = d.random.choices(names, weights)[0]
+        if name in JOINED and d.chance(0.6):
+            yield _joined(d, names, weights)
+        else:
+            yield KINDS[name][0](d)
+
+
+def held_out(maker_of: str, kind: str, seed: int, n: int) -> list[Example]:
+    """`n` examples of this kind from the other side of the wall; one maker may make several kinds."""
+    maker = KINDS[maker_of][0]
+    d = Drawer(seed, held=True)
+    made: list[Example] = []
+    while len(made) < n:
+        example = maker(d)
+        if example.kind == kind:
+            made.append(example)
+    return made
+
+
+def _joined(d: Drawer, names: list[str], weights: list[float]) -> Example:
+    """Two to five questions of any kind, one after the other."""
+    shares = [weight if name in JOINED else 0.0 for name, weight in zip(names, weights, strict=True)]
+    turns: list[Turn] = []
+    n = d.number(2, 5)
+    while len(turns) < 2 * n:
+        made = KINDS[d.random.choices(names, shares)[0]][0](d)
+        if not made.is_thinking:
+            turns += made.turns
+    return Example("joined", tuple(turns), n_graded=n)
