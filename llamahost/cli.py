@@ -61,7 +61,9 @@ def root(
 
 @app.command()
 def serve(
-    model: Annotated[Path | None, typer.Argument(help="A GGUF file.", envvar="LLAMAHOST_MODEL")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="A GGUF file, or `builtin`. [the manifest's models]", envvar="LLAMAHOST_MODEL")
+    ] = None,
     host: Annotated[str | None, typer.Option(envvar="LLAMAHOST_HOST", help="Listen here. [127.0.0.1]")] = None,
     port: Annotated[
         int | None, typer.Option(envvar="LLAMAHOST_PORT", min=0, max=65535, help="0 takes any free one. [8080]")
@@ -153,8 +155,9 @@ def serve(
     ] = "info",
     log_format: Annotated[str, typer.Option(envvar="LLAMAHOST_LOG_FORMAT", help="text or json.")] = "text",
 ) -> None:
-    """Serve a GGUF file, or what the manifest names."""
+    """Serve a GGUF file, or what the manifest names; where neither is there, the small model of the package."""
     from llamahost.core.errors import ManifestError
+    from llamahost.fleet.builtin import is_alone
     from llamahost.ops import log
 
     if log_level.lower() not in log.LEVELS:
@@ -192,10 +195,11 @@ def serve(
         wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
     except ManifestError as error:
         fail(BAD_MANIFEST, str(error))
+    is_one = model is not None or is_alone(wanted)
     missing = [spec.path for spec in wanted.models if not spec.path.is_file()]
-    if missing and len(missing) == len(wanted.models):
+    if missing and len(missing) == len(wanted.models) and not is_alone(wanted):
         fail(NO_MODEL, f"there is no file {missing[0]}")
-    _serve(wanted, is_strict=strict_model or model is None, from_manifest=model is None)
+    _serve(wanted, is_strict=strict_model or not is_one, from_manifest=not is_one)
 
 
 app.command()(run)
@@ -238,20 +242,22 @@ def _wanted(
     """What to serve: flags and environment over the manifest over the defaults. Raises ManifestError."""
     from dataclasses import replace
 
+    from llamahost.fleet.builtin import builtin, is_named
     from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, load_manifest
 
     if server.keys() & {"host", "port"}:
         server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket
-    if model is not None:
+    if model is not None and not is_named(model):
         name = names[0] if names else model.stem or str(model)
         aliases = tuple(dict.fromkeys(n for n in (*names[1:], model.stem) if n and n != name))
         one = ModelSpec(name=name, path=model, aliases=aliases, **spec)
         return Manifest(models=(one,), server=ServerSettings(**server))
-    if path is None and not MANIFEST.is_file():
-        return Manifest(server=ServerSettings(**server))
+    own = builtin(tuple(names), **spec)
+    if model is not None or (path is None and not MANIFEST.is_file()):
+        return Manifest(models=(own,), server=ServerSettings(**server))
     found = load_manifest(path or MANIFEST)
     models = tuple(replace(each, **spec) for each in found.models) if spec else found.models
-    return Manifest(models=models, server=replace(found.server, **server) if server else found.server)
+    return Manifest(models=models or (own,), server=replace(found.server, **server) if server else found.server)
 
 
 def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
@@ -259,6 +265,7 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
     from llamahost.api.auth import keys_of
     from llamahost.api.server import Runner, bind, bind_unix, tls_of
     from llamahost.core.errors import LoadFailed, ManifestError
+    from llamahost.fleet.manifest import BUILTIN_PATH
     from llamahost.host import AsyncHost
     from llamahost.ops.metrics import Metrics
 
@@ -275,7 +282,7 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         fail(NO_ADDRESS, f"cannot listen on {where}: {(error.strerror or str(error)).lower()}")
     address = _address(place, is_tls=tls is not None)
     metrics = Metrics()
-    host = AsyncHost(wanted if wanted.models else None, observer=metrics, is_strict=is_strict)
+    host = AsyncHost(wanted, observer=metrics, is_strict=is_strict)
     fingerprint = f"llamahost-{__version__}"
 
     def make_app(on_start: Callable[[], None]) -> App:
@@ -293,13 +300,12 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         _say(f"llamahost {__version__} listens on {address}")
         if unix_socket is None and keys.is_open:
             _warn_if_open(settings.host)
-        if not wanted.models:
-            from llamahost.api.probes import NO_MODEL as ADVICE
-
-            _say(ADVICE)
-            return
         for spec in wanted.models:
-            _say(f"loading {spec.name} from {spec.path}")
+            is_small = spec.path == BUILTIN_PATH
+            place = (
+                "the package, a small one to try; `llamahost serve model.gguf` serves yours" if is_small else spec.path
+            )
+            _say(f"loading {spec.name} from {place}")
         try:
             await watched(host)
         except LoadFailed as error:

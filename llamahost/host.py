@@ -30,6 +30,7 @@ from llamahost.core.messages import ChatRequest, CompletionRequest, SamplingOpti
 from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.core.work import Times, Vector
+from llamahost.fleet.builtin import builtin, is_named
 from llamahost.fleet.fleet import Fleet, Load, ModelStatus, State
 from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.replica import Opened, Replica
@@ -394,6 +395,8 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
 
 def _manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOptions) -> Manifest:
     if isinstance(model, str | Path):
+        if is_named(model):
+            return Manifest(models=(builtin(**options),))
         path = Path(model)
         return Manifest(models=(replace(ModelSpec(name=path.stem, path=path), **options),))
     if isinstance(model, ModelSpec):

@@ -42,7 +42,7 @@ HELP = "/reset forgets the conversation, /system TEXT tells the model something 
 
 def chat(
     model: Annotated[
-        str | None, typer.Argument(help="A GGUF file, or a model's name in the manifest. [the manifest's first]")
+        str | None, typer.Argument(help="A GGUF file, a name in the manifest, or `builtin`. [the manifest's first]")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Talk to this running server instead.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="For --url.")] = None,
@@ -79,7 +79,7 @@ def chat(
                 status = talk.hold(lambda turns: remote.chat(turns, body), _line, is_script=is_script)
         else:
             spec = spec_of(
-                model if model is not None else _first(manifest),
+                model if model is not None else manifest_at(manifest).models[0].name,
                 manifest,
                 {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers},
             )
@@ -173,13 +173,6 @@ class Talk:
 def _from_host(host: Host, turns: list[Turn], options: Options) -> Generator[Delta, None, None]:
     with host.chat(turns, stream=True, **options) as stream:
         yield from stream
-
-
-def _first(manifest: ManifestPath) -> str:
-    models = manifest_at(manifest).models
-    if not models:
-        raise typer.BadParameter("give a GGUF file, a name from the manifest, or --url", param_hint="MODEL")
-    return models[0].name
 
 
 def _line() -> str | None:

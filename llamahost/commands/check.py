@@ -15,6 +15,7 @@ from llamahost.commands.words import bytes_told
 from llamahost.core.errors import LlamahostError, LoadFailed
 
 if TYPE_CHECKING:
+    from llamahost.commands.opening import Ready
     from llamahost.commands.probe import Finding
 
 OLDEST_PYTHON = (3, 11)
@@ -22,7 +23,10 @@ OLDEST_PYTHON = (3, 11)
 
 def check(
     model: Annotated[
-        str | None, typer.Argument(help="Generate with this GGUF file or model of the manifest. [all of the manifest]")
+        str | None,
+        typer.Argument(
+            help="Generate with this GGUF file or model of the manifest. [all of the manifest, and `builtin`]"
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="Probe this running server instead; MODEL is a name that it knows.")
@@ -89,19 +93,26 @@ def _system() -> Iterator[Finding]:
 
 
 def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]:
-    """A short answer of each model; without any, none is asked for."""
+    """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
+    from llamahost.fleet.builtin import NAME
+    from llamahost.fleet.manifest import BUILTIN_PATH
 
     names = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():
-        if each.path.is_file():
+        if each.path.is_file() or each.path == BUILTIN_PATH:
             names.append(each.name)
         else:
             yield Finding(False, each.name, f"there is no file {each.path}")
+    if model is None and NAME not in names:
+        names.append(NAME)
     for name in names:
         spec = spec_of(name, manifest, {"n_ctx": None, "n_threads": None, "n_gpu_layers": None})
         try:
             with opened(spec, is_verbose=False) as ready:
+                if spec.path == BUILTIN_PATH:
+                    yield _known(ready)
+                    continue
                 result = (
                     ready.host.chat(HELLO, max_tokens=N_TOKENS, temperature=0.0, ignore_eos=True)
                     if ready.has_template
@@ -118,3 +129,26 @@ def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]
             f"{ready.card.description}; loaded in {ready.load_s:.1f} s, a {kind} of {result.usage.n_generated} tokens "
             f"at {rate:.0f} tokens/s: {' '.join(result.text.split())[:40]!r}",
         )
+
+
+def _known(ready: Ready) -> Finding:
+    """Whether the built-in model says, word for word, what it says on every other machine."""
+    import time
+
+    from llamahost.commands.probe import Finding
+    from llamahost.fleet.builtin import known_answers
+
+    known = known_answers()
+    n_tokens = 0
+    began = time.monotonic()
+    for each in known:
+        result = ready.host.chat(each.question, max_tokens=64, temperature=0.0)
+        n_tokens += result.usage.n_generated
+        if result.text != each.answer:
+            told = f"{each.question!r} is answered {result.text[:60]!r} here, not {each.answer!r}"
+            return Finding(False, ready.card.name, told)
+    rate = n_tokens / (time.monotonic() - began)
+    told = (
+        f"loaded in {ready.load_s:.1f} s, {len(known)} of {len(known)} known answers, {rate:.0f} tokens/s with prompts"
+    )
+    return Finding(True, ready.card.name, f"{ready.card.description}; {told}")

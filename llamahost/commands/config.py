@@ -85,7 +85,7 @@ def settings_of(context: typer.Context, arguments: list[str], wanted: Wanted) ->
     settings = [Setting("process", name, value, sources[name]) for name, value in process.items()]
     settings += _of(manifest.server, "server", document.get("server", {}), server, sources)
     for k, each in enumerate(manifest.models):
-        named: Mapping[str, object] = document["models"][k] if model is None else {}
+        named: Mapping[str, object] = (document.get("models") or [{}])[k] if model is None else {}
         flags = spec if model is not None or spec else {}
         rows = _of(each, f"models.{each.name}", named, flags, sources)
         settings += [_from_command_line(row, sources) for row in rows] if model is not None else rows

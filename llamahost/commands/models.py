@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamahost.commands.exits import NO_MODEL, fail, told
+from llamahost.commands.exits import told
 from llamahost.commands.opening import ManifestPath, manifest_at
 from llamahost.commands.words import bytes_told, table
 
@@ -36,14 +36,12 @@ def models(
     manifest: ManifestPath = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False,
 ) -> None:
-    """List what the manifest names, and whether its files are there."""
+    """List what the manifest names, and whether its files are there; where it names none, the built-in model."""
     with told():
         named = [_look(spec) for spec in manifest_at(manifest).models]
     if as_json:
         print(json.dumps([asdict(each) for each in named], ensure_ascii=False, indent=2))
         return
-    if not named:
-        fail(NO_MODEL, "no manifest here names a model; --manifest FILE reads another one")
     rows = [("name", "there", "size", "n_ctx", "slots", "path")]
     for each in named:
         size = bytes_told(each.size_bytes) if each.exists else "-"

@@ -56,16 +56,22 @@ class Ready:
 
 
 def manifest_at(path: Path | None) -> Manifest:
-    """What the named manifest says, or the one that lies here; an empty one where none does. Raises ManifestError."""
+    """What the named manifest says, or the one that lies here; the built-in model if they name none.
+
+    Raises ManifestError.
+    """
+    from llamahost.fleet.builtin import builtin
     from llamahost.fleet.manifest import Manifest, load_manifest
 
-    return Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
+    found = Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
+    return found if found.models else replace(found, models=(builtin(),))
 
 
 def spec_of(model: str, path: Path | None, shape: Shape) -> ModelSpec:
-    """A GGUF file, or a name from the manifest; for one person, so with one slot. Raises ManifestError."""
+    """A GGUF file, a name from the manifest, or `builtin`; for one person, so with one slot. Raises ManifestError."""
     from llamahost.core.errors import ManifestError
-    from llamahost.fleet.manifest import ModelSpec
+    from llamahost.fleet.builtin import builtin, is_named
+    from llamahost.fleet.manifest import BUILTIN_PATH, ModelSpec
 
     given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}
     if Path(model).is_file():
@@ -73,11 +79,13 @@ def spec_of(model: str, path: Path | None, shape: Shape) -> ModelSpec:
     else:
         manifest = manifest_at(path)
         named = [each for each in manifest.models if model in (each.name, *each.aliases)]
+        if not named and is_named(model):
+            named = [builtin()]
         if not named:
             names = ", ".join(each.name for each in manifest.models)
             fail(NO_MODEL, f"there is no file {model}" + (f"; the manifest names {names}" if names else ""))
         spec = named[0]
-        if not spec.path.is_file():
+        if not spec.path.is_file() and spec.path != BUILTIN_PATH:  # loading tells more of that one
             fail(NO_MODEL, f"{spec.name}: there is no file {spec.path}")
     try:
         return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", **given)

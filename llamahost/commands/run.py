@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A GGUF file, or a model's name in the manifest.")],
+    model: Annotated[str, typer.Argument(help="A GGUF file, a model's name in the manifest, or `builtin`.")],
     prompt: Annotated[str, typer.Argument(help="What to answer; `-` or nothing: standard input.")] = "-",
     system: System = None,
     max_tokens: MaxTokens = None,

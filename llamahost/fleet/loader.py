@@ -15,6 +15,7 @@ from llamahost.core.errors import InvalidRequest, LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.messages import SAMPLER_NAMES, Sampling, SamplingOptions
 from llamahost.core.work import Pooling
+from llamahost.fleet.builtin import verify
 from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.manifest import ModelSpec
@@ -83,6 +84,7 @@ class Loaded:
 
 def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None] | None = None) -> Loaded:
     """Open the model and a context that fits what the process is given. Raises LoadFailed."""
+    verify(spec.path)
     header = read_metadata(spec.path)
     _refuse_what_is_no_model(spec.path, header)
     source = given_source(spec)

@@ -25,6 +25,9 @@ FlashAttention = Literal["auto", "on", "off"]
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
+BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "builtin.gguf"
+"""The model in the package; in a manifest, `path = "builtin"`."""
+
 _INT32 = 2**31 - 1
 
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -287,7 +290,8 @@ def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: 
             raise place.error(where, f"this model needs a {key}")
         if not isinstance(values[key], str):
             raise place.error((*where, key), f"{key} must be text, not {values[key]!r}")
-    values["path"] = folder / Path(values["path"]).expanduser()
+    is_builtin = values["path"] == "builtin"
+    values["path"] = BUILTIN_PATH if is_builtin else folder / Path(values["path"]).expanduser()
     if isinstance(values.get("aliases"), list):
         values["aliases"] = tuple(values["aliases"])
     if "template" in values and isinstance(template := values["template"], str) and is_template_path(template):

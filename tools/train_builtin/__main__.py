@@ -45,13 +45,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", type=Path, help="a GGUF file made here, to go on from its weights")
     parser.add_argument("--tokens", type=float, default=60e6, help="to have seen at the end [%(default)g]")
     parser.add_argument("--decay", type=float, help="tokens of the last part, in which the rate falls [a third]")
-    parser.add_argument("--warm", type=float, default=100e3)
-    parser.add_argument("--lr", type=float, default=0.02, help="of Muon, for the matrices")
-    parser.add_argument("--lr-rest", type=float, default=0.004, help="of AdamW, for embeddings, norms and biases")
+    parser.add_argument("--warm", type=float, default=40e3)
+    parser.add_argument("--lr", type=float, default=0.012, help="of Muon, for the matrices")
+    parser.add_argument("--lr-rest", type=float, default=0.003, help="of AdamW, for embeddings, norms and biases")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=16, help="of one step")
+    parser.add_argument("--rows", type=int, default=8, help="of one step")
     parser.add_argument("--row", type=int, default=256, help="tokens of a row")
-    parser.add_argument("--long-every", type=int, default=0, help="each so-manieth step has longer rows")
+    parser.add_argument("--long-every", type=int, default=4, help="each so-manieth step has longer rows")
     parser.add_argument(
         "--long-row", type=int, default=2048, help="tokens of those; the whole context: chained examples"
     )
@@ -61,11 +61,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grow", type=int, help="first to so many layers; the new ones begin by adding nothing")
     shape = parser.add_argument_group("shape, of a model from scratch")
     shape.add_argument("--vocab", type=int, default=1792)
-    shape.add_argument("--d-model", type=int, default=256)
-    shape.add_argument("--layers", type=int, default=5)
-    shape.add_argument("--heads", type=int, default=8)
-    shape.add_argument("--kv-heads", type=int, default=2)
-    shape.add_argument("--d-ff", type=int, default=448)
+    shape.add_argument("--d-model", type=int, default=192)
+    shape.add_argument("--layers", type=int, default=4)
+    shape.add_argument("--heads", type=int, default=3)
+    shape.add_argument("--kv-heads", type=int, default=1)
+    shape.add_argument("--d-ff", type=int, default=512)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -39,13 +39,13 @@ class Plan:
     folder: Path
     n_tokens: int
     n_decay: int
-    n_warm: int = 100_000
+    n_warm: int = 40_000
     seed: int = 0
-    lr: float = 0.02
-    lr_rest: float = 0.004
+    lr: float = 0.012
+    lr_rest: float = 0.003
     n_rows: int = 8
-    n_row: int = 512
-    long_every: int = 0  # each so-manieth step has longer rows
+    n_row: int = 256
+    long_every: int = 4  # each so-manieth step has longer rows
     n_long_row: int = 2048
     save_every_s: float = 180.0
     device: str = "cpu"

@@ -1,0 +1,141 @@
+"""Laws of the model in the package: found by its name everywhere, refused when altered, true to its known answers."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from llamahost import Host, LoadFailed, ManifestError
+from llamahost.fleet.builtin import ALIASES, NAME, SUMS, builtin, is_alone, is_named, known_answers, verify
+from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, parse_manifest
+from tests.test_cli import HERE, command, environment, finished, serving
+
+LIMIT_BYTES = 12_000_000
+
+
+def test_the_file_is_the_one_whose_sum_is_shipped() -> None:
+    assert BUILTIN_PATH.stat().st_size <= LIMIT_BYTES
+    assert f"{hashlib.sha256(BUILTIN_PATH.read_bytes()).hexdigest()}  {BUILTIN_PATH.name}" in SUMS.read_text()
+    verify(BUILTIN_PATH)
+
+
+def test_known_answers_come_word_for_word_through_the_library() -> None:
+    with Host(NAME, n_ctx=512, n_slots=1) as host:
+        assert known_answers()
+        for known in known_answers():
+            assert host.chat(known.question, temperature=0.0, max_tokens=64).text == known.answer
+
+
+def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_path: Path) -> None:
+    known = known_answers()
+    with serving(tmp_path) as server:
+        server.line("ready")
+        for each in known[:3]:
+            body = {"messages": [{"role": "user", "content": each.question}], "temperature": 0, "max_tokens": 64}
+            status, answer = server.request("/v1/chat/completions", body)
+            assert (status, answer["choices"][0]["message"]["content"]) == (200, each.answer)
+            assert answer["choices"][0]["finish_reason"] == "stop"
+        with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            assert [model.id for model in client.models.list()] == [NAME]
+            for name in (NAME, *ALIASES, "any"):
+                said = client.chat.completions.create(
+                    model=name, messages=[{"role": "user", "content": known[0].question}], temperature=0, max_tokens=64
+                )
+                assert said.choices[0].message.content == known[0].answer
+        assert server.end() == 0
+
+
+@pytest.mark.parametrize("name", [NAME, *ALIASES])
+def test_run_answers_with_it_by_either_name(tmp_path: Path, name: str) -> None:
+    known = known_answers()[0]
+    done = finished(tmp_path, "run", name, known.question, "--temperature", "0", "--max-tokens", "64")
+    assert (done.returncode, done.stdout) == (0, known.answer + "\n")
+
+
+def test_check_compares_the_known_answers(tmp_path: Path) -> None:
+    done = finished(tmp_path, "check")
+    n = len(known_answers())
+    assert done.returncode == 0
+    assert f"✓ {NAME}: " in done.stdout
+    assert f"{n} of {n} known answers" in done.stdout
+
+
+def test_models_lists_it_where_no_manifest_names_another(tmp_path: Path) -> None:
+    assert NAME in finished(tmp_path, "models").stdout
+    (tmp_path / "model_manifest.toml").write_text('[[models]]\nname = "mine"\npath = "mine.gguf"\n')
+    assert NAME not in finished(tmp_path, "models").stdout
+
+
+def test_the_shipped_manifest_serves_it_until_another_is_named() -> None:
+    done = finished(HERE, "config", "--manifest", HERE / "model_manifest.toml")
+    assert f"models.{NAME}.path" in done.stdout
+
+
+def test_a_manifest_may_name_it_beside_others(tmp_path: Path) -> None:
+    text = '[[models]]\nname = "small"\npath = "builtin"\n[[models]]\nname = "mine"\npath = "./builtin"\n'
+    small, mine = parse_manifest(text, folder=tmp_path).models
+    assert small.path == BUILTIN_PATH
+    assert mine.path == tmp_path / "builtin"
+    assert not is_alone(Manifest(models=(small, mine)))
+    assert is_alone(Manifest(models=(small,)))
+
+
+def test_a_file_of_its_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_named(NAME)
+    (tmp_path / NAME).write_bytes(b"a model of one's own")
+    assert not is_named(NAME)
+
+
+def test_names_that_are_given_come_before_its_own() -> None:
+    spec = builtin(("gpt-4o-mini", "tiny"), n_ctx=256)
+    assert (spec.name, spec.aliases, spec.n_ctx) == ("gpt-4o-mini", ("tiny", "builtin"), 256)
+    with pytest.raises(ManifestError):
+        builtin(n_ctx=-1)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"), [("altered", "was altered"), ("missing", "builtin.gguf"), ("sums", "SHA256SUMS")]
+)
+def test_a_package_that_is_not_whole_says_so_at_the_start(tmp_path: Path, harm: str, reason: str) -> None:
+    """In a copy of the package, so that this one stays whole."""
+    shutil.copytree(HERE / "llamahost", tmp_path / "llamahost", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "llamahost" / "builtin" / BUILTIN_PATH.name
+    if harm == "altered":
+        file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    elif harm == "missing":
+        file.unlink()
+    else:
+        (file.parent / SUMS.name).unlink()
+    done = subprocess.run(
+        command("serve", "--port", "0", "--log-level", "error"),
+        cwd=tmp_path, env=environment() | {"PYTHONPATH": str(tmp_path)}, text=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert reason in done.stderr
+    assert "install llamahost again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_files_have_no_sum_to_keep(tmp_path: Path) -> None:
+    verify(tmp_path / "anything.gguf")
+    with pytest.raises(LoadFailed, match=r"anything\.gguf"):
+        Host(tmp_path / "anything.gguf")
+
+
+@pytest.mark.slow
+def test_the_wheel_contains_it(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", str(HERE), "--no-deps", "--quiet", "--wheel-dir", str(tmp_path)]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+        assert opened.read("llamahost/builtin/builtin.gguf") == BUILTIN_PATH.read_bytes()
+    assert {f"llamahost/builtin/{name}" for name in ("SHA256SUMS", "known_answers.json", "MODEL_CARD.md")} <= names
