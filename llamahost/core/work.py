@@ -33,6 +33,9 @@ class Constraint:
     text is free until the next trigger if it `repeats`, else the answer ends. Between an opening and a closing of
     `quiet` (thinking) nothing triggers. With `starts_quiet` the prompt ends inside the first pair of `quiet`: all is
     free up to its closing, and what is said above holds from there.
+
+    `compiled` is what the backend's compiler made of the grammar, for itself alone: a job that carries it begins
+    without waiting for any compiler.
     """
 
     grammar: str
@@ -40,6 +43,7 @@ class Constraint:
     repeats: bool = False
     quiet: tuple[tuple[str, str], ...] = ()
     starts_quiet: bool = False
+    compiled: object = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,11 +168,9 @@ class Preparer:
                 if constraint is None:
                     break
                 assert self._compiles is not None
-                self._compiles(constraint.grammar)
+                return replace(constraint, compiled=self._compiles(constraint.grammar))
             except InvalidRequest as error:
                 failure = error
-            else:
-                return constraint
         if is_required:
             raise InvalidRequest(f"`tool_choice`: {failure}", param=failure.param or "tool_choice") from failure
         if strict is not None:
@@ -294,10 +292,9 @@ class Preparer:
             raise InvalidRequest(f"output of the form `{output.kind}` is not served here", param=output.param)
         constraint = _known_constraint(output)
         try:
-            self._compiles(constraint.grammar)
+            return replace(constraint, compiled=self._compiles(constraint.grammar))
         except InvalidRequest as error:
             raise explained(output, error, self._compiles) from error
-        return constraint
 
     def _sampling(self, generation: Generation) -> Sampling:
         try:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from llamahost.native.vocab import Vocab
 
 MAX_GRAMMARS = 128
-"""Compiled grammars that are kept; a typical one takes a few hundred KiB with the states that its matchers found."""
+"""Compiled grammars that are kept; a typical one takes some tens of KiB, and one of many small rules 400 bytes for each
+of its characters."""
+
+MAX_KEPT = 1 << 20
+"""Characters of all grammars that are kept; the last one is kept in any case."""
 
 MAX_GRAMMAR_BYTES = 1 << 20
 MAX_LEVELS = 16000
@@ -47,27 +51,36 @@ class ConstraintFailed(BackendError):
 
 
 class Grammars:
-    """Compiled grammars of one vocabulary. Thread-safe; its tokenizer is built when the first one is asked for."""
+    """Compiled grammars of one vocabulary. Thread-safe; its tokenizer is built when the first one is asked for.
 
-    def __init__(self, library: Library, vocab: Vocab, *, n_kept: int = MAX_GRAMMARS) -> None:
+    law: who has what `compile` gave begins an answer without waiting, whoever compiles meanwhile
+    """
+
+    def __init__(
+        self, library: Library, vocab: Vocab, *, n_kept: int = MAX_GRAMMARS, n_kept_characters: int = MAX_KEPT
+    ) -> None:
         self._n_kept = n_kept
+        self._n_kept_characters = n_kept_characters
         self.n_words = (vocab.n_tokens + 31) // 32
         self._library = library
         self._vocab = vocab
-        self._lock = threading.Lock()
+        self._compiling = threading.Lock()  # taken before the other one, and held while C works
+        self._lock = threading.Lock()  # held for a few operations at a time: workers wait for it
         self._tokenizer: Any = None
         self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._n_characters = 0  # of the grammars in it
         self._is_closed = False
 
-    def compile(self, grammar: str) -> None:
-        """Have it ready for `matcher`. Raises InvalidRequest with llguidance's complaint. Takes milliseconds to a
-        second: never on the loop or a worker.
+    def compile(self, grammar: str) -> object:
+        """What `matcher` wants in `Constraint.compiled`. Raises InvalidRequest with llguidance's complaint. Takes
+        milliseconds to seconds: never on the loop or a worker.
         """
-        self._prototype(grammar)
+        return self._prototype(grammar)
 
     def matcher(self, constraint: Constraint) -> Matcher:
         """A new one at the beginning of an answer; quick where the grammar was compiled before."""
-        return Matcher(self, constraint, self._prototype(constraint.grammar), self._vocab)
+        prototype = constraint.compiled or self._prototype(constraint.grammar)
+        return Matcher(self, constraint, prototype, self._vocab)
 
     def tokenize(self, data: bytes) -> list[int]:
         tokens: list[int] = self._tokenizer.tokenize_bytes(data)
@@ -75,25 +88,42 @@ class Grammars:
 
     def close(self) -> None:
         """Let the vocabulary go, before the model is freed; no matcher may be used afterwards. Idempotent."""
-        with self._lock:
+        with self._compiling, self._lock:  # what is being compiled tokenises with the vocabulary
             self._is_closed = True
             self._compiled.clear()
             self._tokenizer = None
 
     def _prototype(self, grammar: str) -> Any:
-        with self._lock:  # one at a time: a burst with one new schema compiles it once
-            found = self._compiled.get(grammar)
+        """Never changed once it is made: it is copied by whoever answers."""
+        found = self._recall(grammar)
+        if found is not None:
+            return found
+        with self._compiling:  # one at a time: a burst with one new schema compiles it once
+            found = self._recall(grammar)
             if found is not None:
-                self._compiled.move_to_end(grammar)
-                return found.deep_copy()
+                return found
             if self._is_closed:
                 raise InvalidRequest("the model was closed")
             _check_size(grammar)
             made = _on_a_large_stack(lambda: self._made(grammar))
+            self._keep(grammar, made)
+            return made
+
+    def _recall(self, grammar: str) -> Any:
+        with self._lock:
+            found = self._compiled.get(grammar)
+            if found is not None:
+                self._compiled.move_to_end(grammar)
+            return found
+
+    def _keep(self, grammar: str, made: Any) -> None:
+        with self._lock:
             self._compiled[grammar] = made
-            if len(self._compiled) > self._n_kept:
-                self._compiled.popitem(last=False)
-            return made.deep_copy()
+            self._n_characters += len(grammar)
+            while len(self._compiled) > 1 and (
+                len(self._compiled) > self._n_kept or self._n_characters > self._n_kept_characters
+            ):
+                self._n_characters -= len(self._compiled.popitem(last=False)[0])
 
     def _made(self, grammar: str) -> Any:
         from llguidance import LLMatcher
@@ -103,7 +133,13 @@ class Grammars:
         made = LLMatcher(self._tokenizer, grammar, log_level=0)
         if made.is_error():
             raise InvalidRequest(_complaint(made.get_error()))
-        made.compute_ff_tokens()  # what every copy would compute first
+        tokens = made.compute_ff_tokens()  # what every copy would compute first
+        trial = made.deep_copy()
+        if not tokens:
+            words = np.frombuffer(trial.compute_bitmask(), np.int32)
+            tokens = np.flatnonzero(allowed(words, self._vocab.n_tokens))[:1].tolist()
+        if not trial.consume_tokens(tokens):  # what is too ambiguous to begin with is told by the first token alone
+            raise InvalidRequest(_complaint(trial.get_error()))
         return made
 
 

@@ -24,12 +24,13 @@ MAX_PATTERN = 1 << 14
 MAX_GRAMMAR = 1 << 16
 MAX_CHOICES = 2048
 MAX_TRIED = 64
-"""Parts of a schema that are compiled alone, in search of the one at fault."""
+"""Parts of a schema that are compiled alone, in search of the one at fault; and no more than MAX_SCHEMA characters of
+grammars: each may take a second for every hundred thousand of them."""
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-Compile = Callable[[str], None]
-"""Raises InvalidRequest where the grammar cannot be compiled."""
+Compile = Callable[[str], object]
+"""What a grammar becomes, for `Constraint.compiled`. Raises InvalidRequest where it cannot be compiled."""
 
 
 def constraint_of(output: Output) -> Constraint | None:
@@ -51,7 +52,8 @@ def grammar_of(output: Output) -> str:
             _check_length(value, MAX_PATTERN, param)
             return f"start: {regex(value)}"
         case "choice":
-            return f"start: {' | '.join(literal(choice) for choice in _choices(value, param))}"
+            # One lexeme, as llguidance follows no more than 2,000 rules at once.
+            return f"start: C\nC: {' | '.join(literal(choice) for choice in _choices(value, param))}"
         case "grammar":
             _check_length(value, MAX_GRAMMAR, param)
             return to_lark(value, param)
@@ -71,16 +73,18 @@ def explained(output: Output, error: InvalidRequest, compiles: Compile) -> Inval
     if output.kind != "schema":
         return InvalidRequest(f"`{param}`: {error}", param=param)
     schema = loaded(output.value, param)
-    path, n_tried = "", 0
+    path, n_tried, n_characters = "", 0, 0
     is_deeper = True
     while is_deeper:
         is_deeper = False
         for part in parts(schema, path, param):
             n_tried += 1
-            if n_tried > MAX_TRIED:
+            if n_tried > MAX_TRIED or n_characters > MAX_SCHEMA:
                 break
             try:
-                compiles(_embedded(convert_part(schema, part, param)))
+                grammar = _embedded(convert_part(schema, part, param))
+                n_characters += len(grammar)
+                compiles(grammar)
             except Unexpressed:
                 continue
             except InvalidRequest as inner:

@@ -17,7 +17,7 @@ from llamahost.core.messages import Output
 from llamahost.core.work import Constraint
 from llamahost.native.constraint import MAX_LEVELS, ConstraintFailed, Grammars, Matcher, allowed, allows
 from llamahost.native.model import Model
-from llamahost.text.constraint import grammar_of
+from llamahost.text.constraint import MAX_CHOICES, grammar_of
 
 SCHEMA = {
     "type": "object",
@@ -188,6 +188,7 @@ def test_a_token_against_the_grammar_is_an_error_of_its_matcher_alone(model: Mod
         ('start: "a"\n' + "x" * (1 << 20), "too large"),
         ("start: " + " | ".join('"(("' for _ in range(MAX_LEVELS)), "too large"),
         ("start: \ud800", ""),
+        ("start: " + " | ".join(f'"a{k}"' for k in range(2100)), "max is 2000"),
     ],
 )
 def test_a_grammar_that_cannot_be_followed_is_refused(model: Model, grammar: str, words: str) -> None:
@@ -236,6 +237,39 @@ def test_one_grammar_is_compiled_once_for_all_who_come_together(model: Model) ->
     grammars.close()
     with pytest.raises(InvalidRequest, match="closed"):
         grammars.compile('start: "new"')
+
+
+def test_an_answer_begins_while_another_grammar_is_compiled(model: Model) -> None:
+    grammars = Grammars(model.library, model.vocab, n_kept=1)
+    forgotten = Constraint(grammar='start: "ab"', compiled=grammars.compile('start: "ab"'))
+    kept = Constraint(grammar='start: "cd"')
+    grammars.compile(kept.grammar)
+    begun: list[str] = []
+
+    def begin() -> None:
+        begun.extend(written(model, list(grammars.matcher(constraint).forced())) for constraint in (forgotten, kept))
+
+    with grammars._compiling:  # somebody compiles, for as long as he likes
+        thread = threading.Thread(target=begin, daemon=True)
+        thread.start()
+        thread.join(10.0)
+        assert begun == ["ab", "cd"]
+    grammars.close()
+
+
+def test_as_many_choices_as_a_request_may_have_are_held(model: Model) -> None:
+    grammar = grammar_of(Output("choice", json.dumps([f"choice {k} of all" for k in range(MAX_CHOICES)])))
+    text, _ = said(model, Constraint(grammar=grammar, compiled=model.grammars.compile(grammar)), 1)
+    assert text in [f"choice {k} of all" for k in range(MAX_CHOICES)]
+
+
+def test_what_is_kept_is_bounded_in_its_characters(model: Model) -> None:
+    grammars = Grammars(model.library, model.vocab, n_kept_characters=40)
+    for letters in ("aa", "bb", "cc", "d" * 60, "ee"):
+        grammars.compile(f'start: "{letters}"')
+        assert len(grammars._compiled) == 1 or sum(map(len, grammars._compiled)) <= 40
+    assert list(grammars._compiled) == ['start: "ee"']
+    grammars.close()
 
 
 def test_what_was_used_the_longest_ago_is_forgotten_first(model: Model) -> None:

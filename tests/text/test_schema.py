@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Output
-from llamahost.text.constraint import explained, grammar_of
+from llamahost.text.constraint import MAX_SCHEMA, explained, grammar_of
 from llamahost.text.schema import Unexpressed, convert
 
 
@@ -178,3 +178,12 @@ def test_what_the_compiler_refuses_is_told_with_its_place(schema: Any, path: str
     error = explained(output, caught.value, compiles)
     assert error.param == f"it{path}"
     assert "coerce" not in str(error)
+
+
+def test_the_search_for_the_place_at_fault_compiles_little() -> None:
+    large = {"type": "object", "properties": {f"p{k}": {"type": "string", "pattern": "a" * 90} for k in range(400)}}
+    items = {f"k{k}": {"type": "array", "items": {"$ref": "#/$defs/large"}, "minItems": k} for k in range(40)}
+    schema = {"properties": items, "$defs": {"large": large}}
+    tried: list[str] = []
+    explained(Output("schema", json.dumps(schema), "it"), InvalidRequest("it is not known why"), tried.append)
+    assert sum(map(len, tried)) <= MAX_SCHEMA + max(map(len, tried))
