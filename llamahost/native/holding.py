@@ -5,12 +5,12 @@ or masked. What a grammar forces after a chosen token is told with it, and taken
 then it is only told, comes back as drafts, and each of them has a row of its own to read its logprob from.
 
 law: whoever is held is answered the same whether or not it wants logprobs
-law: a grammar that gives up ends its own job, with what it said
+law: a grammar that gives up, or takes too long, ends its own job, with what it said
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -23,10 +23,11 @@ from llamahost.native.rows import Chooser, Row
 from llamahost.native.sampling import SamplerChain
 
 SLOW_S = 0.05
-"""A mask takes 0.1 ms; from here on a matcher is suspected, and timed alone."""
+"""A mask takes 0.1 ms, and a token as long; a row for which they take more than this is slow, and the masks of its job
+are looked up alone."""
 
 PATIENCE_S = 2.0
-"""What a job's grammar may take above that in all: every other stream waits meanwhile."""
+"""What a job's grammar may take in slow rows in all: every other stream waits meanwhile."""
 
 _MAX_RESAMPLED = 16
 
@@ -43,7 +44,10 @@ class Followed(NamedTuple):
 class Holding:
     """Owned by the worker thread. The matchers of the jobs that run, and the masks of the step under way."""
 
-    def __init__(self, grammars: Grammars, *, n_rows: int, n_threads: int) -> None:
+    def __init__(
+        self, grammars: Grammars, *, n_rows: int, n_threads: int, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._clock = clock
         self._grammars = grammars
         self._n_threads = n_threads
         self._held: dict[int, _Held] = {}
@@ -90,7 +94,7 @@ class Holding:
         for held, words in zip((*alone, *together), self._words, strict=False):
             held.mask = words
         for held in alone:
-            held.look_alone()
+            held.look_alone(self._clock)
         if together:
             self._look_together(together, len(alone))
 
@@ -111,14 +115,12 @@ class Holding:
         if held.error or matcher is None:
             return Followed(token, error=held.error or "the constraint is gone")
         try:
-            if held.forced:
-                return self._forced(held, matcher, chain)
-            if matcher.is_free:
+            if matcher.is_free and not held.forced:
                 token = self._that_stands(matcher, token, chooser, chain, row)
-            matcher.accept(token)
-            chain.accept(token)
-            held.forced = matcher.forced()
-            return Followed(token, *self._told(held, matcher, chain, held.forced))
+            began = self._clock()
+            followed = self._forced(held, matcher, chain) if held.forced else self._chosen(held, matcher, chain, token)
+            held.took(self._clock() - began)
+            return followed
         except ConstraintFailed as error:
             held.error = str(error)
             return Followed(token, error=held.error)
@@ -128,7 +130,13 @@ class Holding:
         held = self._held.get(job_id)
         if held is not None and held.wants_mask:
             held.mask = self._one
-            held.look_alone()
+            held.look_alone(self._clock)
+
+    def _chosen(self, held: _Held, matcher: Matcher, chain: SamplerChain, token: int) -> Followed:
+        matcher.accept(token)
+        chain.accept(token)
+        held.forced = matcher.forced()
+        return Followed(token, *self._told(held, matcher, chain, held.forced))
 
     def _forced(self, held: _Held, matcher: Matcher, chain: SamplerChain) -> Followed:
         token, *rest = held.forced
@@ -168,9 +176,9 @@ class Holding:
 
             self._executor = executor(self._n_threads)
         pairs = [(held.matcher.compiled, first + k) for k, held in enumerate(together) if held.matcher is not None]
-        began = perf_counter()
+        began = self._clock()
         self._executor.unsafe_compute_mask_ptr(pairs, self._words.ctypes.data, self._words.strides[0], len(self._words))
-        is_slow = perf_counter() - began > SLOW_S
+        is_slow = self._clock() - began > SLOW_S
         for held in together:
             held.is_slow = is_slow
             held.check()
@@ -179,7 +187,7 @@ class Holding:
 class _Held:
     """One job. `forced` is what its grammar wants next and has not been told or come yet."""
 
-    __slots__ = ("error", "forced", "is_slow", "is_told_only", "mask", "matcher", "slow_s")
+    __slots__ = ("error", "forced", "is_slow", "is_told_only", "mask", "mask_s", "matcher", "slow_s")
 
     def __init__(self, *, is_told_only: bool) -> None:
         self.matcher: Matcher | None = None
@@ -188,27 +196,34 @@ class _Held:
         self.error = ""
         self.is_told_only = is_told_only
         self.is_slow = False
-        self.slow_s = 0.0
+        self.mask_s = 0.0  # of the next row, where it was looked up alone
+        self.slow_s = 0.0  # of all slow rows
 
     @property
     def wants_mask(self) -> bool:
         matcher = self.matcher
         return not (self.error or self.forced or matcher is None or matcher.is_free or matcher.is_complete)
 
-    def look_alone(self) -> None:
+    def look_alone(self, clock: Callable[[], float]) -> None:
         assert self.matcher is not None
         assert self.mask is not None
-        began = perf_counter()
+        began = clock()
         try:
             self.matcher.mask(self.mask)
         except ConstraintFailed as error:
             self.error = str(error)
-        took_s = perf_counter() - began
-        self.is_slow = took_s > SLOW_S
-        if self.is_slow:
-            self.slow_s += took_s
-            if self.slow_s > PATIENCE_S:
-                self.error = "the grammar takes too long: it is ambiguous, or too large"
+        self.mask_s = clock() - began
+
+    def took(self, followed_s: float) -> None:
+        """A row is done, and its token was followed so long. Raises ConstraintFailed."""
+        row_s, was_alone, self.mask_s = self.mask_s + followed_s, self.mask_s > 0.0, 0.0
+        if row_s <= SLOW_S:
+            self.is_slow &= not was_alone  # else it is suspected as before
+            return
+        self.is_slow = True
+        self.slow_s += row_s
+        if self.slow_s > PATIENCE_S:
+            raise ConstraintFailed("the grammar takes too long: it is ambiguous, or too large")
 
     def check(self) -> None:
         assert self.matcher is not None

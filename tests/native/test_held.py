@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llamahost.core.messages import Output, Sampling
@@ -15,7 +16,10 @@ from llamahost.core.work import Constraint, Emission, Job
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
+from llamahost.native.holding import PATIENCE_S, SLOW_S, Holding
 from llamahost.native.model import Model
+from llamahost.native.rows import Chooser
+from llamahost.native.sampling import Samplers
 from llamahost.text.constraint import grammar_of
 
 SCHEMA = grammar_of(
@@ -222,3 +226,35 @@ def test_memory_that_cannot_be_cut_is_never_asked_to(tiny_recurrent: Path) -> No
     assert bench.answers[short].tokens == bench.answers[plain].tokens[:5]
     assert_valid(bench.text(plain))
     bench.close()
+
+
+@pytest.mark.parametrize("row_s", [SLOW_S / 4, SLOW_S * 1.5])
+def test_a_job_whose_rows_are_slow_is_ended_when_patience_is_over(tiny_llama: Path, row_s: float) -> None:
+    """Half of a row's time goes by while its mask is looked up, the other half while its token is followed."""
+    n_readings = 0
+
+    def clock() -> float:
+        nonlocal n_readings
+        n_readings += 1
+        return n_readings * row_s / 2
+
+    model = Model.open(tiny_llama)
+    samplers = Samplers(model.library, model.vocab, n_ctx=64)
+    chooser = Chooser(model.library, n_vocab=model.vocab.n_tokens)
+    chain = samplers.chain(Sampling(temperature=0.0), array("i", [1]))
+    holding = Holding(model.grammars, n_rows=1, n_threads=1, clock=clock)
+    row = np.zeros(model.vocab.n_tokens, np.float32)
+    holding.begin(Job(id=1, tokens=array("i", [1]), n_max=500, constraint=Constraint(grammar="start: /a+/")))
+    [a] = model.vocab.encode("a", add_special=False, parse_special=False)[-1:]
+    n_rows, error = 0, ""
+    while not error and n_rows < 200:
+        holding.look([1])
+        error = holding.follow(1, a, chooser, chain, row).error
+        n_rows += 1
+    if row_s < SLOW_S:
+        assert error == ""
+    else:
+        assert "takes too long" in error
+        assert n_rows == int(PATIENCE_S / row_s) + 1
+    for each in (holding, chooser, chain, samplers, model):
+        each.close()
