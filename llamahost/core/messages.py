@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypedDict
 
@@ -248,6 +249,12 @@ class Sampling:
         merged = {f.name: getattr(self, f.name) for f in fields(self)}
         merged.update(options)
         return Sampling(**merged)
+
+    def with_seed(self, seed: int) -> Sampling:
+        """These values but for the seed, in [0, 2**32); checked once for all answers, which share a long bias."""
+        made = copy(self)
+        object.__setattr__(made, "seed", seed)
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

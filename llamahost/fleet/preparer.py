@@ -258,7 +258,7 @@ class Preparer:
                     id=next(_job_ids),
                     tokens=tokens,
                     n_max=n_max,
-                    sampling=replace(sampling, seed=(seed + offset) % 2**32),
+                    sampling=sampling.with_seed((seed + offset) % 2**32),
                     end_ids=end_ids,
                     n_logprobs=generation.n_logprobs,
                     n_prompt_logprobs=request.n_prompt_logprobs if request else None,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
-from llamahost.core.messages import ChatRequest, CompletionRequest, Output, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Text
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Job, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
@@ -313,7 +313,7 @@ def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
 
 def _n_chars_of_chat(request: ChatRequest) -> int:
     """Characters of text, or what takes as long; not counted further once it is large, nor within JSON."""
-    n = N_ANSWER * request.generation.n + _n_chars_of_form(request.output)
+    n = N_ANSWER * request.generation.n + _n_named(request.generation) + _n_chars_of_form(request.output)
     if request.tools:
         n += N_SMALL + 1
     for option in request.template_options.values():
@@ -332,7 +332,14 @@ def _n_chars_of_chat(request: ChatRequest) -> int:
 def _n_chars_of_completion(request: CompletionRequest) -> int:
     """Characters or tokens of the prompts, or what takes as long."""
     n_each = len(request.suffix) + N_ANSWER * request.generation.n
-    return sum(map(len, request.prompts)) + n_each * len(request.prompts) + _n_chars_of_form(request.output)
+    n = sum(map(len, request.prompts)) + n_each * len(request.prompts)
+    return n + _n_named(request.generation) + _n_chars_of_form(request.output)
+
+
+def _n_named(generation: Generation) -> int:
+    """Tokens that are named, each of which is looked at for itself: as long as a character takes."""
+    biases = generation.sampling.get("logit_bias", ())
+    return (len(biases) if isinstance(biases, Sized) else 0) + len(generation.stop_ids)
 
 
 def _n_chars_of_form(output: Output) -> int:

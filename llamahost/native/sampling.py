@@ -96,6 +96,7 @@ class Samplers:
         self._n_vocab = vocab.n_tokens
         self._n_ctx = n_ctx
         self._dry: dict[tuple[object, ...], int] = {}
+        self._last_bias: tuple[object, dict[int, float]] = (None, {})
 
     def chain(self, sampling: Sampling, prompt: Tokens) -> SamplerChain:
         """The job's samplers; those with a memory have read the end of the prompt."""
@@ -135,10 +136,14 @@ class Samplers:
         return self._n_ctx if n < 0 else min(n, self._n_ctx)
 
     def _bias(self, sampling: Sampling) -> dict[int, float]:
+        """Made once for the answers of one request, which begin one after the other and share theirs."""
+        if self._last_bias[0] is sampling.logit_bias:
+            return self._last_bias[1]
         bias: dict[int, float] = {}
         for token, value in (*sampling.logit_bias, *((token, -math.inf) for token in self._vocab.suppressed)):
             if 0 <= token < self._n_vocab:  # others have no logit to bias
                 bias[token] = bias.get(token, 0.0) + value
+        self._last_bias = sampling.logit_bias, bias
         return bias
 
     def _members(self, s: Sampling) -> list[int]:

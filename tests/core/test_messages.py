@@ -116,3 +116,10 @@ def test_a_request_asks_for_something() -> None:
 
 def test_a_messages_text_is_its_text_parts() -> None:
     assert Message(role="user", parts=(Text("a"), Image(b"x"), Text("b"))).text == "ab"
+
+
+def test_a_seed_changes_nothing_else() -> None:
+    sampling = Sampling(temperature=0.5, logit_bias=((1, 2.0),), seed=1)
+    assert sampling.with_seed(7) == Sampling(temperature=0.5, logit_bias=((1, 2.0),), seed=7)
+    assert sampling.with_seed(7).logit_bias is sampling.logit_bias
+    assert sampling.seed == 1

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -181,12 +181,14 @@ async def test_what_may_be_large_without_being_text_is_prepared_in_a_lane() -> N
     user = Message(role="user", parts=(Text("hello"),))
     tool = Tool(name="f", parameters={"enum": ["x" * 100] * 1000})
     call = ToolCall("1", "f", "{}" + " " * N_SMALL)
-    large = [
+    large: list[ChatRequest | CompletionRequest] = [
         ChatRequest(messages=(user,), tools=(tool,), tool_choice="none"),
         ChatRequest(messages=(user,), template_options={"documents": [{"text": "x" * 10**5}]}),
         ChatRequest(messages=(user,), template_options={"system": "x" * N_SMALL}),
         ChatRequest(messages=(user, Message(role="assistant", tool_calls=(call,)), user)),
         ChatRequest(messages=(user,) * 1000),
+        ChatRequest(messages=(user,), generation=Generation(sampling={"logit_bias": ((1, 1.0),) * N_SMALL})),
+        CompletionRequest(prompts=("a",), generation=Generation(stop_ids=(1,) * N_SMALL)),
     ]
     small = [
         ChatRequest(messages=(user,)),
@@ -196,7 +198,8 @@ async def test_what_may_be_large_without_being_text_is_prepared_in_a_lane() -> N
         vocabulary = replica.vocabulary
         assert isinstance(vocabulary, SlowVocabulary)
         here = threading.get_ident()
-        for requests, is_here in ((large, False), (small, True)):
+        cases: tuple[tuple[Sequence[ChatRequest | CompletionRequest], bool], ...] = ((large, False), (small, True))
+        for requests, is_here in cases:
             for request in requests:
                 await replica.prepare(request)
                 assert (vocabulary.thread == here) is is_here
