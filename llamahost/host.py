@@ -165,9 +165,9 @@ class AsyncHost:
         async with self._measured(request, "embedding") as (replica, record):
             prepared, vectors = await replica.embed(request)
             record.n_prompt = prepared.n_tokens
-            n_dim = replica.n_dim
-            if request.dimensions is not None and request.dimensions != n_dim:
-                vectors = tuple(_first(vector, request.dimensions, n_dim) for vector in vectors)
+            if request.dimensions is not None and request.dimensions != replica.n_dim:
+                n, whole = request.dimensions, vectors
+                vectors = await replica.run(lambda: tuple(_first(vector, n) for vector in whole), n * len(whole))
             return Embeddings(vectors=vectors, model=replica.spec.name, n_tokens=prepared.n_tokens, cut=prepared.cut)
 
     async def rerank(self, request: RerankRequest) -> Ranking:
@@ -362,10 +362,8 @@ class _Account:
         )
 
 
-def _first(vector: Vector, n: int, n_dim: int) -> Vector:
-    """The first n dimensions, of length 1 again. Raises InvalidRequest."""
-    if n > n_dim:
-        raise InvalidRequest(f"dimensions must be at most {n_dim}, the model's own, not {n}", param="dimensions")
+def _first(vector: Vector, n: int) -> Vector:
+    """The first n dimensions, of length 1 again."""
     head = vector[:n]
     length = math.sqrt(math.fsum(value * value for value in head))
     return array("f", (value / length for value in head)) if length > 0 else head

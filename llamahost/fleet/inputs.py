@@ -77,16 +77,48 @@ class Inputs:
         cut: list[int] = []
         for k, document in enumerate(request.documents):
             pair = self._pair(request.query, query, document)
-            inputs.append(self._fitting(pair, k, f"documents[{k}]", cut, is_cut=request.is_cut))
+            if request.is_cut and len(pair) > self.n_ctx:
+                pair = self._cut_pair(request.query, query, document, len(pair))
+                cut.append(k)
+            inputs.append(self._fitting(pair, k, f"documents[{k}]", cut, is_cut=False))
         return self._job(inputs, cut, request.priority)
 
     def _pair(self, query: str, query_tokens: Tokens | None, document: str) -> Tokens:
         if query_tokens is None:
-            before, _, after = self._rerank_template.partition("{query}")
-            text = before.replace("{document}", document) + query + after.replace("{document}", document)
-            return self._vocabulary.encode(text, add_special=False, parse_special=True)
+            return self._marked("".join(self._written(query, document)))
         marks = self._marks
         return marks.begin + query_tokens + marks.between + self._bare(document) + marks.end
+
+    def _cut_pair(self, query: str, query_tokens: Tokens | None, document: str, n: int) -> Tokens:
+        """All of it but the document's end, since what follows that is what the score is read from."""
+        if query_tokens is None:
+            before, document, after = self._written(query, document)
+            head, tail = self._marked(before), self._marked(after)
+            body = self._marked(before + document)
+        else:
+            head, tail = self._marks.begin + query_tokens + self._marks.between, self._marks.end
+            body = head + self._bare(document)
+        if len(head) + len(tail) >= self.n_ctx:
+            raise ContextTooLong(n_prompt=n, n_ctx=self.n_ctx, model=self.model, param="query")
+        return body[: self.n_ctx - len(tail)] + tail
+
+    def _written(self, query: str, document: str) -> tuple[str, str, str]:
+        """The template's text up to the document's last place, the document, and what follows it."""
+        before, _, after = self._rerank_template.partition("{query}")
+        if "{document}" in after:
+            middle, _, last = after.rpartition("{document}")
+            return (
+                before.replace("{document}", document) + query + middle.replace("{document}", document),
+                document,
+                last,
+            )
+        if "{document}" not in before:
+            return before + query + after, "", ""
+        first, _, middle = before.rpartition("{document}")
+        return first.replace("{document}", document), document, middle + query + after
+
+    def _marked(self, text: str) -> Tokens:
+        return self._vocabulary.encode(text, add_special=False, parse_special=True)
 
     def _bare(self, text: str) -> Tokens:
         return self._vocabulary.encode(text, add_special=False, parse_special=False)

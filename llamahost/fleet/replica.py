@@ -32,6 +32,9 @@ N_SMALL = 1024
 """Characters of text that are prepared on the loop itself: 0.1 to 1 ms of work, where a hop to a lane and back
 costs 0.05 to 0.1 ms more. Above that the loop's other streams would feel it."""
 
+MAX_NUMBERS = 2**26
+"""Of an answer with a vector for each token: as many as the longest vectors of the most inputs have otherwise."""
+
 N_ANSWER, N_MESSAGE = 64, 16
 """Characters that take as long as making an answer's job and reply, and as a message beside its text."""
 
@@ -209,8 +212,16 @@ class Replica:
             )
         if self._pooling == "rank":
             raise InvalidRequest(f"`{name}` scores documents, it has no embeddings; use /v1/rerank", param="model")
+        if request.dimensions is not None:
+            self._check_dimensions(request.dimensions)
         n_chars = sum(map(len, request.inputs)) + N_MESSAGE * len(request.inputs)
         prepared = await self.run(lambda: self._inputs.embed(request), n_chars)
+        if self._pooling == "none" and prepared.n_tokens * self.n_dim > MAX_NUMBERS:
+            raise InvalidRequest(
+                f"{prepared.n_tokens} tokens have {prepared.n_tokens * self.n_dim} numbers, of which one answer holds "
+                f"at most {MAX_NUMBERS}; send fewer inputs",
+                param="input",
+            )
         return prepared, await self._vectors.of(prepared.job)
 
     async def rank(self, request: RerankRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
@@ -220,6 +231,14 @@ class Replica:
         n_chars = sum(map(len, request.documents)) + (N_MESSAGE + len(request.query)) * len(request.documents)
         prepared = await self.run(lambda: self._inputs.rank(request), n_chars)
         return prepared, await self._vectors.of(prepared.job)
+
+    def _check_dimensions(self, n: int) -> None:
+        if n > self.n_dim:
+            raise InvalidRequest(
+                f"dimensions must be at most {self.n_dim}, the model's own, not {n}", param="dimensions"
+            )
+        if self._pooling == "none" and n < self.n_dim:
+            raise InvalidRequest("a vector for each token is told with all its dimensions", param="dimensions")
 
     async def run(self, work: Callable[[], Result], n_chars: int) -> Result:
         """Do work on `n_chars` of text that touches the vocabulary and no context: here if small, else in a lane."""

@@ -22,6 +22,7 @@ class Vectors:
         self._loop = asyncio.get_running_loop()
         self._worker = worker
         self._waiting: dict[int, asyncio.Future[tuple[Vector, ...]]] = {}
+        self._refusal: Exception | None = None
         self._embedder = Embedder(backend, self._publish, target_step_s=target_step_s, on_lost=on_lost)
         worker.attach(self._embedder)
 
@@ -30,7 +31,9 @@ class Vectors:
         return self._embedder.stats
 
     async def of(self, job: EmbedJob) -> tuple[Vector, ...]:
-        """The job's vectors. Whoever stops waiting aborts it. Raises GenerationFailed."""
+        """The job's vectors. Whoever stops waiting aborts it. Raises GenerationFailed, and what it was refused with."""
+        if self._refusal is not None:  # since the job was prepared
+            raise self._refusal
         future: asyncio.Future[tuple[Vector, ...]] = self._loop.create_future()
         self._waiting[job.id] = future
         self._worker.submit(self._embedder, job)
@@ -38,11 +41,12 @@ class Vectors:
             return await future
         finally:
             del self._waiting[job.id]
-            if future.cancelled() or future.exception() is not None:
+            if not future.done() or future.cancelled() or future.exception() is not None:
                 self._worker.abort(self._embedder, job.id)
 
     def refuse(self, error: Exception) -> None:
-        """Nobody waits any longer."""
+        """Nobody waits any longer, now or later."""
+        self._refusal = error
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
