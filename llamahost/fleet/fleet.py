@@ -331,7 +331,9 @@ class Fleet:
         return Replica(opened, engine, vectors, self._worker, self._outbox, self._lanes)
 
     def _lost(self, place: _Place, reason: str) -> None:
-        """The backend is gone: its jobs have failed, what is needed now is a new one."""
+        """A backend is gone: its jobs have failed, what is needed now is a new one."""
+        if place.state not in ("ready", "draining"):
+            return  # it is known: a model may lose both its contexts, and is loaded anew once
         logger.error("`%s` is lost: %s", place.spec.name, reason)
         place.settle("failed", reason)
         if not self._is_closed:

@@ -2,18 +2,22 @@
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
 from llamahost.core.errors import BackendLost, GenerationFailed, LoadFailed, ModelNotFound, Overloaded, Unavailable
+from llamahost.core.machine import Machine
+from llamahost.core.vectors import EmbedRequest
 from llamahost.core.work import Job
 from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.manifest import ModelSpec
+from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
-from tests.fleet.fakes import FakeLoader, spec_of
+from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
 from tests.on_loop import on_loop, turns
 
 
@@ -202,3 +206,34 @@ async def test_a_backend_lost_again_at_once_stays_failed() -> None:
         assert loader.n_loads == 2
         with pytest.raises(Unavailable, match="again"):
             await generate(fleet, 3)
+
+
+class LosingBoth(FakeLoader):
+    """The first model that it opens loses both its contexts in their first steps."""
+
+    def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
+        opened = super().__call__(spec, machine, on_progress)
+        lost: dict[int, Exception] = {0: BackendLost("the device is gone")} if self.n_loads == 1 else {}
+        opened.backend.failures = lost
+        opened.embedder = opened.model.embedder = FakeEmbedBackend(failures=lost)
+        opened.inputs = Inputs(model=spec.name, n_ctx=64, vocabulary=opened.model.vocab)
+        return opened
+
+
+@on_loop
+async def test_a_model_that_loses_both_its_contexts_is_loaded_anew_once() -> None:
+    loader = LosingBoth()
+
+    async def embed() -> None:
+        async with fleet.lease("") as replica:
+            await replica.embed(EmbedRequest(inputs=("a",)))
+
+    async with fleet_of(loader=loader) as fleet:
+        await fleet.wait_ready()
+        ends = await asyncio.gather(generate(fleet, 1), embed(), return_exceptions=True)
+        assert [type(end) for end in ends] == [GenerationFailed, GenerationFailed]
+        while fleet.statuses()[0].state != "ready":
+            await turns()
+        await embed()
+        assert len(await generate(fleet, 2)) == 4
+    assert loader.n_loads == 2
