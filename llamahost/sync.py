@@ -6,6 +6,7 @@ Knows no thread of the engine; may be used from several threads at once.
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -436,7 +437,10 @@ def _calls_of(calls: object, k: int) -> tuple[ToolCall, ...]:
             found.append(call)
         elif isinstance(function, Mapping) and isinstance(function.get("name"), str):
             id_ = str(given.get("id") or f"call_{k}_{len(found)}")
-            found.append(ToolCall(id_, function["name"], str(function.get("arguments") or "{}")))
+            arguments = function.get("arguments") or "{}"
+            if isinstance(arguments, Mapping):  # as Hugging Face's templates have them
+                arguments = json.dumps(arguments, ensure_ascii=False)
+            found.append(ToolCall(id_, function["name"], str(arguments)))
         else:
             raise InvalidRequest(
                 f'messages[{k}].tool_calls holds ToolCall or {{"id": …, "function": {{"name": …, "arguments": …}}}}',

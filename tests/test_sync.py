@@ -16,7 +16,7 @@ from llamahost.core.errors import GenerationFailed, InvalidRequest, LoadFailed, 
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import Message, Text, ToolCall
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result
-from llamahost.sync import Host
+from llamahost.sync import Host, _message_of
 from tests.fakes import BackendError, FakeBackend, alone
 from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
 
@@ -70,6 +70,12 @@ def test_text_alone_is_a_users_turn() -> None:
         assert host.chat("hi", **options).text == host.chat([{"role": "user", "content": "hi"}], **options).text
         parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
         assert host.chat([{"role": "user", "content": parts}], **options).text == host.chat("hi", **options).text
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "é"}', {"a": "é"}])
+def test_the_arguments_of_a_call_may_be_text_or_an_object(arguments: object) -> None:
+    turn = {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": arguments}}]}
+    assert _message_of(turn, 0).tool_calls == (ToolCall("c1", "f", '{"a": "é"}'),)
 
 
 def test_more_answers_are_in_others_by_index() -> None:

@@ -341,14 +341,16 @@ class ChatRequest:
                 raise InvalidRequest("reasoning that text follows cannot be continued", param=f"{path}.content")
 
     def _check_tools(self) -> None:
-        names = [tool.name for tool in self.tools]
-        for k, name in enumerate(names):
+        names: set[str] = set()
+        for k, tool in enumerate(self.tools):
+            name = tool.name
             if not 0 < len(name) <= 256 or not name.isprintable():
                 raise InvalidRequest(
                     "a tool's name has 1 to 256 printable characters", param=f"tools[{k}].function.name"
                 )
-            if name in names[:k]:
+            if name in names:
                 raise InvalidRequest(f"two tools are named `{name}`", param=f"tools[{k}].function.name")
+            names.add(name)
         if self.tool_choice in ("auto", "none"):
             return
         if not names:
