@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamahost.core.messages import RANGES
+from llamahost.core.messages import MAX_BREAKERS, RANGES
 
 Json = dict[str, object]
 
@@ -47,6 +47,9 @@ def limit(components: dict[str, Json]) -> None:
                 branch.update(text)
             elif branch.get("type") == "array":
                 branch.update({"maxItems": MAX_STOPS, "items": {"type": "string", **text}})
+        for branch in _branches(properties["dry_sequence_breakers"]):
+            if branch.get("type") == "array":
+                branch["maxItems"] = MAX_BREAKERS
         for field in ("messages", "prompt"):
             for branch in _branches(properties.get(field, {})):
                 if branch.get("type") == "array":

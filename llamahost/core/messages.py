@@ -162,6 +162,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "min_keep": (0, 2**31 - 1),
 }
 
+MAX_BREAKERS = 32
+"""Texts that end DRY's repetitions: for each, C walks the whole vocabulary while every stream waits, 20 ms of 152,000
+tokens.
+"""
+
 _WHOLE = frozenset(name for name, (low, _) in RANGES.items() if isinstance(low, int))
 
 
@@ -230,6 +235,8 @@ class Sampling:
             if sampler not in SAMPLERS:
                 known = ", ".join(SAMPLERS)
                 raise InvalidRequest(f"unknown sampler `{sampler}`; the known ones are {known}", param="samplers")
+        if len(self.dry_sequence_breakers) > MAX_BREAKERS:
+            raise InvalidRequest(f"at most {MAX_BREAKERS} dry_sequence_breakers", param="dry_sequence_breakers")
         for breaker in self.dry_sequence_breakers:
             if not isinstance(breaker, str):
                 raise InvalidRequest("dry_sequence_breakers must be texts", param="dry_sequence_breakers")

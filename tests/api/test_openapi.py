@@ -179,6 +179,9 @@ def test_the_limits_that_are_told_are_those_that_hold(path: str) -> None:
                 assert (await client.post(path, json={**least, "stop": stop})).status_code == 200
             for stop in ([""], ["x"] * 65, "x" * 1025):
                 assert (await client.post(path, json={**least, "stop": stop})).status_code == 400
+            for n, status in ((32, 200), (33, 400)):
+                given = {**least, "dry_sequence_breakers": ["x"] * n}
+                assert (await client.post(path, json=given)).status_code == status
 
     assert {"temperature", "top_k", "n", "max_tokens", "timeout"} <= {field for field, told in limited.items() if told}
     run(law)

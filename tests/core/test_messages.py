@@ -60,6 +60,7 @@ def test_the_defaults_are_in_range_and_hold_every_sampler() -> None:
         ("logit_bias", (1,)),
         ("logit_bias", ((1, "much"),)),
         ("dry_sequence_breakers", (1,)),
+        ("dry_sequence_breakers", ("a",) * 33),
     ],
 )
 def test_a_value_out_of_range_names_its_field(field: str, value: object) -> None:
