@@ -26,6 +26,7 @@ def talked(folder: Path, text: str, *arguments: str | Path) -> subprocess.Comple
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_replies_alone_are_on_standard_output(tiny_llama: Path, tmp_path: Path) -> None:
     done = talked(tmp_path, "Hello\n\n/system Be kind.\n/nonsense\nAgain\n/exit\nnever read\n", tiny_llama, *SHORT)
     assert done.returncode == 0
@@ -43,6 +44,7 @@ def test_a_reset_forgets_the_conversation(tiny_llama: Path, tmp_path: Path) -> N
     assert talked(tmp_path, "Hello\nHello\n", tiny_llama, *SHORT).stdout != once * 2
 
 
+@pytest.mark.slow
 def test_a_conversation_over_the_context_is_told_and_the_talk_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
     flags = ("--temperature", "0", "--max-tokens", "6", "--n-ctx", "64")
     done = talked(tmp_path, "long " * 100 + "\nHello\n", tiny_llama, *flags)
@@ -83,6 +85,7 @@ def test_ctrl_c_stops_only_the_reply(tiny_llama: Path, tmp_path: Path) -> None:
         stops_a_reply_and_answers_on(process)
 
 
+@pytest.mark.slow
 def test_two_at_the_prompt_end_it(tiny_llama: Path, tmp_path: Path) -> None:
     with talking(tmp_path, tiny_llama, "--n-ctx", "64") as process:
         assert process.stdin
@@ -136,6 +139,7 @@ def test_a_running_server_is_as_good_as_a_file(tiny_llama: Path, tmp_path: Path)
         assert "the server says 401" in refused.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_begin_says_so(tmp_path: Path) -> None:
     nobody = talked(tmp_path, "Hello\n", "--url", "http://127.0.0.1:1")
     assert nobody.returncode == 4

@@ -27,7 +27,8 @@ def command(*arguments: str | Path) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLAMAHOST_")}
-    return {**kept, "PYTHONPATH": str(HERE), **more}
+    # one thread: on a busy machine two of llama.cpp wait for each other at every layer of a model this small
+    return {**kept, "PYTHONPATH": str(HERE), "LLAMAHOST_THREADS": "1", **more}
 
 
 def finished(folder: Path, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -131,6 +132,7 @@ def test_a_corrupt_model_is_one_clear_line_and_status_3(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_binding_that_does_not_load_is_told_with_what_to_do(tmp_path: Path, tiny_llama: Path) -> None:
     """As in a container that was given no GPU: the CUDA build wants the driver's library."""
     package = tmp_path / "llama_cpp"
@@ -181,6 +183,7 @@ def test_flags_weigh_more_than_environment_and_that_more_than_the_manifest(tmp_p
         assert server.request("/v1/models")[0] == 401
 
 
+@pytest.mark.slow
 def test_a_unix_socket_is_served_and_taken_away(tmp_path: Path) -> None:
     place = tmp_path / "s"
     with serving(tmp_path, "--unix-socket", place) as server:
@@ -206,6 +209,7 @@ def test_a_model_is_served_and_sigterm_ends_it_well(tiny_llama: Path, tmp_path: 
         assert server.end() == 0
 
 
+@pytest.mark.slow
 def test_a_strict_model_answers_to_its_names_alone(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--alias", "tiny", "--strict-model", "--n-ctx", "256") as server:
         server.line("ready: ")
@@ -225,6 +229,7 @@ def streaming(server: Server, n: int) -> Iterator[Any]:
         yield response
 
 
+@pytest.mark.slow
 def test_sigterm_drains_refuses_and_exits_well(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "4096") as server:
         server.line("ready: ")
@@ -238,6 +243,7 @@ def test_sigterm_drains_refuses_and_exits_well(tiny_llama: Path, tmp_path: Path)
         assert server.process.wait(LIMIT_S) == 0
 
 
+@pytest.mark.slow
 def test_what_does_not_finish_in_time_is_told_and_the_exit_is_well(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "100000", "--slots", "1", "--drain", "0.1") as server:
         server.line("ready: ")
@@ -249,6 +255,7 @@ def test_what_does_not_finish_in_time_is_told_and_the_exit_is_well(tiny_llama: P
         assert server.process.wait(LIMIT_S) == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "100000", "--slots", "1") as server:
         server.line("ready: ")
@@ -258,6 +265,7 @@ def test_a_second_signal_ends_it_at_once(tiny_llama: Path, tmp_path: Path) -> No
             assert server.end(signal.SIGINT) == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_an_open_door_is_warned_of(host: str, tmp_path: Path) -> None:
     if host == "::" and not socket.has_dualstack_ipv6():

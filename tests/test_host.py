@@ -281,6 +281,7 @@ async def test_the_observer_is_told_of_each_request_once_with_its_counts() -> No
     assert records[1].kind == "chat"
 
 
+@pytest.mark.slow
 @on_loop
 async def test_a_thousand_readers_leaving_at_random_cost_no_slot() -> None:
     rng = random.Random(7)

@@ -67,6 +67,7 @@ def test_check_generates_with_a_model_that_is_given(tiny_llama: Path, tmp_path: 
     assert "8 tokens" in done.stdout
 
 
+@pytest.mark.slow
 def test_check_finds_what_is_wrong_with_the_manifest_s_models(manifest: Path) -> None:
     done = finished(manifest.parent, "check")
     assert done.returncode == 1

@@ -7,6 +7,8 @@ import pty
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.test_cli import LIMIT_S, command, environment, finished
 
 
@@ -29,6 +31,7 @@ def at_a_terminal(folder: Path, *arguments: str | Path) -> tuple[str, str]:
         return output.decode(), seen.decode()
 
 
+@pytest.mark.slow
 def test_a_person_sees_a_bar_while_a_model_loads(tiny_llama: Path, tmp_path: Path) -> None:
     arguments = ("run", tiny_llama, "Hello", "--temperature", "0", "-n", "4", "--n-ctx", "256")
     output, seen = at_a_terminal(tmp_path, *arguments)

@@ -78,6 +78,7 @@ def test_a_model_may_be_named_by_the_manifest(chatty: Path, tmp_path: Path) -> N
     assert (missing.returncode, missing.stderr) == (3, "llamahost: there is no file n; the manifest names mine\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "told", "arguments"),
     [
@@ -102,6 +103,7 @@ def test_what_goes_wrong_is_one_line_and_its_status(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_with_130(chatty: Path, tmp_path: Path) -> None:
     arguments = command("run", chatty, "abc", "--n-ctx", "100000")
     with subprocess.Popen(

@@ -155,6 +155,7 @@ def test_environment_and_flags_set_them(tmp_path: Path) -> None:
         assert status_of(server, "/environment/v1/models")[0] == 404
 
 
+@pytest.mark.slow
 def test_a_request_that_names_no_deadline_gets_the_servers(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "256", LLAMAHOST_TIMEOUT="0.001") as server:
         server.line("ready: ")
@@ -194,6 +195,7 @@ def test_a_wrong_value_is_told_with_its_key(settings: dict[str, object], key: st
     assert caught.value.key == key
 
 
+@pytest.mark.slow
 def test_a_manifest_serves_what_it_can_and_tells_what_it_cannot(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
     (tmp_path / "model_manifest.toml").write_text(

@@ -98,6 +98,7 @@ def test_all_that_was_generated_is_counted() -> None:
         assert summary.tokens_per_s.n == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", ["short", "long-prompt", "shared-prefix", "agent", "mixed"])
 @pytest.mark.parametrize("is_open", [False, True])
 def test_all_servers_get_the_same_bytes(workload: str, is_open: bool) -> None:
@@ -128,6 +129,7 @@ def test_one_rival_is_the_best() -> None:
         assert sum(comparison.is_best_rival for comparison in cell.comparisons) == 1
 
 
+@pytest.mark.slow
 def test_failures_are_counted_by_kind_and_make_no_tokens() -> None:
     report = measured(QUICK, Talker(fails_every=4))
     summary = report.cells[0].summaries[0]
@@ -137,6 +139,7 @@ def test_failures_are_counted_by_kind_and_make_no_tokens() -> None:
     assert "full" in summary.details[0]
 
 
+@pytest.mark.slow
 def test_without_usage_events_stand_for_tokens() -> None:
     summary = measured(QUICK, Talker(has_usage=False)).cells[0].summaries[0]
     assert not summary.is_metered
@@ -172,6 +175,7 @@ def test_kinds_of_failure() -> None:
     assert asyncio.run(work()) == ["cut", "connect"]
 
 
+@pytest.mark.slow
 def test_the_report_keeps_its_schema(tmp_path: Path) -> None:
     parsed = orjson.loads(measured(QUICK, Talker(), Talker()).to_json())
     assert parsed["schema"] == 1

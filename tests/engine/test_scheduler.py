@@ -174,6 +174,7 @@ def test_many_scored_prompts_never_ask_for_more_rows_than_there_are() -> None:
     d.check_answers()
 
 
+@pytest.mark.slow
 def test_a_scored_prompt_holds_no_stream_up_for_longer_than_a_step_should_take() -> None:
     """Rows cost twenty times a token: a chunk of them is so much smaller."""
     rows_s = 0.002

@@ -45,7 +45,7 @@ def same(vocab: Vocab, remembered: Remembered, text: str) -> None:
             assert remembered.encode(text, add_special=add_special, parse_special=True) == whole
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(asked=st.lists(texts, min_size=1, max_size=4), max_bytes=st.sampled_from([0, 1500, 10**6]))
 def test_the_parts_tokens_are_those_of_the_whole(vocab: Vocab, asked: list[str], max_bytes: int) -> None:
     remembered = Remembered(vocab, cuts_of(vocab), max_bytes=max_bytes, n_whole=0)
