@@ -40,7 +40,7 @@ async def read_body(scope: Scope, receive: Receive, n_max: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
         if len(body) > n_max:
-            raise BodyTooLarge(n_max)
+            raise BodyTooLarge(n_max, is_read=True)
         return body
     chunks: list[bytes] = []
     n_bytes = 0
@@ -50,7 +50,7 @@ async def read_body(scope: Scope, receive: Receive, n_max: int) -> bytes:
         chunk = message.get("body", b"")
         n_bytes += len(chunk)
         if n_bytes > n_max:
-            raise BodyTooLarge(n_max)
+            raise BodyTooLarge(n_max, is_read=not message.get("more_body", False))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

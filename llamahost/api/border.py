@@ -14,7 +14,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamahost.api.body import ClientGone, pass_over
-from llamahost.api.problems import problem_of
+from llamahost.api.problems import BodyTooLarge, problem_of
 from llamahost.api.sse import send_json
 from llamahost.api.trace import Trace, open_trace
 from llamahost.core.errors import Unavailable
@@ -109,7 +109,7 @@ class Border:
                 raise
             closing = ((b"connection", b"close"),) if self._gate.is_closed or _waits(scope) else ()
             headers = (*problem.headers, *closing)
-            if problem.status != 413 or closing:
+            if not isinstance(error, BodyTooLarge) or error.is_read or closing:
                 await send_json(answer, problem.body, status=problem.status, headers=headers)
                 return
             # Whoever still sends when the connection is closed never sees why: what is left is read, and forgotten.

@@ -35,10 +35,11 @@ class Unauthorized(LlamahostError):
 
 
 class BodyTooLarge(LlamahostError):
-    """The request's body is over the limit."""
+    """The request's body is over the limit. `is_read`: nothing of it is left on the line."""
 
-    def __init__(self, n_max: int) -> None:
+    def __init__(self, n_max: int, *, is_read: bool = False) -> None:
         super().__init__(f"the request's body is larger than {n_max} bytes; raise max_body_bytes to allow it")
+        self.is_read = is_read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

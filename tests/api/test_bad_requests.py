@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from starlette.types import Message, Scope
 
 from tests.api.fakes import FakeHost, app_of, client_of, run
 
@@ -193,5 +194,32 @@ def test_wrong_paths_and_methods_are_told_in_json() -> None:
             assert wrong.status_code == 405
             assert wrong.headers["allow"] == "POST"
             assert wrong.json()["error"]["type"] == "invalid_request_error"
+
+    run(law)
+
+
+@pytest.mark.parametrize("n_pieces", [1, 3])
+def test_a_body_that_was_read_to_its_end_is_refused_without_waiting_for_more(n_pieces: int) -> None:
+    """Its last piece is what goes over the limit; nothing comes after it, so nothing must be waited for."""
+
+    async def law() -> None:
+        app = app_of(FakeHost(), max_body_bytes=1024)
+        pieces = [b" " * (1023 if k < n_pieces - 1 and k == 0 else 1) for k in range(n_pieces - 1)] + [b" " * 1025]
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            assert pieces, "the body was at its end"
+            body = pieces.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(pieces)}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope: Scope = {
+            "type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b"",
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 413
+        assert not sent[-1].get("more_body", False)
 
     run(law)
