@@ -1,6 +1,7 @@
 """uvicorn's HTTP/1.1 with three things put right. Knows bytes of the wire; knows no route and no request.
 
-A head is bounded: without it, a client that never ends its headers takes all memory. An offer to upgrade (Java's client
+A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
+that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
 makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
 What is no HTTP is refused in JSON, like every other mistake.
 """
@@ -13,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from llamahost.api.problems import Problem
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Of request line and headers; other servers take 8 to 32 KiB."""
+"""Of request line and headers, or of what follows them without a byte of body; other servers take 8 to 32 KiB."""
 
 _OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
@@ -21,15 +22,14 @@ _OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 class Http1(HttpToolsProtocol):
     """Owned by the event loop. One connection."""
 
-    _n_head = 0  # bytes so far, of pieces that hold nothing else
-    _n_ended = 0  # messages
+    _n_head = 0  # bytes so far, of pieces in which no head ended, no body came and no message ended
+    _n_news = 0  # of these three
     _is_in_head = True
     _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        n_ended = self._n_ended
-        was_in_head = self._is_in_head
+        n_news = self._n_news
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -37,7 +37,7 @@ class Http1(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(400, "Bad Request", "this is no HTTP/1.1 request")
         else:
-            if was_in_head and self._is_in_head and n_ended == self._n_ended:
+            if n_news == self._n_news:
                 self._n_head += len(data)
                 if self._n_head > MAX_HEAD_BYTES:
                     told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
@@ -53,20 +53,25 @@ class Http1(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self._n_head = 0
+        self._told()
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._told()
         if not self._is_offer:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_in_head = True  # of the next, from its first byte on
-        self._n_ended += 1
+        self._told()
         if not self._is_offer:
             super().on_message_complete()
+
+    def _told(self) -> None:
+        self._n_head = 0
+        self._n_news += 1
 
     def _pass_over_the_offer(self, rest: bytes) -> None:
         method = self.parser.get_method()

@@ -87,6 +87,37 @@ def test_a_head_without_end_is_refused(one: bytes) -> None:
     law(body)
 
 
+@pytest.mark.parametrize("begun", [b"1\r\na\r\n0\r\nX-Long: ", b"1;x="], ids=["behind the body", "of a chunk"])
+def test_what_a_body_in_chunks_says_beside_it_is_bounded_too(begun: bytes) -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        client.writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + begun)
+
+        async def go_on() -> None:
+            for _ in range(100_000):
+                client.writer.write(b"y" * 1000)
+                await client.writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await go_on()
+        assert host.requests == []
+
+    law(body)
+
+
+def test_a_body_of_many_chunks_may_have_headers_behind_it() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        data = json.dumps(ASK).encode() + b" " * 3 * MAX_HEAD_BYTES
+        client.writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for at in range(0, len(data), 999):
+            piece = data[at : at + 999]
+            client.writer.write(b"%x;x=y\r\n%b\r\n" % (len(piece), piece))
+            await client.writer.drain()
+        client.writer.write(b"0\r\nX-Sum: 1\r\n\r\n")
+        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+
+    law(body)
+
+
 def test_a_head_that_is_too_large_is_told_so() -> None:
     async def body(host: FakeHost, client: Client) -> None:
         client.writer.write(b"GET /health HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES)
