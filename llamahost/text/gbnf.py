@@ -12,10 +12,12 @@ Whatever is wrong is an InvalidRequest that says where: line and column, from 1.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.text.least import least
 
 MAX_RULES = 2000
 MAX_DEPTH = 50
@@ -95,10 +97,13 @@ def read(text: str, param: str) -> Grammar:
     loop = _left_recursive(nodes)
     if loop:
         raise reader.error(f"the rule `{loop}` is left-recursive: it can begin with itself", rules[loop][0])
-    reached = ["root"]
-    for name in reached:
-        reached += [ref.name for ref in refs(nodes[name]) if ref.name not in reached]
-    return Grammar({name: nodes[name] for name in reached})
+    reached, waiting = {"root": nodes["root"]}, ["root"]
+    for name in waiting:
+        for ref in refs(nodes[name]):
+            if ref.name not in reached:
+                reached[ref.name] = nodes[ref.name]
+                waiting.append(ref.name)
+    return Grammar(reached)
 
 
 def refs(node: Node) -> list[Ref]:
@@ -370,16 +375,11 @@ def _is_of_name(sign: str) -> bool:
 
 def nullable(rules: dict[str, Node]) -> set[str]:
     """The rules that can be empty."""
-    found: set[str] = set()
-    is_more = True
-    while is_more:
-        more = {name for name, node in rules.items() if name not in found and _is_nullable(node, found)}
-        found |= more
-        is_more = bool(more)
-    return found
+    needs = {name: {ref.name for ref in refs(node)} for name, node in rules.items()}
+    return least(needs, lambda name, found: _is_nullable(rules[name], found))
 
 
-def _is_nullable(node: Node, known: set[str]) -> bool:
+def _is_nullable(node: Node, known: Set[str]) -> bool:
     match node:
         case Ref(name, _):
             return name in known
@@ -392,7 +392,7 @@ def _is_nullable(node: Node, known: set[str]) -> bool:
     return False
 
 
-def _firsts(node: Node, empty: set[str]) -> set[str]:
+def _firsts(node: Node, empty: Set[str]) -> set[str]:
     """Rules that a node can begin with."""
     match node:
         case Ref(name, _):

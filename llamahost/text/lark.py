@@ -12,6 +12,7 @@ A rule that only ends with itself is no recursion but a repetition.
 from __future__ import annotations
 
 from llamahost.text.gbnf import ANY, Chars, Choice, Grammar, Node, Ref, Repeat, Sequence, TokenRef, children, read, refs
+from llamahost.text.least import least
 
 
 def to_lark(text: str, param: str) -> str:
@@ -83,17 +84,9 @@ def _range(low: int, high: int) -> str:
 
 def _regular(grammar: Grammar) -> set[str]:
     """Rules that reach no recursion and no token."""
-    found: set[str] = set()
-    is_more = True
-    while is_more:
-        more = {
-            name
-            for name, node in grammar.rules.items()
-            if name not in found and not _has_token(node) and all(ref.name in found for ref in refs(node))
-        }
-        found |= more
-        is_more = bool(more)
-    return found
+    needs = {name: {ref.name for ref in refs(node)} for name, node in grammar.rules.items()}
+    with_tokens = {name for name, node in grammar.rules.items() if _has_token(node)}
+    return least(needs, lambda name, found: name not in with_tokens and needs[name] <= found)
 
 
 def _has_token(node: Node) -> bool:

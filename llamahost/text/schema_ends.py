@@ -6,20 +6,30 @@ a definition ends if it does so with only those that are known to end.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from typing import Any
+
+from llamahost.text.least import least
 
 _PREFIX = "#/$defs/"
 
 
 def has_an_end(schema: dict[str, Any]) -> bool:
     definitions: dict[str, Any] = schema.get("$defs", {})
-    ending: set[str] = set()
-    while True:
-        more = {name for name, each in definitions.items() if name not in ending and _ends(each, ending)}
-        if not more:
-            return _ends(schema, ending)
-        ending |= more
+    needs = {name: list(_references(each)) for name, each in definitions.items()}
+    return _ends(schema, least(needs, lambda name, ending: _ends(definitions[name], ending)))
+
+
+def _references(schema: object) -> Iterator[str]:
+    """Every definition that is named in it; in values that only look so, one too many does no harm."""
+    if isinstance(schema, dict):
+        if isinstance(reference := schema.get("$ref"), str):
+            yield reference.removeprefix(_PREFIX)
+        for each in schema.values():
+            yield from _references(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            yield from _references(each)
 
 
 def _ends(schema: object, ending: Set[str]) -> bool:
