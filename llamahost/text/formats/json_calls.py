@@ -93,7 +93,7 @@ def read_calls(script: Script, calls: Calls) -> Steps[Outcome]:
             return "broken" if is_list else "whole"
 
 
-def read_call(script: Script, calls: Calls) -> Steps[Outcome]:
+def read_call(script: Script, calls: Calls, *, is_inner: bool = False) -> Steps[Outcome]:
     """One object, whose keys may stand in any order; told from when both the name and the arguments have begun."""
     if not (yield from script.take("{")):
         return "no"
@@ -129,9 +129,9 @@ def read_call(script: Script, calls: Calls) -> Steps[Outcome]:
                 if not (yield from _read_arguments(script, pieces.append)):
                     return "no"
                 held = "".join(pieces)
-        elif key == "function" and first == "{" and not name:
-            # OpenAI's own form, one deeper.
-            outcome = yield from read_call(script, calls)
+        elif key == "function" and first == "{" and not name and not is_inner:
+            # OpenAI's own form, one deeper; no more, or a model that repeats itself would use up Python's stack.
+            outcome = yield from read_call(script, calls, is_inner=True)
             if outcome != "whole":
                 return outcome
             is_open = True

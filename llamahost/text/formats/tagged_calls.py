@@ -155,7 +155,7 @@ class TaggedCalls:
             yield from script.spaces()
 
     def _read_argument(self, script: Script, arguments: Arguments) -> Steps[bool]:
-        """False where the text ends within."""
+        """False where the text ends within, or there is no value."""
         pieces: list[str] = []
         keyed = yield from script.until(self._keyed, pieces.append, trims=False)
         if not keyed:
@@ -164,6 +164,8 @@ class TaggedCalls:
         if self.value:
             yield from script.spaces()
             if not (yield from script.take(self.value)):
+                if (yield from script.peek()):
+                    arguments.close()
                 return False
         if self.trims:
             yield from script.take("\n")

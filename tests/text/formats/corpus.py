@@ -209,6 +209,8 @@ GLM = [
     Case(_glm_dense("get_weather", city="Paris"), calls=(PARIS,)),
     Case("<tool_call>get the weather</tool_call>", text="<tool_call>get the weather</tool_call>"),
     Case("<tool_call>get</tool_call>", calls=(call("get"),)),
+    Case(_glm("get_weather", city="Paris")[:-12] + "<arg_key>days</arg_key>2 or so", text="2 or so", calls=(PARIS,)),
+    Case("<tool_call>get\n<arg_key>days</arg_key>2", text="2", calls=(call("get"),)),
 ]
 
 

@@ -90,6 +90,17 @@ def test_texts_of_anything_make_no_error_and_depend_on_no_pieces(name: str, data
     assert read(format_, text, 1) == read(format_, text, len(text))
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("nest", ['{"function": ', '{"a": ', "{a:", "["])
+def test_no_depth_makes_an_error(name: str, nest: str) -> None:
+    """A model that repeats itself opens one thing within another until it is cut; all of it is told."""
+    format_, cases = FORMATS[name]
+    written = next(case.written for case in cases if case.calls)
+    for at in {written.find(sign) for sign in "{[:=>"} | {written.rfind("{"), written.rfind(":") + 1}:
+        found = read(format_, written[: max(at, 0)] + nest * 2000, 10_000)
+        assert "".join([found.text, *(arguments for _, arguments in found.calls)]).count(nest[0]) >= 2000
+
+
 @pytest.mark.parametrize(("format_", "case"), CASES, ids=IDS)
 def test_without_tools_no_call_is_read_and_without_telling_thoughts_they_stay(format_: Format, case: Case) -> None:
     quiet = read(format_, case.written, tools=(), tells_thoughts=False, is_thinking=case.is_thinking)
