@@ -58,9 +58,14 @@ class TestLibrary:
             whole = np.array(host.embed("text").vectors[0])
             few = host.embed("text", dimensions=8).vectors[0]
             assert close(few, (whole[:8] / np.linalg.norm(whole[:8])).tolist())
-            with pytest.raises(InvalidRequest) as told:
-                host.embed("text", dimensions=33)
+            with pytest.raises(InvalidRequest) as told:  # before anything is computed
+                host.embed("x" * 1000, dimensions=33)
             assert told.value.param == "dimensions"
+
+    def test_a_document_that_is_too_long_is_named_as_it_was_given(self, ranker: Path) -> None:
+        with Host(ranker, n_threads=1) as host, pytest.raises(ContextTooLong) as told:
+            host.rerank("q", ["short", "x" * 1000])
+        assert told.value.param == "documents[1]"
 
     def test_what_is_too_long_is_refused_by_its_place_or_cut_and_told(self, encoder: Path) -> None:
         with Host(encoder, n_threads=1) as host:
@@ -203,6 +208,9 @@ async def test_a_reranker_answers_over_the_library_as_many_as_are_asked(ranker: 
         found = await host.rerank(request)
         assert len(found.scores) == 100
         assert not found.is_probability
+        with pytest.raises(ContextTooLong) as told:
+            await host.rerank(RerankRequest(query="q", documents=("x" * 1000,), param="texts"))
+        assert told.value.param == "texts[0]"
 
 
 def test_a_trained_model_agrees_with_sentence_transformers(shared_models: Path) -> None:

@@ -89,7 +89,8 @@ class RerankRoute:
         trace.model = request.model
         found = await while_connected(receive, self.service.rerank(request))
         trace.model, trace.n_prompt = found.model, found.n_tokens
-        await send_json(send, encoded(body, request.documents, found))
+        answer = await self.reading.run(lambda: encoded(body, request.documents, found), len(data))
+        await send_json(send, answer)
 
 
 def _understood(data: bytes) -> tuple[RerankBody, RerankRequest]:
@@ -111,6 +112,7 @@ def parse_rerank(body: RerankBody) -> RerankRequest:
         model=body.model or "",
         is_cut=bool(body.truncate),
         timeout_s=body.timeout,
+        param="documents" if body.texts is None else "texts",
     )
 
 

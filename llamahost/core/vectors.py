@@ -40,7 +40,7 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """Documents to be scored by how well each answers the query."""
+    """Documents to be scored by how well each answers the query. `param` names the field that holds them."""
 
     query: str
     documents: tuple[str, ...]
@@ -48,9 +48,10 @@ class RerankRequest:
     is_cut: bool = False
     priority: int = 0
     timeout_s: float | None = None
+    param: str = "documents"
 
     def __post_init__(self) -> None:
-        _check_count(len(self.documents), "documents")
+        _check_count(len(self.documents), self.param)
         _check_timeout(self.timeout_s)
 
 

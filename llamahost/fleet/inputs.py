@@ -80,7 +80,7 @@ class Inputs:
             if request.is_cut and len(pair) > self.n_ctx:
                 pair = self._cut_pair(request.query, query, document, len(pair))
                 cut.append(k)
-            inputs.append(self._fitting(pair, k, f"documents[{k}]", cut, is_cut=False))
+            inputs.append(self._fitting(pair, k, f"{request.param}[{k}]", cut, is_cut=False))
         return self._job(inputs, cut, request.priority)
 
     def _pair(self, query: str, query_tokens: Tokens | None, document: str) -> Tokens:

@@ -114,6 +114,7 @@ def test_texts_are_answered_in_the_shape_of_tei() -> None:
         ({"documents": ["a"]}, "query"),
         ({"query": "q"}, "documents"),
         ({"query": "q", "documents": []}, "documents"),
+        ({"query": "q", "texts": []}, "texts"),
         ({"query": "q", "documents": ["a"], "texts": ["a"]}, "texts"),
         ({"query": "q", "documents": [5]}, "documents[0]"),
         ({"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
