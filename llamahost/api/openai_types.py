@@ -107,7 +107,6 @@ class StructuredOutputs(msgspec.Struct, kw_only=True):
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
-    grammar_lazy: bool | None = None
     json_object: bool | None = None
     structural_tag: Any = None
 

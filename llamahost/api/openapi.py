@@ -96,7 +96,7 @@ OPERATIONS = (
         method="post",
         path="/v1/rerank",
         name="rerank",
-        summary="Documents in the order in which they answer a query. Also without /v1, and as /v2/rerank.",
+        summary="Documents in the order in which they answer a query. Also without /v1, as /reranking, as /v2/rerank.",
         body=RerankBody,
         answer=RerankAnswer,
         errors=tuple(_ERRORS),
@@ -199,8 +199,8 @@ def document(base_path: str = "") -> Json:
         "info": {
             "title": "llamahost",
             "version": _version(),
-            "description": "OpenAI's chat completions and completions on GGUF models, with llama.cpp's extra fields. "
-            "A field that is null is absent; unknown fields are passed over.",
+            "description": "OpenAI's chat completions, completions and embeddings on GGUF models, and rerank, with "
+            "llama.cpp's extra fields. A field that is null is absent; unknown fields are passed over.",
         },
         "servers": [{"url": base_path or "/"}],
         "security": [{"key": []}, {}],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamahost.core.messages import MAX_BREAKERS, RANGES
+from llamahost.core.vectors import MAX_INPUTS
 
 Json = dict[str, object]
 
@@ -29,18 +30,20 @@ LIMITS: dict[str, Json] = {
 
 COMPLETION_LIMITS: dict[str, Json] = {"logprobs": {"minimum": 0, "maximum": 20}}
 
+TIMEOUT: dict[str, Json] = {"timeout": LIMITS["timeout"]}
+
 MAX_STOPS, MAX_STOP_CHARACTERS = 64, 1024
 
 
 def limit(components: dict[str, Json]) -> None:
-    """Write the limits into the schemas of the bodies that generate."""
+    """Write the limits into the schemas of the bodies."""
+    for name in ("EmbeddingsBody", "RerankBody"):
+        properties = _numbers(components[name], TIMEOUT)
+        _lists(properties.get("input", {}), {"minItems": 1})  # which may be one input of many tokens
+        for field in ("documents", "texts"):
+            _lists(properties.get(field, {}), {"minItems": 1, "maxItems": MAX_INPUTS})
     for name, limits in (("ChatBody", LIMITS), ("CompletionBody", {**LIMITS, **COMPLETION_LIMITS})):
-        properties = components[name]["properties"]
-        assert isinstance(properties, dict)
-        for field, keywords in limits.items():
-            for branch in _branches(properties.get(field, {})):
-                if branch.get("type") in ("number", "integer"):
-                    branch.update(keywords)
+        properties = _numbers(components[name], limits)
         for branch in _branches(properties["stop"]):
             text: Json = {"minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
             if branch.get("type") == "string":
@@ -51,9 +54,24 @@ def limit(components: dict[str, Json]) -> None:
             if branch.get("type") == "array":
                 branch["maxItems"] = MAX_BREAKERS
         for field in ("messages", "prompt"):
-            for branch in _branches(properties.get(field, {})):
-                if branch.get("type") == "array":
-                    branch["minItems"] = 1
+            _lists(properties.get(field, {}), {"minItems": 1})
+
+
+def _numbers(component: Json, limits: dict[str, Json]) -> dict[str, Json]:
+    """The properties of a body, with these limits."""
+    properties = component["properties"]
+    assert isinstance(properties, dict)
+    for field, keywords in limits.items():
+        for branch in _branches(properties.get(field, {})):
+            if branch.get("type") in ("number", "integer"):
+                branch.update(keywords)
+    return properties
+
+
+def _lists(schema: Json, keywords: Json) -> None:
+    for branch in _branches(schema):
+        if branch.get("type") == "array":
+            branch.update(keywords)
 
 
 def _branches(schema: Json) -> Iterator[Json]:
