@@ -29,11 +29,19 @@ class Http1(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        while data:
+            data = self._read(data)
+
+    def _read(self, data: bytes) -> bytes:
+        """Returns what is to be read again: a request without its offer, and all behind it."""
         n_news = self._n_news
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            self._pass_over_the_offer(data[offer.args[0] :])
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(405, "Method Not Allowed", "this server is no proxy")
+                return b""
+            return self._without_the_offer() + data[offer.args[0] :]
         except httptools.HttpParserError:
             self._refuse(400, "Bad Request", "this is no HTTP/1.1 request")
         else:
@@ -42,6 +50,7 @@ class Http1(HttpToolsProtocol):
                 if self._n_head > MAX_HEAD_BYTES:
                     told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
                     self._refuse(431, "Request Header Fields Too Large", told)
+        return b""
 
     def on_message_begin(self) -> None:
         self._is_offer = False
@@ -73,11 +82,8 @@ class Http1(HttpToolsProtocol):
         self._n_head = 0
         self._n_news += 1
 
-    def _pass_over_the_offer(self, rest: bytes) -> None:
+    def _without_the_offer(self) -> bytes:
         method = self.parser.get_method()
-        if method == b"CONNECT":
-            self._refuse(405, "Method Not Allowed", "this server is no proxy")
-            return
         lines = [b"%s %s HTTP/1.1" % (method, self.url)]
         for name, value in self.headers:
             if name == b"connection":
@@ -86,7 +92,7 @@ class Http1(HttpToolsProtocol):
                 lines.append(b"%s: %s" % (name, value))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+        return b"\r\n".join([*lines, b"", b""])
 
     def _refuse(self, status: int, reason: str, message: str) -> None:
         body = Problem(status=status, message=message, type="invalid_request_error").body

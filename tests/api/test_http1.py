@@ -46,6 +46,18 @@ def test_an_offer_to_upgrade_is_passed_over_and_the_body_is_read(offer: str) -> 
     law(body)
 
 
+def test_offers_may_follow_each_other_without_end() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        n = 1500  # in one piece, or a few
+        client.writer.write(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * n)
+        for _ in range(n):
+            assert (await client.until(b"\r\n\r\n")).endswith(b"\r\n\r\n")
+        client.post(CHAT, ASK, headers="Connection: close\r\n")
+        assert b"predicted_per_second" in await client.reader.read()
+
+    law(body)
+
+
 @pytest.mark.parametrize("cut", [1, 40, 130])
 def test_an_offer_may_come_in_pieces(cut: int) -> None:
     async def body(host: FakeHost, client: Client) -> None:
