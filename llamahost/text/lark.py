@@ -11,7 +11,20 @@ A rule that only ends with itself is no recursion but a repetition.
 
 from __future__ import annotations
 
-from llamahost.text.gbnf import ANY, Chars, Choice, Grammar, Node, Ref, Repeat, Sequence, TokenRef, children, read, refs
+from llamahost.text.gbnf import read
+from llamahost.text.grammar_tree import (
+    ANY,
+    Chars,
+    Choice,
+    Grammar,
+    Node,
+    Ref,
+    Repeat,
+    Sequence,
+    TokenRef,
+    children,
+    refs,
+)
 from llamahost.text.least import least
 
 

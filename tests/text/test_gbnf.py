@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llamahost.core.errors import InvalidRequest
-from llamahost.text.gbnf import ANY, Chars, Choice, Ref, Repeat, Sequence, TokenRef, merged, negated, read
+from llamahost.text.gbnf import read
+from llamahost.text.grammar_tree import ANY, Chars, Choice, Ref, Repeat, Sequence, TokenRef, merged, negated
 
 
 def root(text: str) -> object:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.text.gbnf import nullable, read
+from llamahost.text.gbnf import read
+from llamahost.text.grammar_tree import nullable
 from llamahost.text.lark import to_lark
 from llamahost.text.least import least
 from llamahost.text.schema import convert
