@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from llamahost.core.errors import BackendError, BackendLost
 from llamahost.core.work import EmbedBackend, Embedded, EmbedJob, Tokens, Vector
+from llamahost.engine.budget import IDLE_FACTOR
 from llamahost.engine.engine import Doing, EngineStats
 from llamahost.engine.pace import Pace
 
@@ -37,7 +38,8 @@ class _Open:
 class Embedder:
     """Owned by its worker's thread; `stats`, `doing` and `lost` may be read by any.
 
-    `publish` takes the end of a job and must not wait or raise.
+    `publish` takes the end of a job and must not wait or raise. `is_alone`: no other engine shares the thread, so a
+    step may be longer, which costs less an input.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Embedder:
         publish: Callable[[Embedded], None],
         *,
         target_step_s: float = TARGET_STEP_S,
+        is_alone: Callable[[], bool] = lambda: False,
         on_lost: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,6 +58,7 @@ class Embedder:
         self._backend = backend
         self._publish = publish
         self._target_step_s = target_step_s
+        self._is_alone = is_alone
         self._on_lost = on_lost
         self._clock = clock
         self._pace = Pace()
@@ -158,7 +162,8 @@ class Embedder:
         """Tokens of a step that takes the target time; all that a step holds while its price is unknown."""
         if self._token_s == 0.0:
             return self._backend.n_batch
-        return max(1, min(self._backend.n_batch, int(self._target_step_s / self._token_s)))
+        target_s = self._target_step_s * (IDLE_FACTOR if self._is_alone() else 1)
+        return max(1, min(self._backend.n_batch, int(target_s / self._token_s)))
 
     def _learn(self, n_tokens: int, step_s: float) -> None:
         self._pace.learn(n_tokens, step_s)

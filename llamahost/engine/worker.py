@@ -106,6 +106,10 @@ class Worker:
         # A daemon: a decode that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    @property
+    def n_engines(self) -> int:
+        return len(self._engines)
+
     def start(self) -> None:
         # A program that ends without closing would have C's own clean-up run beside a decode, and crash.
         atexit.register(self.close, EXIT_PATIENCE_S)

@@ -23,7 +23,13 @@ class Vectors:
         self._worker = worker
         self._waiting: dict[int, asyncio.Future[tuple[Vector, ...]]] = {}
         self._refusal: Exception | None = None
-        self._embedder = Embedder(backend, self._publish, target_step_s=target_step_s, on_lost=on_lost)
+        self._embedder = Embedder(
+            backend,
+            self._publish,
+            target_step_s=target_step_s,
+            is_alone=lambda: worker.n_engines == 1,
+            on_lost=on_lost,
+        )
         worker.attach(self._embedder)
 
     @property

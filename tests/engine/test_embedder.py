@@ -87,6 +87,17 @@ def test_a_step_takes_no_longer_than_the_target_once_its_price_is_known() -> Non
     assert all(sum(map(len, step)) >= 80 for step in backend.steps[1:-1])
 
 
+def test_a_step_may_be_longer_where_it_holds_up_nobody_else() -> None:
+    backend = FakeEmbedBackend(n_ctx=512, n_batch=512, n_inputs=64, token_s=TARGET_STEP_S / 100)
+    ends: dict[int, Embedded] = {}
+    embedder = Embedder(
+        backend, lambda end: ends.update({end.job_id: end}), is_alone=lambda: True, clock=lambda: backend.now
+    )
+    embedder.submit(job_of(1, *[10] * 500))
+    finish(embedder)
+    assert all(360 <= sum(map(len, step)) <= 440 for step in backend.steps[1:-1])
+
+
 def test_an_aborted_job_is_forgotten_and_told_nothing() -> None:
     backend = FakeEmbedBackend()
     embedder, ends = embedder_on(backend)
