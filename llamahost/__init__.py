@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from llamahost.fleet.manifest import Manifest as Manifest
     from llamahost.fleet.manifest import ModelSpec as ModelSpec
     from llamahost.fleet.manifest import ServerSettings as ServerSettings
-    from llamahost.fleet.manifest import load_manifest as load_manifest
+    from llamahost.fleet.manifest_file import load_manifest as load_manifest
     from llamahost.host import AsyncHost as AsyncHost
     from llamahost.host import Health as Health
     from llamahost.host import ModelStatus as ModelStatus
@@ -83,7 +83,8 @@ _HOMES = {
     "llamahost.core.observe": ("Observer", "RequestRecord"),
     "llamahost.core.results": ("ChatResult", "CompletionResult"),
     "llamahost.core.vectors": ("EmbedRequest", "Embeddings", "Ranking", "RerankRequest"),
-    "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings", "load_manifest"),
+    "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings"),
+    "llamahost.fleet.manifest_file": ("load_manifest",),
     "llamahost.host": ("AsyncHost", "Health", "ModelStatus"),
     "llamahost.sync": ("Host", "Stream"),
 }  # fmt: skip

@@ -243,7 +243,8 @@ def _wanted(
     from dataclasses import replace
 
     from llamahost.fleet.builtin import builtin, is_named
-    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, load_manifest
+    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+    from llamahost.fleet.manifest_file import load_manifest
 
     if server.keys() & {"host", "port"}:
         server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket

@@ -9,7 +9,7 @@ import asyncio
 import difflib
 import math
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +69,19 @@ class SpecOptions(TypedDict, total=False):
     max_queue: int
     timeout_s: float | None
     target_step_s: float
+    devices: Literal["auto"] | tuple[str, ...]
+    split_mode: Literal["none", "layer", "row", "tensor"]
+    tensor_split: tuple[float, ...]
+    main_device: int
+    n_cpu_moe: int
+    override_tensor: tuple[str, ...]
+    mmap: bool
+    mlock: bool
+    rope_freq_base: float | None
+    rope_freq_scale: float | None
+    replicas: int | Literal["per-gpu"]
+    task: Literal["auto", "chat", "completion", "embedding", "rerank"]
+    max_sampling: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

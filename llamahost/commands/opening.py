@@ -61,7 +61,8 @@ def manifest_at(path: Path | None) -> Manifest:
     Raises ManifestError.
     """
     from llamahost.fleet.builtin import builtin
-    from llamahost.fleet.manifest import Manifest, load_manifest
+    from llamahost.fleet.manifest import Manifest
+    from llamahost.fleet.manifest_file import load_manifest
 
     found = Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
     return found if found.models else replace(found, models=(builtin(),))

@@ -1,20 +1,17 @@
-"""What to serve and how: the typed form of model_manifest.toml. Opens no model.
+"""What to serve and how: the typed form of model_manifest.toml. Reads no file and opens no model.
 
-Every value is checked when it is made, whether it comes from a manifest, the command line or a program. A mistake in
-the file is reported with its line, the key, and the key that was probably meant.
+Every value is checked when it is made, whether it comes from a manifest, the command line or a program.
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import math
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import Sampling, SamplingOptions
@@ -22,14 +19,30 @@ from llamahost.core.messages import Sampling, SamplingOptions
 KvLayout = Literal["auto", "split", "unified"]
 PoolingChoice = Literal["auto", "none", "mean", "cls", "last", "rank"]
 FlashAttention = Literal["auto", "on", "off"]
+Task = Literal["auto", "chat", "completion", "embedding", "rerank"]
+SplitMode = Literal["none", "layer", "row", "tensor"]
+LoadMode = Literal["start", "request", "hand"]
+WhenLoading = Literal["auto", "wait", "refuse"]
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "builtin.gguf"
 """The model in the package; in a manifest, `path = "builtin"`."""
 
+NO_PATH = Path()
+"""Of a model that comes from a repository and is not fetched yet."""
+
+MAX_DEVICES = 16
+"""llama_max_devices() of the builds there are."""
+
+LIMITED = ("max_tokens", "temperature", "top_k", "repeat_penalty", "presence_penalty", "frequency_penalty")
+"""What `max_sampling` may bound; what a model says of it is in the preparer."""
+
 _INT32 = 2**31 - 1
 
+_N_OVERRIDES = 64
+_OVERRIDE = re.compile(r"[^=]{1,256}=[^=\s]{1,64}")  # a pattern, and where what it fits goes
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@\"',]+")  # browser extensions have schemes of their own
@@ -43,8 +56,13 @@ class ModelSpec:
     """
 
     name: str
-    path: Path
+    path: Path = NO_PATH  # of the file; of what comes from a repository, where it was put
     aliases: tuple[str, ...] = ()
+    repo: str = ""  # on the hub, as "owner/name", in place of a path
+    file: str = ""  # of the repository; the first of a split one
+    quant: str = ""  # in place of a file, as "Q4_K_M"
+    revision: str = ""  # of the repository; empty: its newest
+    task: Task = "auto"  # auto: what the file is made for
     n_ctx: int | None = None  # tokens that one request may hold, prompt and answer
     n_slots: int | None = None  # requests computed at once
     kv_layout: KvLayout = "auto"
@@ -66,10 +84,31 @@ class ModelSpec:
     max_queue: int = 256  # requests that may wait beside those in slots
     timeout_s: float | None = None
     target_step_s: float = 0.05
+    load: LoadMode = "start"
+    replicas: int | Literal["per-gpu"] = 1
+    devices: Literal["auto"] | tuple[str, ...] = "auto"  # ids, as `llamahost check` names them
+    split_mode: SplitMode = "layer"  # over several devices; none: the main one alone
+    tensor_split: tuple[float, ...] = ()  # shares of the devices, in their order; empty: by free memory
+    main_device: int = 0  # among `devices`
+    n_cpu_moe: int = 0  # layers whose experts stay on the CPU, the first ones
+    override_tensor: tuple[str, ...] = ()  # "pattern=CPU" or "pattern=device": where tensors of such names go
+    mmap: bool = True
+    mlock: bool = False
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    pinned: bool = False  # never unloaded to make room
+    memory_priority: int = 0  # never unloaded to make room for one of a lower priority
+    idle_s: float | None = None  # without a request, after which it is unloaded
+    when_loading: WhenLoading = "auto"  # auto: wait for a load that a request began, else refuse
+    max_sampling: Mapping[str, float] = field(default_factory=dict)  # what requests may ask for at most
+    keep_prefixes: bool = False  # what slots hold survives an unload in host memory
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is as good
         _check(self, _MODEL_KINDS)
+        _check_source(self)
+        _check_placement(self)
+        _check_most(self)
         for name in (self.name, *self.aliases):
             if not isinstance(name, str) or not name.strip() or len(name) > 256:
                 key = "name" if name is self.name else "aliases"
@@ -84,6 +123,77 @@ class ModelSpec:
             Sampling().with_options(self.sampling)
         except (InvalidRequest, TypeError) as error:
             raise ManifestError(f"sampling: {error}", key=getattr(error, "param", None) or "sampling") from error
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it is known where its file lies."""
+        return self.path != NO_PATH
+
+
+def _check_source(spec: ModelSpec) -> None:
+    if not spec.repo:
+        if spec.path == NO_PATH:
+            raise ManifestError("this model needs a path, or a repo", key="path")
+        for key in ("file", "quant", "revision"):
+            if getattr(spec, key):
+                raise ManifestError(f"{key} belongs to a repo", key=key)
+    elif not _REPO.fullmatch(spec.repo) or ".." in spec.repo:
+        raise ManifestError(f'repo must be like "owner/name", not {spec.repo!r}', key="repo")
+    if spec.file and spec.quant:
+        raise ManifestError("give the repo's file or its quant, not both", key="quant")
+
+
+def _check_placement(spec: ModelSpec) -> None:
+    if spec.replicas != "per-gpu" and (
+        not isinstance(spec.replicas, int) or isinstance(spec.replicas, bool) or not 1 <= spec.replicas <= 64
+    ):
+        raise ManifestError(f'replicas must be between 1 and 64, or "per-gpu", not {spec.replicas!r}', key="replicas")
+    devices = spec.devices
+    if devices != "auto":
+        if not isinstance(devices, tuple) or not all(
+            isinstance(each, str) and 0 < len(each) <= 128 for each in devices
+        ):
+            raise ManifestError(f'devices must be "auto" or a list of their names, not {devices!r}', key="devices")
+        if not 1 <= len(devices) == len(set(devices)) <= MAX_DEVICES:
+            raise ManifestError(f"devices must be 1 to {MAX_DEVICES} different ones", key="devices")
+    shares = spec.tensor_split
+    if shares:
+        if len(shares) > MAX_DEVICES or not all(_is_share(share) for share in shares) or sum(shares) <= 0:
+            raise ManifestError(
+                f"tensor_split must be up to {MAX_DEVICES} numbers between 0 and 1e6, not all 0", key="tensor_split"
+            )
+        if devices != "auto" and len(devices) != len(shares):
+            raise ManifestError(f"tensor_split has {len(shares)} shares of {len(devices)} devices", key="tensor_split")
+        if spec.split_mode == "none":
+            raise ManifestError('tensor_split shares nothing with split_mode = "none"', key="tensor_split")
+    if spec.main_device and devices != "auto" and spec.main_device >= len(devices):
+        raise ManifestError(f"main_device must be below {len(devices)}, the number of devices", key="main_device")
+    if len(spec.override_tensor) > _N_OVERRIDES:
+        raise ManifestError(f"override_tensor may hold up to {_N_OVERRIDES} patterns", key="override_tensor")
+    for each in spec.override_tensor:
+        if not isinstance(each, str) or not _OVERRIDE.fullmatch(each) or not _is_pattern(each.partition("=")[0]):
+            raise ManifestError(f'override_tensor must be like "ffn_.*_exps=CPU", not {each!r}', key="override_tensor")
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e6
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether this is a regular expression here; what C++ thinks of it besides, it says without dying."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return text.isascii() and text.isprintable() and max(text.count("("), text.count("["), text.count("{")) <= 16
+
+
+def _check_most(spec: ModelSpec) -> None:
+    for name, most in spec.max_sampling.items():
+        if name not in LIMITED:
+            raise ManifestError(f"max_sampling: `{name}` has no most; those that do are {', '.join(LIMITED)}", key=name)
+        if not isinstance(most, int | float) or isinstance(most, bool) or not 0 <= most <= _INT32:
+            raise ManifestError(f"max_sampling: {name} must be between 0 and {_INT32}, not {most!r}", key=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +215,12 @@ class ServerSettings:
     stall_s: float = 60.0  # that a client may leave its stream unread before it is ended
     timeout_s: float | None = None  # of a request that gives none and whose model gives none
     max_body_bytes: int = 64 * 2**20
+    memory_fraction: float = 1.0  # of each device's memory that models may take
+    reserved_bytes: int = 0  # of each device, left to others: a display's share
+    host_bytes: int | None = None  # of the CPU's memory that models may take; None: what is available
+    cpu_fallback: bool = False  # serve on the CPU where the driver of a GPU fails
+    max_loaded: int | None = None  # models at once
+    prefix_bytes: int = 2**30  # of host memory, for the prefixes of unloaded models
 
     def __post_init__(self) -> None:
         _check(self, _SERVER_KINDS)
@@ -183,6 +299,27 @@ _MODEL_KINDS = {
     "max_queue": _Kind(int, 0, 10**6),
     "timeout_s": _Kind(float, 1e-3, 1e9, is_optional=True),
     "target_step_s": _Kind(float, 1e-3, 60.0),
+    "repo": _Kind(str),
+    "file": _Kind(str),
+    "quant": _Kind(str),
+    "revision": _Kind(str),
+    "task": _Kind(str, choices=("auto", "chat", "completion", "embedding", "rerank")),
+    "load": _Kind(str, choices=("start", "request", "hand")),
+    "split_mode": _Kind(str, choices=("none", "layer", "row", "tensor")),
+    "tensor_split": _Kind(tuple),
+    "main_device": _Kind(int, 0, MAX_DEVICES - 1),
+    "n_cpu_moe": _Kind(int, 0, 4096),
+    "override_tensor": _Kind(tuple),
+    "mmap": _Kind(bool),
+    "mlock": _Kind(bool),
+    "rope_freq_base": _Kind(float, 1.0, 1e12, is_optional=True),
+    "rope_freq_scale": _Kind(float, 1e-4, 1e4, is_optional=True),
+    "pinned": _Kind(bool),
+    "memory_priority": _Kind(int, -1000, 1000),
+    "idle_s": _Kind(float, 1.0, 1e9, is_optional=True),
+    "when_loading": _Kind(str, choices=("auto", "wait", "refuse")),
+    "max_sampling": _Kind(dict),
+    "keep_prefixes": _Kind(bool),
 }
 
 _SERVER_KINDS = {
@@ -201,9 +338,15 @@ _SERVER_KINDS = {
     "stall_s": _Kind(float, 0.1, 86400.0),
     "timeout_s": _Kind(float, 1e-3, 1e9, is_optional=True),
     "max_body_bytes": _Kind(int, 1024, 2**40),
+    "memory_fraction": _Kind(float, 0.01, 1.0),
+    "reserved_bytes": _Kind(int, 0, 2**50),
+    "host_bytes": _Kind(int, 2**20, 2**50, is_optional=True),
+    "cpu_fallback": _Kind(bool),
+    "max_loaded": _Kind(int, 1, 1000, is_optional=True),
+    "prefix_bytes": _Kind(int, 0, 2**50),
 }
 
-_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of texts"}
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
 
 
 def _check(owner: ModelSpec | ServerSettings, kinds: Mapping[str, _Kind]) -> None:
@@ -221,57 +364,6 @@ def _check(owner: ModelSpec | ServerSettings, kinds: Mapping[str, _Kind]) -> Non
             raise ManifestError(f"{key} must be between {kind.low:g} and {kind.high:g}, not {value}", key=key)
 
 
-def load_manifest(path: Path) -> Manifest:
-    """Read the file. Paths in it are relative to it. Raises ManifestError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
-    return parse_manifest(text, folder=path.parent, source=str(path))
-
-
-def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.toml") -> Manifest:
-    """The manifest that this text says; relative paths begin in `folder`. Raises ManifestError."""
-    try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ManifestError(f"{source}: {error}") from error
-    place = _Places(source, text)
-    place.known((), document, ("server", "models"))
-    server = _server(document.get("server", {}), place, folder)
-    models = document.get("models", [])
-    if not isinstance(models, list):
-        raise place.error(("models",), "models are written as [[models]], with two brackets")
-    specs = [_model(table, place, ("models", k), folder) for k, table in enumerate(models)]
-    try:
-        settings = ServerSettings(**server)
-    except ManifestError as error:
-        raise place.error(("server", error.key), str(error)) from error
-    manifest = Manifest(server=settings)
-    for k in range(len(specs)):  # one after the other, so that it is the second of a name that is told
-        try:
-            manifest = Manifest(models=tuple(specs[: k + 1]), server=settings)
-        except ManifestError as error:
-            raise place.error(("models", k, error.key), str(error)) from error
-    return manifest
-
-
-def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
-    values = dict(_table(table, place, ("server",)))
-    place.known(("server",), values, (f.name for f in fields(ServerSettings)))
-    for key in ("unix_socket", "api_key_file", "tls_cert", "tls_key"):
-        if key in values:
-            if not isinstance(values[key], str):
-                raise place.error(("server", key), f"{key} must be text, not {values[key]!r}")
-            values[key] = folder / Path(values[key]).expanduser()
-    for key in ("cors_origins", "forwarded_allow_ips"):
-        if isinstance(values.get(key), list):
-            values[key] = tuple(values[key])
-    return values
-
-
 def _is_network(text: object) -> bool:
     """Whether this is an IP address, a network of them, or `*`."""
     if text == "*":
@@ -282,31 +374,6 @@ def _is_network(text: object) -> bool:
         return False
 
 
-def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> ModelSpec:
-    values = dict(_table(table, place, where))
-    place.known(where, values, (f.name for f in fields(ModelSpec)))
-    for key in ("name", "path"):
-        if key not in values:
-            raise place.error(where, f"this model needs a {key}")
-        if not isinstance(values[key], str):
-            raise place.error((*where, key), f"{key} must be text, not {values[key]!r}")
-    is_builtin = values["path"] == "builtin"
-    values["path"] = BUILTIN_PATH if is_builtin else folder / Path(values["path"]).expanduser()
-    if isinstance(values.get("aliases"), list):
-        values["aliases"] = tuple(values["aliases"])
-    if "template" in values and isinstance(template := values["template"], str) and is_template_path(template):
-        values["template"] = str(folder / Path(template).expanduser())
-    if "sampling" in values:
-        sampling = dict(_table(values["sampling"], place, (*where, "sampling")))
-        place.known((*where, "sampling"), sampling, SamplingOptions.__annotations__)
-        values["sampling"] = _frozen(sampling)
-    try:
-        return ModelSpec(**values)
-    except ManifestError as error:
-        inside = ("sampling",) if error.key in SamplingOptions.__annotations__ else ()
-        raise place.error((*where, *inside, error.key), str(error)) from error
-
-
 def is_template_name(template: str) -> bool:
     """Whether a spec's `template` is a name: `chatml`, or one of those in the model's file, such as `tool_use`."""
     return bool(_TEMPLATE_NAME.fullmatch(template))
@@ -315,59 +382,3 @@ def is_template_name(template: str) -> bool:
 def is_template_path(template: str) -> bool:
     """Whether a spec's `template` names a file: it is neither Jinja text nor a name."""
     return bool(template) and "{" not in template and not is_template_name(template)
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, one level of table kept."""
-    if isinstance(value, dict):
-        return {key: _frozen(inner) for key, inner in value.items()}
-    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _table(value: object, place: _Places, where: tuple[str | int, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise place.error(where, f"{where[-1]} must be a table, not {value!r}")
-    return value
-
-
-_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*[.=]""")
-
-
-class _Places:
-    """Where in the text each key stands: tomllib does not say."""
-
-    def __init__(self, source: str, text: str) -> None:
-        self.source = source
-        self._lines: dict[tuple[str | int, ...], int] = {}
-        where: tuple[str | int, ...] = ()
-        n_of: dict[str, int] = {}
-        for number, line in enumerate(text.splitlines(), 1):
-            if header := _HEADER.match(line):
-                names = [name.strip().strip("\"'") for name in header[2].split(".")]
-                if header[1] == "[[":
-                    n_of[names[0]] = n_of.get(names[0], 0) + 1
-                here = (names[0], n_of[names[0]] - 1) if names[0] in n_of else (names[0],)
-                where = (*here, *names[1:])
-                self._lines.setdefault(where, number)
-            elif key := _KEY.match(line):
-                self._lines.setdefault((*where, key[1] or key[2] or key[3] or ""), number)
-
-    def error(self, where: tuple[str | int, ...], message: str) -> ManifestError:
-        """The mistake, with the line of the key, or of the nearest table around it."""
-        key = str(where[-1]) if where else ""
-        while where:
-            if where in self._lines:
-                return ManifestError(f"{self.source}, line {self._lines[where]}: {message}", key=key)
-            where = where[:-1]
-        return ManifestError(f"{self.source}: {message}", key=key)
-
-    def known(self, where: tuple[str | int, ...], table: Mapping[str, object], keys: Iterable[str]) -> None:
-        """Raises ManifestError on the first key that is none of these."""
-        valid = sorted(keys)
-        for key in table:
-            if key in valid:
-                continue
-            nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-            hint = f"did you mean `{nearest[0]}`?" if nearest else f"the keys here are {', '.join(valid)}"
-            raise self.error((*where, key), f"unknown key `{key}`; {hint}")

@@ -14,7 +14,8 @@ from openai import OpenAI
 
 from llamahost import Host, LoadFailed, ManifestError
 from llamahost.fleet.builtin import ALIASES, NAME, SUMS, builtin, is_alone, is_named, known_answers, verify
-from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, parse_manifest
+from llamahost.fleet.manifest import BUILTIN_PATH, Manifest
+from llamahost.fleet.manifest_file import parse_manifest
 from tests.test_cli import HERE, command, environment, finished, serving
 
 LIMIT_BYTES = 12_000_000

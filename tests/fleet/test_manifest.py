@@ -2,13 +2,14 @@
 
 import re
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from llamahost.core.errors import ManifestError
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, load_manifest, parse_manifest
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.manifest_file import load_manifest, parse_manifest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("/models")
@@ -95,11 +96,32 @@ def test_everything_said_is_taken() -> None:
         (MODEL + "[models.sampling]\nlogit_bias = [1]\n", 5, "pairs of a token and a bias"),
         (MODEL + "[models.sampling]\nlogit_bias = [[1.5, 1]]\n", 5, "pairs of a token and a bias"),
         (MODEL + "[models.sampling]\ndry_sequence_breakers = [1]\n", 5, "must be texts"),
+        (MODEL + "max_sampling = { temprature = 1 }\n", 4, "did you mean `temperature`?"),
+        (MODEL + "max_sampling = { temperature = -1 }\n", 4, "temperature must be between"),
+        (MODEL + "load = 'never'\n", 4, "one of start, request, hand"),
+        (MODEL + "replicas = 0\n", 4, 'replicas must be between 1 and 64, or "per-gpu"'),
+        (MODEL + "replicas = 'per-cpu'\n", 4, 'replicas must be between 1 and 64, or "per-gpu"'),
+        (MODEL + "devices = 'CUDA0'\n", 4, 'devices must be "auto" or a list'),
+        (MODEL + "devices = ['CUDA0', 'CUDA0']\n", 4, "different ones"),
+        (MODEL + "devices = ['CUDA0']\ntensor_split = [1, 1]\n", 5, "2 shares of 1 devices"),
+        (MODEL + "devices = ['CUDA0']\nmain_device = 1\n", 5, "main_device must be below 1"),
+        (MODEL + "tensor_split = [0, 0]\n", 4, "not all 0"),
+        (MODEL + "tensor_split = ['1']\n", 4, "numbers between 0 and 1e6"),
+        (MODEL + "split_mode = 'none'\ntensor_split = [1]\n", 5, "shares nothing"),
+        (MODEL + "override_tensor = ['exps']\n", 4, 'like "ffn_.*_exps=CPU"'),
+        (MODEL + "override_tensor = ['(=CPU']\n", 4, 'like "ffn_.*_exps=CPU"'),
+        (MODEL + "repo = 'a/b'\n", 4, "a path or a repo"),
+        (MODEL + "quant = 'Q4_K_M'\n", 4, "quant belongs to a repo"),
+        ("[[models]]\nname = 'x'\nrepo = 'http://a/b'\n", 3, 'like "owner/name"'),
+        ("[[models]]\nname = 'x'\nrepo = 'a/b'\nfile = 'f'\nquant = 'q'\n", 5, "not both"),
+        ("[[folders]]\npath = 'nowhere'\n", 2, "there is no folder"),
+        ("[[folders]]\nname = 'a'\npath = 'nowhere'\n", 2, "belongs to one model"),
+        ("[server]\nmemory_fraction = 0\n", 2, "memory_fraction must be between"),
         (MODEL + OTHER + "n_cxt = 1\n", 7, "did you mean `n_ctx`?"),
         (MODEL + OTHER + MODEL, 8, "`a` names both"),
         (MODEL + OTHER + "aliases = ['a']\n", 5, "`a` names both"),
         ("\n[[models]]\npath = 'x'\n", 2, "needs a name"),
-        ("[[models]]\nname = 'x'\n", 1, "needs a path"),
+        ("[[models]]\nname = 'x'\n", 1, "needs a path, or a repo"),
         ("[[models]]\nname = 'x'\npath = 3\n", 3, "path must be text"),
         ("[models]\nname = 'x'\n", 1, "[[models]], with two brackets"),
         ("[server]\nport = 65536\n", 2, "port must be between 0 and 65535"),
@@ -129,16 +151,38 @@ def test_paths_begin_at_the_manifest(tmp_path: Path) -> None:
     assert load_manifest(tmp_path / "m.toml").models[0].path == tmp_path / "a.gguf"
 
 
+def test_a_folder_is_a_model_for_each_file_that_is_not_named_by_itself(tmp_path: Path) -> None:
+    for name in ("a", "sub/b", "big-00001-of-00002", "big-00002-of-00002", "mmproj-b"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        (tmp_path / f"{name}.gguf").touch()
+    (tmp_path / "m.toml").write_text(MODEL + "n_ctx = 64\n[[folders]]\npath = '.'\nidle_s = 60\n")
+    found = {spec.name: spec for spec in load_manifest(tmp_path / "m.toml").models}
+    assert found.keys() == {"a", "b", "big"}
+    assert (found["a"].n_ctx, found["a"].load, found["a"].idle_s) == (64, "start", None)
+    assert (found["b"].path, found["b"].load, found["b"].idle_s) == (tmp_path / "sub/b.gguf", "request", 60)
+
+
+def test_a_model_of_a_repository_is_found_later() -> None:
+    (spec,) = parse("[[models]]\nname = 'x'\nrepo = 'a/b'\nquant = 'Q4_K_M'\n").models
+    assert not spec.is_resolved
+    assert replace(spec, path=Path("/cache/x.gguf")).is_resolved
+
+
 def test_the_manifest_that_ships_serves_nothing_and_sets_nothing() -> None:
     assert load_manifest(ROOT / "model_manifest.toml") == Manifest()
 
 
 def test_the_manifest_that_ships_teaches_every_key_and_its_examples_are_right() -> None:
     text = (ROOT / "model_manifest.toml").read_text()
-    examples = re.sub(r"^# ([a-z_]+ = .*|\[+[a-z.]+\]+( +#.*)?)$", r"\1", text, flags=re.MULTILINE)
+    for key in ("repo", "file", "quant", "revision"):  # shown beside a path, in whose place they stand
+        assert f"\n# {key} = " in text
+        text = text.replace(f"\n# {key} = ", f"\n# or {key} = ")
+    text = re.sub(r"\n# \[\[folders\]\][^\[]*", "\n", text)
+    examples = re.sub(r"^# ([a-z_]+ = .*|\[+[a-z._]+\]+( +#.*)?)$", r"\1", text, flags=re.MULTILINE)
     document = tomllib.loads(examples)
     assert document["server"].keys() == {f.name for f in fields(ServerSettings)}
-    assert document["models"][0].keys() == {f.name for f in fields(ModelSpec)}
+    of_repo = {"repo", "file", "quant", "revision"}
+    assert document["models"][0].keys() | of_repo == {f.name for f in fields(ModelSpec)}
     assert len(parse(examples).models) == 1
 
 

@@ -119,6 +119,14 @@ SPEC = {
     "max_queue": Range(0, 10**6),
     "timeout_s": Range(1e-3, 1e9),
     "target_step_s": Range(1e-3, 60.0),
+    "replicas": Range(1, 64, is_whole=True),
+    "tensor_split": Range(5e-324, 1e6),
+    "main_device": Range(0, 15, is_whole=True),
+    "n_cpu_moe": Range(0, 4096),
+    "rope_freq_base": Range(1.0, 1e12),
+    "rope_freq_scale": Range(1e-4, 1e4),
+    "memory_priority": Range(-1000, 1000, is_whole=True),
+    "idle_s": Range(1.0, 1e9),
 }
 EMBEDDINGS_BODY = {"dimensions": Range(1, INT32, is_whole=True), "timeout": Range(5e-324, 1e9, but=(1e9,))}
 RERANK_BODY = {"top_n": Range(1, INT32, is_whole=True), "timeout": Range(5e-324, 1e9, but=(1e9,))}
@@ -130,6 +138,11 @@ SERVER = {
     "stall_s": Range(0.1, 86400.0),
     "timeout_s": Range(1e-3, 1e9),
     "max_body_bytes": Range(1024, 2**40),
+    "memory_fraction": Range(0.01, 1.0),
+    "reserved_bytes": Range(0, 2**50, is_whole=True),
+    "host_bytes": Range(2**20, 2**50, is_whole=True),
+    "max_loaded": Range(1, 1000),
+    "prefix_bytes": Range(0, 2**50, is_whole=True),
 }
 
 

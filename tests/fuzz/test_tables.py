@@ -109,9 +109,9 @@ def test_a_generation_takes_what_the_table_says(name: str) -> None:
 
 
 def fits(rows: dict[str, Range], name: str, make: Any) -> None:
-    is_whole = name.startswith(("n_", "max_", "port"))
+    is_whole = rows[name].is_whole or name.startswith(("n_", "max_", "port"))
     for value in INTS if is_whole else (*INTS, *FLOATS):
-        given: dict[str, Any] = {name: value}
+        given: dict[str, Any] = {name: (value,) if name == "tensor_split" else value}
         if rows[name].takes(value):
             make(given)
         else:

@@ -1,0 +1,192 @@
+"""Read model_manifest.toml. Knows the text and where each key stands in it; what may be said, the types know.
+
+A mistake is reported with its line, the key, and the key that was probably meant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from llamahost.core.errors import ManifestError
+from llamahost.core.messages import SamplingOptions
+from llamahost.fleet.manifest import BUILTIN_PATH, LIMITED, Manifest, ModelSpec, ServerSettings, is_template_path
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read the file. Paths in it are relative to it. Raises ManifestError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+    return parse_manifest(text, folder=path.parent, source=str(path))
+
+
+def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.toml") -> Manifest:
+    """The manifest that this text says; relative paths begin in `folder`. Raises ManifestError."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ManifestError(f"{source}: {error}") from error
+    place = _Places(source, text)
+    place.known((), document, ("server", "models", "folders"))
+    server = _server(document.get("server", {}), place, folder)
+    models = document.get("models", [])
+    if not isinstance(models, list):
+        raise place.error(("models",), "models are written as [[models]], with two brackets")
+    specs = [_model(table, place, ("models", k), folder) for k, table in enumerate(models)]
+    folders = document.get("folders", [])
+    if not isinstance(folders, list):
+        raise place.error(("folders",), "folders are written as [[folders]], with two brackets")
+    found = [spec for k, table in enumerate(folders) for spec in _folder(table, place, ("folders", k), folder)]
+    try:
+        settings = ServerSettings(**server)
+    except ManifestError as error:
+        raise place.error(("server", error.key), str(error)) from error
+    manifest = Manifest(server=settings)
+    for k in range(len(specs)):  # one after the other, so that it is the second of a name that is told
+        try:
+            manifest = Manifest(models=tuple(specs[: k + 1]), server=settings)
+        except ManifestError as error:
+            raise place.error(("models", k, error.key), str(error)) from error
+    paths = {spec.path for spec in specs}
+    for spec in found:  # what is named by itself, or was found before, is as said there
+        with contextlib.suppress(ManifestError):
+            if spec.path not in paths:
+                manifest = Manifest(models=(*manifest.models, spec), server=settings)
+    return manifest
+
+
+def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
+    values = dict(_table(table, place, ("server",)))
+    place.known(("server",), values, (f.name for f in fields(ServerSettings)))
+    for key in ("unix_socket", "api_key_file", "tls_cert", "tls_key"):
+        if key in values:
+            if not isinstance(values[key], str):
+                raise place.error(("server", key), f"{key} must be text, not {values[key]!r}")
+            values[key] = folder / Path(values[key]).expanduser()
+    for key in ("cors_origins", "forwarded_allow_ips"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    return values
+
+
+def _folder(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> list[ModelSpec]:
+    """A spec for each model in the folder and below it, loaded on request where nothing else is said."""
+    values = {"load": "request", **_table(table, place, where)}
+    if not isinstance(values.get("path"), str):
+        raise place.error((*where, "path"), "a folder needs a path")
+    for key in _OF_ONE:
+        if key in values:
+            raise place.error((*where, key), f"{key} belongs to one model, not to a folder of them")
+    top = folder / Path(values["path"]).expanduser()
+    if not top.is_dir():
+        raise place.error((*where, "path"), f"there is no folder {top}")
+    specs = []
+    for path in sorted(top.rglob("*.gguf")):
+        part = _PART.fullmatch(path.stem)
+        if (part and int(part[2]) != 1) or path.name.lower().startswith("mmproj"):
+            continue
+        specs.append(
+            _model({**values, "name": part[1] if part else path.stem, "path": str(path)}, place, where, folder)
+        )
+    _model({**values, "name": "a", "path": "a"}, place, where, folder)  # a mistake is one in an empty folder too
+    return specs
+
+
+def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> ModelSpec:
+    values = dict(_table(table, place, where))
+    place.known(where, values, (f.name for f in fields(ModelSpec)))
+    if "name" not in values:
+        raise place.error(where, "this model needs a name")
+    if "path" in values and "repo" in values:
+        raise place.error((*where, "repo"), "give a path or a repo, not both")
+    for key in ("name", "path"):
+        if key in values and not isinstance(values[key], str):
+            raise place.error((*where, key), f"{key} must be text, not {values[key]!r}")
+    if "path" in values:
+        is_builtin = values["path"] == "builtin"
+        values["path"] = BUILTIN_PATH if is_builtin else folder / Path(values["path"]).expanduser()
+    for key in ("aliases", "devices", "tensor_split", "override_tensor"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    if "max_sampling" in values:
+        values["max_sampling"] = _table(values["max_sampling"], place, (*where, "max_sampling"))
+        place.known((*where, "max_sampling"), values["max_sampling"], LIMITED)
+    if "template" in values and isinstance(template := values["template"], str) and is_template_path(template):
+        values["template"] = str(folder / Path(template).expanduser())
+    if "sampling" in values:
+        sampling = dict(_table(values["sampling"], place, (*where, "sampling")))
+        place.known((*where, "sampling"), sampling, SamplingOptions.__annotations__)
+        values["sampling"] = _frozen(sampling)
+    try:
+        return ModelSpec(**values)
+    except ManifestError as error:
+        table_of = (k for k in ("max_sampling", "sampling") if str(error).startswith(f"{k}:") and error.key != k)
+        raise place.error((*where, *table_of, error.key), str(error)) from error
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, one level of table kept."""
+    if isinstance(value, dict):
+        return {key: _frozen(inner) for key, inner in value.items()}
+    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _table(value: object, place: _Places, where: tuple[str | int, ...]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise place.error(where, f"{where[-1]} must be a table, not {value!r}")
+    return value
+
+
+_OF_ONE = ("name", "aliases", "repo", "file", "quant", "revision")
+_PART = re.compile(r"(.+)-(\d{5})-of-\d{5}")
+_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*[.=]""")
+
+
+class _Places:
+    """Where in the text each key stands: tomllib does not say."""
+
+    def __init__(self, source: str, text: str) -> None:
+        self.source = source
+        self._lines: dict[tuple[str | int, ...], int] = {}
+        where: tuple[str | int, ...] = ()
+        n_of: dict[str, int] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := _HEADER.match(line):
+                names = [name.strip().strip("\"'") for name in header[2].split(".")]
+                if header[1] == "[[":
+                    n_of[names[0]] = n_of.get(names[0], 0) + 1
+                here = (names[0], n_of[names[0]] - 1) if names[0] in n_of else (names[0],)
+                where = (*here, *names[1:])
+                self._lines.setdefault(where, number)
+            elif key := _KEY.match(line):
+                self._lines.setdefault((*where, key[1] or key[2] or key[3] or ""), number)
+
+    def error(self, where: tuple[str | int, ...], message: str) -> ManifestError:
+        """The mistake, with the line of the key, or of the nearest table around it."""
+        key = str(where[-1]) if where else ""
+        while where:
+            if where in self._lines:
+                return ManifestError(f"{self.source}, line {self._lines[where]}: {message}", key=key)
+            where = where[:-1]
+        return ManifestError(f"{self.source}: {message}", key=key)
+
+    def known(self, where: tuple[str | int, ...], table: Mapping[str, object], keys: Iterable[str]) -> None:
+        """Raises ManifestError on the first key that is none of these."""
+        valid = sorted(keys)
+        for key in table:
+            if key in valid:
+                continue
+            nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            hint = f"did you mean `{nearest[0]}`?" if nearest else f"the keys here are {', '.join(valid)}"
+            raise self.error((*where, key), f"unknown key `{key}`; {hint}")
