@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
-from llamahost.core.work import Constraint, Job, Tokens, Vocabulary
+from llamahost.core.work import Constraint, Job, ThoughtLimit, Tokens, Vocabulary
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
@@ -96,13 +96,15 @@ class Preparer:
             is_thinking=request.continued == "reasoning"
             or (request.continued == "no" and form.begins_thinking(prompt)),
         )
+        constraint = self._held(request, form, asked) if tools else self._formed(request.output, form, asked)
         return self._prepared(
             [self.encode(prompt)],
             request.generation,
             "messages",
-            constraint=self._held(request, form, asked) if tools else self._formed(request.output, form, asked),
+            constraint=constraint,
             new_splitter=lambda: form.splitter(asked),
             markers={token: mark for mark, token in self._marks(form, asked).items()},
+            thoughts=self._limit(request, form, asked, is_held=constraint is not None),
         )
 
     def complete(self, request: CompletionRequest) -> Prepared:
@@ -144,6 +146,25 @@ class Preparer:
         if constraint is None or not asked.is_thinking or form.thought is None:
             return constraint
         return replace(constraint, quiet=(form.thought,), starts_quiet=True)
+
+    def _limit(self, request: ChatRequest, form: Format, asked: Asked, *, is_held: bool) -> ThoughtLimit | None:
+        """What closes thoughts that are too long; where a grammar follows, that has the next word. InvalidRequest."""
+        bounds = form.bounds(asked)
+        if request.max_reasoning is None or bounds is None:
+            return None
+        if any(mark in request.reasoning_end for mark in (bounds.open, bounds.close)):
+            raise InvalidRequest("the end of thoughts must not hold their marks", param="reasoning_budget_message")
+        said = self.vocabulary.encode(request.reasoning_end, add_special=False, parse_special=False)
+        written = bounds.closing.rstrip() if is_held else bounds.closing
+        closing = self.vocabulary.encode(written, add_special=False, parse_special=True)
+        return ThoughtLimit(
+            n_max=request.max_reasoning,
+            open=bounds.open,
+            close=bounds.close,
+            closing=(*said, *closing),
+            is_open=asked.is_thinking,
+            recurs=bounds.recurs,
+        )
 
     def _marks(self, form: Format, asked: Asked) -> dict[str, int]:
         """The marks of this form that are control tokens of this model."""
@@ -229,10 +250,12 @@ class Preparer:
         *,
         new_splitter: Callable[[], Splitter | None] = lambda: None,
         markers: Mapping[int, str] | None = None,
+        thoughts: ThoughtLimit | None = None,
     ) -> Prepared:
-        if constraint is not None and generation.is_post_sampling:
+        if (constraint is not None or thoughts is not None) and generation.is_post_sampling:
             raise InvalidRequest(
-                "what the samplers left is not told of an answer in a form", param="post_sampling_probs"
+                "what the samplers left is not told of an answer in a form, or with a budget for reasoning",
+                param="post_sampling_probs",
             )
         if generation.adapter:
             raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
@@ -265,6 +288,7 @@ class Preparer:
                     is_post_sampling=generation.is_post_sampling,
                     tells_progress=generation.tells_progress,
                     constraint=constraint,
+                    thoughts=thoughts,
                     priority=generation.priority,
                 )
                 reply = Reply(
