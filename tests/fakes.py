@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import Job, Plan, RowLogprobs, Sampled, Span, Tokens
+from llamahost.core.work import Adapters, Job, Plan, RowLogprobs, Sampled, Span, Tokens
 
 N_VOCAB = 64
 
@@ -59,8 +59,8 @@ class FakeSampler:
         return token
 
 
-def next_value(before: int, token: int, adapter: str) -> int:
-    return zlib.crc32(b"%d %d %s" % (before, token, adapter.encode()))
+def next_value(before: int, token: int, adapters: Adapters) -> int:
+    return zlib.crc32(b"%d %d %s" % (before, token, repr(adapters).encode()))
 
 
 def next_token(value: int, sampler: FakeSampler) -> int:
@@ -80,7 +80,7 @@ def scored_alone(job: Job) -> list[RowLogprobs]:
         return []
     rows, value = list[RowLogprobs](), 0
     for token, after in pairwise(job.tokens):
-        value = next_value(value, token, job.adapter)
+        value = next_value(value, token, job.adapters)
         rows.append(scored_row(value, after, job.n_prompt_logprobs))
     return rows
 
@@ -89,7 +89,7 @@ def alone(job: Job, n_ctx: int) -> list[int]:
     """What the job is answered by an empty backend, the token that ends it left out; and up to where it fails."""
     value = 0
     for token in job.tokens:
-        value = next_value(value, token, job.adapter)
+        value = next_value(value, token, job.adapters)
     n, answer, sampler = len(job.tokens), list[int](), FakeSampler(job)
     while job.n_max and sampler.word() not in (".", "!"):
         token = sampler.next(value)
@@ -99,7 +99,7 @@ def alone(job: Job, n_ctx: int) -> list[int]:
         n += 1
         if len(answer) >= job.n_max or n > n_ctx:
             return answer
-        value = next_value(value, token, job.adapter)
+        value = next_value(value, token, job.adapters)
     return answer
 
 
@@ -174,13 +174,13 @@ class FakeBackend:
             raise failure
         if failure is not None and not self.fails_late:
             for span in plan.spans[: len(plan.spans) // 2]:
-                self._compute(span, plan.adapter)
+                self._compute(span, plan.adapters)
             raise failure
         if self.is_unified and self.n_cells_used + plan.n_tokens > self.n_cells:
             self.n_refused += 1
             raise NoRoom(f"{self.n_cells_used} + {plan.n_tokens} > {self.n_cells} cells")
         for span in plan.spans:
-            self._compute(span, plan.adapter)
+            self._compute(span, plan.adapters)
         self._launched, self._pending = plan, failure
 
     def collect(self) -> list[Sampled]:
@@ -246,11 +246,11 @@ class FakeBackend:
             assert 0 <= truncation.n <= len(held) or truncation.n == 0, "cut to more than there is"
             self._slots[truncation.slot] = held[: truncation.n]
 
-    def _compute(self, span: Span, adapter: str) -> None:
+    def _compute(self, span: Span, adapters: Adapters) -> None:
         held = self._slots[span.slot]
         sampler = self._samplers.get(span.job_id)
         assert sampler is not None, f"job {span.job_id} has not begun"
-        assert sampler.job.adapter == adapter, "a plan of another adapter"
+        assert sampler.job.adapters == adapters, "a plan of other adapters"
         assert len(span.tokens) > 0, "an empty span"
         assert span.start == len(held), f"slot {span.slot} holds {len(held)} positions, not {span.start}"
         assert span.start + len(span.tokens) <= self.n_ctx, "beyond the context"
@@ -258,7 +258,7 @@ class FakeBackend:
         self.n_computed += len(span.tokens)
         held = held[:]
         for token in span.tokens:
-            held.append(Cell(token, next_value(held[-1].value if held else 0, token, adapter)))
+            held.append(Cell(token, next_value(held[-1].value if held else 0, token, adapters)))
         self._slots[span.slot] = held
 
     def _sample(self, span: Span) -> Sampled:

@@ -231,6 +231,7 @@ def write_model(
     name: str | None = None,
     seed: int = 0,
     has_fim: bool = False,
+    has_output: bool = True,
     metadata: Mapping[str, float | str | np.uint32] | None = None,
 ) -> Path:
     """Write a GGUF file of the architecture to `path`; equal arguments make equal bytes."""
@@ -266,7 +267,8 @@ def write_model(
     # gemma3 multiplies embeddings by sqrt(n_embd) itself; the others want them of unit spread.
     weights.matrix("token_embd.weight", n_vocab, n_embd, scale=1.0 if architecture == "swa" else float(np.sqrt(n_embd)))
     weights.ones("output_norm.weight", n_embd)
-    weights.matrix("output.weight", n_vocab, n_embd, scale=3.0, zero_rows=N_SPECIAL)
+    if has_output:  # else the embeddings are read as the output too
+        weights.matrix("output.weight", n_vocab, n_embd, scale=3.0, zero_rows=N_SPECIAL)
     for layer in range(n_layer):
         _add_block(weights, architecture, layer, s)
     writer.write_header_to_file()

@@ -21,6 +21,13 @@ NO_TOKENS: Tokens = array("i")
 Vector: TypeAlias = "array[float]"
 """array("f"): 32-bit floats."""
 
+Adapters: TypeAlias = tuple[tuple[int, float], ...]
+"""LoRA adapters by their ids, ascending, each with its scale, which is not 0. An id is never given twice, so what was
+computed under equal adapters is equal.
+"""
+
+NO_ADAPTERS: Adapters = ()
+
 Finish = Literal["stop", "length", "cancelled", "failed"]
 
 
@@ -47,22 +54,6 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThoughtLimit:
-    """How long an answer may think: of what stands between `open` and `close`, `n_max` tokens in all.
-
-    Then `closing` comes, as if it had been chosen, as soon as no character is left half; and nothing opens again. With
-    `is_open` the prompt ends within thoughts. Without `recurs` only the answer's beginning can open them.
-    """
-
-    n_max: int
-    open: str
-    close: str
-    closing: tuple[int, ...]
-    is_open: bool = False
-    recurs: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated.
 
@@ -82,8 +73,7 @@ class Job:
     kind: Literal["generate", "embed"] = "generate"
     media: tuple[object, ...] = ()
     constraint: Constraint | None = None
-    thoughts: ThoughtLimit | None = None
-    adapter: str = ""
+    adapters: Adapters = NO_ADAPTERS
     priority: int = 0
 
 
@@ -176,7 +166,7 @@ class Plan:
     rows sampled and scored; no slot is both copied (either side) and saved or restored; no target of a copy is the
     source of another; the source of a copy was computed in an earlier step. `begins` are jobs that start (their
     samplers are made, penalties see the prompt's end); `ends` are jobs that will not come again (their samplers and
-    saved states are dropped).
+    saved states are dropped). All spans are of jobs with these `adapters`.
     """
 
     spans: tuple[Span, ...] = ()
@@ -186,7 +176,7 @@ class Plan:
     copies: tuple[Copy, ...] = ()
     truncations: tuple[Truncation, ...] = ()
     ends: tuple[int, ...] = ()
-    adapter: str = ""
+    adapters: Adapters = NO_ADAPTERS
 
     @property
     def n_tokens(self) -> int:

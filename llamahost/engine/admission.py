@@ -141,7 +141,7 @@ class Admission:
             job, slot, n, source = sequence.job, placement.slot, placement.n, placement.source
             promise = None
             if not sequence.is_scored:
-                promise = best_promise(self._slots.running, sequence.tokens, job.adapter, n + self._min_promise)
+                promise = best_promise(self._slots.running, sequence.tokens, job.adapters, n + self._min_promise)
             if promise is not None:
                 self.promises[sequence] = promise
                 continue

@@ -42,12 +42,12 @@ def place(
 
     `no_sources` were written in this very plan, `no_targets` are read in it; a plan allows neither the other way round.
     """
-    tokens, adapter = sequence.tokens, sequence.job.adapter
+    tokens, adapters = sequence.tokens, sequence.job.adapters
     is_split = slots.cells is None
     if sequence.is_scored:
         n_of = [0] * len(slots.all)
     else:
-        n_of = [reusable(slot, tokens, adapter, can_truncate=slots.can_truncate) for slot in slots.all]
+        n_of = [reusable(slot, tokens, adapters, can_truncate=slots.can_truncate) for slot in slots.all]
     source = max(
         (slot for slot in slots.all if slot.index not in no_sources),
         key=lambda slot: (n_of[slot.index], slot.sequence is not None, slot.used_at),

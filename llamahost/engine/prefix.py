@@ -1,6 +1,6 @@
 """Find what of a prompt is computed already, or soon will be. Knows tokens and slots; changes nothing.
 
-law: a hit names only KV that was computed for exactly these tokens, under the same adapter
+law: a hit names only KV that was computed for exactly these tokens, under the same adapters
 law: the last token of a prompt is never taken from a cache: its row is what the next token is sampled from
 law: memory that cannot be cut (recurrent, sliding window) is reused whole or not at all
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llamahost.core.work import Tokens
+from llamahost.core.work import Adapters, Tokens
 from llamahost.engine.sequence import Sequence, Slot
 
 
@@ -44,22 +44,22 @@ def common_prefix(a: Tokens, b: Tokens, limit: int) -> int:
     return low
 
 
-def reusable(slot: Slot, tokens: Tokens, adapter: str, *, can_truncate: bool) -> int:
+def reusable(slot: Slot, tokens: Tokens, adapters: Adapters, *, can_truncate: bool) -> int:
     """How many leading positions of `slot` may stand for those of `tokens`."""
     n = slot.n
-    if n == 0 or slot.adapter != adapter:
+    if n == 0 or slot.adapters != adapters:
         return 0
     if can_truncate:
         return common_prefix(slot.tokens, tokens, min(n, len(tokens) - 1))
     return n if n < len(tokens) and slot.tokens[:n] == tokens[:n] else 0
 
 
-def best_promise(running: Iterable[Sequence], tokens: Tokens, adapter: str, at_least: int) -> Promise | None:
+def best_promise(running: Iterable[Sequence], tokens: Tokens, adapters: Adapters, at_least: int) -> Promise | None:
     """The longest prefix, of `at_least` tokens, that a running sequence is still computing."""
     best: Promise | None = None
     limit = len(tokens) - 1
     for source in running:
-        if source.job.adapter != adapter or source.n_computed >= len(source.tokens) - 1:
+        if source.job.adapters != adapters or source.n_computed >= len(source.tokens) - 1:
             continue
         n = common_prefix(source.tokens, tokens, limit)
         if n <= source.n_computed or n < at_least:

@@ -16,7 +16,8 @@ from __future__ import annotations
 from itertools import count
 from operator import attrgetter
 
-from llamahost.core.work import Backend, Emission, Finish, Job, Plan, RowLogprobs, Sampled, Save, Span, Times
+from llamahost.core.work import Adapters, Backend, Emission, Finish, Job, Plan, RowLogprobs, Sampled, Save, Span, Times
+from llamahost.engine.adapters import TURN_S, AdapterTurns
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
 from llamahost.engine.budget import StepBudget
 from llamahost.engine.chunks import chunks
@@ -44,6 +45,7 @@ class Scheduler:
         target_step_s: float = 0.05,
         min_promise: int = MIN_PROMISE,
         n_reserve: int = RESERVE,
+        adapter_turn_s: float = TURN_S,
         is_checked: bool = False,
     ) -> None:
         if n_slots < 1 or n_ctx < 1:
@@ -72,8 +74,7 @@ class Scheduler:
         self._saves: list[Save] = []
         self._under_way: Plan | None = None
         self._order = count()
-        self._adapter_turns: dict[str, int] = {"": 0}  # the number of the plan that each had last
-        self._n_plans = 0
+        self._adapters = AdapterTurns(turn_s=adapter_turn_s)
 
     @classmethod
     def for_backend(cls, backend: Backend, *, target_step_s: float = 0.05, is_checked: bool = False) -> Scheduler:
@@ -120,7 +121,6 @@ class Scheduler:
             raise ValueError(f"job {job.id} is here already")
         sequence = Sequence(job, next(self._order), job.tokens[:], Times(arrived=now))
         self._sequences[job.id] = sequence
-        self._adapter_turns.setdefault(job.adapter, 0)
         self._admission.enqueue(sequence)
 
     def abort(self, job_id: int, now: float) -> Emission | None:
@@ -151,16 +151,16 @@ class Scheduler:
         may_enter = not (self._saves or self._is_unsure or (self._is_refused and self.n_running))
         self._is_unsure = False
         entries = self._admission.enter(now) if may_enter and self._admission.is_due() else Entries()
-        adapter = self._next_adapter()
+        adapters = self._adapters.next(self.slots.running, now)
         plan = Plan(
-            spans=self._spans(adapter),
+            spans=self._spans(adapters),
             begins=tuple(entries.begins),
             saves=tuple(self._saves),
             restores=tuple(entries.restores),
             copies=tuple(entries.copies),
             truncations=self.slots.take_truncations(),
             ends=tuple(self._ends),
-            adapter=adapter,
+            adapters=adapters,
         )
         assert plan.spans or plan.saves or plan.truncations or plan.ends, "there is work, and nobody may do it"
         self._saves.clear()
@@ -293,17 +293,7 @@ class Scheduler:
         if save is not None:
             self._saves.append(save)
 
-    def _next_adapter(self) -> str:
-        """The adapter, of those that running sequences want, whose turn was the longest ago."""
-        if len(self._adapter_turns) == 1:
-            return ""
-        self._n_plans += 1
-        wanted = {sequence.job.adapter for sequence in self.slots.running}
-        adapter = min(wanted, key=lambda name: (self._adapter_turns[name], name), default="")
-        self._adapter_turns[adapter] = self._n_plans
-        return adapter
-
-    def _spans(self, adapter: str) -> tuple[Span, ...]:
+    def _spans(self, adapters: Adapters) -> tuple[Span, ...]:
         """Gaps of one token first, then equal chunks of the longer ones, as far as budget and batch go."""
         spans: list[Span] = []
         long: list[Sequence] = []
@@ -313,7 +303,7 @@ class Scheduler:
         n_tokens = 0
         for sequence in running:
             job, start = sequence.job, sequence.n_computed
-            if job.adapter != adapter:
+            if job.adapters != adapters:
                 continue
             tokens = sequence.tokens[start:]
             n_more = len(tokens) - 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from llamahost.core.work import Job, Times, Tokens
+from llamahost.core.work import NO_ADAPTERS, Adapters, Job, Times, Tokens
 
 NOWHERE = -1
 """The slot of a sequence that sits in none."""
@@ -61,7 +61,7 @@ class Slot:
     index: int
     sequence: Sequence | None = None
     kept: Tokens = field(default_factory=lambda: array("i"))
-    adapter: str = ""
+    adapters: Adapters = NO_ADAPTERS  # under which the KV was computed
     used_at: int = NOWHERE  # ticks of the table of slots; NOWHERE: never
 
     @property

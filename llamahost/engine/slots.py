@@ -157,7 +157,7 @@ class Slots:
                 n_running += 1
                 assert sequence.slot == index, f"slot {index} and its sequence disagree"
                 assert not slot.kept, f"slot {index} is taken and keeps tokens besides"
-                assert slot.adapter == sequence.job.adapter, f"slot {index} is of another adapter than its sequence"
+                assert slot.adapters == sequence.job.adapters, f"slot {index} is of other adapters than its sequence"
                 assert 0 <= sequence.n_computed <= len(sequence.tokens)
             if self.cells is not None:
                 assert self.cells.length(index) == slot.n, f"slot {index} has cells for more or less than it holds"
@@ -170,7 +170,7 @@ class Slots:
             self.cells.check_integrity()
 
     def _sit(self, sequence: Sequence, slot: Slot, n: int) -> None:
-        slot.sequence, slot.kept, slot.adapter = sequence, array("i"), sequence.job.adapter
+        slot.sequence, slot.kept, slot.adapters = sequence, array("i"), sequence.job.adapters
         sequence.slot, sequence.n_computed, sequence.n_saved = slot.index, n, 0
         self.touch(slot)
         self.n_running += 1

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamahost.core.errors import BackendError, BackendLost, LoadFailed, NoRoom
-from llamahost.core.work import Copy, Plan, RowLogprobs, Sampled, Span
+from llamahost.core.work import NO_ADAPTERS, Adapters, Copy, Plan, RowLogprobs, Sampled, Span
 from llamahost.native import state
 from llamahost.native.context import Context, ContextOptions, check_spans, kv_bytes_per_token
 from llamahost.native.holding import Holding
@@ -60,6 +60,8 @@ class LlamaBackend:
         self._n_prompt_logprobs: dict[int, int] = {}
         self._post_sampling: set[int] = set()  # jobs whose logprobs are of what their samplers left
         self._saved: dict[int, bytearray] = {}
+        self._adapters: Adapters = NO_ADAPTERS  # as the context has them
+        self._has_new_adapters = False  # the next decode makes its graphs anew
         self._launched: Plan | None = None
         self._n_launched_rows = 0
         self._n_failures = 0
@@ -97,6 +99,8 @@ class LlamaBackend:
         try:
             if plan.spans:
                 self._check_spans(plan.spans)  # before anything is done
+                if plan.adapters != self._adapters:
+                    self._set_adapters(plan.adapters)
             self._prepare(plan)
             if plan.spans:
                 self._n_launched_rows = self._launch_spans(plan.spans)
@@ -135,6 +139,14 @@ class LlamaBackend:
     def memory(self) -> Mapping[str, int]:
         """Bytes of llama.cpp's buffers: model, kv, rs (recurrent state), compute, output; those that it told."""
         return self._context.buffers
+
+    def free_adapter(self, id_: int) -> None:
+        """Let go of an adapter that no job has; between two steps. Idempotent."""
+        if self._context.pointer is not None and any(known == id_ for known, _ in self._adapters):
+            self.model.adapters.unset(self._context.pointer)
+            self._adapters = NO_ADAPTERS
+            self._has_new_adapters = True
+        self.model.adapters.free(id_)
 
     def check(self, slots: Mapping[int, int]) -> None:
         """Assert that each slot holds exactly that many positions; for tests and debugging."""
@@ -237,11 +249,18 @@ class LlamaBackend:
     def _check_spans(self, spans: tuple[Span, ...]) -> None:
         check_spans(spans, n_batch=self.n_batch, n_slots=self.n_slots, n_ctx=self.n_ctx, n_rows=self.n_rows)
 
+    def _set_adapters(self, adapters: Adapters) -> None:
+        pointer = self._context.pointer
+        assert pointer is not None, "asked for by whoever launches"
+        self.model.adapters.set(pointer, adapters, n_compute_bytes=self._context.buffers.get("compute", 0))
+        self._adapters = adapters
+        self._has_new_adapters = True
+
     def _launch_spans(self, spans: tuple[Span, ...]) -> int:
         """Decode spans that were checked; how many rows of logits they ask for."""
         n_rows = self._context.batch.fill(spans)
         began = perf_counter()
-        returned = self._context.decode()
+        returned = self._decode_anew() if self._has_new_adapters else self._context.decode()
         self.decode_s += perf_counter() - began
         if returned == _REFUSED:
             raise BackendError("llama_decode refused the batch: a token, a slot or a gap in positions")
@@ -255,6 +274,13 @@ class LlamaBackend:
         if self._n_failures >= _MAX_FAILURES:
             raise BackendLost(f"{self._n_failures} decodes failed in a row, the last with {returned}")
         raise BackendError(f"llama_decode returned {returned}")
+
+    def _decode_anew(self) -> int:
+        """With other adapters than before: C walks its list of them, which must not change meanwhile."""
+        with self.model.adapters.changing:
+            returned = self._context.decode()
+        self._has_new_adapters = returned == _REFUSED
+        return returned
 
     # --- after the decode ---
 

@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamahost.core.errors import LoadFailed
@@ -43,13 +43,19 @@ class LongArray:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What the header says. `n_bytes` is the size of the file; `n_params` counts the elements of all tensors."""
+    """What the header says. `n_bytes` is the size of the file; `n_params` counts the elements of all tensors.
+
+    `kinds` are GGUF's types of the metadata's values: C asks for a value by its type and aborts where it is another.
+    """
 
     version: int
     metadata: Mapping[str, object]
     n_tensors: int
     n_params: int
     n_bytes: int
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    data_at: int = 0
 
     @property
     def architecture(self) -> str:
@@ -214,6 +220,7 @@ def _read(reader: _Reader) -> GgufHeader:
     if n_tensors > _MAX_TENSORS or n_keys > _MAX_KEYS:
         raise reader.fail(f"it claims {n_tensors} tensors and {n_keys} keys")
     metadata: dict[str, object] = {}
+    kinds: dict[str, int] = {}
     tokens_at = 0
     for index in range(n_keys):
         key = reader.string(f"key {index}", _MAX_KEY_BYTES)
@@ -222,23 +229,28 @@ def _read(reader: _Reader) -> GgufHeader:
         kind = reader.number("<I", f"`{key}`")
         if key == _TOKENS and kind == _ARRAY:
             tokens_at = reader.at
+        kinds[key] = kind
         metadata[key] = _value(reader, kind, f"`{key}`")
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise reader.fail(f"its alignment is {alignment!r:.40}")
     tensors = [_tensor(reader, index) for index in range(n_tensors)]
+    data_at = -(-reader.at // alignment) * alignment
     header = GgufHeader(
         version=version,
         metadata=metadata,
         n_tensors=n_tensors,
         n_params=sum(math.prod(tensor.shape) for tensor in tensors),
         n_bytes=reader.n_bytes,
+        kinds=kinds,
+        tensors={tensor.name: tensor for tensor in tensors},
+        data_at=data_at,
     )
     claims = Claims(
         architecture=header.architecture,
         metadata=metadata,
         tensors=tensors,
-        data_at=-(-reader.at // alignment) * alignment,
+        data_at=data_at,
         tokens=lambda: reader.strings(tokens_at) if tokens_at else (),
     )
     if fault := fault_of(claims):

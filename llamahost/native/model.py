@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed
+from llamahost.native.adapters import LlamaAdapters, free_bytes
 from llamahost.native.constraint import Grammars
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.library import Library, LogTap, library
@@ -23,7 +24,9 @@ _MODEL_BUFFER = re.compile(r"(\S+) model buffer size\s*=\s*([\d.]+) MiB")
 class Model:
     """Weights and vocabulary, shared by any number of contexts; whoever opened it closes it, contexts first."""
 
-    def __init__(self, loaded: Library, pointer: int, path: Path, header: GgufHeader) -> None:
+    def __init__(
+        self, loaded: Library, pointer: int, path: Path, header: GgufHeader, *, is_on_device: bool = False
+    ) -> None:
         c = loaded.c
         self.library = loaded
         self.header = header
@@ -49,6 +52,7 @@ class Model:
         self.has_decoder = bool(c.llama_model_has_decoder(pointer))
         self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))
         self.grammars = Grammars(loaded, self.vocab)
+        self.adapters = LlamaAdapters(loaded, pointer, header, free_bytes=lambda: free_bytes(is_on_device=is_on_device))
 
     @classmethod
     def open(
@@ -94,7 +98,7 @@ class Model:
             raise failures[0]
         if not pointer:
             raise LoadFailed(f"cannot load {path}: {_reason(lines)}")
-        model = cls(loaded, pointer, path, header)
+        model = cls(loaded, pointer, path, header, is_on_device=loaded.has_gpu and n_gpu_layers != 0)
         model.load_log = tuple(line for line in lines if "buffer size" in line)
         if not model.has_decoder:
             model.close()
@@ -133,6 +137,7 @@ class Model:
             pointer, self._pointer = self._pointer, None
         if pointer is not None:
             self.grammars.close()  # they tokenise with the vocabulary
+            self.adapters.close()
             self.library.c.llama_model_free(pointer)
 
     def __enter__(self) -> Model:

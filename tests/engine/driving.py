@@ -7,11 +7,13 @@ from collections.abc import Iterable
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.messages import Sampling
-from llamahost.core.work import Constraint, Emission, Job, Plan, RowLogprobs
+from llamahost.core.work import NO_ADAPTERS, Adapters, Constraint, Emission, Job, Plan, RowLogprobs
 from llamahost.engine.scheduler import Scheduler
 from tests.fakes import FakeBackend, alone, scored_alone
 
 MANY_STEPS = 20_000
+POET: Adapters = ((1, 1.0),)
+JUDGE: Adapters = ((1, 0.5), (2, 1.0))
 
 
 class Drive:
@@ -47,7 +49,7 @@ class Drive:
         priority: int = 0,
         seed: int = 0,
         end_ids: frozenset[int] = frozenset(),
-        adapter: str = "",
+        adapters: Adapters = NO_ADAPTERS,
         n_prompt_logprobs: int | None = None,
         tells_progress: bool = False,
         n_logprobs: int | None = None,
@@ -60,7 +62,7 @@ class Drive:
             priority=priority,
             sampling=Sampling(seed=seed),
             end_ids=end_ids,
-            adapter=adapter,
+            adapters=adapters,
             n_logprobs=n_logprobs,
             constraint=Constraint(grammar=script) if script else None,
             n_prompt_logprobs=n_prompt_logprobs,

@@ -7,15 +7,16 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.core.work import Job, Times
+from llamahost.core.work import NO_ADAPTERS, Job, Times
 from llamahost.engine.prefix import Promise, best_promise, common_prefix, reusable
 from llamahost.engine.sequence import Sequence, Slot
+from tests.engine.driving import POET
 
 TOKENS = st.lists(st.integers(0, 2), max_size=40).map(lambda tokens: array("i", tokens))
 
 
-def running(tokens: list[int], n_computed: int, slot: int = 0, adapter: str = "") -> Sequence:
-    job = Job(id=slot, tokens=array("i", tokens), n_max=1, adapter=adapter)
+def running(tokens: list[int], n_computed: int, slot: int = 0) -> Sequence:
+    job = Job(id=slot, tokens=array("i", tokens), n_max=1)
     return Sequence(job, slot, job.tokens[:], Times(), slot=slot, n_computed=n_computed)
 
 
@@ -34,27 +35,28 @@ def test_common_prefix_of_texts_that_share_one(head: array[int], a: array[int], 
 
 def test_the_last_token_of_a_prompt_is_always_computed() -> None:
     slot = Slot(0, kept=array("i", range(10)))
-    assert reusable(slot, array("i", range(10)), "", can_truncate=True) == 9
-    assert reusable(slot, array("i", range(10)), "", can_truncate=False) == 0
-    assert reusable(slot, array("i", range(11)), "", can_truncate=False) == 10
+    assert reusable(slot, array("i", range(10)), NO_ADAPTERS, can_truncate=True) == 9
+    assert reusable(slot, array("i", range(10)), NO_ADAPTERS, can_truncate=False) == 0
+    assert reusable(slot, array("i", range(11)), NO_ADAPTERS, can_truncate=False) == 10
 
 
 def test_memory_that_cannot_be_cut_is_reused_whole_or_not_at_all() -> None:
     slot = Slot(0, kept=array("i", [1, 2, 3, 4]))
     other = array("i", [1, 2, 3, 5, 6])
-    assert reusable(slot, other, "", can_truncate=True) == 3
-    assert reusable(slot, other, "", can_truncate=False) == 0
+    assert reusable(slot, other, NO_ADAPTERS, can_truncate=True) == 3
+    assert reusable(slot, other, NO_ADAPTERS, can_truncate=False) == 0
 
 
 def test_what_is_not_computed_yet_is_not_reused() -> None:
     slot = Slot(0, sequence=running(list(range(100)), n_computed=30))
-    assert reusable(slot, array("i", range(100)), "", can_truncate=True) == 30
+    assert reusable(slot, array("i", range(100)), NO_ADAPTERS, can_truncate=True) == 30
 
 
-def test_another_adapter_made_other_kv() -> None:
-    slot = Slot(0, kept=array("i", range(10)), adapter="poet")
-    assert reusable(slot, array("i", range(10)), "", can_truncate=True) == 0
-    assert reusable(slot, array("i", range(10)), "poet", can_truncate=True) == 9
+def test_other_adapters_made_other_kv() -> None:
+    slot = Slot(0, kept=array("i", range(10)), adapters=POET)
+    assert reusable(slot, array("i", range(10)), NO_ADAPTERS, can_truncate=True) == 0
+    assert reusable(slot, array("i", range(10)), ((1, 0.5),), can_truncate=True) == 0
+    assert reusable(slot, array("i", range(10)), POET, can_truncate=True) == 9
 
 
 def test_a_promise_is_the_longest_prefix_that_somebody_is_computing() -> None:
@@ -62,11 +64,11 @@ def test_a_promise_is_the_longest_prefix_that_somebody_is_computing() -> None:
     near = running(list(range(40)) + [0] * 60, n_computed=10)
     far = running(list(range(80)) + [0] * 20, n_computed=0, slot=1)
     done = running(list(range(100)), n_computed=99, slot=2)
-    promise = best_promise([near, far, done], tokens, "", 64)
+    promise = best_promise([near, far, done], tokens, NO_ADAPTERS, 64)
     assert promise is not None
     assert (promise.source, promise.n) == (far, 80)
-    assert best_promise([near], tokens, "", 64) is None
-    assert best_promise([far], tokens, "poet", 64) is None
+    assert best_promise([near], tokens, NO_ADAPTERS, 64) is None
+    assert best_promise([far], tokens, POET, 64) is None
 
 
 def test_a_promise_is_open_until_it_is_kept_or_its_source_is_gone() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import Job, Plan, Times
+from llamahost.core.work import NO_ADAPTERS, Adapters, Job, Plan, Times
+from llamahost.engine.adapters import TURN_S
 from llamahost.engine.budget import FIRST_CHUNK
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
-from tests.engine.driving import Drive, prompt
+from tests.engine.driving import JUDGE, POET, Drive, prompt
 from tests.fakes import FakeBackend, alone, per_token
 
 LAYOUTS = pytest.mark.parametrize(
@@ -325,12 +326,28 @@ def test_higher_priority_goes_first_and_else_who_came_first() -> None:
 
 
 def test_adapters_take_turns_and_never_share_a_plan_or_a_prefix() -> None:
-    d = drive()
-    for adapter in ("", "poet", "poet", "judge"):
-        d.add(prompt(100), n_max=20, adapter=adapter)
+    d = drive(cost=per_token(0.4 * TURN_S, 0.0))
+    for adapters in (NO_ADAPTERS, POET, POET, JUDGE):
+        d.add(prompt(100), n_max=20, adapters=adapters)
     plans = [plan for plan in d.run() if plan.spans]
     d.check_answers()
-    assert [plan.adapter for plan in plans[:6]] == ["", "judge", "poet"] * 2
+    turns = [NO_ADAPTERS] * 3 + [POET] * 3 + [JUDGE] * 3
+    assert [plan.adapters for plan in plans[:18]] == turns * 2
+    assert [len(plan.spans) for plan in plans[3:6]] == [1, 2, 2], "a burst with one prompt computes it once"
+
+
+def test_newcomers_with_adapters_of_their_own_do_not_pass_those_that_wait() -> None:
+    d = drive(n_slots=3, cost=per_token(TURN_S, 0.0))
+    d.add(prompt(10), n_max=10)
+    d.add(prompt(10), n_max=10, adapters=POET)
+    had: list[Adapters] = []
+    for k in range(12):
+        d.add(prompt(10, k), n_max=1, adapters=((100 + k, 1.0),))
+        plan = d.step()
+        assert plan is not None
+        had.append(plan.adapters)
+    assert had.count(NO_ADAPTERS) >= 4
+    assert had.count(POET) >= 4
 
 
 # Where sequences sit, and what they find there.

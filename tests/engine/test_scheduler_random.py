@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamahost.core.errors import BackendError, NoRoom
-from tests.engine.driving import Drive, prompt
+from llamahost.core.work import NO_ADAPTERS, Adapters
+from tests.engine.driving import JUDGE, POET, Drive, prompt
 from tests.fakes import N_VOCAB, FakeBackend, alone, per_token
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ def backend(name: str, **more: Any) -> FakeBackend:
 class Weather:
     """Draws what happens next."""
 
-    def __init__(self, drive: Drive, rng: random.Random, *, adapters: tuple[str, ...] = ("",)) -> None:
+    def __init__(self, drive: Drive, rng: random.Random, *, adapters: tuple[Adapters, ...] = (NO_ADAPTERS,)) -> None:
         self.drive = drive
         self.rng = rng
         self.adapters = adapters
@@ -54,7 +55,7 @@ class Weather:
                 priority=rng.choice([0, 0, 0, 1]),
                 seed=rng.randrange(2),
                 end_ids=frozenset(rng.sample(range(N_VOCAB), rng.choice([0, 1]))),
-                adapter=rng.choice(self.adapters),
+                adapters=rng.choice(self.adapters),
                 n_prompt_logprobs=rng.choice([None, None, 0, 2]),
                 n_logprobs=rng.choice([None, None, 0]),
                 script=self.script() if rng.random() < 0.4 else "",
@@ -88,7 +89,7 @@ class Weather:
         self.drive.step(abort_under_way=under_way)
 
 
-def play(drive: Drive, rng: random.Random, n_moves: int, *, adapters: tuple[str, ...] = ("",)) -> None:
+def play(drive: Drive, rng: random.Random, n_moves: int, *, adapters: tuple[Adapters, ...] = (NO_ADAPTERS,)) -> None:
     weather = Weather(drive, rng, adapters=adapters)
     for _ in range(n_moves):
         rng.choices([weather.add, weather.abort, weather.step], [2, 1, 6])[0]()
@@ -123,7 +124,7 @@ def test_failures_cost_only_whom_they_met(name: str, seed: int) -> None:
 @given(seed=st.integers(0, 2**32))
 def test_adapters_do_not_mix(name: str, seed: int) -> None:
     rng = random.Random(seed)
-    play(Drive(backend(name), n_reserve=16), rng, 50, adapters=("", "poet", "judge"))
+    play(Drive(backend(name), n_reserve=16), rng, 50, adapters=(NO_ADAPTERS, POET, JUDGE))
 
 
 @pytest.mark.slow
@@ -138,4 +139,4 @@ def test_a_long_time_of_everything(name: str, seed: int) -> None:
         n_reserve=rng.choice([1, 16, 256]),
         min_promise=rng.choice([1, 64]),
     )
-    play(drive, rng, 300, adapters=rng.choice([("",), ("", "poet")]))
+    play(drive, rng, 300, adapters=rng.choice([(NO_ADAPTERS,), (NO_ADAPTERS, POET)]))

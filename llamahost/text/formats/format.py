@@ -29,16 +29,6 @@ class Asked:
     is_thinking: bool = False  # the prompt has left thoughts open, and the answer begins within them
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Thoughts are between `open` and `close`; `closing` is what a model writes that ends them and goes on."""
-
-    open: str
-    close: str
-    closing: str
-    recurs: bool = False
-
-
 class Format(Protocol):
     """How a model writes its answers. Never changes; one object serves all of them."""
 
@@ -58,10 +48,6 @@ class Format(Protocol):
     @property
     def thought(self) -> tuple[str, str] | None:
         """The marks around thoughts."""
-        ...
-
-    def bounds(self, asked: Asked) -> Bounds | None:
-        """How thoughts begin and are ended, for who limits them; None where they cannot be told apart."""
         ...
 
     def markers(self, asked: Asked) -> frozenset[str]:
@@ -89,7 +75,7 @@ class Thinking:
     """How thoughts are marked: at the beginning of an answer, or (`recurs`) anywhere in it.
 
     `dropped` are marks around the words that follow, and belong to nothing; `tokens` are the control tokens in all
-    these, where they are not just the marks. `closing` is the closing mark with the line breaks that it is used to.
+    these, where they are not just the marks.
     """
 
     open: str
@@ -97,7 +83,6 @@ class Thinking:
     recurs: bool = False
     dropped: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
-    closing: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -160,12 +145,6 @@ class Talk:
     @property
     def thought(self) -> tuple[str, str] | None:
         return None if self.thinking is None else (self.thinking.open.strip(), self.thinking.close.strip())
-
-    def bounds(self, asked: Asked) -> Bounds | None:
-        if self.thinking is None:
-            return None
-        open_, close = self.thinking.open.strip(), self.thinking.close.strip()
-        return Bounds(open_, close, self.thinking.closing or close, self.thinking.recurs)
 
     def markers(self, asked: Asked) -> frozenset[str]:
         of_calls = self.family.markers if self.family and asked.tools else ()

@@ -1,0 +1,111 @@
+"""The LoRA adapters of one model: open them, set them on a context, free them. Knows no name, request or slot.
+
+law: an id is given once in the life of the process
+law: C's list of adapters is not read (when a context makes its graphs anew) while it changes
+law: adapters are changed only where the device has memory to spare: what C cannot reserve then ends the process
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llamahost.core.errors import BackendError, LoadFailed
+from llamahost.core.machine import Machine
+from llamahost.core.work import NO_ADAPTERS, Adapters
+from llamahost.native.adapter_laws import read_adapter
+from llamahost.native.devices import devices
+from llamahost.native.gguf import GgufHeader
+from llamahost.native.library import Library, LogTap
+
+MARGIN_BYTES = 32 * 2**20
+"""And a quarter of the compute buffers: those of a graph with adapters are larger by two matrices of a micro-batch."""
+
+_ids = itertools.count(1)
+
+
+def free_bytes(*, is_on_device: bool) -> int:
+    """Memory that is left where graphs are computed: the least of the devices', or the process's own."""
+    free = [device.free_bytes for device in devices() if device.kind == "GPU"] if is_on_device else []
+    return min(free) if free else Machine.read().available_bytes
+
+
+class LlamaAdapters:
+    """`open` may be called in any thread; `changing`, `set` and `free` belong to the thread that owns the context."""
+
+    def __init__(
+        self,
+        library: Library,
+        model_pointer: int,
+        header: GgufHeader,
+        *,
+        free_bytes: Callable[[], int],
+    ) -> None:
+        self._library = library
+        self._model: int | None = model_pointer
+        self._header = header
+        self._free_bytes = free_bytes
+        self._pointers: dict[int, Any] = {}
+        self.changing = threading.Lock()
+        """Held while C's list changes, and by whoever decodes for the first time with others than before."""
+
+    def open(self, path: Path) -> int:
+        """Read the file onto the model's devices; its id. Raises LoadFailed."""
+        path = path.resolve()
+        n_bytes = read_adapter(path, self._header).n_bytes
+        if self._free_bytes() < n_bytes + MARGIN_BYTES:
+            raise LoadFailed(f"{path} takes {n_bytes / 2**20:.0f} MiB, and there is no room for it")
+        with self.changing, LogTap() as lines:
+            if self._model is None:
+                raise LoadFailed(f"{path} comes too late: the model is closed")
+            pointer = self._library.c.llama_adapter_lora_init(self._model, os.fsencode(path))
+            if not pointer:  # ctypes gives a falsy object for NULL, never None
+                reason = next(
+                    (line.split("adapter:", 1)[-1].strip() for line in lines if "failed" in line), "no reason"
+                )
+                raise LoadFailed(f"{path} cannot be used as an adapter: {reason}")
+            id_ = next(_ids)
+            self._pointers[id_] = pointer
+        return id_
+
+    def set(self, context_pointer: int, adapters: Adapters, *, n_compute_bytes: int) -> None:
+        """Have the context compute with these from now on. Raises BackendError where that may not be."""
+        wanted = MARGIN_BYTES + n_compute_bytes // 4
+        if (left := self._free_bytes()) < wanted:
+            raise BackendError(
+                f"adapters cannot be changed: {left / 2**20:.0f} MiB of memory are left, and to make the graphs anew "
+                f"may take {wanted / 2**20:.0f} MiB"
+            )
+        try:
+            pointers = [self._pointers[id_] for id_, _ in adapters]
+        except KeyError as error:
+            raise BackendError(f"adapter {error} is gone") from error
+        if adapters == NO_ADAPTERS:
+            self.unset(context_pointer)
+            return
+        kind = type(pointers[0])
+        scales = (ctypes.c_float * len(adapters))(*[scale for _, scale in adapters])
+        set_adapters = self._library.c.llama_set_adapters_lora
+        set_adapters(context_pointer, (kind * len(pointers))(*pointers), len(pointers), scales)
+
+    def unset(self, context_pointer: int) -> None:
+        """Have the context compute with none; before one that it has is freed."""
+        self._library.c.llama_set_adapters_lora(context_pointer, None, 0, None)
+
+    def free(self, id_: int) -> None:
+        """Let go of its memory; no context may have it set. Idempotent."""
+        with self.changing:
+            pointer = self._pointers.pop(id_, None)
+            if pointer is not None and self._model is not None:
+                self._library.c.llama_adapter_lora_free(pointer)
+
+    def close(self) -> None:
+        """The model is about to be freed, and C frees its adapters with it."""
+        with self.changing:
+            self._pointers.clear()
+            self._model = None
