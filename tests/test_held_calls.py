@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from llamahost.core.messages import ChatRequest, Message, Output, Text
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import ChatRequest, Message, Output, Text, Tool
 from llamahost.fleet.preparer import Preparer
 from llamahost.text.template import Template
 from tests.test_openai_client import ask
@@ -107,3 +110,36 @@ def test_a_form_is_of_the_words_and_not_of_thoughts_that_the_prompt_has_opened()
     assert held is not None
     assert held.starts_quiet
     assert held.quiet == (("<think>", "</think>"),)
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "closing", "is_open"),
+    [
+        ("{{ messages[0].content }}<think>{# </think> #}", (), "</think>", True),
+        ("{{ messages[0].content }}<think>\n{{ '\\n</think>\\n\\n' if messages[1] }}", (), "\n</think>\n\n", True),
+        ("{{ messages[0].content }}{# </think> #}", (), "</think>", False),
+        (
+            "{{ messages[0].content }}{# <|channel|><|message|> #}",
+            (),
+            "<|end|><|start|>assistant<|channel|>final",
+            False,
+        ),
+    ],
+)
+def test_a_budget_for_reasoning_becomes_a_limit_of_the_job(
+    template: str, tools: tuple[Tool, ...], closing: str, is_open: bool
+) -> None:
+    vocabulary = ByteVocabulary()
+    preparer = Preparer(model="m", n_ctx=64, vocabulary=vocabulary, template=Template(template))
+    asked = ChatRequest(
+        messages=(Message(role="user", parts=(Text("Hi"),)),), max_reasoning=5, reasoning_end="Enough.", tools=tools
+    )
+    limit = preparer.chat(asked).jobs[0].thoughts
+    assert limit is not None
+    assert vocabulary.decode(array("i", limit.closing)).decode().startswith(f"Enough.{closing}")
+    assert (limit.n_max, limit.is_open) == (5, is_open)
+    with pytest.raises(InvalidRequest, match="marks"):
+        preparer.chat(replace(asked, reasoning_end=limit.close))
+    assert preparer.chat(replace(asked, max_reasoning=None)).jobs[0].thoughts is None
+    plain = Preparer(model="m", n_ctx=64, vocabulary=vocabulary, template=Template("{{ messages[0].content }}"))
+    assert plain.chat(asked).jobs[0].thoughts is None  # nothing of its answers can be told to be thought

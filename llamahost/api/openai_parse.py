@@ -85,6 +85,7 @@ def parse_chat(body: ChatBody) -> ChatRequest:
     if body.reasoning_effort and body.reasoning_effort != "none":
         options["reasoning_effort"] = body.reasoning_effort
     messages = _messages(body.messages)
+    budget = _reasoning_budget(body)
     return ChatRequest(
         messages=messages,
         model=body.model or "",
@@ -92,7 +93,9 @@ def parse_chat(body: ChatBody) -> ChatRequest:
         tool_choice=_tool_choice(body),
         n_calls=1 if body.parallel_tool_calls is False or body.is_of_functions else None,
         output=output_of(body),
-        thinking=False if body.reasoning_effort == "none" else body.enable_thinking,
+        thinking=_thinking(body, budget),
+        max_reasoning=budget,
+        reasoning_end=body.reasoning_budget_message or "",
         tells_reasoning=_tells_reasoning(body.reasoning_format),
         continued=_continued(body, messages),
         template_options={**options, **(body.chat_template_kwargs or {})},
@@ -102,6 +105,11 @@ def parse_chat(body: ChatBody) -> ChatRequest:
 
 def parse_completion(body: CompletionBody) -> CompletionRequest:
     """Raises InvalidRequest with the field's path."""
+    if _reasoning_budget(body) is not None:
+        raise InvalidRequest(
+            "a budget for reasoning wants a chat: what is thought in a completion is not known",
+            param="reasoning_budget_tokens",
+        )
     return CompletionRequest(
         prompts=_prompts(body.prompt),
         model=body.model or "",
@@ -242,6 +250,27 @@ def _tool_choice(body: ChatBody) -> str:
     return choice or "auto"
 
 
+def _reasoning_budget(body: Body) -> int | None:
+    """By the first of its names; -1 is llama.cpp's way to say: without end."""
+    for name in ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget"):
+        value: int | None = getattr(body, name)
+        if value is None:
+            continue
+        if not -1 <= value < 2**31:
+            raise InvalidRequest(f"`{name}` must be at least 0, or -1 for no limit, not {value}", param=name)
+        return None if value == -1 else value
+    return None
+
+
+def _thinking(body: ChatBody, budget: int | None) -> bool | None:
+    """What is said of it; else not with a budget of nothing or no effort, and certainly with one."""
+    if body.enable_thinking is not None and body.reasoning_effort != "none":
+        return body.enable_thinking
+    if body.reasoning_effort == "none" or budget == 0:
+        return False
+    return True if body.reasoning_effort else None
+
+
 def _tells_reasoning(form: str | None) -> bool:
     if form not in (None, "auto", "deepseek", "none"):
         raise InvalidRequest("`reasoning_format` must be auto, deepseek or none", param="reasoning_format")
@@ -264,8 +293,6 @@ def _generation(body: Body, n_logprobs: int | None) -> Generation:
     for name, is_asked in (
         ("lora", bool(body.lora)),
         ("grammar_lazy", bool(body.grammar_lazy)),
-        ("reasoning_budget_tokens", body.reasoning_budget_tokens not in (None, -1)),
-        ("thinking_budget_tokens", body.thinking_budget_tokens not in (None, -1)),
     ):
         if is_asked:
             raise InvalidRequest(f"`{name}` is not served by this version", param=name)

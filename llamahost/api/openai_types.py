@@ -72,6 +72,7 @@ class Body(msgspec.Struct, kw_only=True):
     t_max_predict_ms: Int | None = None
     reasoning_budget_tokens: Int | None = None
     thinking_budget_tokens: Int | None = None
+    thinking_budget: Int | None = None  # the same, as others name it
     timings_per_token: bool | None = None
     return_progress: bool | None = None
 
@@ -197,6 +198,7 @@ class ChatBody(Body, kw_only=True):
     reasoning_effort: str | None = None
     reasoning_format: str | None = None
     enable_thinking: bool | None = None
+    reasoning_budget_message: str | None = None
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None

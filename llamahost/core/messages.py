@@ -311,6 +311,9 @@ Continued = Literal["no", "text", "reasoning"]
 """What of a last message is left open, for the model to go on in it."""
 
 
+MAX_REASONING_END = 4096
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A conversation to be continued by the model named `model` (empty: the only one).
@@ -325,6 +328,8 @@ class ChatRequest:
     n_calls: int | None = None  # at most so many calls in an answer; None: as many as the model makes
     output: Output = field(default_factory=Output)
     thinking: bool | None = None  # None: as the template likes
+    max_reasoning: int | None = None  # tokens of thoughts, after which they are closed; None: as many as come
+    reasoning_end: str = ""  # what is then put at the end of the thoughts
     tells_reasoning: bool = True  # thoughts go on a channel of their own; else they stay in the text, marks and all
     continued: Continued = "no"
     template_options: Mapping[str, object] = field(default_factory=dict)
@@ -334,6 +339,14 @@ class ChatRequest:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message", param="messages")
         self._check_tools()
+        if self.max_reasoning is not None and not 0 <= self.max_reasoning < 2**31:
+            raise InvalidRequest(
+                f"a budget for reasoning must be at least 0, not {self.max_reasoning}", param="reasoning_budget_tokens"
+            )
+        if len(self.reasoning_end) > MAX_REASONING_END:
+            raise InvalidRequest(
+                f"at most {MAX_REASONING_END} characters at the end of thoughts", param="reasoning_budget_message"
+            )
         if self.continued != "no":
             last = self.messages[-1]
             path = f"messages[{len(self.messages) - 1}]"

@@ -54,6 +54,22 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtLimit:
+    """How long an answer may think: of what stands between `open` and `close`, `n_max` tokens in all.
+
+    Then `closing` comes, as if it had been chosen, as soon as no character is left half; and nothing opens again. With
+    `is_open` the prompt ends within thoughts. Without `recurs` only the answer's beginning can open them.
+    """
+
+    n_max: int
+    open: str
+    close: str
+    closing: tuple[int, ...]
+    is_open: bool = False
+    recurs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated.
 
@@ -73,6 +89,7 @@ class Job:
     kind: Literal["generate", "embed"] = "generate"
     media: tuple[object, ...] = ()
     constraint: Constraint | None = None
+    thoughts: ThoughtLimit | None = None
     adapters: Adapters = NO_ADAPTERS
     priority: int = 0
 

@@ -64,6 +64,7 @@ class Grammars:
         self.n_words = (vocab.n_tokens + 31) // 32
         self._library = library
         self._vocab = vocab
+        self.pieces = vocab.pieces
         self._compiling = threading.Lock()  # taken before the other one, and held while C works
         self._lock = threading.Lock()  # held for a few operations at a time: workers wait for it
         self._tokenizer: Any = None
@@ -198,13 +199,14 @@ class Matcher:
 
     def accept(self, *tokens: int) -> None:
         """One token came, or those that were forced. Raises ConstraintFailed."""
-        if self._ll is None:
-            self._accept_free(*tokens)
-            return
-        self._ll.consume_tokens(list(tokens))
-        self.check()
-        if self._ll.is_stopped():
-            self._end()
+        for n, token in enumerate(tokens):
+            if self._ll is not None:
+                self._ll.consume_tokens(list(tokens[n:]))
+                self.check()
+                if self._ll.is_stopped():
+                    self._end()
+                return
+            self._accept_free(token)
 
     def _accept_free(self, token: int) -> None:
         has_triggered, rest, self._closing, self._tail = self._read_whole(token)

@@ -1,8 +1,10 @@
-"""Hold the rows of a step to the grammars of their jobs. Knows matchers, rows and chains; knows no llguidance and no C.
+"""Hold the rows of a step to the grammars of their jobs, and their thoughts to a limit. Knows matchers, rows and
+chains; knows no llguidance and no C.
 
-A row of a held job is one of three: free (before a trigger), forced (the grammar leaves one token: nothing is chosen),
-or masked. What a grammar forces after a chosen token is told with it, and taken as come, unless the job wants logprobs:
-then it is only told, comes back as drafts, and each of them has a row of its own to read its logprob from.
+A row of a held job is one of three: free (no grammar, or before a trigger), forced (the grammar leaves one token, or
+thoughts must close: nothing is chosen), or masked. What is forced after a chosen token is told with it, and taken as
+come, unless the job wants logprobs: then it is only told, comes back as drafts, and each of them has a row of its own
+to read its logprob from.
 
 law: whoever is held is answered the same whether or not it wants logprobs
 law: a grammar that gives up, or takes too long, ends its own job, with what it said
@@ -21,6 +23,7 @@ from llamahost.core.work import Job
 from llamahost.native.constraint import ConstraintFailed, Grammars, Matcher, Words
 from llamahost.native.rows import Chooser, Row
 from llamahost.native.sampling import SamplerChain
+from llamahost.native.thoughts import Thoughts
 
 SLOW_S = 0.05
 """A mask takes 0.1 ms, and a token as long; a row for which they take more than this is slow, and the masks of its job
@@ -63,13 +66,16 @@ class Holding:
         return bool(self._held)
 
     def begin(self, job: Job) -> None:
-        """From now on the job is held, if it has a constraint."""
-        if job.constraint is None:
+        """From now on the job is held, if it has a constraint or a limit to its thoughts."""
+        if job.constraint is None and job.thoughts is None:
             return
         held = _Held(is_told_only=job.n_logprobs is not None)
+        if job.thoughts is not None:
+            held.thoughts = Thoughts(job.thoughts, self._grammars.pieces)
         try:
-            held.matcher = self._grammars.matcher(job.constraint)
-            held.forced = held.matcher.forced()
+            if job.constraint is not None:
+                held.matcher = self._grammars.matcher(job.constraint)
+            held.forced = held.next()
         except (InvalidRequest, ConstraintFailed) as error:
             held.error = str(error)
         self._held[job.id] = held
@@ -109,16 +115,18 @@ class Holding:
         return held is None or not (held.forced or held.error)
 
     def follow(self, job_id: int, token: int, chooser: Chooser, chain: SamplerChain, row: Row) -> Followed:
-        """The job's next row: `token` was chosen for it, or its grammar knows better."""
+        """The job's next row: `token` was chosen for it, or it was known before."""
         held = self._held[job_id]
-        matcher, held.mask = held.matcher, None
-        if held.error or matcher is None:
-            return Followed(token, error=held.error or "the constraint is gone")
+        mask, held.mask = held.mask, None
+        if held.error:
+            return Followed(token, error=held.error)
         try:
-            if matcher.is_free and not held.forced:
-                token = self._that_stands(matcher, token, chooser, chain, row)
+            if held.forced:
+                token = held.forced[0]
+            elif not held.stands(token):
+                token = _another(held, token, chooser, chain, row, mask)
             began = self._clock()
-            followed = self._forced(held, matcher, chain) if held.forced else self._chosen(held, matcher, chain, token)
+            followed = self._come(held, chain, token)
             held.took(self._clock() - began)
             return followed
         except ConstraintFailed as error:
@@ -132,42 +140,22 @@ class Holding:
             held.mask = self._one
             held.look_alone(self._clock)
 
-    def _chosen(self, held: _Held, matcher: Matcher, chain: SamplerChain, token: int) -> Followed:
-        matcher.accept(token)
+    def _come(self, held: _Held, chain: SamplerChain, token: int) -> Followed:
+        """The token, and what is forced from here on: that is taken as come, unless it is only to be told."""
+        held.accept(token)
         chain.accept(token)
-        held.forced = matcher.forced()
-        return Followed(token, *self._told(held, matcher, chain, held.forced))
-
-    def _forced(self, held: _Held, matcher: Matcher, chain: SamplerChain) -> Followed:
-        token, *rest = held.forced
-        matcher.accept(token)
-        chain.accept(token)
-        held.forced = tuple(rest) or matcher.forced()
-        return Followed(token, *self._told(held, matcher, chain, held.forced))
-
-    def _told(
-        self, held: _Held, matcher: Matcher, chain: SamplerChain, forced: tuple[int, ...]
-    ) -> tuple[tuple[int, ...], bool]:
-        """What is forced from here on, taken as come unless it is only to be told; and whether all is complete."""
-        if forced and not held.is_told_only:
-            matcher.accept(*forced)
-            if chain.window:
-                for token in forced:
-                    chain.accept(token)
-            held.forced = ()
-        return forced, matcher.is_complete
-
-    def _that_stands(self, matcher: Matcher, token: int, chooser: Chooser, chain: SamplerChain, row: Row) -> int:
-        """A token that completes a trigger may hold more: then another is chosen, if the grammar cannot begin so."""
-        if matcher.stands(token):
-            return token
-        row = np.array(row)
-        for _ in range(_MAX_RESAMPLED):
-            row[token] = -np.inf
-            token = chooser.choose(chain, row)
-            if matcher.stands(token):
-                return token
-        raise ConstraintFailed("no token after the trigger fits the grammar")
+        held.forced = held.forced[1:] or held.next()
+        if held.is_told_only:
+            return Followed(token, held.forced, held.is_complete)
+        came: tuple[int, ...] = ()
+        for _ in range(2):  # behind thoughts that were closed a grammar may begin
+            if held.forced:
+                held.accept(*held.forced)
+                came, held.forced = came + held.forced, held.next()
+        if chain.window:
+            for one in came:
+                chain.accept(one)
+        return Followed(token, came, held.is_complete)
 
     def _look_together(self, together: list[_Held], first: int) -> None:
         """All at once: each call lets the GIL go, and with a busy loop it takes a switch interval to come back."""
@@ -185,12 +173,13 @@ class Holding:
 
 
 class _Held:
-    """One job. `forced` is what its grammar wants next and has not been told or come yet."""
+    """One job. `forced` is what must come next and has not been told or come yet."""
 
-    __slots__ = ("error", "forced", "is_slow", "is_told_only", "mask", "mask_s", "matcher", "slow_s")
+    __slots__ = ("error", "forced", "is_slow", "is_told_only", "mask", "mask_s", "matcher", "slow_s", "thoughts")
 
     def __init__(self, *, is_told_only: bool) -> None:
-        self.matcher: Matcher | None = None
+        self.matcher: Matcher | None = None  # None: there is no grammar
+        self.thoughts: Thoughts | None = None  # None: there is no limit to them
         self.forced: tuple[int, ...] = ()
         self.mask: Words | None = None
         self.error = ""
@@ -203,6 +192,29 @@ class _Held:
     def wants_mask(self) -> bool:
         matcher = self.matcher
         return not (self.error or self.forced or matcher is None or matcher.is_free or matcher.is_complete)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.matcher is not None and self.matcher.is_complete
+
+    def stands(self, token: int) -> bool:
+        """Whether a token can come that was chosen from what the mask leaves, or while free."""
+        if self.thoughts is not None and not self.thoughts.stands(token):
+            return False
+        return self.matcher is None or self.matcher.stands(token)
+
+    def accept(self, *tokens: int) -> None:
+        """Raises ConstraintFailed."""
+        if self.matcher is not None:
+            self.matcher.accept(*tokens)
+        if self.thoughts is not None:
+            for token in tokens:
+                self.thoughts.take(token)
+
+    def next(self) -> tuple[int, ...]:
+        """What must come now: the end of thoughts that are too long, or what the grammar leaves no choice about."""
+        closing = () if self.thoughts is None or self.is_complete else self.thoughts.closing()
+        return closing or (self.matcher.forced() if self.matcher is not None else ())
 
     def look_alone(self, clock: Callable[[], float]) -> None:
         assert self.matcher is not None
@@ -231,3 +243,16 @@ class _Held:
             self.matcher.check()
         except ConstraintFailed as error:
             self.error = str(error)
+
+
+def _another(held: _Held, token: int, chooser: Chooser, chain: SamplerChain, row: Row, mask: Words | None) -> int:
+    """A token that completes a trigger may hold more than the grammar can begin with, and no thought may open once
+    their limit is reached: then another is chosen.
+    """
+    row = np.array(row)
+    for _ in range(_MAX_RESAMPLED):
+        row[token] = -np.inf
+        token = chooser.choose(chain, row, 0, mask)
+        if held.stands(token):
+            return token
+    raise ConstraintFailed("no token that may come here fits the grammar")

@@ -91,9 +91,27 @@ def test_names_and_the_effort_reach_the_template() -> None:
     request = asked(messages=[{**USER, "name": "ada"}], reasoning_effort="low", chat_template_kwargs={"mood": "calm"})
     assert request.messages[0].name == "ada"
     assert request.template_options == {"reasoning_effort": "low", "mood": "calm"}
-    assert request.thinking is None
     quick = asked(reasoning_effort="none")
     assert (quick.thinking, quick.template_options) == (False, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking", "budget"),
+    [
+        ({}, None, None),
+        ({"reasoning_effort": "low"}, True, None),  # who makes an effort is to think
+        ({"reasoning_effort": "none", "enable_thinking": True}, False, None),
+        ({"reasoning_effort": "high", "enable_thinking": False}, False, None),
+        ({"reasoning_budget_tokens": 9}, None, 9),
+        ({"thinking_budget_tokens": 9}, None, 9),
+        ({"thinking_budget": 9, "reasoning_budget_tokens": -1}, None, None),
+        ({"reasoning_budget_tokens": 0}, False, 0),
+        ({"reasoning_budget_tokens": 0, "enable_thinking": True}, True, 0),
+    ],
+)
+def test_whether_to_think_and_for_how_long(fields: dict[str, Any], thinking: bool | None, budget: int | None) -> None:
+    request = asked(**fields)
+    assert (request.thinking, request.max_reasoning) == (thinking, budget)
 
 
 def test_what_is_asked_for_by_name_in_the_template_wins() -> None:

@@ -67,6 +67,10 @@ SERVED_CHAT: dict[str, Any] = {
     "logprobs": True,
     "chat_template_kwargs": {"a": 1},
     "reasoning_effort": "low",
+    "reasoning_budget_tokens": 50,
+    "thinking_budget_tokens": 0,
+    "thinking_budget": 5,
+    "reasoning_budget_message": "Enough.",
     "continue_final_message": False,
     "add_generation_prompt": True,
     "modalities": ["text"],
@@ -102,15 +106,18 @@ PASSED_OVER: dict[str, tuple[Any, str]] = {
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "lora": ([{"id": 0, "scale": 1.0}], "lora"),
-    "reasoning_budget_tokens": (0, "reasoning_budget_tokens"),
-    "thinking_budget_tokens": (50, "thinking_budget_tokens"),
     "grammar_lazy": (True, "grammar_lazy"),
 }
 REFUSED_CHAT: dict[str, tuple[Any, str]] = {
     "web_search_options": ({}, "web_search_options"),
     "top_logprobs": (3, "top_logprobs"),  # refused alone; with logprobs it is served
 }
-REFUSED_COMPLETION: dict[str, tuple[Any, str]] = {"suffix": ("x", "suffix")}  # served where the model fills in
+REFUSED_COMPLETION: dict[str, tuple[Any, str]] = {
+    "suffix": ("x", "suffix"),  # served where the model fills in
+    "reasoning_budget_tokens": (0, "reasoning_budget_tokens"),
+    "thinking_budget_tokens": (50, "reasoning_budget_tokens"),
+    "thinking_budget": (50, "reasoning_budget_tokens"),
+}
 
 ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},

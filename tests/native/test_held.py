@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llamahost.core.messages import Output, Sampling
-from llamahost.core.work import Constraint, Emission, Job
+from llamahost.core.work import Constraint, Emission, Job, ThoughtLimit
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
@@ -65,7 +65,7 @@ class Bench:
         job = Job(
             id=self._n,
             tokens=self.model.vocab.encode(prompt, add_special=True, parse_special=True),
-            constraint=None if grammar is None else fields.pop("constraint", Constraint(grammar=grammar)),
+            constraint=fields.pop("constraint", None if grammar is None else Constraint(grammar=grammar)),
             **more | fields,
         )
         self.scheduler.add(job, 0.0)
@@ -214,6 +214,37 @@ def test_a_call_is_held_from_its_trigger_on(bench: Bench) -> None:
     assert text.count("<tool_call>") > 1
     assert text.count("<tool_call>") - text.count("<tool_call>{}</tool_call>") <= 1  # the last may be cut
     assert bench.answers[free].finish == "length"
+
+
+def limited(bench: Bench, n_max: int, **fields: Any) -> ThoughtLimit:
+    closing = bench.model.vocab.encode("</think>", add_special=False, parse_special=True)
+    return ThoughtLimit(n_max=n_max, open="<think>", close="</think>", closing=tuple(closing), is_open=True, **fields)
+
+
+@pytest.mark.parametrize(
+    "constraint", [None, Constraint(grammar=SCHEMA, quiet=(("<think>", "</think>"),), starts_quiet=True)]
+)
+def test_thoughts_are_closed_at_their_limit_and_what_follows_is_held(
+    bench: Bench, constraint: Constraint | None
+) -> None:
+    """The closing takes no step of its own; with logprobs, each of its tokens has them."""
+    sampling = SAMPLINGS["penalties"]
+    jobs = {
+        n_logprobs: bench.add(
+            None, thoughts=limited(bench, 7), constraint=constraint, sampling=sampling, n_logprobs=n_logprobs
+        )
+        for n_logprobs in (None, 1)
+    }
+    free = bench.add(None, sampling=sampling)
+    bench.run()
+    plain, watched = bench.answers[jobs[None]], bench.answers[jobs[1]]
+    n_closing = len(limited(bench, 0).closing)
+    assert plain.tokens[7 : 7 + n_closing] == limited(bench, 0).closing
+    assert plain.tokens[:7] == bench.answers[free].tokens[:7]
+    assert watched.tokens == plain.tokens
+    assert len(watched.logprobs) == len(watched.tokens)
+    if constraint is not None:
+        assert_valid(bench.text(jobs[None]).partition("</think>")[2])
 
 
 def test_memory_that_cannot_be_cut_is_never_asked_to(tiny_recurrent: Path) -> None:

@@ -29,6 +29,16 @@ class Asked:
     is_thinking: bool = False  # the prompt has left thoughts open, and the answer begins within them
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Thoughts are between `open` and `close`; `closing` is what a model writes that ends them and goes on."""
+
+    open: str
+    close: str
+    closing: str
+    recurs: bool = False
+
+
 class Format(Protocol):
     """How a model writes its answers. Never changes; one object serves all of them."""
 
@@ -48,6 +58,10 @@ class Format(Protocol):
     @property
     def thought(self) -> tuple[str, str] | None:
         """The marks around thoughts."""
+        ...
+
+    def bounds(self, asked: Asked) -> Bounds | None:
+        """How thoughts begin and are ended, for who limits them; None where they cannot be told apart."""
         ...
 
     def markers(self, asked: Asked) -> frozenset[str]:
@@ -75,7 +89,7 @@ class Thinking:
     """How thoughts are marked: at the beginning of an answer, or (`recurs`) anywhere in it.
 
     `dropped` are marks around the words that follow, and belong to nothing; `tokens` are the control tokens in all
-    these, where they are not just the marks.
+    these, where they are not just the marks. `closing` is the closing mark with the line breaks that it is used to.
     """
 
     open: str
@@ -83,6 +97,7 @@ class Thinking:
     recurs: bool = False
     dropped: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
+    closing: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -145,6 +160,12 @@ class Talk:
     @property
     def thought(self) -> tuple[str, str] | None:
         return None if self.thinking is None else (self.thinking.open.strip(), self.thinking.close.strip())
+
+    def bounds(self, asked: Asked) -> Bounds | None:
+        if self.thinking is None:
+            return None
+        open_, close = self.thinking.open.strip(), self.thinking.close.strip()
+        return Bounds(open_, close, self.thinking.closing or close, self.thinking.recurs)
 
     def markers(self, asked: Asked) -> frozenset[str]:
         of_calls = self.family.markers if self.family and asked.tools else ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llamahost.core.work import Constraint
 from llamahost.text.formats.calls import Calls, NewId
 from llamahost.text.formats.calls import new_id as as_openai
-from llamahost.text.formats.format import Asked, Reading
+from llamahost.text.formats.format import Asked, Bounds, Reading
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_value
 from llamahost.text.formats.script import Markers, Script, Steps
@@ -37,6 +37,11 @@ class Harmony:
     thinks: bool = True
     calls: bool = True
     thought: tuple[str, str] = _QUIET[0]
+
+    def bounds(self, asked: Asked) -> Bounds:
+        """The header of the next message is begun, since a model that was cut short would think on in another."""
+        closing = f"<|end|>{_START}assistant{_CHANNEL}" + ("" if asked.tools else f"final{_MESSAGE}")
+        return Bounds(f"{_CHANNEL}analysis", "<|end|>", closing, recurs=True)
 
     def markers(self, asked: Asked) -> frozenset[str]:
         return frozenset((_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDS))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from llamahost.text.formats.command_r import COMMAND_R, COMMAND_R_PLUS
 from llamahost.text.formats.deepseek import DEEPSEEK_3_1, DEEPSEEK_3_2, DEEPSEEK_4, DEEPSEEK_R1
 from llamahost.text.formats.format import Family, Format, Talk, Thinking
@@ -87,4 +90,14 @@ def format_of(template: str, *, is_native: bool = True) -> Format:
     if is_harmony(template):
         return HARMONY
     family = next(family for family in FAMILIES if family.is_spoken(template)) if is_native else GENERIC
-    return Talk(family, next((thinking for sign, thinking in THINKING if sign in template), None))
+    thinking = next((thinking for sign, thinking in THINKING if sign in template), None)
+    if thinking is not None:
+        thinking = replace(thinking, closing=_closing(template, thinking.close.strip()))
+    return Talk(family, thinking)
+
+
+def _closing(template: str, mark: str) -> str:
+    """The mark with the line breaks that the template's own strings put around it, at most: models learnt it so."""
+    found = re.findall(rf"((?:\\n)*){re.escape(mark)}((?:\\n)*)", template)
+    before, after = max(found, key=lambda pair: len(pair[0]) + len(pair[1]), default=("", ""))
+    return f"{before}{mark}{after}".replace("\\n", "\n")
