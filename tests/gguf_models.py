@@ -233,8 +233,12 @@ def write_model(
     has_fim: bool = False,
     has_output: bool = True,
     metadata: Mapping[str, float | str | np.uint32] | None = None,
+    split_max_tensors: int = 0,
 ) -> Path:
-    """Write a GGUF file of the architecture to `path`; equal arguments make equal bytes."""
+    """Write a GGUF file of the architecture to `path`; equal arguments make equal bytes.
+
+    With `split_max_tensors` it is several files beside each other, named after `path` as llama.cpp wants.
+    """
     if n_vocab < MIN_VOCAB:
         raise ValueError(f"the vocabulary needs at least {MIN_VOCAB} tokens: all bytes and the special ones")
     s = Sizes(
@@ -248,7 +252,7 @@ def write_model(
         n_swa=n_swa,
         n_state=n_state,
     )
-    writer = gguf.GGUFWriter(path, _NAMES[architecture])
+    writer = gguf.GGUFWriter(path, _NAMES[architecture], split_max_tensors=split_max_tensors)
     writer.add_name(name or f"tiny {architecture}")
     _add_sizes(writer, architecture, s)
     add_tokenizer(writer, n_vocab, has_fim=has_fim)

@@ -10,6 +10,7 @@ LlamahostError
  ├─ DeadlineExceeded          the request's own time limit passed
  ├─ GenerationFailed          the engine could not finish this request
  ├─ LoadFailed                a model file could not be opened
+ ├─ PullFailed                a model could not be brought to this machine
  ├─ ManifestError             model_manifest.toml is wrong; says where
  └─ BackendError              raised by a backend to the engine, never seen by a caller
      ├─ NoRoom                no KV cells for this plan; the state is as before
@@ -89,6 +90,14 @@ class GenerationFailed(LlamahostError):
 
 class LoadFailed(LlamahostError):
     """A model could not be opened; the message names the file and the reason."""
+
+
+class PullFailed(LlamahostError):
+    """A model could not be brought to this machine. `is_unknown`: there is nothing of that name to bring."""
+
+    def __init__(self, message: str, *, is_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.is_unknown = is_unknown
 
 
 class ManifestError(LlamahostError):

@@ -1,0 +1,331 @@
+"""Laws of pulling: what comes is whole, checked and found by other programs; what breaks off goes on; nothing lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llamahost.core.errors import PullFailed
+from llamahost.fleet.download import Cancelled, Pulled, Puller, Step
+from llamahost.fleet.hub import Hub, Offline
+from llamahost.fleet.local import Places, find, models, named
+from llamahost.fleet.repo import RepoFile, parse_reference
+from tests.gguf_models import write_model
+from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
+
+NAME = "Maker/Tiny-GGUF"
+
+
+@pytest.fixture(scope="module")
+def the_hub() -> Iterator[LoopbackHub]:
+    with loopback_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(the_hub: LoopbackHub) -> LoopbackHub:
+    the_hub.reset()
+    return the_hub
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> bytes:
+    return tiny_llama.read_bytes()
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places.of({"HOME": str(tmp_path), "OLLAMA_MODELS": str(tmp_path / "ollama")})
+
+
+def puller(hub: LoopbackHub, places: Places, token: str = "none") -> Puller:  # noqa: S107 — no secret
+    return Puller(hub=Hub(hub.endpoint, token=token), places=places, backoff_s=0.0)
+
+
+def pulled(hub: LoopbackHub, places: Places, text: str, steps: list[Step] | None = None) -> Pulled:
+    return puller(hub, places).pull(parse_reference(text), (steps if steps is not None else []).append)
+
+
+def remains(places: Places) -> list[Path]:
+    """Files that lie in the cache, whole or not."""
+    return sorted(path for path in places.hub.rglob("*") if path.is_file())
+
+
+def test_the_real_client_finds_in_its_cache_what_was_pulled(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    from huggingface_hub import try_to_load_from_cache
+
+    hub.add(NAME, {"README.md": b"hello", "tiny-Q8_0.gguf": model + b"8", "sub/tiny-Q4_K_M.gguf": model})
+    steps: list[Step] = []
+    found = pulled(hub, places, f"https://huggingface.co/{NAME}", steps)
+    assert (found.quant, found.n_bytes, found.n_fetched, found.note) == ("Q4_K_M", len(model), len(model), "")
+    assert found.paths[0].read_bytes() == model
+    cached = try_to_load_from_cache(NAME, "sub/tiny-Q4_K_M.gguf", cache_dir=places.hub)
+    assert Path(str(cached)) == found.paths[0]
+    assert [step.kind for step in steps][0] == "listing"
+    assert steps[-1].kind == "done"
+    last = [step for step in steps if step.kind == "pulling"][-1]
+    assert (last.n_done, last.n_total, last.digest) == (len(model), len(model), f"sha256:{sha256(model)}")
+    n_asked = len(hub.stored)
+    assert pulled(hub, places, NAME).n_fetched == 0
+    assert len(hub.stored) == n_asked
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # huggingface_hub's, of a hub that is not the real one
+def test_the_loopback_hub_speaks_to_the_real_client(
+    hub: LoopbackHub, tmp_path: Path, model: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it asks the network what runs here
+    hub.add(NAME, {"tiny-Q4_K_M.gguf": model})
+    info = HfApi(endpoint=hub.endpoint, token=False).model_info(NAME, files_metadata=True)
+    assert info.sha == COMMIT
+    assert [(each.rfilename, each.lfs and each.lfs.sha256) for each in info.siblings or ()] == [
+        ("tiny-Q4_K_M.gguf", sha256(model))
+    ]
+    path = hf_hub_download(NAME, "tiny-Q4_K_M.gguf", cache_dir=tmp_path, endpoint=hub.endpoint, token=False)
+    assert Path(path).read_bytes() == model
+
+
+@pytest.mark.parametrize("has_range", [True, False])
+def test_what_breaks_off_goes_on_where_it_was(
+    hub: LoopbackHub, places: Places, model: bytes, has_range: bool
+) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    hub.ignores_range = not has_range
+    hub.breaks_after += [10_000, 50_000]
+    hub.refusals += [503]
+    found = pulled(hub, places, NAME)
+    assert found.paths[0].read_bytes() == model
+    ranges = [each.headers.get("range") for each in hub.stored if each.headers.get("range")]
+    assert ranges[-1] == ("bytes=60000-" if has_range else "bytes=50000-")
+    assert found.n_fetched == len(model) + (0 if has_range else 60_000)
+
+
+def test_a_pull_that_gave_up_is_nothing_whole_and_the_next_one_goes_on(
+    hub: LoopbackHub, places: Places, model: bytes
+) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    hub.breaks_after += [30_000, *[0] * 9]
+    with pytest.raises(PullFailed, match="broke off at 30000 bytes of .*goes on from there"):
+        pulled(hub, places, NAME)
+    assert [path.name.rpartition(".")[2] for path in remains(places)] == ["incomplete"]
+    assert models(places) == []
+    hub.breaks_after.clear()
+    assert pulled(hub, places, NAME).n_fetched == len(model) - 30_000
+
+
+def test_damaged_remains_of_an_earlier_pull_are_found_out_and_fetched_anew(
+    hub: LoopbackHub, places: Places, model: bytes
+) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    blobs = places.repo_folder(NAME) / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{sha256(model)}.llamahost.incomplete").write_bytes(b"GGUF" + b"\0" * 5000)
+    found = pulled(hub, places, NAME)
+    assert found.paths[0].read_bytes() == model
+    assert found.n_fetched == 2 * len(model) - 5004
+
+
+def test_nothing_is_kept_of_what_is_not_what_was_announced(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny.gguf": model, "page.gguf": b"<html>no model</html>", "cut.gguf": model[:3000]})
+    with pytest.raises(PullFailed, match=r"page.gguf is no GGUF file: it begins with b'<htm'"):
+        pulled(hub, places, f"{NAME}/page.gguf")
+    with pytest.raises(PullFailed, match=r"cut.gguf is not a usable GGUF file.*nothing of it is kept"):
+        pulled(hub, places, f"{NAME}/cut.gguf")
+    hub.corrupts = True
+    with pytest.raises(PullFailed, match=r"tiny.gguf came with other bytes"):
+        pulled(hub, places, f"{NAME}/tiny.gguf")
+    assert [path for path in remains(places) if path.stat().st_size] == []
+    assert models(places) == []
+
+
+def test_shards_come_together_or_not_at_all(hub: LoopbackHub, places: Places, tmp_path: Path) -> None:
+    write_model(tmp_path / "big-Q4_K_M.gguf", split_max_tensors=8)
+    shards = {path.name: path.read_bytes() for path in sorted(tmp_path.glob("big-*.gguf"))}
+    assert len(shards) >= 3
+    hub.add(NAME, {f"Q4_K_M/{name}": data for name, data in shards.items()})
+    first = len(next(iter(shards.values())))
+    hub.breaks_after += [first, 100, *[0] * 9]
+    with pytest.raises(PullFailed, match="broke off"):
+        pulled(hub, places, f"{NAME}:q4_k_m")
+    assert models(places) == []  # the first one is whole, and the model is not
+    hub.breaks_after.clear()
+    steps: list[Step] = []
+    found = pulled(hub, places, f"{NAME}:q4_k_m", steps)
+    assert [path.name for path in found.paths] == list(shards)
+    assert [path.read_bytes() for path in found.paths] == list(shards.values())
+    assert {(step.index, step.n_files) for step in steps if step.kind == "pulling"} == {
+        (k, len(shards)) for k in range(1, len(shards))
+    }
+    (here,) = models(places)
+    assert (here.name, here.is_whole, here.n_bytes) == (f"{NAME}:Q4_K_M", True, sum(map(len, shards.values())))
+    found.paths[1].unlink()
+    assert find(places, parse_reference(NAME)) is None
+
+
+def test_what_other_programs_have_is_linked_and_not_fetched(
+    hub: LoopbackHub, places: Places, model: bytes, tmp_path: Path
+) -> None:
+    ollama, studio = model + b"ollama", model + b"studio"
+    hub.add(NAME, {"a-Q4_K_M.gguf": ollama, "b-Q8_0.gguf": studio, "c-F16.gguf": model})
+    blob = tmp_path / "ollama" / "blobs" / f"sha256-{sha256(ollama)}"
+    manifest = tmp_path / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "3b"
+    copy = places.lm_studio[0] / "Maker" / "Tiny-GGUF" / "b-Q8_0.gguf"
+    other = places.llama_cpp / "Maker_Tiny-GGUF_c-F16.gguf"  # of the same size, and not the same
+    for path in (blob, manifest, copy, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(ollama)
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{sha256(ollama)}"}
+    manifest.write_text(json.dumps({"layers": [{"mediaType": "x", "digest": "y"}, layer]}))
+    copy.write_bytes(studio)
+    other.write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
+    assert {(each.name, each.owner) for each in models(places)} == {
+        ("tiny:3b", "Ollama"),
+        (f"{NAME}:Q8_0", "LM Studio"),
+        (f"{NAME}:F16", "llama.cpp"),
+    }
+    for quant, source in (("Q4_K_M", blob), ("Q8_0", copy)):
+        found = pulled(hub, places, f"{NAME}:{quant}")
+        assert found.n_fetched == 0
+        assert found.paths[0].samefile(source)
+        assert str(source) in found.note
+    assert hub.stored == []
+    assert pulled(hub, places, f"{NAME}:F16").n_fetched == len(model)
+    ollama_s = named(places, "tiny:3b")
+    assert ollama_s is not None
+    assert ollama_s.path == blob
+
+
+def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    small = replace(puller(hub, places), free_bytes=lambda folder: 1000)
+    with pytest.raises(PullFailed, match=r"needs .* more, and 1000 bytes are free in .*HF_HUB_CACHE"):
+        small.pull(parse_reference(NAME))
+    assert hub.stored == []
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(PullFailed, match="there is no room left in"):
+            pulled(hub, places, NAME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert models(places) == []
+    assert pulled(hub, places, NAME).n_fetched == len(model) - 40_000
+
+
+def test_tokens_reach_the_hub_and_never_the_store(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny.gguf": model}, token="right", is_gated=True)
+    with pytest.raises(PullFailed, match="is gated: agree to its terms at http.*HF_TOKEN"):
+        puller(hub, places, "wrong").pull(parse_reference(NAME))
+    hub.repos[NAME].is_gated = False
+    with pytest.raises(PullFailed, match="knows no repository Maker/Tiny-GGUF, or it is private"):
+        puller(hub, places, "wrong").pull(parse_reference(NAME))
+    assert puller(hub, places, "right").pull(parse_reference(NAME)).paths[0].read_bytes() == model
+    assert {each.headers.get("authorization") for each in hub.asked if not each.is_store} == {
+        "Bearer wrong",
+        "Bearer right",
+    }
+    assert all("authorization" not in each.headers for each in hub.stored)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("Maker/Nothing", "knows no repository Maker/Nothing"),
+        (f"{NAME}:Q3_K_M", r"has no Q3_K_M; there is Q8_0 \(.* bytes\), F16 \("),
+        (f"{NAME}/other.gguf", r"has no file other.gguf; there is Q8_0"),
+        ("Maker/Plain", "holds no GGUF model"),
+        ("Maker/Hostile", "holds no GGUF model"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(
+    hub: LoopbackHub, places: Places, model: bytes, text: str, complaint: str
+) -> None:
+    hub.add(NAME, {"tiny-F16.gguf": model + b"16", "tiny-Q8_0.gguf": model, "mmproj-Q8_0.gguf": b"GGUF"})
+    hub.add("Maker/Plain", {"model.safetensors": b"x"})
+    hub.add("Maker/Hostile", {"../../../evil.gguf": model, "/etc/evil.gguf": model})
+    with pytest.raises(PullFailed, match=complaint) as caught:
+        pulled(hub, places, text)
+    assert caught.value.is_unknown
+    with pytest.raises(PullFailed, match="has no revision v9"):
+        puller(hub, places).pull(parse_reference(NAME, revision="v9"))
+    assert remains(places) == []
+
+
+def test_a_choice_that_nobody_asked_for_is_told(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny-F16.gguf": model + b"16", "tiny-Q8_0.gguf": model + b"8", "tiny-IQ4_XS.gguf": model})
+    found = pulled(hub, places, NAME)
+    assert (found.quant, found.note) == ("IQ4_XS", "it has no Q4_K_M, and IQ4_XS is nearest")
+
+
+def test_without_the_hub_there_is_what_lies_here(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny-Q8_0.gguf": model})
+    nobody = Puller(hub=Hub("http://127.0.0.1:9", token="none"), places=places, backoff_s=0.0)
+    with pytest.raises(Offline, match=r"does not answer.*nothing of it is here yet"):
+        nobody.pull(parse_reference(NAME))
+    first = pulled(hub, places, NAME)
+    again = nobody.pull(parse_reference(NAME))
+    assert (again.paths, again.n_fetched) == (first.paths, 0)
+    assert "does not answer" in again.note
+    with pytest.raises(Offline, match=r"HF_HUB_OFFLINE is set.*there is Maker/Tiny-GGUF:Q8_0 here"):
+        replace(nobody, hub=Hub(is_offline=True)).pull(parse_reference(f"{NAME}:Q4_K_M"))
+
+
+def test_cancelling_ends_it_at_the_next_bytes_and_keeps_what_came(
+    hub: LoopbackHub, places: Places, model: bytes
+) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    cancelled, began = threading.Event(), threading.Event()
+    with pytest.raises(Cancelled):
+        puller(hub, places).pull(
+            parse_reference(NAME), lambda step: cancelled.set() if step.kind == "pulling" else began.set(), cancelled
+        )
+    (partial,) = remains(places)
+    assert 0 < partial.stat().st_size < len(model)
+
+
+def test_two_pulls_of_one_file_fetch_it_once(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    hub.gate = threading.Event()
+    found: list[Pulled] = []
+    waits = threading.Event()
+    first = threading.Thread(target=lambda: found.append(pulled(hub, places, NAME)))
+    first.start()
+    assert hub.waiting.wait(10)
+    second = threading.Thread(
+        target=lambda: found.append(
+            puller(hub, places).pull(
+                parse_reference(NAME), lambda step: waits.set() if step.kind == "waiting" else None
+            )
+        )
+    )
+    second.start()
+    assert waits.wait(10)
+    hub.gate.set()
+    first.join(10)
+    second.join(10)
+    assert sorted(each.n_fetched for each in found) == [0, len(model)]
+    assert len(hub.stored) == 1
+
+
+def test_a_file_in_git_itself_is_checked_by_git_s_sum(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    git = hashlib.sha1(b"blob %d\0" % len(model) + model).hexdigest()
+    hub.add(NAME, {"tiny.gguf": model})
+
+    class OfGit(Hub):
+        def listing(self, reference: object) -> object:  # type: ignore[override]  # a listing of another kind
+            found = super().listing(reference)  # type: ignore[arg-type]
+            return replace(found, files=(RepoFile("tiny.gguf", len(model), git_sha1=git),))
+
+    found = replace(puller(hub, places), hub=OfGit(hub.endpoint, token="none")).pull(parse_reference(NAME))
+    assert os.readlink(found.paths[0]) == f"../../blobs/{git}"
+    assert found.paths[0].read_bytes() == model
