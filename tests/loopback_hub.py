@@ -114,7 +114,9 @@ def loopback_hub() -> Iterator[LoopbackHub]:
             parts = path.strip("/").split("/")
             name = "/".join(parts[:2])
             repo = hub.repos.get(name)
-            is_known = repo is not None and (not repo.token or self.headers.get("authorization") == f"Bearer {repo.token}")
+            is_known = repo is not None and (
+                not repo.token or self.headers.get("authorization") == f"Bearer {repo.token}"
+            )
             is_listing = len(parts) < 3 or parts[2] in ("revision", "tree")
             if repo is None or (not is_known and not repo.is_gated):
                 self.refuse(401, "RepoNotFound", "Invalid username or password.")

@@ -154,7 +154,9 @@ class _Run:
                 raise PullFailed(f"{self._hub.name} tells no checksum of {file.path}, so it cannot be trusted")
             blob = blobs / file.digest
             if not _is_whole(blob, file):
-                self._have(file, blob, Step("pulling", file.path, _digest(file), file.size, 0, index, len(choice.files)), notes)
+                self._have(
+                    file, blob, Step("pulling", file.path, _digest(file), file.size, 0, index, len(choice.files)), notes
+                )
         # Only now that every shard is whole is there anything that looks like the model.
         snapshot = self._folder / "snapshots" / self._commit
         paths = tuple(_link(snapshot / file.path, blobs / file.digest, self._folder) for file in choice.files)
@@ -172,8 +174,8 @@ class _Run:
         n_free = self._free_bytes(blobs)
         if n_lacking and n_lacking + SPARE_BYTES > n_free:
             raise PullFailed(
-                f"{self._reference} needs {size_told(n_lacking)} more, and {size_told(n_free)} are free in {self._places.hub}; "
-                "make room, or set HF_HUB_CACHE to a folder on another disk"
+                f"{self._reference} needs {size_told(n_lacking)} more, and {size_told(n_free)} are free in "
+                f"{self._places.hub}; make room, or set HF_HUB_CACHE to a folder on another disk"
             )
 
     def _have(self, file: RepoFile, blob: Path, step: Step, notes: list[str]) -> None:
@@ -271,10 +273,8 @@ class _Run:
 
     def _sum(self, path: Path, file: RepoFile, step: Step) -> str:
         """Of the file's bytes, as the hub has it."""
-        if file.sha256:
-            digest = hashlib.sha256()
-        else:
-            digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)  # as git names what it holds
+        by_git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        digest = hashlib.sha256() if file.sha256 else by_git
         n_done, told_at = 0, 0.0
         with path.open("rb", buffering=0) as source:
             while chunk := source.read(CHUNK_BYTES):
@@ -365,7 +365,7 @@ def _link(path: Path, blob: Path, root: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     up = len(path.relative_to(root).parts) - 1
     target = "../" * up + f"blobs/{blob.name}"
-    if not (path.is_symlink() and os.readlink(path) == target):
+    if not (path.is_symlink() and str(path.readlink()) == target):
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
         new.unlink(missing_ok=True)
         new.symlink_to(target)

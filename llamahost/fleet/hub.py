@@ -94,7 +94,9 @@ class Hub:
             ) from error
 
     @contextmanager
-    def content(self, reference: Reference, commit: str, path: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def content(
+        self, reference: Reference, commit: str, path: str, start: int
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
         """The file's bytes, and from where on: `start`, or 0 where it must be sent whole. Ends early in a BrokenOff.
 
         Raises PullFailed where asking again is no use.
@@ -185,7 +187,11 @@ def _client() -> _Client:
     with _importing, _quiet():
         import httpx2
         from huggingface_hub import errors
-        from huggingface_hub.utils import get_session, get_token, hf_raise_for_status
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it exports by importing
+            get_session,
+            get_token,
+            hf_raise_for_status,
+        )
 
     return _Client(get_session, get_token, hf_raise_for_status, errors, httpx2)
 

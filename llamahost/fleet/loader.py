@@ -18,6 +18,7 @@ from llamahost.core.work import Pooling
 from llamahost.fleet.builtin import verify
 from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.inputs import Inputs
+from llamahost.fleet.local import located
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.preparer import Prepared, Preparer, spelling
 from llamahost.fleet.templates import given_source, template_of
@@ -84,6 +85,7 @@ class Loaded:
 
 def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None] | None = None) -> Loaded:
     """Open the model and a context that fits what the process is given. Raises LoadFailed."""
+    spec = located(spec)
     verify(spec.path)
     header = read_metadata(spec.path)
     _refuse_what_is_no_model(spec.path, header)

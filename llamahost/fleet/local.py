@@ -6,13 +6,15 @@ Reads folders and small files; asks no hub, opens no model, changes nothing.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from llamahost.core.errors import InvalidRequest, PullFailed
+from llamahost.core.errors import InvalidRequest, LlamahostError, LoadFailed, PullFailed
+from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.repo import (
     Choice,
     Reference,
@@ -123,6 +125,26 @@ def named(places: Places, text: str) -> Found | None:
         return find(places, parse_reference(text))
     except InvalidRequest:
         return None
+
+
+def located(spec: ModelSpec, places: Places | None = None) -> ModelSpec:
+    """The spec with the path of its file, which is found here where a repository was named. Raises LoadFailed."""
+    if spec.is_resolved:
+        return spec
+    try:
+        reference = reference_of(spec)
+        found = find(places or Places.of(os.environ), reference)
+    except LlamahostError as error:
+        raise LoadFailed(f"{spec.name}: {error}") from error
+    if found is None:
+        raise LoadFailed(f"{reference} is not on this machine yet; `llamahost pull {spec.name}` fetches it")
+    return replace(spec, path=found.path)
+
+
+def reference_of(spec: ModelSpec) -> Reference:
+    """What a spec with a repository means on the hub. Raises InvalidRequest."""
+    what = f"/{spec.file}" if spec.file else f":{spec.quant}" if spec.quant else ""
+    return parse_reference(f"{spec.repo}{what}", revision=spec.revision)
 
 
 def same(places: Places, file: RepoFile) -> Iterator[Path]:

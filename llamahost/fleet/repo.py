@@ -18,7 +18,7 @@ MAIN = "main"
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"{_PART}/{_PART}")
-_HOSTS = re.compile(r"^(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)", re.IGNORECASE)
+_HOSTS = re.compile(r"^(?:(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)", re.IGNORECASE)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 _QUANT = re.compile(
     r"(?<![A-Za-z0-9])(?:UD-)?(?:[IT]?Q[1-9](?:_[A-Z0-9]{1,3})*|BF16|FP?16|FP?32|MXFP4(?:_MOE)?|NVFP4)(?![A-Za-z0-9])",
@@ -90,7 +90,7 @@ def looks_like_repo(text: str) -> bool:
 
 def parse_reference(text: str, *, revision: str = "") -> Reference:
     """`REPO`, `REPO:QUANT`, `REPO/FILE`, or the address of either as the hub's pages have it. Raises InvalidRequest."""
-    bare = _HOSTS.sub("", text.strip()).split("?")[0].strip("/")
+    bare = _HOSTS.sub("", text.strip()).split("?")[0].rstrip("/")
     body, _, quant = bare.partition(":")
     owner, _, rest = unquote(body).partition("/")
     name, _, file = rest.partition("/")
@@ -133,9 +133,7 @@ def is_model(path: str) -> bool:
     """Whether the name is that of a model, or of a model's first shard."""
     name = path.rpartition("/")[2]
     shard = _SHARD.fullmatch(name)
-    return (
-        name.lower().endswith(".gguf") and not _BESIDE.search(name) and (shard is None or int(shard["index"]) == 1)
-    )
+    return name.lower().endswith(".gguf") and not _BESIDE.search(name) and (shard is None or int(shard["index"]) == 1)
 
 
 def shard_names(path: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from llamahost.core.errors import PullFailed
+from llamahost.core.errors import LoadFailed, PullFailed
 from llamahost.fleet.download import Cancelled, Pulled, Puller, Step
 from llamahost.fleet.hub import Hub, Offline
-from llamahost.fleet.local import Places, find, models, named
+from llamahost.fleet.local import Places, find, located, models, named
+from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.repo import RepoFile, parse_reference
 from tests.gguf_models import write_model
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
@@ -46,7 +46,7 @@ def places(tmp_path: Path) -> Places:
     return Places.of({"HOME": str(tmp_path), "OLLAMA_MODELS": str(tmp_path / "ollama")})
 
 
-def puller(hub: LoopbackHub, places: Places, token: str = "none") -> Puller:  # noqa: S107 — no secret
+def puller(hub: LoopbackHub, places: Places, token: str = "none") -> Puller:
     return Puller(hub=Hub(hub.endpoint, token=token), places=places, backoff_s=0.0)
 
 
@@ -69,7 +69,7 @@ def test_the_real_client_finds_in_its_cache_what_was_pulled(hub: LoopbackHub, pl
     assert found.paths[0].read_bytes() == model
     cached = try_to_load_from_cache(NAME, "sub/tiny-Q4_K_M.gguf", cache_dir=places.hub)
     assert Path(str(cached)) == found.paths[0]
-    assert [step.kind for step in steps][0] == "listing"
+    assert steps[0].kind == "listing"
     assert steps[-1].kind == "done"
     last = [step for step in steps if step.kind == "pulling"][-1]
     assert (last.n_done, last.n_total, last.digest) == (len(model), len(model), f"sha256:{sha256(model)}")
@@ -96,9 +96,7 @@ def test_the_loopback_hub_speaks_to_the_real_client(
 
 
 @pytest.mark.parametrize("has_range", [True, False])
-def test_what_breaks_off_goes_on_where_it_was(
-    hub: LoopbackHub, places: Places, model: bytes, has_range: bool
-) -> None:
+def test_what_breaks_off_goes_on_where_it_was(hub: LoopbackHub, places: Places, model: bytes, has_range: bool) -> None:
     hub.add(NAME, {"tiny.gguf": model})
     hub.ignores_range = not has_range
     hub.breaks_after += [10_000, 50_000]
@@ -115,7 +113,7 @@ def test_a_pull_that_gave_up_is_nothing_whole_and_the_next_one_goes_on(
 ) -> None:
     hub.add(NAME, {"tiny.gguf": model})
     hub.breaks_after += [30_000, *[0] * 9]
-    with pytest.raises(PullFailed, match="broke off at 30000 bytes of .*goes on from there"):
+    with pytest.raises(PullFailed, match=r"broke off at 30000 bytes of .*goes on from there"):
         pulled(hub, places, NAME)
     assert [path.name.rpartition(".")[2] for path in remains(places)] == ["incomplete"]
     assert models(places) == []
@@ -224,7 +222,7 @@ def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, place
 
 def test_tokens_reach_the_hub_and_never_the_store(hub: LoopbackHub, places: Places, model: bytes) -> None:
     hub.add(NAME, {"tiny.gguf": model}, token="right", is_gated=True)
-    with pytest.raises(PullFailed, match="is gated: agree to its terms at http.*HF_TOKEN"):
+    with pytest.raises(PullFailed, match=r"is gated: agree to its terms at http.*HF_TOKEN"):
         puller(hub, places, "wrong").pull(parse_reference(NAME))
     hub.repos[NAME].is_gated = False
     with pytest.raises(PullFailed, match="knows no repository Maker/Tiny-GGUF, or it is private"):
@@ -280,6 +278,20 @@ def test_without_the_hub_there_is_what_lies_here(hub: LoopbackHub, places: Place
         replace(nobody, hub=Hub(is_offline=True)).pull(parse_reference(f"{NAME}:Q4_K_M"))
 
 
+def test_a_spec_of_a_repository_is_located_here_or_says_what_to_do(
+    hub: LoopbackHub, places: Places, model: bytes
+) -> None:
+    spec = ModelSpec(name="mine", repo=NAME, quant="Q8_0")
+    with pytest.raises(LoadFailed, match=r"Maker/Tiny-GGUF:Q8_0 is not on this machine yet; `llamahost pull mine`"):
+        located(spec, places)
+    hub.add(NAME, {"tiny-Q8_0.gguf": model, "tiny-F16.gguf": model})
+    found = pulled(hub, places, f"{NAME}:Q8_0")
+    assert located(spec, places) == replace(spec, path=found.paths[0])
+    assert located(replace(spec, revision=COMMIT), places).path == found.paths[0]
+    with pytest.raises(LoadFailed):
+        located(replace(spec, revision="v2"), places)
+
+
 def test_cancelling_ends_it_at_the_next_bytes_and_keeps_what_came(
     hub: LoopbackHub, places: Places, model: bytes
 ) -> None:
@@ -327,5 +339,5 @@ def test_a_file_in_git_itself_is_checked_by_git_s_sum(hub: LoopbackHub, places: 
             return replace(found, files=(RepoFile("tiny.gguf", len(model), git_sha1=git),))
 
     found = replace(puller(hub, places), hub=OfGit(hub.endpoint, token="none")).pull(parse_reference(NAME))
-    assert os.readlink(found.paths[0]) == f"../../blobs/{git}"
+    assert str(found.paths[0].readlink()) == f"../../blobs/{git}"
     assert found.paths[0].read_bytes() == model
