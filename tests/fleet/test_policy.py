@@ -3,9 +3,20 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.policy import ReplicaView, choose
+from llamahost.fleet.policy import EVEN, GRAIN, NEAR, WORTH, Regard, ReplicaView, choose
 
-VIEWS = st.lists(st.builds(ReplicaView, st.integers(0, 5), st.integers(0, 2), st.booleans()), max_size=6)
+VIEWS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans()).map(lambda given: ReplicaView(*given)), max_size=6
+)
+REGARDS = st.lists(
+    st.builds(Regard, st.sampled_from([0, WORTH - 1, WORTH, 5000]), st.sampled_from([0.0, 1.0, 50.0]), st.booleans()),
+    min_size=6,
+    max_size=6,
+)
+
+
+def view(n_in_flight: int, n_slots: int = 4) -> ReplicaView:
+    return ReplicaView(n_in_flight, 100, n_slots=n_slots)
 
 
 @given(VIEWS)
@@ -20,5 +31,42 @@ def test_it_is_ready_has_room_and_none_such_has_less_in_flight(views: list[Repli
     assert views[index].n_in_flight == min(able)
 
 
+@given(VIEWS, REGARDS)
+def test_whatever_speaks_for_it_it_can_take_the_request_and_is_near_the_least(
+    views: list[ReplicaView], regards: list[Regard]
+) -> None:
+    able = [view.n_in_flight for view in views if view.is_ready and view.n_room > 0]
+    index = choose(views, regards[: len(views)])
+    assert (index is None) == (not able)
+    if index is not None:
+        assert views[index].is_ready
+        assert views[index].n_room > 0
+        assert views[index].n_in_flight <= min(able) + NEAR
+
+
 def test_of_equals_the_first() -> None:
     assert choose([ReplicaView(3, 1), ReplicaView(1, 1), ReplicaView(1, 1)]) == 1
+
+
+def test_a_held_start_draws_a_request_as_far_as_the_load_is_near() -> None:
+    held = [Regard(n_held=4000), Regard()]
+    assert choose([view(NEAR), view(0)], held) == 0
+    assert choose([view(NEAR + 1), view(0)], held) == 1
+    assert choose([view(8, n_slots=32), view(0, n_slots=32)], held) == 0  # near is a quarter of the slots
+
+
+def test_what_all_hold_draws_nobody() -> None:
+    assert choose([view(1), view(0)], [Regard(n_held=9000 + WORTH - 1), Regard(n_held=9000)]) == 1
+    assert choose([view(1), view(0)], [Regard(n_held=9000 + WORTH), Regard(n_held=9000)]) == 0
+
+
+def test_a_session_goes_home_where_no_cache_speaks_and_else_to_the_cache() -> None:
+    assert choose([view(0), view(1)], [Regard(), Regard(is_home=True)]) == 1
+    assert choose([view(0), view(1)], [Regard(n_held=4000), Regard(is_home=True)]) == 0
+
+
+def test_who_had_the_most_work_of_late_gets_no_more_for_its_cache_and_of_equal_loads_the_least_work_wins() -> None:
+    limit = (EVEN * 100.0 + 2 * GRAIN) / (2 - EVEN)
+    assert choose([view(0), view(0)], [Regard(n_held=4000, work=limit - 1), Regard(work=100.0)]) == 0
+    assert choose([view(0), view(0)], [Regard(n_held=4000, work=limit + 1), Regard(work=100.0)]) == 1
+    assert choose([view(0), view(0)], [Regard(work=2.0), Regard(work=1.0)]) == 1

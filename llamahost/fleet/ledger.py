@@ -1,0 +1,140 @@
+"""What is known of each replica beside its load: what its cache holds, whose home it is, its work, whether it fails.
+
+Owned by the loop; does nothing by itself and is told the time. One book for all models; replicas by their ids.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from llamahost.fleet.breaker import Breaker
+from llamahost.fleet.policy import Regard, ReplicaView, choose
+from llamahost.fleet.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held
+
+N_SESSIONS = 8192
+"""Whose homes are remembered; those that were not heard of the longest are forgotten."""
+
+HALF_LIFE_S = 60.0
+"""After which work counts half."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a choice may know of a request. `session` is empty, or unique to a conversation of one model.
+
+    `is_single`: it has one turn, so it may be the first of a conversation, or a page's question about one.
+    """
+
+    chain: Chain = NO_CHAIN
+    session: str = ""
+    is_single: bool = False
+
+
+NO_ASK = Ask()
+
+
+@dataclass(slots=True)
+class _Known:
+    epoch: int
+    held: Held
+    breaker: Breaker
+    work: float = 0.0
+    counted_at: float = 0.0
+
+    def work_at(self, now: float) -> float:
+        return self.work and self.work * 0.5 ** ((now - self.counted_at) / HALF_LIFE_S)
+
+
+@dataclass(slots=True)
+class _Session:
+    home: str
+    chain: Chain
+
+
+class Ledger:
+    """Owned by the loop."""
+
+    def __init__(self, *, n_failures: int = 2, open_s: float = 60.0, n_sessions: int = N_SESSIONS) -> None:
+        self._n_failures = n_failures
+        self._open_s = open_s
+        self._n_sessions = n_sessions
+        self._known: dict[str, _Known] = {}
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+
+    def pick(
+        self, views: Sequence[ReplicaView], ask: Ask, now: float, *, tried: Collection[str] = (), is_last: bool = True
+    ) -> int | None:
+        """The index of the replica to take. None: none has room.
+
+        Those that failed this request, and those whose breaker is open, are passed over; `is_last` takes one of them
+        rather than none: a breaker spares others a replica that fails, it is not to end what they have.
+        """
+        session = self._sessions.get(ask.session) if ask.session else None
+        home = session.home if session is not None else ""
+        regards: list[Regard] = []
+        able: list[ReplicaView] = []
+        n_barred = 0
+        for view in views:
+            known = self._of(view)
+            regards.append(Regard(known.held.longest(ask.chain), known.work_at(now), view.id == home))
+            if view.id in tried or known.breaker.is_open(now):
+                n_barred += view.is_ready and view.n_room > 0
+                view = view._replace(is_ready=False)
+            able.append(view)
+        chosen = choose(able, regards)
+        if chosen is None and n_barred and is_last:
+            return choose(views, regards)
+        return chosen
+
+    def is_open(self, view: ReplicaView, now: float) -> bool:
+        return self._of(view).breaker.is_open(now)
+
+    def work_of(self, view: ReplicaView, now: float) -> float:
+        """What it was given of late."""
+        return self._of(view).work_at(now)
+
+    def is_aside(self, ask: Ask) -> bool:
+        """Whether it asks something about the session's conversation (a title, tags) and goes not on with it."""
+        session = self._sessions.get(ask.session) if ask.session else None
+        if session is None or not ask.is_single or not ask.chain.digests:
+            return False
+        last, digests = session.chain, ask.chain.digests
+        return last.digests[-1] not in digests and digests[-1] not in last.digests
+
+    def began(self, view: ReplicaView, ask: Ask) -> int:
+        """A request was given to it. Its ticket for `ended`."""
+        known = self._of(view)
+        ticket = known.breaker.enter()
+        if self.is_aside(ask):
+            return ticket
+        known.held.place(ask.chain)
+        if ask.session:
+            self._sessions[ask.session] = _Session(view.id, ask.chain)
+            self._sessions.move_to_end(ask.session)
+            while len(self._sessions) > self._n_sessions:
+                self._sessions.popitem(last=False)
+        return ticket
+
+    def ended(self, view: ReplicaView, ticket: int, *, work: float, now: float, is_failure: bool | None) -> None:
+        """It is over. `is_failure` None: that says nothing of the replica."""
+        known = self._of(view)
+        if known.epoch != view.epoch:
+            return  # it was loaded anew meanwhile
+        known.work = known.work_at(now) + work
+        known.counted_at = now
+        if is_failure is None:
+            known.breaker.left(ticket)
+        elif is_failure:
+            known.breaker.failed(ticket, now)
+        else:
+            known.breaker.succeeded(ticket)
+
+    def _of(self, view: ReplicaView) -> _Known:
+        known = self._known.get(view.id)
+        if known is None or known.epoch < view.epoch:
+            breaker = Breaker(n_failures=self._n_failures, open_s=self._open_s)
+            held = Held(view.n_slots, view.n_cells * N_CHARS_OF_TOKEN)
+            known = self._known[view.id] = _Known(view.epoch, held, breaker)
+        return known

@@ -1,0 +1,178 @@
+"""Which start of a prompt a replica is likely to hold: told by what was placed there, so that nobody has to be asked.
+
+A prompt is a chain of digests, each of a piece of it and of all that is before. They are made of the words, not of the
+tokens: the choice comes before the work that a replica does. Python's own hash makes them, keyed anew in each process;
+where two differ and collide, a request is placed a little worse, and that is all.
+
+law: two chains share a digest only where their prompts share that whole start
+law: what is held are the last prompts placed, as many as there are slots; one that goes on takes its own one's place
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llamahost.core.messages import Audio, ChatRequest, CompletionRequest, Image, Text
+
+BLOCK = 512
+"""Characters of the first pieces of a text; further on they are a quarter of what is before them: few, however long."""
+
+N_CHARS_OF_TOKEN = 4
+"""Characters that a token stands for in most texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """`digests[k]` is of the first `ends[k]` characters. Both ascend to the whole prompt."""
+
+    digests: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+
+    @property
+    def n_chars(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+
+NO_CHAIN = Chain()
+
+
+def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
+    """Of a completion with several prompts, that of the first."""
+    if isinstance(request, CompletionRequest):
+        return _chain_of_completion(request)
+    digest = hash((request.generation.adapter, request.thinking, *request.template_options))
+    n = 0
+    for tool in request.tools:
+        digest = hash((digest, tool.name, tool.description))
+        n += N_CHARS_OF_TOKEN * 32 + len(tool.description)
+    digests: list[int] = []
+    ends: list[int] = []
+    for message in request.messages:
+        parts = message.parts
+        if len(parts) == 1 and not message.tool_calls and type(parts[0]) is Text and len(parts[0].text) <= BLOCK:
+            text = parts[0].text  # what most are, and those that are many
+            digest = hash((digest, message.role, message.reasoning, text))
+            n += len(text)
+            digests.append(digest)
+            ends.append(n)
+            continue
+        digest = hash((digest, message.role, message.reasoning, message.tool_calls))
+        for part in parts:
+            if type(part) is Text:
+                text = part.text
+                if len(text) <= BLOCK:
+                    digest = hash((digest, text))
+                    n += len(text)
+                else:
+                    for start, end in _pieces(len(text)):
+                        digest = hash((digest, text[start:end]))
+                        digests.append(digest)
+                        ends.append(n + end)
+                    n += len(text)
+            elif isinstance(part, Image | Audio):
+                digest = hash((digest, part.data))
+                n += N_CHARS_OF_TOKEN * 256
+        n += sum(len(call.arguments) for call in message.tool_calls)
+        digests.append(digest)
+        ends.append(n)
+    return Chain(tuple(digests), tuple(ends))
+
+
+def _chain_of_completion(request: CompletionRequest) -> Chain:
+    prompt = request.prompts[0] if request.prompts else ""
+    digest = hash((request.generation.adapter, request.suffix))
+    digests: list[int] = []
+    ends: list[int] = []
+    size = 1 if isinstance(prompt, str) else N_CHARS_OF_TOKEN
+    for start, end in _pieces(len(prompt)):
+        digest = hash((digest, _hashable(prompt[start:end])))
+        digests.append(digest)
+        ends.append(size * end)
+    return Chain(tuple(digests), tuple(ends))
+
+
+def _hashable(piece: str | Sequence[int]) -> object:
+    if isinstance(piece, str):
+        return piece
+    return piece.tobytes() if isinstance(piece, array) else tuple(piece)
+
+
+def _pieces(n: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < n:
+        end = min(n, start + max(BLOCK, start // 4))
+        yield start, end
+        start = end
+
+
+class Held:
+    """Owned by the loop. What one replica holds, as far as can be told from what it was given.
+
+    It holds `n_prompts` at most, and `n_chars` of them together; what was used the longest ago goes first.
+    """
+
+    __slots__ = ("_chains", "_n_chars", "_n_of", "_room", "n_prompts")
+
+    def __init__(self, n_prompts: int, n_chars: int) -> None:
+        self.n_prompts = n_prompts
+        self._room = n_chars
+        self._n_chars = 0
+        self._chains: OrderedDict[int, Chain] = OrderedDict()  # by the last digest
+        self._n_of: dict[int, int] = {}  # of each digest: chains that have it
+
+    def __len__(self) -> int:
+        return len(self._chains)
+
+    def longest(self, chain: Chain) -> int:
+        """Characters of the longest start that is held."""
+        n_of, digests = self._n_of, chain.digests
+        if not digests or digests[0] not in n_of:
+            return 0
+        if digests[-1] in n_of:
+            return chain.ends[-1]
+        low, high = 0, len(digests) - 1  # digests[low] is held, digests[high] is not; whoever has one has all before
+        while high - low > 1:
+            middle = (low + high) // 2
+            if digests[middle] in n_of:
+                low = middle
+            else:
+                high = middle
+        return chain.ends[low]
+
+    def place(self, chain: Chain) -> None:
+        """The replica is about to compute this prompt."""
+        if not chain.digests:
+            return
+        for digest in reversed(chain.digests):
+            if digest in self._chains:  # the prompt that this one goes on with, in its slot
+                self._drop(digest)
+                break
+        self._chains[chain.digests[-1]] = chain
+        self._n_chars += chain.n_chars
+        for digest in chain.digests:
+            self._n_of[digest] = self._n_of.get(digest, 0) + 1
+        while len(self._chains) > 1 and (len(self._chains) > self.n_prompts or self._n_chars > self._room):
+            self._drop(next(iter(self._chains)))
+
+    def check_integrity(self) -> None:
+        count: dict[int, int] = {}
+        for last, chain in self._chains.items():
+            assert chain.digests[-1] == last
+            for digest in chain.digests:
+                count[digest] = count.get(digest, 0) + 1
+        assert count == self._n_of
+        assert self._n_chars == sum(chain.n_chars for chain in self._chains.values())
+        assert len(self._chains) <= max(1, self.n_prompts)
+
+    def _drop(self, last: int) -> None:
+        chain = self._chains.pop(last)
+        self._n_chars -= chain.n_chars
+        for digest in chain.digests:
+            n = self._n_of[digest] - 1
+            if n:
+                self._n_of[digest] = n
+            else:
+                del self._n_of[digest]

@@ -1,0 +1,76 @@
+"""Laws of the book of replicas: caches, homes, failures, and who asks merely about a conversation."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamahost.fleet.ledger import Ask, Ledger
+from llamahost.fleet.policy import ReplicaView
+from llamahost.fleet.prefixes import Chain
+
+VIEWS = [ReplicaView(0, 10, id=f"m#{k}", n_slots=4) for k in range(3)]
+
+
+def talk(*turns: int, session: str = "", is_single: bool = False) -> Ask:
+    digests = tuple(hash(turns[: n + 1]) for n in range(len(turns)))
+    return Ask(
+        chain=Chain(digests, tuple(range(1000, 1000 * len(turns) + 1, 1000))), session=session, is_single=is_single
+    )
+
+
+def give(ledger: Ledger, index: int, ask: Ask, now: float = 0.0, *, is_failure: bool | None = False) -> None:
+    ticket = ledger.began(VIEWS[index], ask)
+    ledger.ended(VIEWS[index], ticket, work=1.0, now=now, is_failure=is_failure)
+
+
+def test_a_conversation_comes_back_to_the_replica_that_holds_it_until_that_is_loaded_anew() -> None:
+    ledger = Ledger()
+    give(ledger, 2, talk(1, 2))
+    assert ledger.pick(VIEWS, talk(1, 2, 3), 0.0) == 2
+    anew = [*VIEWS[:2], VIEWS[2]._replace(epoch=1)]
+    assert ledger.pick(anew, talk(1, 2, 3), 0.0) != 2 or ledger.pick(anew, talk(7), 0.0) == 2
+
+
+def test_replicas_of_equal_load_share_the_work() -> None:
+    ledger = Ledger()
+    for k in range(30):
+        ask = talk(k)
+        index = ledger.pick(VIEWS, ask, 0.0)
+        assert index is not None
+        give(ledger, index, ask)
+    assert sorted(ledger.work_of(view, 0.0) for view in VIEWS) == [10.0, 10.0, 10.0]
+
+
+def test_a_replica_that_failed_this_request_or_is_barred_is_taken_last_and_only_where_nothing_else_is() -> None:
+    ledger = Ledger(n_failures=2, open_s=60.0)
+    for _ in range(2):
+        give(ledger, 0, talk(1), is_failure=True)
+    assert ledger.pick(VIEWS, talk(1), 1.0) != 0
+    assert ledger.pick(VIEWS, talk(1), 1.0, tried={"m#1", "m#2"}, is_last=False) is None
+    assert ledger.pick(VIEWS, talk(1), 1.0, tried={"m#1", "m#2"}) is not None
+    assert ledger.pick(VIEWS[:1], talk(1), 1.0) == 0, "a breaker spares others; alone it must not end what there is"
+    assert ledger.pick(VIEWS[:1], talk(1), 1.0, is_last=False) is None
+    assert ledger.pick(VIEWS[:1], talk(1), 61.0, is_last=False) == 0
+
+
+def test_a_question_about_a_conversation_is_told_from_the_conversation() -> None:
+    ledger = Ledger()
+    first = talk(1, 2, session="chat", is_single=True)
+    assert not ledger.is_aside(first)
+    give(ledger, 0, first)
+    title = talk(9, session="chat", is_single=True)
+    assert ledger.is_aside(title)
+    assert not ledger.is_aside(first), "the first turn again"
+    assert not ledger.is_aside(talk(1, 2, 3, 4, session="chat"))
+    assert not ledger.is_aside(talk(9, session="another", is_single=True))
+    give(ledger, 1, title)
+    assert ledger.pick(VIEWS, talk(1, 2, 3, session="chat"), 0.0) == 0, "it did not move the session"
+    assert not ledger.is_aside(talk(9, 10, session="chat")), "a question that goes on is a conversation"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([True, False, None]), st.floats(0, 100)), max_size=40))
+def test_somebody_is_always_picked_where_somebody_has_room(story: list[tuple[int, bool | None, float]]) -> None:
+    ledger, now = Ledger(), 0.0
+    for index, is_failure, step in story:
+        now += step
+        give(ledger, index, talk(index), now, is_failure=is_failure)
+        assert ledger.pick(VIEWS, talk(index), now, tried={"m#0"}) is not None
