@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Kind = Literal["chat", "completion", "embedding", "rerank"]
 Outcome = Literal["stop", "length", "tool", "cancelled", "error", "rejected"]
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that this task serves: set by whoever received it, and empty where the library is called directly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +21,16 @@ class RequestRecord:
     nothing was computed for it, `error` when it failed later (its deadline among that), `cancelled` when its reader
     left, and otherwise the reason of its first answer. Seconds: `queued_s` waiting for a slot, `first_s` from arrival
     to the first event (0 when there was none), `generation_s` from the first token to the last, `total_s` of it all.
+    `error` is the class of what ended it, never its words: they may quote what was asked. `replica` answered, after
+    `n_tries` of them.
     """
 
     model: str
     kind: Kind
+    id: str = ""
+    replica: str = ""
+    n_tries: int = 1
+    error: str = ""
     n_prompt: int = 0
     n_cached: int = 0
     n_generated: int = 0
