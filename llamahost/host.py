@@ -27,7 +27,7 @@ from llamahost.core.errors import (
 from llamahost.core.events import Event, Finished, Started
 from llamahost.core.machine import Machine
 from llamahost.core.messages import ChatRequest, CompletionRequest, SamplingOptions
-from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord
+from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord, request_id
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.core.work import Times, Vector
 from llamahost.fleet.builtin import builtin, is_named
@@ -250,11 +250,11 @@ class AsyncHost:
                 except TimeoutError as error:
                     raise DeadlineExceeded(timeout_s or 0.0) from error
             measure.outcome = "stop"
-        except (InvalidRequest, ModelNotFound, Overloaded, Unavailable):
-            measure.outcome = "error" if measure.n_prompt else "rejected"
+        except (InvalidRequest, ModelNotFound, Overloaded, Unavailable) as error:
+            measure.outcome, measure.error = "error" if measure.n_prompt else "rejected", type(error).__name__
             raise
-        except (DeadlineExceeded, GenerationFailed):
-            measure.outcome = "error"
+        except (DeadlineExceeded, GenerationFailed) as error:
+            measure.outcome, measure.error = "error", type(error).__name__
             raise
         finally:
             if self._observer is not None:
@@ -262,6 +262,8 @@ class AsyncHost:
                     RequestRecord(
                         model=measure.model,
                         kind=kind,
+                        id=request_id.get(),
+                        error=measure.error,
                         n_prompt=measure.n_prompt,
                         total_s=clock() - arrived,
                         outcome=measure.outcome,
@@ -309,13 +311,14 @@ class _Measure:
     model: str
     n_prompt: int = 0
     outcome: Outcome = "cancelled"
+    error: str = ""
 
 
 class _Account:
     """What becomes of one request, kept for its record. Owned by the loop."""
 
     __slots__ = (
-        "_clock", "_kind", "_n", "_n_cached", "_n_open", "_outcome", "_reason",
+        "_clock", "_error", "_id", "_kind", "_n", "_n_cached", "_n_open", "_outcome", "_reason",
         "arrived", "first_s", "model", "prepared", "times",
     )  # fmt: skip
 
@@ -325,6 +328,8 @@ class _Account:
         self._n = request.generation.n
         self._n_cached = 0
         self._n_open = -1
+        self._id = request_id.get()
+        self._error = ""
         self._outcome: Outcome = "cancelled"
         self._reason: Outcome = "stop"
         self.arrived = self._clock()
@@ -353,8 +358,10 @@ class _Account:
             self._outcome = "rejected"
         elif isinstance(error, GeneratorExit | asyncio.CancelledError):
             self._outcome = "cancelled"
+            return
         else:
             self._outcome = "error"
+        self._error = type(error).__name__
 
     def record(self) -> RequestRecord:
         replies = self.prepared.replies if self.prepared else ()
@@ -363,6 +370,8 @@ class _Account:
         return RequestRecord(
             model=self.model,
             kind=self._kind,
+            id=self._id,
+            error=self._error,
             n_prompt=sum(len(job.tokens) for job in jobs[:: self._n]),
             n_cached=self._n_cached,
             n_generated=sum(reply.n_generated for reply in replies),

@@ -18,6 +18,7 @@ from llamahost.api.problems import BodyTooLarge, problem_of
 from llamahost.api.sse import send_json
 from llamahost.api.trace import Trace, open_trace
 from llamahost.core.errors import Unavailable
+from llamahost.core.observe import request_id
 
 access = logging.getLogger("llamahost.access")
 logger = logging.getLogger("llamahost.api")
@@ -79,9 +80,10 @@ class Border:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = request_id_of(scope)
-        id_header = (b"x-request-id", request_id.encode())
-        trace = open_trace(scope, request_id)
+        id_ = request_id_of(scope)
+        id_header = (b"x-request-id", id_.encode())
+        trace = open_trace(scope, id_)
+        request_id.set(id_)  # each request is served by a task of its own
         status = 0
         is_whole = False
 
@@ -103,9 +105,9 @@ class Border:
         except ClientGone:
             status = CLIENT_GONE
         except Exception as error:
-            problem = problem_of(error, request_id)
+            problem = problem_of(error, id_)
             if status:  # too late to tell; uvicorn closes the connection
-                logger.error("request %s broke after its response began: %s", request_id, problem.message)
+                logger.error("request %s broke after its response began: %s", id_, problem.message)
                 raise
             closing = ((b"connection", b"close"),) if self._gate.is_closed or _waits(scope) else ()
             headers = (*problem.headers, *closing)
