@@ -11,7 +11,7 @@ import typer
 from llamahost import __version__
 from llamahost.commands import exits
 from llamahost.commands.opening import ManifestPath, manifest_at, opened, spec_of
-from llamahost.commands.words import bytes_told
+from llamahost.commands.words import bytes_told, gpu_told
 from llamahost.core.errors import LlamahostError, LoadFailed
 
 if TYPE_CHECKING:
@@ -84,12 +84,32 @@ def _system() -> Iterator[Finding]:
             yield Finding(True, f"device {device.name}", told)
         if loaded.has_broken_amx:
             yield Finding(True, "AMX", "this build's AMX is not safe and is left unused")
+    yield from _gpus()
     machine = Machine.read()
     cores = f" on {machine.n_cores} cores" if machine.n_cores else ""
     yield Finding(True, "CPUs", f"{machine.n_cpus}{cores}; {machine.n_threads} threads compute")
     yield Finding(
         True, "memory", f"{bytes_told(machine.available_bytes)} of {bytes_told(machine.memory_bytes)} available"
     )
+
+
+def _gpus() -> Iterator[Finding]:
+    """What the driver of NVIDIA's GPUs tells; a machine without one is well."""
+    from llamahost.commands.probe import Finding
+    from llamahost.ops.gpu import Nvml
+
+    nvml = Nvml()
+    nvml.open()
+    try:
+        told = nvml.sample()
+    finally:
+        nvml.close()
+    if told.trouble:
+        yield Finding(True, "GPUs", told.trouble)
+        return
+    yield Finding(True, "GPUs", f"{len(told.gpus)}, driver {told.driver}, CUDA {told.cuda}")
+    for gpu in told.gpus:
+        yield Finding(not gpu.trouble, f"GPU {gpu.index}", gpu.trouble or gpu_told(gpu))
 
 
 def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]:

@@ -221,6 +221,7 @@ class ServerSettings:
     cpu_fallback: bool = False  # serve on the CPU where the driver of a GPU fails
     max_loaded: int | None = None  # models at once
     prefix_bytes: int = 2**30  # of host memory, for the prefixes of unloaded models
+    gpu_sample_s: float = 1.0  # between looks at the GPUs; 0: never
 
     def __post_init__(self) -> None:
         _check(self, _SERVER_KINDS)
@@ -336,6 +337,7 @@ _SERVER_KINDS = {
     "drain_s": _Kind(float, 0.0, 86400.0),
     "ping_s": _Kind(float, 0.1, 86400.0),
     "stall_s": _Kind(float, 0.1, 86400.0),
+    "gpu_sample_s": _Kind(float, 0.0, 86400.0),
     "timeout_s": _Kind(float, 1e-3, 1e9, is_optional=True),
     "max_body_bytes": _Kind(int, 1024, 2**40),
     "memory_fraction": _Kind(float, 0.01, 1.0),

@@ -1,1 +1,1 @@
-"""Metrics, log, machine. Imports core only."""
+"""Metrics, rates, the last requests, GPUs, log. Imports core only."""
