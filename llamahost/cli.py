@@ -268,7 +268,7 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
     from llamahost.core.errors import LoadFailed, ManifestError
     from llamahost.fleet.manifest import BUILTIN_PATH
     from llamahost.host import AsyncHost
-    from llamahost.ops.metrics import Metrics
+    from llamahost.ops.tally import Tally
 
     settings = wanted.server
     unix_socket = settings.unix_socket
@@ -282,15 +282,15 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         where = f"{settings.host}:{settings.port}" if unix_socket is None else str(unix_socket)
         fail(NO_ADDRESS, f"cannot listen on {where}: {(error.strerror or str(error)).lower()}")
     address = _address(place, is_tls=tls is not None)
-    metrics = Metrics()
-    host = AsyncHost(wanted, observer=metrics, is_strict=is_strict)
+    tally = Tally()
+    host = AsyncHost(wanted, observer=tally, is_strict=is_strict)
     fingerprint = f"llamahost-{__version__}"
 
     def make_app(on_start: Callable[[], None]) -> App:
         return create_app(
             host,
             settings,
-            metrics=metrics,
+            tally=tally,
             keys=keys,
             from_manifest=from_manifest,
             fingerprint=fingerprint,

@@ -15,7 +15,7 @@ import pytest
 from llamahost.api.app import create_app
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import AsyncHost
-from llamahost.ops.metrics import Metrics
+from llamahost.ops.tally import Tally
 from tests.api.sockets import Client, listening
 from tests.gguf_models import write_model
 
@@ -25,12 +25,12 @@ Law = Callable[[openai.AsyncOpenAI], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(model: Path, **options: Any) -> AsyncIterator[tuple[int, AsyncHost, Metrics]]:
-    metrics = Metrics()
-    host = AsyncHost(model, observer=metrics, **options)
-    async with listening(create_app(host, ServerSettings(), metrics=metrics)) as port:
+async def serving(model: Path, **options: Any) -> AsyncIterator[tuple[int, AsyncHost, Tally]]:
+    tally = Tally()
+    host = AsyncHost(model, observer=tally, **options)
+    async with listening(create_app(host, ServerSettings(), tally=tally)) as port:
         await host.wait_ready()
-        yield port, host, metrics
+        yield port, host, tally
 
 
 def ask(model: Path, law: Law, **options: Any) -> None:

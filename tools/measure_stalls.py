@@ -198,7 +198,7 @@ def serve(args: argparse.Namespace) -> None:
     from llamahost.api.server import Runner, bind
     from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
     from llamahost.host import AsyncHost
-    from llamahost.ops.metrics import Metrics
+    from llamahost.ops.tally import Tally
 
     n_slots = args.streams + args.clients
     spec = ModelSpec(
@@ -212,8 +212,8 @@ def serve(args: argparse.Namespace) -> None:
         sampling={"temperature": 0.0},
     )
     settings = ServerSettings(host="127.0.0.1", port=args.port)
-    metrics = Metrics()
-    host = AsyncHost(Manifest(models=(spec,), server=settings), observer=metrics)
+    tally = Tally()
+    host = AsyncHost(Manifest(models=(spec,), server=settings), observer=tally)
     delays = array("q")  # three numbers a stamp: when, how late it was read, how long there had been no core by then
     schedstat = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
 
@@ -225,7 +225,7 @@ def serve(args: argparse.Namespace) -> None:
             delays.extend((sent, now - sent, waited))
 
     def make_app(on_start: Callable[[], None]) -> App:
-        return create_app(host, settings, metrics=metrics, on_start=on_start)
+        return create_app(host, settings, tally=tally, on_start=on_start)
 
     async def announce() -> None:
         asyncio.get_running_loop().add_reader(args.pipe, read)

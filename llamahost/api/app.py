@@ -11,6 +11,7 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llamahost.api.admin import Admin
 from llamahost.api.auth import Auth, Keys, keys_of
 from llamahost.api.base_path import BasePath
 from llamahost.api.body import Reading
@@ -23,9 +24,12 @@ from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
 from llamahost.api.rerank import RerankRoute
 from llamahost.api.service import Service
+from llamahost.api.watch import Watch
 from llamahost.api.web import Page
 from llamahost.fleet.manifest import ServerSettings
-from llamahost.ops.metrics import Metrics
+from llamahost.ops.gpu_metrics import GpuCollector
+from llamahost.ops.gpu_monitor import GpuMonitor
+from llamahost.ops.tally import Tally
 
 PROBES = frozenset({"/health", "/ready", "/readiness"})
 PAGES = frozenset({"/"})  # shown without a key: what a page asks for afterwards needs one
@@ -38,14 +42,16 @@ class App:
         self,
         service: Service,
         settings: ServerSettings,
-        metrics: Metrics,
+        tally: Tally,
+        gpus: GpuMonitor,
         *,
         keys: Keys | None = None,
         from_manifest: bool = False,
         fingerprint: str = "llamahost",
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        self.gate = Gate()
+        self._watch = Watch(service, tally, gpus)
+        self.gate = Gate(self._watch.feed.close)
         self._service = service
         self.on_start = on_start
         self._reading = Reading()
@@ -54,6 +60,9 @@ class App:
         embeddings = EmbeddingsRoute(service, settings, self._reading)
         rerank = RerankRoute(service, settings, self._reading)
         rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
+        metrics = tally.metrics
+        metrics.registry.register(GpuCollector(gpus))
+        admin = Admin(service, settings, tally, gpus, self._watch, self.gate)
         models = ListModels(service, created=int(time.time()))
         router = Router(
             [
@@ -67,6 +76,7 @@ class App:
                 Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
+                *admin.routes(),
                 *openapi_routes(settings.base_path),
             ],
             redirect_slashes=False,
@@ -93,9 +103,11 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "lifespan.startup"
         await self._service.start()
+        self._watch.start()
         self.on_start()
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
+        self._watch.close()
         await self._service.aclose()
         self._reading.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -105,21 +117,24 @@ def create_app(
     service: Service,
     settings: ServerSettings | None = None,
     *,
-    metrics: Metrics | None = None,
+    tally: Tally | None = None,
+    gpus: GpuMonitor | None = None,
     keys: Keys | None = None,
     from_manifest: bool = False,
     fingerprint: str = "llamahost",
     on_start: Callable[[], None] = lambda: None,
 ) -> App:
-    """The application over one host; give it the Metrics that the host has as its observer.
+    """The application over one host; give it the Tally that the host has as its observer.
 
     `keys` in place of those that the settings name; raises ManifestError where those cannot be read. With
     `from_manifest`, /health is well also while models still load.
     """
+    settings = settings or ServerSettings()
     return App(
         service,
-        settings or ServerSettings(),
-        metrics or Metrics(),
+        settings,
+        tally or Tally(),
+        gpus or GpuMonitor(settings.gpu_sample_s),
         keys=keys,
         from_manifest=from_manifest,
         fingerprint=fingerprint,

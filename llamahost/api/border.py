@@ -30,16 +30,21 @@ _PLAIN_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class Gate:
-    """Owned by the event loop. Counts the requests inside; closed, it lets no new one in."""
+    """Owned by the event loop. Counts the requests inside; closed, it lets no new one in.
 
-    def __init__(self) -> None:
+    `on_close` ends those that would stay for ever.
+    """
+
+    def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
         self.n_inside = 0
+        self._on_close = on_close
         self.is_closed = False
         self._emptied = asyncio.Event()
         self._emptied.set()
 
     def close(self) -> None:
         self.is_closed = True
+        self._on_close()
 
     def enter(self) -> None:
         self.n_inside += 1

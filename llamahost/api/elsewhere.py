@@ -48,7 +48,8 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 """By path without /v1: whose, and what does here what it does there; empty where nothing does."""
 
 OF_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/models")
-SERVED = (*OF_OPENAI, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
+OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events")
+SERVED = (*OF_OPENAI, *OF_ADMIN, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""
 
 
@@ -74,11 +75,11 @@ def advice(path: str) -> str:
         if instead:
             return f"it belongs to {owner}'s API, which this version does not speak: use {instead}"
         return f"it belongs to {owner}'s API, and this version has nothing in its place"
-    if bare.startswith("/api/"):
-        return f"Ollama's API is not spoken by this version: use {CHAT}"
     nearest = difflib.get_close_matches(bare, SERVED, n=1, cutoff=0.7)
     if nearest:
         return f"did you mean {_spelled(nearest[0])}?"
+    if bare.startswith("/api/"):
+        return f"Ollama's API is not spoken by this version: use {CHAT}"
     return "OpenAI's API is under /v1, and /docs tells what there is"
 
 

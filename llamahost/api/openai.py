@@ -149,7 +149,7 @@ class ListModels:
             body["status"] = {"value": model.state, "reason": model.reason}
         if card is not None:
             body["context_length"] = body["max_model_len"] = card.n_ctx
-            body["capabilities"] = _capabilities(card)
+            body["capabilities"] = capabilities(card)
             body["chat_template_caps"] = dict(card.template_caps)
             body["meta"] = {
                 "n_ctx": card.n_ctx,
@@ -166,11 +166,11 @@ class ListModels:
         return body
 
 
-def _capabilities(card: ModelCard) -> list[str]:
+def capabilities(card: ModelCard) -> list[str]:
     """What the model can be asked for."""
-    capabilities = ["completion"] if card.generates else []
+    can = ["completion"] if card.generates else []
     if card.has_chat_template:
-        capabilities.append("chat")
+        can.append("chat")
     if card.pooling is not None:
-        capabilities.append("rerank" if card.pooling == "rank" else "embedding")
-    return capabilities
+        can.append("rerank" if card.pooling == "rank" else "embedding")
+    return can

@@ -12,6 +12,7 @@ import orjson
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from llamahost.api.admin_types import GpusInfo, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo
 from llamahost.api.docs_page import render
 from llamahost.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from llamahost.api.openai_answers import (
@@ -56,11 +57,12 @@ class Operation:
     name: str
     summary: str
     body: type[msgspec.Struct] | None = None
-    answer: type[msgspec.Struct] | None = None
+    answer: type | None = None
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
     is_open: bool = False
     is_streamed: bool = True  # where it has a body
+    is_events: bool = False  # server-sent ones, and nothing else
 
 
 OPERATIONS = (
@@ -117,6 +119,57 @@ OPERATIONS = (
         summary="One model, by its name or an alias. Also without /v1.",
         answer=ModelAnswer,
         errors=(401, 404, 503),
+    ),
+    Operation(
+        method="get",
+        path="/api/models",
+        name="list_known_models",
+        summary="Every model that this server knows: its state and why, its load, its rates.",
+        answer=ModelsInfo,
+        errors=(401, 503),
+    ),
+    Operation(
+        method="get",
+        path="/api/models/{name}",
+        name="show_known_model",
+        summary="One of them, by its name or an alias, with what its file says.",
+        answer=ModelDetails,
+        errors=(401, 404, 503),
+    ),
+    Operation(
+        method="get",
+        path="/api/stats",
+        name="stats",
+        summary="What is done now, of all models together; measured, not estimated.",
+        answer=StatsInfo,
+        errors=(401, 503),
+    ),
+    Operation(
+        method="get",
+        path="/api/requests",
+        name="list_requests",
+        summary="The last requests, the newest first: counts and times, never what was said.",
+        answer=RequestsInfo,
+        query=("limit", "model"),
+        errors=(400, 401, 503),
+    ),
+    Operation(
+        method="get",
+        path="/api/gpus",
+        name="list_gpus",
+        summary="NVIDIA's GPUs as the driver tells of them; `trouble` says why there are none.",
+        answer=GpusInfo,
+        errors=(401, 503),
+    ),
+    Operation(
+        method="get",
+        path="/api/events",
+        name="events",
+        summary="What happens, as server-sent events: `models` and `gpus` first, then `model`, `gpus`, `request`, "
+        "`fault`, and `end` where the server ends them. `kinds` names those that are wanted, with commas between.",
+        query=("kinds",),
+        errors=(400, 401, 503),
+        is_events=True,
     ),
     Operation(
         method="get",
@@ -186,7 +239,7 @@ def _page_of(base_path: str) -> Page:
 
 def document(base_path: str = "") -> Json:
     """OpenAPI 3.1 of what is served."""
-    types: list[type[msgspec.Struct]] = [ErrorAnswer]
+    types: list[type] = [ErrorAnswer]
     types += [kind for operation in OPERATIONS for kind in (operation.body, operation.answer) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     limit(components)
@@ -212,7 +265,7 @@ def document(base_path: str = "") -> Json:
     }
 
 
-def _operation(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, object]]) -> Json:
+def _operation(operation: Operation, refs: dict[type, dict[str, object]]) -> Json:
     told: Json = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -231,9 +284,11 @@ def _operation(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, 
     return told
 
 
-def _responses(operation: Operation, refs: dict[type[msgspec.Struct], dict[str, object]]) -> Iterator[tuple[str, Json]]:
+def _responses(operation: Operation, refs: dict[type, dict[str, object]]) -> Iterator[tuple[str, Json]]:
     plain: Json = {"text/plain": {"schema": {"type": "string"}}}
     content = plain if operation.answer is None else _json_of(refs[operation.answer])
+    if operation.is_events:
+        content = {"text/event-stream": {}}
     if operation.body is not None and operation.is_streamed:
         content = {**content, "text/event-stream": {}}  # events have no schema that all readers agree on
     yield "200", {"description": "The answer.", "content": content}

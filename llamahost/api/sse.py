@@ -11,14 +11,15 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.types import Receive, Send
 
 from llamahost.api.body import ClientGone
-from llamahost.core.events import Event
 
 T = TypeVar("T")
+E = TypeVar("E")
+Fed = TypeVar("Fed", contravariant=True)
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -31,10 +32,10 @@ STREAM_HEADERS: list[tuple[bytes, bytes]] = [
 ]
 
 
-class Encoder(Protocol):
+class Encoder(Protocol[Fed]):
     """Dresses events as one dialect's stream; empty bytes where an event shows nothing."""
 
-    def feed(self, event: Event) -> bytes: ...
+    def feed(self, event: Fed) -> bytes: ...
 
     def end(self) -> bytes:
         """What follows the last event."""
@@ -68,7 +69,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     return working.result()
 
 
-class EventStream:
+class EventStream(Generic[E]):
     """Owned by the task of one request. Server-sent events: a producer reads events, this task sends them.
 
     The status is sent with the first bytes, so an error before them is raised and becomes a status of its own. What
@@ -77,10 +78,10 @@ class EventStream:
 
     def __init__(
         self,
-        events: AsyncGenerator[Event, None],
-        encoder: Encoder,
+        events: AsyncGenerator[E, None],
+        encoder: Encoder[E],
         *,
-        note: Callable[[Event], None] = lambda event: None,
+        note: Callable[[E], None] = lambda event: None,
         ping_s: float,
         stall_s: float = math.inf,
     ) -> None:

@@ -111,7 +111,9 @@ class Nvml:
 
     def __init__(self, api: Any = None) -> None:
         if api is None:
-            import pynvml as api
+            import pynvml
+
+            api = pynvml
         self._api = api
         self._trouble = NOT_ASKED
         self._identities: dict[int, tuple[str, str, str]] = {}  # of a lost device too, which tells nothing any more

@@ -19,7 +19,7 @@ from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequ
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.preparer import Preparer
 from llamahost.host import Health, ModelStatus
-from llamahost.ops.metrics import Metrics
+from llamahost.ops.tally import Tally
 from llamahost.text.template import CHATML, Template
 from tests.text.vocabulary import ByteVocabulary
 
@@ -150,8 +150,8 @@ class PreparingHost(FakeHost):
             yield event
 
 
-def app_of(host: FakeHost, metrics: Metrics | None = None, **settings: object) -> App:
-    return create_app(host, ServerSettings(**settings), metrics=metrics)  # type: ignore[arg-type] # a test's shorthand
+def app_of(host: FakeHost, tally: Tally | None = None, **settings: object) -> App:
+    return create_app(host, ServerSettings(**settings), tally=tally)  # type: ignore[arg-type] # a test's shorthand
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
 from llamahost.host import ModelStatus
-from llamahost.ops.metrics import Metrics
+from llamahost.ops.tally import Tally
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.api.test_chat import ASK
@@ -166,7 +166,7 @@ def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
     async def law() -> None:
         stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40)
         host = FakeHost([Unavailable("x")], statuses=(replace(READY, stats=stats),))
-        async with client_of(app_of(host, Metrics())) as client:
+        async with client_of(app_of(host, Tally())) as client:
             await client.post(CHAT, json=ASK)
             text = (await client.get("/metrics")).text
             for line in (

@@ -162,8 +162,9 @@ class FakeNvml:
             self._xids.put((index, xid))
 
     def _card(self, question: str, handle: Any) -> Card:
-        self._check(question, handle.value - 1)
-        return self._cards[handle.value - 1]
+        index: int = handle.value - 1
+        self._check(question, index)
+        return self._cards[index]
 
     def _check(self, question: str, index: int | None = None) -> None:
         answers = [self._failing] if index is None else [self._failing, self._cards[index].failing]

@@ -61,7 +61,7 @@ class _Counts:
         )
 
 
-class Ledger:
+class Tally:
     """Owned by the event loop."""
 
     def __init__(self, *, clock: Clock = time.monotonic, wall: Clock = time.time) -> None:

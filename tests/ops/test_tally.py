@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llamahost.core.observe import RequestRecord
 from llamahost.ops.journal import Entry, Journal
-from llamahost.ops.ledger import Ledger, Total
+from llamahost.ops.tally import Tally, Total
 from llamahost.ops.window import GRAIN_S, Window
 
 
@@ -44,43 +44,43 @@ class Clock:
 
 def test_tokens_are_counted_by_replica_and_a_reload_begins_anew() -> None:
     clock = Clock()
-    ledger = Ledger(clock=clock, wall=clock)
-    ledger.count(["a", "b"], [Total("a", "a#0", 0, 0), Total("a", "a#1", 0, 0)])
+    tally = Tally(clock=clock, wall=clock)
+    tally.count(["a", "b"], [Total("a", "a#0", 0, 0), Total("a", "a#1", 0, 0)])
     clock.now += 5
-    ledger.count(["a", "b"], [Total("a", "a#0", 50, 100), Total("a", "a#1", 0, 50), Total("b", "b#0", 5, 10)])
-    assert (ledger.rates("a").tokens_per_s, ledger.rates("a").prompt_tokens_per_s) == (30.0, 10.0)
-    assert (ledger.rates("b").tokens_per_s, ledger.rates().tokens_per_s) == (2.0, 32.0)
+    tally.count(["a", "b"], [Total("a", "a#0", 50, 100), Total("a", "a#1", 0, 50), Total("b", "b#0", 5, 10)])
+    assert (tally.rates("a").tokens_per_s, tally.rates("a").prompt_tokens_per_s) == (30.0, 10.0)
+    assert (tally.rates("b").tokens_per_s, tally.rates().tokens_per_s) == (2.0, 32.0)
     clock.now += 5
-    ledger.count(["a"], [Total("a", "a#0", 0, 20)])  # loaded anew; the others are gone
-    assert ledger.rates("a").tokens_per_s == 17.0
-    assert ledger.rates("b").tokens_per_s == 0.0
-    assert ledger.rates().tokens_per_s == 18.0
+    tally.count(["a"], [Total("a", "a#0", 0, 20)])  # loaded anew; the others are gone
+    assert tally.rates("a").tokens_per_s == 17.0
+    assert tally.rates("b").tokens_per_s == 0.0
+    assert tally.rates().tokens_per_s == 18.0
     clock.now += 20
-    ledger.count(["a"], [Total("a", "a#0", 0, 20)])
+    tally.count(["a"], [Total("a", "a#0", 0, 20)])
     clock.now += 11
-    ledger.count(["a"], [Total("a", "a#0", 0, 20)])
-    assert ledger.rates().tokens_per_s == 0.0
+    tally.count(["a"], [Total("a", "a#0", 0, 20)])
+    assert tally.rates().tokens_per_s == 0.0
 
 
 def test_requests_are_counted_for_models_that_there_are() -> None:
     clock = Clock()
-    ledger = Ledger(clock=clock, wall=clock)
-    ledger.count(["a"], [])
+    tally = Tally(clock=clock, wall=clock)
+    tally.count(["a"], [])
     told: list[Entry] = []
-    end = ledger.listen(told.append)
-    ledger.finished(RequestRecord(model="a", kind="chat"))
+    end = tally.listen(told.append)
+    tally.finished(RequestRecord(model="a", kind="chat"))
     clock.now += 30
-    ledger.finished(RequestRecord(model="a", kind="chat", outcome="rejected"))
+    tally.finished(RequestRecord(model="a", kind="chat", outcome="rejected"))
     end()
     end()
-    ledger.finished(RequestRecord(model="made up", kind="chat", outcome="rejected"))
-    assert ledger.rates("a").requests_per_min == 2
-    assert ledger.rates("a").last_used == 1000.0
-    assert ledger.rates().requests_per_min == 3
-    assert ledger.rates("made up").requests_per_min == 0
+    tally.finished(RequestRecord(model="made up", kind="chat", outcome="rejected"))
+    assert tally.rates("a").requests_per_min == 2
+    assert tally.rates("a").last_used == 1000.0
+    assert tally.rates().requests_per_min == 3
+    assert tally.rates("made up").requests_per_min == 0
     assert [each.record.outcome for each in told] == ["stop", "rejected"]
     clock.now += 31
-    assert ledger.rates("a").requests_per_min == 1
+    assert tally.rates("a").requests_per_min == 1
 
 
 def test_the_journal_keeps_the_last_and_tells_the_newest_first() -> None:
