@@ -1,5 +1,7 @@
 # make serve                     serve what model_manifest.toml names
 # make serve MODEL=path.gguf     serve that file; ARGS="--port 9000 …" adds flags of `llamahost serve`
+# make serve MODEL=OWNER/NAME    serve that one of Hugging Face, as Qwen/Qwen3-8B-GGUF; it is fetched first
+# make pull                      fetch what model_manifest.toml takes from there; make pull MODEL=OWNER/NAME that one
 # make test                      the tests; make test-slow runs the slow ones too
 # make test-clients              other makers' clients against a real server, in an environment of their own
 # make check                     format, lint and types
@@ -13,7 +15,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-clients check bench clean
+.PHONY: help serve pull test test-slow test-clients check bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -32,6 +34,9 @@ $(VENV)-clients/installed: pyproject.toml tools/install.py
 
 serve: $(VENV)/installed
 	@exec $(BIN)/llamahost serve $(MODEL) $(ARGS)
+
+pull: $(VENV)/installed
+	@exec $(BIN)/llamahost pull $(MODEL) $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

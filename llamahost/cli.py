@@ -17,11 +17,14 @@ import typer
 from llamahost import __version__
 from llamahost.commands.chat import chat
 from llamahost.commands.check import check
-from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave
+from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
+from llamahost.commands.fetching import path_of
 from llamahost.commands.models import models
-from llamahost.commands.opening import MANIFEST
+from llamahost.commands.opening import MANIFEST, missing_of
 from llamahost.commands.progress import watched
+from llamahost.commands.pull import pull
 from llamahost.commands.run import run
+from llamahost.commands.shelf import list_models, rm, show
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +65,12 @@ def root(
 @app.command()
 def serve(
     model: Annotated[
-        Path | None, typer.Argument(help="A GGUF file, or `builtin`. [the manifest's models]", envvar="LLAMAHOST_MODEL")
+        Path | None,
+        typer.Argument(
+            help="A GGUF file, `builtin`, a model that `list` names, or OWNER/NAME[:QUANT] on Hugging Face, which is "
+            "fetched first. [the manifest's models]",
+            envvar="LLAMAHOST_MODEL",
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(envvar="LLAMAHOST_HOST", help="Listen here. [127.0.0.1]")] = None,
     port: Annotated[
@@ -191,14 +199,19 @@ def serve(
         "max_body_bytes": max_body_bytes,
         "drain_s": drain,
     }
+    if model is not None:
+        with told():
+            found = path_of(str(model))
+        if found is not None:
+            alias, model = alias or [str(model)], found
     try:
         wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
     except ManifestError as error:
         fail(BAD_MANIFEST, str(error))
     is_one = model is not None or is_alone(wanted)
-    missing = [spec.path for spec in wanted.models if not spec.path.is_file()]
+    missing = [why for spec in wanted.models if (why := missing_of(spec))]
     if missing and len(missing) == len(wanted.models) and not is_alone(wanted):
-        fail(NO_MODEL, f"there is no file {missing[0]}")
+        fail(NO_MODEL, missing[0])
     _serve(wanted, is_strict=strict_model or not is_one, from_manifest=not is_one)
 
 
@@ -206,6 +219,10 @@ app.command()(run)
 app.command()(chat)
 app.command()(models)
 app.command()(check)
+app.command()(pull)
+app.command("list")(list_models)
+app.command()(show)
+app.command()(rm)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -304,7 +321,11 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         for spec in wanted.models:
             is_small = spec.path == BUILTIN_PATH
             place = (
-                "the package, a small one to try; `llamahost serve model.gguf` serves yours" if is_small else spec.path
+                "the package, a small one to try; `llamahost serve OWNER/NAME` fetches and serves one of Hugging Face"
+                if is_small
+                else spec.path
+                if spec.is_resolved
+                else spec.repo
             )
             _say(f"loading {spec.name} from {place}")
         try:

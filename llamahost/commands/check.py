@@ -10,7 +10,7 @@ import typer
 
 from llamahost import __version__
 from llamahost.commands import exits
-from llamahost.commands.opening import ManifestPath, manifest_at, opened, spec_of
+from llamahost.commands.opening import ManifestPath, manifest_at, missing_of, opened, spec_of
 from llamahost.commands.words import bytes_told, gpu_told
 from llamahost.core.errors import LlamahostError, LoadFailed
 
@@ -120,10 +120,10 @@ def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]
 
     names = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():
-        if each.path.is_file() or each.path == BUILTIN_PATH:
-            names.append(each.name)
+        if why := missing_of(each):
+            yield Finding(False, each.name, why)
         else:
-            yield Finding(False, each.name, f"there is no file {each.path}")
+            names.append(each.name)
     if model is None and NAME not in names:
         names.append(NAME)
     for name in names:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from llamahost.core.errors import InvalidRequest, LlamahostError, LoadFailed, ManifestError, ModelNotFound
+from llamahost.core.errors import InvalidRequest, LlamahostError, LoadFailed, ManifestError, ModelNotFound, PullFailed
 
 DONE, UNEXPECTED, USAGE, NO_MODEL, NO_ADDRESS, BAD_MANIFEST, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -22,7 +22,7 @@ Exit status:
   0    done
   1    something failed that should not have; `check`: something is wrong
   2    wrong usage, or a request that the model cannot serve as it is
-  3    no model could be loaded
+  3    no model could be loaded, or fetched
   4    the address cannot be listened on, or does not answer
   5    the manifest is wrong
   130  interrupted by Ctrl-C; `serve`: by a second signal
@@ -44,7 +44,7 @@ def status_of(error: LlamahostError) -> int:
     match error:
         case InvalidRequest():
             return USAGE
-        case LoadFailed() | ModelNotFound():
+        case LoadFailed() | ModelNotFound() | PullFailed():
             return NO_MODEL
         case ManifestError():
             return BAD_MANIFEST

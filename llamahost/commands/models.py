@@ -55,22 +55,26 @@ def models(
 
 def _look(spec: ModelSpec) -> Named:
     from llamahost.core.errors import LoadFailed
+    from llamahost.fleet.local import located
+    from llamahost.fleet.manifest import NO_PATH
     from llamahost.native.gguf import read_metadata
 
     architecture, n_ctx_train, size_bytes, trouble = "", None, 0, ""
+    path = spec.path
     try:
-        size_bytes = spec.path.stat().st_size
-        header = read_metadata(spec.path)
+        path = located(spec).path
+        size_bytes = path.stat().st_size
+        header = read_metadata(path)
         architecture, n_ctx_train = header.architecture, header.number("context_length") or None
     except FileNotFoundError:
-        trouble = f"there is no file {spec.path}"
+        trouble = f"there is no file {path}"
     except (OSError, LoadFailed) as error:
         trouble = str(error)
     return Named(
         name=spec.name,
         aliases=spec.aliases,
-        path=str(spec.path),
-        exists=spec.path.is_file(),
+        path=str(path) if path != NO_PATH else spec.repo,
+        exists=path.is_file(),
         size_bytes=size_bytes,
         architecture=architecture,
         n_ctx=spec.n_ctx,

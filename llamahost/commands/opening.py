@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import typer
 
 from llamahost.commands.exits import NO_MODEL, USAGE, fail
+from llamahost.commands.fetching import path_of
 from llamahost.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -69,29 +70,47 @@ def manifest_at(path: Path | None) -> Manifest:
 
 
 def spec_of(model: str, path: Path | None, shape: Shape) -> ModelSpec:
-    """A GGUF file, a name from the manifest, or `builtin`; for one person, so with one slot. Raises ManifestError."""
+    """A GGUF file, a name from the manifest, `builtin`, or a name of the hub's, which is fetched if it has to be.
+
+    For one person, so with one slot. Raises ManifestError, PullFailed.
+    """
     from llamahost.core.errors import ManifestError
-    from llamahost.fleet.builtin import builtin, is_named
-    from llamahost.fleet.manifest import BUILTIN_PATH, ModelSpec
+    from llamahost.fleet.manifest import ModelSpec
 
     given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}
     if Path(model).is_file():
         spec = ModelSpec(name=Path(model).stem or model, path=Path(model))
     else:
-        manifest = manifest_at(path)
-        named = [each for each in manifest.models if model in (each.name, *each.aliases)]
-        if not named and is_named(model):
-            named = [builtin()]
-        if not named:
-            names = ", ".join(each.name for each in manifest.models)
-            fail(NO_MODEL, f"there is no file {model}" + (f"; the manifest names {names}" if names else ""))
-        spec = named[0]
-        if not spec.path.is_file() and spec.path != BUILTIN_PATH:  # loading tells more of that one
-            fail(NO_MODEL, f"{spec.name}: there is no file {spec.path}")
+        spec = _named(model, path) or ModelSpec(name=model, path=path_of(model) or Path(model))
+        if why := missing_of(spec):
+            names = ", ".join(each.name for each in manifest_at(path).models)
+            fail(NO_MODEL, why if spec.name != model else f"{why}; the manifest names {names}")
     try:
         return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", **given)
     except ManifestError as error:
         fail(USAGE, str(error))
+
+
+def missing_of(spec: ModelSpec) -> str:
+    """Why the model's file cannot be opened: it is not there. Empty where it is, or where loading tells more."""
+    from llamahost.core.errors import LoadFailed
+    from llamahost.fleet.local import located
+    from llamahost.fleet.manifest import BUILTIN_PATH
+
+    try:
+        path = located(spec).path
+    except LoadFailed as error:
+        return str(error)
+    return "" if path.is_file() or path == BUILTIN_PATH else f"there is no file {path}"
+
+
+def _named(model: str, path: Path | None) -> ModelSpec | None:
+    from llamahost.fleet.builtin import builtin, is_named
+
+    named = [each for each in manifest_at(path).models if model in (each.name, *each.aliases)]
+    if not named and is_named(model):
+        return builtin()
+    return named[0] if named else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A bar on standard error while something loads, where a person looks at it; nothing where none does."""
+"""A bar on standard error while something loads or comes here, where a person looks at it; else nothing, or lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llamahost.commands.words import bytes_told
+
 if TYPE_CHECKING:
+    from llamahost.fleet.download import Step
     from llamahost.host import AsyncHost
 
 LOOK_S = 0.1
@@ -63,3 +66,58 @@ def _logs_above() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.setStream(sys.__stderr__)
+
+
+@contextmanager
+def transfers(what: str) -> Iterator[Callable[[Step], None]]:
+    """A bar for a pull: bytes, their rate, the time left. Where nobody looks, a line at each tenth of a file."""
+    if not sys.stderr.isatty():
+        yield _Tenths()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    ) as progress:
+        task = progress.add_task(what, total=None)
+        now = ("", "")
+
+        def show(step: Step) -> None:
+            nonlocal now
+            if now != (step.kind, step.file):  # a rate of its own for each
+                now = (step.kind, step.file)
+                progress.reset(task, description=_told(step) or what, total=step.n_total or None)
+            progress.update(task, completed=step.n_done)
+
+        yield show
+
+
+class _Tenths:
+    """Lines of a pull for logs. Owned by the thread that pulls."""
+
+    def __init__(self) -> None:
+        self._last = ("", "", -1)
+
+    def __call__(self, step: Step) -> None:
+        is_pull = step.kind == "pulling"
+        tenth = step.n_done * 10 // step.n_total if is_pull and step.n_total else 0
+        if not step.file or self._last == (step.kind, step.file, tenth):
+            return
+        self._last = (step.kind, step.file, tenth)
+        part = f": {tenth * 10} % of {bytes_told(step.n_total)}" if is_pull else ""
+        print(f"{_told(step)}{part}", file=sys.stderr, flush=True)
+
+
+def _told(step: Step) -> str:
+    verb = {"verifying": "checking", "waiting": "waiting for", "listing": ""}.get(step.kind, step.kind)
+    of = f" ({step.index + 1} of {step.n_files})" if step.n_files > 1 else ""
+    name = step.file.rpartition("/")[2]
+    return f"{verb} {name}{of}" if verb and name else ""

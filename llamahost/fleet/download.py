@@ -169,6 +169,11 @@ class _Run:
         for file in choice.files:
             if _is_whole(blobs / file.digest, file) or any(same(self._places, file)):
                 continue
+            if file.size > hubs.MAX_HTTP_BYTES and self._hub.endpoint == hubs.ENDPOINT:
+                raise PullFailed(
+                    f"{file.path} has {size_told(file.size)}, and the hub sends what is over 50 GB through Xet alone; "
+                    f"`hf download {self._reference.repo} {file.path}` fetches it, and it is found here then"
+                )
             partial = _partial(blobs / file.digest)
             n_lacking += file.size - (min(partial.stat().st_size, file.size) if partial.exists() else 0)
         n_free = self._free_bytes(blobs)
@@ -295,7 +300,11 @@ class _Run:
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 if _lock(descriptor) and _is_at(descriptor, partial):
-                    yield descriptor
+                    try:
+                        yield descriptor
+                    finally:
+                        if os.fstat(descriptor).st_size == 0 and _is_at(descriptor, partial):
+                            partial.unlink()
                     return
             finally:
                 os.close(descriptor)

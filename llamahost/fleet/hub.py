@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import httpx2
 
 ENDPOINT = "https://huggingface.co"
+MAX_HTTP_BYTES = 50 * 10**9  # of one file that the real hub sends without Xet
 CONNECT_S = 10.0
 SILENCE_S = 30.0  # within an answer, until it counts as broken off
 LISTING_BYTES = 64 * 2**20  # the largest repositories have tens of thousands of files

@@ -86,14 +86,14 @@ class Places:
 
 
 def models(places: Places) -> list[Found]:
-    """Every model that lies here; a file that one program has by several names once."""
-    found: dict[tuple[str, int, int], Found] = {}
+    """Every model that lies here; once, where several snapshots of a repository have it."""
+    found: dict[tuple[str, str, int, int], Found] = {}
     for each in (*_of_hub(places), *_of_lm_studio(places), *_of_llama_cpp(places), *_of_ollama(places)):
         try:
             stat = each.path.stat()
         except OSError:
             continue
-        found.setdefault((each.owner, stat.st_dev, stat.st_ino), each)
+        found.setdefault((each.owner, each.name, stat.st_dev, stat.st_ino), each)
     return sorted(found.values(), key=lambda each: each.name.lower())
 
 

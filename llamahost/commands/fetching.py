@@ -1,0 +1,51 @@
+"""A model by a name that is no file: of the hub, or of another program here. Fetched where it has to be, with a bar."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamahost.commands.progress import transfers
+
+if TYPE_CHECKING:
+    from llamahost.fleet.download import Pulled
+    from llamahost.fleet.repo import Reference
+
+
+def fetched(reference: Reference) -> Pulled:
+    """The model, brought here with a bar; what is not as asked for is told. Raises PullFailed."""
+    from llamahost.fleet.download import Puller
+    from llamahost.fleet.hub import Hub
+    from llamahost.fleet.local import Places
+
+    puller = Puller(hub=Hub.of(os.environ), places=Places.of(os.environ))
+    try:
+        with transfers(str(reference)) as on_step:
+            pulled = puller.pull(reference, on_step)
+    except KeyboardInterrupt:
+        print("interrupted; what has come is kept, and the next pull goes on from there", file=sys.stderr, flush=True)
+        raise
+    if pulled.note:
+        print(f"{reference}: {pulled.note}", file=sys.stderr, flush=True)
+    return pulled
+
+
+def path_of(text: str) -> Path | None:
+    """Where the model lies that goes by this name of the hub or of another program; fetched if it has to be.
+
+    None where nothing is meant by it but a file. Raises PullFailed.
+    """
+    from llamahost.fleet.local import Places, named
+    from llamahost.fleet.repo import looks_like_repo, parse_reference
+
+    if Path(text).exists() or Path(text).is_absolute() or text.startswith(("./", "../", "~")):
+        return None
+    if here := named(Places.of(os.environ), text):
+        return here.path
+    owner, _, rest = text.partition("/")
+    is_file = rest.lower().endswith(".gguf") and ("/" not in rest or Path(owner).is_dir())  # that is not there
+    if is_file or not looks_like_repo(text):
+        return None
+    return fetched(parse_reference(text)).paths[0]
