@@ -22,11 +22,9 @@ from llamahost.commands.fetching import path_of
 from llamahost.commands.models import models
 from llamahost.commands.opening import MANIFEST, missing_of
 from llamahost.commands.progress import watched
-from llamahost.commands.ps import ps
 from llamahost.commands.pull import pull
 from llamahost.commands.run import run
 from llamahost.commands.shelf import list_models, rm, show
-from llamahost.commands.top import top
 
 if TYPE_CHECKING:
     import socket
@@ -225,8 +223,6 @@ app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(rm)
-app.command()(ps)
-app.command()(top)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -322,7 +318,7 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
         _say(f"llamahost {__version__} listens on {address}")
         if unix_socket is None and keys.is_open:
             _warn_if_open(settings.host)
-        for spec in wanted.models:
+        for spec in (each for each in wanted.models if each.load == "start"):
             is_small = spec.path == BUILTIN_PATH
             place = (
                 "the package, a small one to try; `llamahost serve OWNER/NAME` fetches and serves one of Hugging Face"

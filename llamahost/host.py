@@ -31,16 +31,20 @@ from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord, reque
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.core.work import Times, Vector
 from llamahost.fleet.builtin import builtin, is_named
-from llamahost.fleet.fleet import Fleet, Load, ModelStatus, State
+from llamahost.fleet.devices import Devices, MachineDevices
+from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.footprint import FileFacts
+from llamahost.fleet.loading import Load
 from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.replica import Opened, Replica
+from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from collections.abc import Callable
 
     from llamahost.fleet.loader import Prepared
 
-__all__ = ["AsyncHost", "Health", "ModelStatus", "SpecOptions", "State"]
+__all__ = ["AsyncHost", "Health", "ModelStatus", "ReplicaStatus", "SpecOptions", "State"]
 
 
 class SpecOptions(TypedDict, total=False):
@@ -103,7 +107,7 @@ class AsyncHost:
 
     Entering waits until the models are loaded and raises LoadFailed when one is not. `model` is a GGUF's path with
     options, a ModelSpec, a whole Manifest, or None for a host that answers Unavailable. One model answers to any name
-    unless `is_strict`. `load` opens a model, and is there for tests.
+    unless `is_strict`. `load` opens a model and `hardware` is where it may be put; both are there for tests.
     """
 
     def __init__(
@@ -113,13 +117,24 @@ class AsyncHost:
         observer: Observer | None = None,
         is_strict: bool = False,
         load: Load | None = None,
+        hardware: Devices | None = None,
         **options: Unpack[SpecOptions],
     ) -> None:
         check_names(options, SpecOptions.__annotations__, "option")
         manifest = _manifest_of(model, options)
         self._settings = manifest.server
         self._observer = observer
-        self._fleet = Fleet(manifest.models, load or _load, is_strict=is_strict, reader_stall_s=manifest.server.stall_s)
+        if load is None and hardware is None:
+            hardware = MachineDevices(manifest.server.host_bytes)
+        self._fleet = Fleet(
+            manifest.models,
+            load or _load,
+            is_strict=is_strict,
+            reader_stall_s=manifest.server.stall_s,
+            settings=manifest.server,
+            devices=hardware,
+            facts=_facts if load is None else None,
+        )
 
     async def start(self) -> None:
         """Begin to load and return at once; `health` tells how it goes. Needed only where `async with` is not used."""
@@ -226,7 +241,7 @@ class AsyncHost:
         models = self._fleet.statuses()
         is_draining = self._fleet.is_draining
         return Health(
-            is_ready=not is_draining and any(model.state == "ready" for model in models),
+            is_ready=not is_draining and any(model.can_answer for model in models),
             is_stalled=any(model.is_stalled for model in models),
             is_draining=is_draining,
             models=models,
@@ -431,3 +446,9 @@ def _load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None
     from llamahost.fleet.loader import load
 
     return load(spec, machine, on_progress)
+
+
+def _facts(spec: ModelSpec) -> FileFacts:
+    from llamahost.fleet.facts import facts_of
+
+    return facts_of(spec)

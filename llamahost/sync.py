@@ -35,7 +35,7 @@ from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind, Ranking,
 from llamahost.host import AsyncHost, SpecOptions, check_names
 
 if TYPE_CHECKING:
-    from llamahost.fleet.fleet import Load
+    from llamahost.fleet.loading import Load
     from llamahost.fleet.manifest import Manifest, ModelSpec
 
 Result = TypeVar("Result")

@@ -41,7 +41,7 @@ class HealthProbe:
             await _tell(send, "ok", trouble, {})
             return
         is_dead = health.is_draining or health.is_stalled or all(m.state == "failed" for m in health.models)
-        lacking = {model.name: _state(model) for model in health.models if model.state != "ready"}
+        lacking = {model.name: _state(model) for model in health.models if not _is_well(model)}
         details: dict[str, object] = {"models": lacking} if lacking else {}
         await _tell(send, "degraded" if lacking else "ok", trouble if is_dead else "", details)
 
@@ -61,7 +61,7 @@ class ReadyProbe:
             return
         model = model_named(health.models, asked[-1])
         if not (health.is_draining or health.is_stalled):
-            trouble = "" if model.state == "ready" else f"{model.name}: {_sentence(model)}"
+            trouble = "" if model.can_answer else f"{model.name}: {_sentence(model)}"
         await _tell(send, "ready", trouble, {"models": {model.name: _state(model)}})
 
 
@@ -98,6 +98,11 @@ def _sentence(model: ModelStatus) -> str:
     if model.state == "loading":
         return f"loading, {model.progress:.0%}"
     return model.reason or model.state
+
+
+def _is_well(model: ModelStatus) -> bool:
+    """It answers, or nothing is wrong with that it does not: nobody has asked for it."""
+    return model.state == "ready" or (model.load != "start" and model.state in ("unloaded", "draining"))
 
 
 def _state(model: ModelStatus) -> dict[str, object]:

@@ -10,6 +10,7 @@ LlamahostError
  ├─ DeadlineExceeded          the request's own time limit passed
  ├─ GenerationFailed          the engine could not finish this request
  ├─ LoadFailed                a model file could not be opened
+ │   └─ NoMemory              it opens, and a smaller context might fit
  ├─ PullFailed                a model could not be brought to this machine
  ├─ ManifestError             model_manifest.toml is wrong; says where
  └─ BackendError              raised by a backend to the engine, never seen by a caller
@@ -98,6 +99,10 @@ class PullFailed(LlamahostError):
     def __init__(self, message: str, *, is_unknown: bool = False) -> None:
         super().__init__(message)
         self.is_unknown = is_unknown
+
+
+class NoMemory(LoadFailed):
+    """The weights are there, and the context that was asked for could not be had beside them."""
 
 
 class ManifestError(LlamahostError):

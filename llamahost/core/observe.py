@@ -1,4 +1,4 @@
-"""What is told of a request when it is over: one record, once. Observers make metrics and a log of it."""
+"""What is told of a request when it is over, and of models as they come and go. Observers make metrics and a log."""
 
 from __future__ import annotations
 
@@ -39,6 +39,28 @@ class RequestRecord:
     generation_s: float = 0.0
     total_s: float = 0.0
     outcome: Outcome = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChanged:
+    """A model, or one of its replicas where `replica` is not empty, is in another state now."""
+
+    model: str
+    replica: str
+    state: str  # unloaded, loading, ready, failed, draining
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a replica's load is, in [0, 1]; told about each hundredth."""
+
+    model: str
+    replica: str
+    fraction: float
+
+
+FleetEvent = ModelChanged | LoadProgress
 
 
 class Observer(Protocol):

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from llamahost.core.errors import InvalidRequest, LoadFailed
+from llamahost.core.errors import InvalidRequest, LoadFailed, NoMemory
 from llamahost.core.machine import Machine
 from llamahost.core.messages import SAMPLER_NAMES, Sampling, SamplingOptions
 from llamahost.core.work import Pooling
 from llamahost.fleet.builtin import verify
+from llamahost.fleet.facts import generates, task_of
 from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
+from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.local import located
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.manifest import ModelSpec, Task
 from llamahost.fleet.preparer import Prepared, Preparer, spelling
+from llamahost.fleet.residents import Measured
 from llamahost.fleet.templates import given_source, template_of
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions, kv_bytes_per_token
@@ -28,6 +31,7 @@ from llamahost.native.cuts import cuts_in
 from llamahost.native.embed import EmbedOptions, LlamaEmbedder
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.model import Model
+from llamahost.native.offload import ModelOptions
 from llamahost.text.remembered import Remembered
 from llamahost.text.template import CHATML, Template
 
@@ -51,6 +55,7 @@ class ModelCard:
     n_bytes: int
     architecture: str
     created: int
+    task: Task = "auto"
     n_ctx_train: int = 0
     n_vocab: int = 0
     n_embd: int = 0
@@ -75,6 +80,29 @@ class Loaded:
     inputs: Inputs
     card: ModelCard
 
+    def measured(self, devices: tuple[str, ...]) -> Measured:
+        """What llama.cpp's log says that it allocated on each; what lies in the host's memory is the CPU's."""
+        whole: dict[str, int] = {"model": self.model.n_bytes}
+        taken: dict[str, int] = {}
+        for context in (self.backend, self.embedder):
+            for (device, what), n_bytes in (context.buffers if context is not None else {}).items():
+                whole[what] = whole.get(what, 0) + n_bytes
+                owner = device if device in devices else devices[0] if devices[0].startswith("cpu") else "cpu"
+                taken[owner] = taken.get(owner, 0) + n_bytes
+        if devices[0].startswith("cpu"):  # once: what was repacked need not stay in the file's pages
+            taken[devices[0]] = taken.get(devices[0], 0) + self.model.n_bytes
+        for device, n_bytes in self.model.weights.items():
+            if device in devices:
+                taken[device] = taken.get(device, 0) + n_bytes
+        return Measured(
+            bytes=taken,
+            footprint=Footprint(
+                weights_bytes=whole["model"],
+                kv_bytes=whole.get("kv", 0) + whole.get("rs", 0),
+                compute_bytes=whole.get("compute", 0) + whole.get("output", 0),
+            ),
+        )
+
     def close(self) -> None:
         """Free the contexts, then the model; nothing of them may be in use. Idempotent."""
         for context in (self.backend, self.embedder):
@@ -90,14 +118,14 @@ def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]
     header = read_metadata(spec.path)
     _refuse_what_is_no_model(spec.path, header)
     source = given_source(spec)
-    generates = header.is_causal and header.number("pooling_type") <= 0
+    is_generating = generates(spec, header)
     with ExitStack() as undo:  # of whatever was opened, the last first
-        model = Model.open(spec.path, header=header, n_gpu_layers=spec.n_gpu_layers, on_progress=on_progress)
+        model = Model.open(spec.path, header=header, options=_model_options(spec, header), on_progress=on_progress)
         undo.callback(model.close)
-        backend, shape = _open_backend(spec, model, machine) if generates else (None, None)
+        backend, shape = _open_backend(spec, model, machine) if is_generating else (None, None)
         if backend is not None:
             undo.callback(backend.close)
-        embedder = _open_embedder(spec, model, machine, shape) if spec.embeddings or not generates else None
+        embedder = _open_embedder(spec, model, machine, shape) if spec.embeddings or not is_generating else None
         if embedder is not None:
             undo.callback(embedder.close)
         loaded = _composed(spec, model, backend, embedder, shape, source)
@@ -146,6 +174,7 @@ def _composed(
         n_bytes=model.n_bytes,
         architecture=model.architecture,
         created=int(spec.path.stat().st_mtime),
+        task=task_of(spec, model.header),
         n_ctx_train=model.n_ctx_train,
         n_vocab=model.vocab.n_tokens,
         n_embd=model.n_embd,
@@ -217,7 +246,7 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
             return LlamaBackend(model, _options(spec, shape, machine)), shape
         except LoadFailed as error:
             failure = error
-    raise failure or LoadFailed(f"{spec.path}: no context fits")
+    raise NoMemory(str(failure or f"{spec.path}: no context fits"))
 
 
 def _open_embedder(spec: ModelSpec, model: Model, machine: Machine, shape: Shape | None) -> LlamaEmbedder:
@@ -244,6 +273,21 @@ def _open_embedder(spec: ModelSpec, model: Model, machine: Machine, shape: Shape
             logger.warning("%s: %s; trying inputs of %d tokens", spec.name, error, n_ctx)
 
 
+def _model_options(spec: ModelSpec, header: GgufHeader) -> ModelOptions:
+    on_cpu = [f"blk\\.{k}\\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU" for k in range(spec.n_cpu_moe)]
+    n_layer = max(0, header.number("block_count"))
+    return ModelOptions(
+        n_gpu_layers=spec.n_gpu_layers,
+        devices=() if spec.devices == "auto" else spec.devices,
+        split_mode=spec.split_mode,
+        tensor_split=spec.tensor_split,
+        main_device=spec.main_device,
+        overrides=(*on_cpu[:n_layer], *spec.override_tensor),
+        mmap=spec.mmap,
+        mlock=spec.mlock,
+    )
+
+
 def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
     n_threads = min(spec.n_threads or machine.n_threads, machine.n_cpus)
     if spec.n_threads and spec.n_threads > n_threads:
@@ -264,6 +308,8 @@ def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
         n_threads=n_threads,
         n_threads_batch=n_threads,
         swa_full=spec.swa_full,
+        rope_freq_base=spec.rope_freq_base or 0.0,
+        rope_freq_scale=spec.rope_freq_scale or 0.0,
     )
 
 

@@ -98,9 +98,14 @@ def _kept(
 class Wants:
     """How a lease is to be granted: `pick` is asked at that moment, with a view of every replica of the model.
 
-    Of those that wait for one, a higher `priority` goes first; `deadline` is by the loop's clock.
+    Of those that wait for one, a higher `priority` goes first; `deadline` is by the loop's clock. `waits` says whether
+    it waits for a model that loads; None leaves that to the manifest.
     """
 
     pick: Pick = choose
     priority: int = 0
     deadline: float | None = None
+    waits: bool | None = None
+
+
+ANYTHING = Wants()

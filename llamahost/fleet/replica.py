@@ -22,6 +22,7 @@ from llamahost.engine.outbox import Outbox, Reader
 from llamahost.engine.worker import Worker
 from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.lanes import N_LARGE, Lanes
+from llamahost.fleet.residents import Measured
 from llamahost.fleet.vectors import Vectors
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
@@ -89,6 +90,10 @@ class Opened(Protocol):
 
     @property
     def card(self) -> ModelCard: ...
+
+    def measured(self, devices: tuple[str, ...], /) -> Measured | None:
+        """What it takes of each of these, where that is known."""
+        ...
 
 
 class Stream:

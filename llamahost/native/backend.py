@@ -42,6 +42,7 @@ class LlamaBackend:
             raise LoadFailed(f"{model.path.name} ({model.architecture}) has an encoder, which is not supported")
         self.model = model
         self._context = context = Context(model, options)
+        self.buffers = context.buffers
         self.n_ctx = options.n_ctx
         self.n_slots = options.n_slots
         self.n_batch = context.n_batch
@@ -138,7 +139,10 @@ class LlamaBackend:
 
     def memory(self) -> Mapping[str, int]:
         """Bytes of llama.cpp's buffers: model, kv, rs (recurrent state), compute, output; those that it told."""
-        return self._context.buffers
+        found = {"model": sum(self.model.weights.values())}
+        for (_, what), n_bytes in self.buffers.items():
+            found[what] = found.get(what, 0) + n_bytes
+        return found
 
     def free_adapter(self, id_: int) -> None:
         """Let go of an adapter that no job has; between two steps. Idempotent."""
@@ -252,7 +256,7 @@ class LlamaBackend:
     def _set_adapters(self, adapters: Adapters) -> None:
         pointer = self._context.pointer
         assert pointer is not None, "asked for by whoever launches"
-        self.model.adapters.set(pointer, adapters, n_compute_bytes=self._context.buffers.get("compute", 0))
+        self.model.adapters.set(pointer, adapters, n_compute_bytes=self.memory().get("compute", 0))
         self._adapters = adapters
         self._has_new_adapters = True
 

@@ -6,7 +6,6 @@ Owned by one worker thread after it is made.
 from __future__ import annotations
 
 import ctypes
-import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from llamahost.core.errors import BackendError, LoadFailed
 from llamahost.core.work import Span
 from llamahost.native.gguf import GgufHeader
-from llamahost.native.library import TENSOR_TYPES, LogTap
+from llamahost.native.library import TENSOR_TYPES, LogTap, buffers_in
 from llamahost.native.model import Model
 
 FlashAttention = Literal["auto", "on", "off"]
@@ -33,7 +32,6 @@ _BITS = {
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5,
     "iq4_nl": 4.5,
 }  # fmt: skip
-_BUFFER = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +55,8 @@ class ContextOptions:
     n_threads_batch: int = 0
     swa_full: bool = True
     n_rows: int | None = None
+    rope_freq_base: float = 0.0  # 0: the file's own
+    rope_freq_scale: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_slots <= MAX_SLOTS:
@@ -78,6 +78,9 @@ class ContextOptions:
         ):
             if not low <= value <= high:  # beyond 32 bits ctypes would cut them silently
                 raise LoadFailed(f"{name} must be between {low} and {high}, not {value}")
+        for name, factor in (("rope_freq_base", self.rope_freq_base), ("rope_freq_scale", self.rope_freq_scale)):
+            if not 0.0 <= factor <= 1e12:  # also what is no number
+                raise LoadFailed(f"{name} must be between 0 and 1e12, not {factor}")
         for kind in (self.kv_type_k, self.kv_type_v):
             if kind not in TENSOR_TYPES:
                 raise LoadFailed(f"unknown KV type `{kind}`; the known ones are {', '.join(TENSOR_TYPES)}")
@@ -129,6 +132,8 @@ class Context:
         params.type_v = TENSOR_TYPES[options.kv_type_v]
         params.swa_full = options.swa_full
         params.kv_unified = options.is_unified
+        params.rope_freq_base = options.rope_freq_base
+        params.rope_freq_scale = options.rope_freq_scale
         params.offload_kqv = True
         params.no_perf = True
         with LogTap() as lines:
@@ -136,7 +141,7 @@ class Context:
         if not pointer:
             raise LoadFailed(f"cannot make a context for {model.path.name}: {reason_of(lines)}")
         self.pointer: int | None = pointer
-        self.buffers = _buffers([*model.load_log, *lines])
+        self.buffers = buffers_in(lines)
         self.memory = c.llama_get_memory(pointer)
         if not self.memory:
             self.close()
@@ -290,12 +295,3 @@ def reason_of(lines: Sequence[str]) -> str:
             return line.split("context:", 1)[-1].strip()
     words = ("error", "fail", "requires", "must be", "invalid", "unable")
     return next((line for line in reversed(lines) if any(word in line.lower() for word in words)), "no reason given")
-
-
-def _buffers(lines: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for line in lines:
-        match = _BUFFER.search(line)
-        if match:
-            found[match[1].lower()] = found.get(match[1].lower(), 0) + int(float(match[2]) * 2**20)
-    return found

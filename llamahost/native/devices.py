@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamahost.core.errors import LoadFailed
 from llamahost.native.library import library
 
 _KINDS = ("CPU", "GPU", "integrated GPU", "accelerator", "several")
 """By ggml_backend_dev_type."""
+_OFFLOADED = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,26 @@ class Device:
     back_end: str
     free_bytes: int
     total_bytes: int
+    pci_id: str = ""  # such as 0000:c1:00.0, where the back end tells
+
+
+class _Props(ctypes.Structure):
+    """ggml_backend_dev_props, of which the capabilities are not read: room is left for more of them."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", ctypes.c_char * 64),
+    )
 
 
 def devices() -> tuple[Device, ...]:
     """Every device that a model could be put on, the CPU among them."""
-    c = library().c
-    folder = Path(c._lib._name).parent
-    ggml = ctypes.CDLL(str(folder / "libggml.so"))  # already in the process: this only finds it again
-    base = ctypes.CDLL(str(folder / "libggml-base.so"))
+    ggml, base = _ggml()
     count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
     get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     name = _bound(base, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
@@ -38,12 +52,14 @@ def devices() -> tuple[Device, ...]:
     kind = _bound(base, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     memory = _bound(base, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     registry = _bound(base, "ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)
+    props = _bound(base, "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.c_void_p)
     registry_name = _bound(base, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
     found: list[Device] = []
     for k in range(count()):
         device = get(k)
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        free, total, told = ctypes.c_size_t(), ctypes.c_size_t(), _Props()
         memory(device, ctypes.byref(free), ctypes.byref(total))
+        props(device, ctypes.byref(told))
         number = kind(device)
         found.append(
             Device(
@@ -53,9 +69,49 @@ def devices() -> tuple[Device, ...]:
                 back_end=_text(registry_name(registry(device))),
                 free_bytes=free.value,
                 total_bytes=total.value,
+                pci_id=_text(told.device_id),
             )
         )
     return tuple(found)
+
+
+def handles() -> dict[str, int]:
+    """C's devices by their names, those alone that weights are offloaded to."""
+    ggml, base = _ggml()
+    count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
+    get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = _bound(base, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    kind = _bound(base, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    found = (get(k) for k in range(count()))
+    return {_text(name(each)): each for each in found if kind(each) in _OFFLOADED}
+
+
+def buffer_type(place: str) -> int:
+    """C's buffers on the CPU or on a device, by name. Raises LoadFailed."""
+    _, base = _ggml()
+    if place.upper() == "CPU":
+        return int(_bound(base, "ggml_backend_cpu_buffer_type", ctypes.c_void_p)())
+    known = handles()
+    device = next((pointer for name, pointer in known.items() if name.lower() == place.lower()), None)
+    if device is None:
+        raise LoadFailed(f"there is no device `{place}`; tensors can go to {', '.join(('CPU', *known))}")
+    return int(_bound(base, "ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)(device))
+
+
+def trouble() -> str:
+    """Why a build made for GPUs has none; empty where the build is for the CPU."""
+    loaded = library()
+    if not loaded.has_gpu:
+        return ""
+    return "this build of llama.cpp is made for GPUs and finds none" + (
+        f": {'; '.join(loaded.complaints)}" if loaded.complaints else ""
+    )
+
+
+def _ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    """ggml's two libraries, already in the process: this only finds them again."""
+    folder = Path(library().c._lib._name).parent
+    return ctypes.CDLL(str(folder / "libggml.so")), ctypes.CDLL(str(folder / "libggml-base.so"))
 
 
 def system_info() -> str:

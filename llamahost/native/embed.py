@@ -20,7 +20,7 @@ import numpy.typing as npt
 from llamahost.core.errors import BackendError, BackendLost, LoadFailed
 from llamahost.core.work import Pooling, Span, Tokens, Vector
 from llamahost.native.context import FLASH, Batch, FlashAttention, reason_of
-from llamahost.native.library import LogTap
+from llamahost.native.library import LogTap, buffers_in
 from llamahost.native.model import Model
 
 POOLINGS: dict[Pooling, int] = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -98,6 +98,7 @@ class LlamaEmbedder:
         if not pointer:
             raise LoadFailed(f"cannot make an embedding context for {model.path.name}: {reason_of(lines)}")
         self._pointer: int | None = pointer
+        self.buffers = buffers_in(lines)
         self._memory = c.llama_get_memory(pointer)
         self.pooling: Pooling = _NAMES[int(c.llama_pooling_type(pointer))]
         self.n_dim: int = model.n_scores if self.pooling == "rank" else model.n_embd_out

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +98,7 @@ class Library:
     binding_version: str
     has_gpu: bool
     has_broken_amx: bool
+    complaints: tuple[str, ...] = ()  # of the back ends, as they came up
 
 
 class _Log:
@@ -137,6 +140,20 @@ class LogTap:
         _log.untap()
 
 
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
+
+
+def buffers_in(lines: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Bytes by device and by what they are for (model, kv, rs, compute, output), as llama.cpp's log tells them."""
+    found: dict[tuple[str, str], int] = {}
+    for line in lines:
+        match = _BUFFER.search(line)
+        if match:
+            key = match[1], match[2].lower()
+            found[key] = found.get(key, 0) + int(float(match[3]) * 2**20)
+    return found
+
+
 _log = _Log()
 _lock = threading.Lock()
 _library: Library | None = None
@@ -163,7 +180,9 @@ def _load() -> Library:
     callback = c.llama_log_callback(_log)
     _kept_alive.append(callback)
     c.llama_log_set(callback, ctypes.c_void_p(0))  # after the import, which sets one of its own
-    c.llama_backend_init()
+    with LogTap() as lines:
+        c.llama_backend_init()
+        has_gpu = bool(c.llama_supports_gpu_offload())  # brings the back ends up, which say here what fails
     name, handle = c._lib._name, c._lib._handle
     return Library(
         c=c,
@@ -171,7 +190,8 @@ def _load() -> Library:
         long=_bind(ctypes.CDLL(name, handle=handle), _LONG),
         version=(c.llama_version() or b"").decode() if hasattr(c, "llama_version") else "",
         binding_version=llama_cpp.__version__,
-        has_gpu=bool(c.llama_supports_gpu_offload()),
+        has_gpu=has_gpu,
+        complaints=tuple(line for line in lines if "fail" in line.lower() or "error" in line.lower()),
         has_broken_amx=amx_is_broken(
             (c.llama_print_system_info() or b"").decode("utf-8", "replace"), Path(name).with_name("libggml-cpu.so")
         ),

@@ -14,10 +14,10 @@ from llamahost.core.errors import LoadFailed
 from llamahost.native.adapters import LlamaAdapters, free_bytes
 from llamahost.native.constraint import Grammars
 from llamahost.native.gguf import GgufHeader, read_metadata
-from llamahost.native.library import Library, LogTap, library
+from llamahost.native.library import Library, LogTap, buffers_in, library
+from llamahost.native.offload import ModelOptions, fill
 from llamahost.native.vocab import Vocab
 
-_ALL_LAYERS = -1
 _MODEL_BUFFER = re.compile(r"(\S+) model buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -60,7 +60,7 @@ class Model:
         path: Path,
         *,
         header: GgufHeader | None = None,
-        n_gpu_layers: int = _ALL_LAYERS,
+        options: ModelOptions | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Model:
         """Load the file, whose `header` need not be read again; `on_progress` hears fractions from this thread.
@@ -73,7 +73,8 @@ class Model:
         loaded = library()
         c = loaded.c
         params = c.llama_model_default_params()
-        params.n_gpu_layers = n_gpu_layers
+        options = options or ModelOptions()
+        kept = fill(params, options, loaded)
         if loaded.has_broken_amx:
             params.use_extra_bufts = False  # AMX buffers are among them, and cannot be refused alone
         failures: list[BaseException] = []
@@ -92,13 +93,14 @@ class Model:
         params.progress_callback = callback
         with LogTap() as lines:
             pointer = c.llama_model_load_from_file(os.fsencode(path), params)
+        kept.clear()
         if failures:
             if pointer:
                 c.llama_model_free(pointer)
             raise failures[0]
         if not pointer:
             raise LoadFailed(f"cannot load {path}: {_reason(lines)}")
-        model = cls(loaded, pointer, path, header, is_on_device=loaded.has_gpu and n_gpu_layers != 0)
+        model = cls(loaded, pointer, path, header, is_on_device=loaded.has_gpu and params.n_gpu_layers != 0)
         model.load_log = tuple(line for line in lines if "buffer size" in line)
         if not model.has_decoder:
             model.close()
@@ -106,6 +108,12 @@ class Model:
         return model
 
     load_log: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """Bytes of weights by the buffers that they lie in, such as CUDA0, CPU_Mapped or CPU_REPACK."""
+        found = buffers_in(self.load_log)
+        return {device: n_bytes for (device, what), n_bytes in found.items() if what == "model"}
 
     @property
     def n_bytes_copied(self) -> int:

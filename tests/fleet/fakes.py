@@ -12,6 +12,7 @@ from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.loader import ModelCard
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.preparer import Preparer
+from llamahost.fleet.residents import Measured
 from llamahost.text.template import CHATML, Template
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
@@ -66,7 +67,11 @@ class FakeOpened:
     preparer: Preparer
     card: ModelCard
     embedder: FakeEmbedBackend | None = None
+    taken: Measured | None = None
     inputs: Inputs = field(default_factory=lambda: Inputs(model="none", n_ctx=0, vocabulary=ByteVocabulary()))
+
+    def measured(self, devices: tuple[str, ...]) -> Measured | None:
+        return self.taken
 
 
 class FakeLoader:

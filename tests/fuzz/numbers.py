@@ -204,8 +204,8 @@ CALLS = {
     "sampler_init_typical": "typical_p, min_keep",
     "sampler_init_xtc": "xtc_*, min_keep, seed",
     # models and contexts: fleet.manifest.ModelSpec and ContextOptions, SPEC above
-    "llama_model_load_from_file": "n_gpu_layers",
-    "llama_init_from_model": "n_ctx, n_slots, n_batch, n_ubatch, n_threads",
+    "llama_model_load_from_file": "n_gpu_layers, tensor_split, main_device; native.offload.ModelOptions",
+    "llama_init_from_model": "n_ctx, n_slots, n_batch, n_ubatch, n_threads, rope_freq_*",
     # text: a length below 2**31
     "tokenize": "lengths, checked",
     "llama_tokenize": "handed to llguidance, which calls it with lengths of its own",
@@ -221,7 +221,7 @@ NUMBERLESS = frozenset(
         *("llama_model_is_recurrent", "llama_model_meta_count", "llama_model_meta_key_by_index"),
         *("llama_model_meta_val_str_by_index", "llama_model_n_ctx_train", "llama_model_n_embd"),
         *("llama_model_n_layer", "llama_model_n_params", "llama_model_n_swa", "llama_model_size", "llama_n_batch"),
-        *("llama_n_ctx_seq", "llama_print_system_info", "llama_progress_callback"),
+        *("llama_n_ctx_seq", "llama_max_devices", "llama_print_system_info", "llama_progress_callback"),
         *("llama_sampler_chain_default_params", "llama_sampler_chain_init", "llama_supports_gpu_offload"),
         *(
             "llama_synchronize",

@@ -20,10 +20,12 @@ from llamahost.core.vectors import EmbedRequest
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from llamahost.native.context import ContextOptions
 from llamahost.native.embed import EmbedOptions
+from llamahost.native.offload import ModelOptions
 from tests.fuzz import numbers
 from tests.fuzz.numbers import FLOATS, INTS, Range, numbers_of
 
-OF_A_CONTEXT = {"n_ctx", "n_slots", "n_cells", "n_batch", "n_ubatch", "n_threads"}
+OF_A_CONTEXT = {"n_ctx", "n_slots", "n_cells", "n_batch", "n_ubatch", "n_threads", "rope_freq_base", "rope_freq_scale"}
+OF_A_MODEL = {"n_gpu_layers", "tensor_split", "main_device"}  # n_cpu_moe becomes patterns
 OF_THE_BACKEND = {"n_threads_batch", "n_rows"}  # of ContextOptions: made by the loader, never given
 
 
@@ -40,6 +42,7 @@ OF_THE_BACKEND = {"n_threads_batch", "n_rows"}  # of ContextOptions: made by the
         (RerankBody, set(numbers.RERANK_BODY)),
         (EmbedOptions, set(numbers.EMBED_OPTIONS)),
         (ContextOptions, OF_A_CONTEXT & set(numbers.SPEC) | OF_THE_BACKEND),
+        (ModelOptions, OF_A_MODEL & set(numbers.SPEC)),
     ],
 )
 def test_every_number_has_a_row_and_every_row_a_number(kind: type, rows: set[str]) -> None:
@@ -165,6 +168,30 @@ def test_context_options_are_made_or_refused(name: str) -> None:
             continue
         made = (options.cells, options.n_batch, options.n_ubatch, options.n_slots, options.rows, options.n_threads)
         assert all(0 <= number < 2**31 for number in made), (name, value)
+
+
+@pytest.mark.parametrize("name", sorted(OF_A_MODEL))
+def test_model_options_are_made_or_refused(name: str) -> None:
+    for value in INTS:
+        given: dict[str, Any] = {name: (value,) if name == "tensor_split" else value}
+        try:
+            options = ModelOptions(**given)
+        except LoadFailed:
+            continue
+        assert -1 <= options.n_gpu_layers < 2**31, (name, value)
+        assert 0 <= options.main_device < 16, (name, value)
+        assert all(0 <= share <= 1e6 for share in options.tensor_split), (name, value)
+
+
+@pytest.mark.parametrize("name", ["rope_freq_base", "rope_freq_scale"])
+def test_a_rope_is_a_number_that_a_float_holds(name: str) -> None:
+    for value in FLOATS:
+        given: dict[str, Any] = {"n_ctx": 64, name: value}
+        if 0.0 <= value <= 1e12:
+            ContextOptions(**given)
+        else:
+            with pytest.raises(LoadFailed, match=name):
+                ContextOptions(**given)
 
 
 def test_the_values_meet_every_edge() -> None:

@@ -1,0 +1,134 @@
+"""Where models can be put: a name, a kind, memory. Knows no model; what a real device is, `native/devices` knows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from llamahost.core.errors import LoadFailed
+from llamahost.core.machine import Machine
+
+Kind = Literal["gpu", "cpu"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One place for models. `id` is what manifests name; `pci_id` and `uuid` are how other tools know the same card."""
+
+    id: str
+    kind: Kind = "cpu"
+    name: str = ""
+    uuid: str = ""
+    pci_id: str = ""
+    total_bytes: int = 0
+    backend_index: int = -1  # among llama.cpp's devices; -1: the CPU, which it need not be told of
+
+
+class Devices(Protocol):
+    """The devices of this machine. May block for a second: asked in a thread."""
+
+    def all(self) -> tuple[Device, ...]: ...
+
+    def free_bytes(self) -> Mapping[str, int]:
+        """What is free now, by id; a device that does not tell is left out."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no GPU where the build is made for one; else empty."""
+        ...
+
+    @property
+    def blocks(self) -> bool:
+        """Whether asking takes long."""
+        ...
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether the memory was said by somebody, and is kept to by the byte."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostDevices:
+    """The CPU alone, with the memory that the process is given. Needs no llama.cpp."""
+
+    host_bytes: int | None = None
+    trouble: str = ""
+    blocks: bool = False
+
+    @property
+    def is_budgeted(self) -> bool:
+        return self.host_bytes is not None
+
+    def all(self) -> tuple[Device, ...]:
+        return (Device(id="cpu", total_bytes=self.host_bytes or Machine.read().memory_bytes),)
+
+    def free_bytes(self) -> Mapping[str, int]:
+        return {"cpu": self.host_bytes or Machine.read().available_bytes}
+
+
+@dataclass(frozen=True)
+class BudgetedDevices:
+    """Several devices that are all this CPU, each with a budget of its own: how a fleet is driven without GPUs."""
+
+    budgets: Mapping[str, int]
+    kind: Kind = "cpu"
+    trouble: str = ""
+    blocks: bool = False
+    is_budgeted: bool = True
+
+    def all(self) -> tuple[Device, ...]:
+        return tuple(Device(id=name, kind=self.kind, total_bytes=n) for name, n in self.budgets.items())
+
+    def free_bytes(self) -> Mapping[str, int]:
+        return {}
+
+
+@dataclass
+class MachineDevices:
+    """llama.cpp's own list, the CPU last, under the same ids as `llamahost check` tells."""
+
+    host_bytes: int | None = None
+    trouble: str = field(default="", init=False)
+    blocks: bool = True
+
+    @property
+    def is_budgeted(self) -> bool:
+        return self.host_bytes is not None
+
+    def all(self) -> tuple[Device, ...]:
+        from llamahost.core.errors import (
+            LoadFailed,
+        )  # the native room brings llama_cpp, which takes a third of a second
+
+        found: list[Device] = []
+        try:
+            from llamahost.native.devices import devices, trouble  # brings llama_cpp, which takes a while
+
+            for k, each in enumerate(devices()):
+                if each.kind in ("GPU", "integrated GPU"):
+                    found.append(
+                        Device(
+                            id=each.name,
+                            kind="gpu",
+                            name=each.description,
+                            pci_id=each.pci_id,
+                            total_bytes=each.total_bytes,
+                            backend_index=k,
+                        )
+                    )
+            self.trouble = "" if found else trouble()
+        except LoadFailed as error:  # told again, and to whoever asked for a model, by its load
+            self.trouble = str(error)
+        return (*found, *HostDevices(self.host_bytes).all())
+
+    def free_bytes(self) -> Mapping[str, int]:
+        free = dict(HostDevices(self.host_bytes).free_bytes())
+        with contextlib.suppress(LoadFailed):
+            from llamahost.native.devices import devices
+
+            free.update({each.name: each.free_bytes for each in devices() if each.kind.endswith("GPU")})
+        return free

@@ -1,0 +1,215 @@
+"""A model of the fleet as it is served: its running replicas, who waits for one, how long leases take.
+
+Owned by the loop, but for `progress`. What is in memory and why, residency knows; here is who uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from llamahost.core.errors import Overloaded, Unavailable
+from llamahost.fleet import residents
+from llamahost.fleet.fit import DEFAULT_N_SLOTS
+from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.policy import ReplicaView, Wants
+from llamahost.fleet.replica import Replica
+from llamahost.fleet.residents import Measured
+from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
+
+_STATES: dict[residents.ReplicaState, State] = {
+    "loading": "loading",
+    "ready": "ready",
+    "draining": "draining",
+    "unloading": "draining",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A loaded replica and how busy it is. `record` is residency's own."""
+
+    replica: Replica
+    record: residents.Replica
+    measured: Measured | None = None
+    epoch: int = 0  # of all loads of all models
+    n_in_flight: int = 0
+
+    def view(self) -> ReplicaView:
+        card, n = self.replica.card, self.n_in_flight
+        return ReplicaView(
+            n_in_flight=n,
+            n_room=card.n_slots + self.replica.spec.max_queue - n,
+            is_ready=self.record.state == "ready",
+            id=self.record.id,
+            epoch=self.epoch,
+            n_slots=card.n_slots,
+            n_cells=card.n_cells or 2**31,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A request for a replica that is not there yet."""
+
+    n_jobs: int
+    wants: Wants
+    granted: asyncio.Future[Running]
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One model of the manifest."""
+
+    model: residents.Model
+    running: dict[str, Running] = field(default_factory=dict)
+    waiters: deque[Waiter] = field(default_factory=deque)
+    progress: dict[str, float] = field(default_factory=dict)  # written by the threads that load
+    is_on_demand: bool = False  # what it is loaded for now is a request
+    mean_s: float = 0.0  # of a lease's life, a moving average
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nobody holds a lease
+    empty: asyncio.Event = field(default_factory=asyncio.Event)  # set while no replica is in memory
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+        self.empty.set()
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.model.spec
+
+    @property
+    def n_in_flight(self) -> int:
+        return sum(each.n_in_flight for each in self.running.values())
+
+    def ready(self) -> list[Running]:
+        return [each for each in self.running.values() if each.record.state == "ready"]
+
+    def choose(self, n_jobs: int, wants: Wants) -> Running | None:
+        """A ready replica; None where there is none. Raises Overloaded where all are full."""
+        known = list(self.running.values())
+        views = [each.view() for each in known]
+        ready = [each for each, view in zip(known, views, strict=True) if view.is_ready]
+        if not ready:
+            return None
+        if n_jobs == 0:  # for the vocabulary alone: never refused
+            return ready[0]
+        best = wants.pick(views)
+        if best is None:
+            raise Overloaded(
+                f"`{self.spec.name}` has {self.n_in_flight} requests in flight and its queue is full",
+                retry_after_s=self.retry_after_s(),
+            )
+        return known[best]
+
+    def take(self, running: Running, n_jobs: int) -> None:
+        running.n_in_flight += n_jobs
+        self.idle.clear()
+
+    def give_back(self, running: Running, n_jobs: int, life_s: float) -> None:
+        running.n_in_flight -= n_jobs
+        if n_jobs:
+            self.mean_s = life_s if self.mean_s == 0.0 else 0.9 * self.mean_s + 0.1 * life_s
+        if not any(each.record.n_leases for each in self.running.values()):
+            self.idle.set()
+
+    def check_queue(self, n_jobs: int) -> None:
+        """Raises Overloaded where as many wait for the load as it will have room for."""
+        n_waiting = sum(each.n_jobs for each in self.waiters)
+        n_room = (self.spec.n_slots or DEFAULT_N_SLOTS) + self.spec.max_queue
+        if n_jobs and n_waiting and n_waiting + n_jobs > n_room:
+            raise Overloaded(
+                f"{n_waiting} requests wait for `{self.spec.name}` to be loaded, as many as it takes",
+                retry_after_s=self.retry_after_s(),
+            )
+
+    def refuse(self, error: Exception) -> None:
+        """Whoever waits waits in vain."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.granted.done():
+                waiter.granted.set_exception(error)
+
+    def loading_told(self) -> str:
+        """Why there is no answer yet."""
+        name, progress = self.spec.name, max(self.progress.values(), default=0.0)
+        if self.model.wanted_at is not None and self.model.facts is not None and not self.model.live:
+            return f"`{name}` waits for memory that other models still use"
+        return f"`{name}` is still loading ({progress:.0%})"
+
+    def unavailable(self, retry_after_s: float = 60.0) -> Unavailable:
+        return Unavailable(
+            f"`{self.spec.name}` could not be loaded: {self.model.reason}", retry_after_s=max(1.0, retry_after_s)
+        )
+
+    def retry_after_s(self) -> float:
+        """When half of those that wait will have been answered, at the rate of late. Whole seconds in [1, 60]."""
+        n_slots = sum(each.replica.card.n_slots for each in self.ready()) or 1
+        n_waiting = max(1, self.n_in_flight - n_slots)
+        return min(60.0, max(1.0, math.ceil(self.mean_s * n_waiting / 2 / n_slots)))
+
+    # --- told ---
+
+    @property
+    def state(self) -> State:
+        model = self.model
+        if model.is_ready:
+            return "ready"
+        if any(each.state == "loading" for each in model.replicas):
+            return "loading"
+        if model.reason and (model.wanted_at is None or model.retry_at > -math.inf):
+            return "failed"
+        if model.wanted_at is not None:
+            return "loading"
+        return "draining" if model.replicas else "unloaded"
+
+    def status(self, now: float, is_stalled: Callable[[str], bool]) -> ModelStatus:
+        """`is_stalled` is asked of the device that owns a replica."""
+        state = self.state
+        replicas = tuple(self._replicas(now, is_stalled))
+        first = next(iter(self.ready() or self.running.values()), None)
+        card = first.replica.card if first is not None else None
+        facts = self.model.facts
+        task = card.task if card is not None else facts.task if facts is not None else self.spec.task
+        return ModelStatus(
+            name=self.spec.name,
+            aliases=self.spec.aliases,
+            state=state,
+            progress=1.0 if state == "ready" else max((each.progress for each in replicas), default=0.0),
+            reason="" if state == "ready" else self.model.reason,
+            task="" if task == "auto" else task,
+            load=self.spec.load,
+            n_slots=sum(each.n_slots for each in replicas if each.state == "ready"),
+            n_in_flight=self.n_in_flight,
+            n_pending=len(self.waiters),
+            card=card,
+            stats=first.replica.stats if first is not None else None,
+            is_stalled=any(each.is_stalled for each in replicas),
+            replicas=replicas,
+        )
+
+    def _replicas(self, now: float, is_stalled: Callable[[str], bool]) -> Iterator[ReplicaStatus]:
+        for record in self.model.replicas:
+            running = self.running.get(record.id)
+            stats = running.replica.stats if running is not None else None
+            yield ReplicaStatus(
+                id=record.id,
+                state="failed" if record.reason else _STATES[record.state],
+                reason=record.reason,
+                progress=self.progress.get(record.id, 0.0) if record.state == "loading" else 1.0,
+                devices=record.placement.devices,
+                estimated=record.placement.footprint,
+                measured=running.measured.footprint if running is not None and running.measured is not None else None,
+                n_slots=running.replica.card.n_slots if running is not None else 0,
+                n_in_flight=running.n_in_flight if running is not None else 0,
+                n_waiting=stats.n_waiting if stats is not None else 0,
+                n_leases=record.n_leases,
+                last_used=time.time() - max(0.0, now - record.last_used),
+                is_stalled=running is not None and is_stalled(record.placement.devices[0]),
+                stats=stats,
+            )

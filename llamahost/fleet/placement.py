@@ -1,0 +1,209 @@
+"""Choose devices and a shape for one replica. Pure: sees free bytes; knows no lease, no clock, no other model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from llamahost.fleet.devices import Device
+from llamahost.fleet.fit import LEAST_N_CTX, Facts, Shape, shapes
+from llamahost.fleet.footprint import FileFacts, Footprint, footprint, on_device, shape_of_inputs
+from llamahost.fleet.manifest import ModelSpec
+
+Bytes = Mapping[str, int]
+"""By device id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a replica goes and what it takes there. The first device's worker owns it; the host may hold a part too."""
+
+    devices: tuple[str, ...]
+    shares: tuple[float, ...] = ()  # of several devices
+    n_gpu_layers: int = -1
+    shape: Shape | None = None  # None: nothing is known of the file, the loader chooses
+    footprint: Footprint = field(default_factory=Footprint)
+    bytes: Bytes = field(default_factory=dict)
+
+    def spec(self, spec: ModelSpec) -> ModelSpec:
+        """What the loader is told: the model as it was decided here."""
+        decided = replace(
+            spec, devices=self.devices, tensor_split=self.shares, n_gpu_layers=self.n_gpu_layers, main_device=0
+        )
+        if spec.split_mode == "none" and len(self.devices) == 1:
+            decided = replace(decided, split_mode="layer")
+        if self.shape is None:
+            return decided
+        shape = self.shape
+        return replace(
+            decided,
+            n_ctx=shape.n_ctx,
+            n_slots=shape.n_slots,
+            kv_layout="unified" if shape.is_unified else "split",
+            n_cells=shape.n_cells if shape.is_unified else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Devices that one replica could have together, and what there is of them."""
+
+    devices: tuple[Device, ...]
+    shares: tuple[float, ...] = ()
+
+
+def place(
+    spec: ModelSpec,
+    facts: FileFacts,
+    devices: Sequence[Device],
+    free: Bytes,
+    room: Bytes,
+    *,
+    avoid: Collection[str] = (),
+    is_any: bool = False,
+    n_skipped: int = 0,
+    may_page: bool = False,
+    measured: Mapping[Shape, Footprint] | None = None,
+) -> Placement | None:
+    """The best placement that fits into `free`, None where none does. `room` is what models may take when alone.
+
+    Several cells fewer are given up for a place, a shorter context or fewer slots only if `is_any`. `n_skipped` of the
+    shapes were found not to fit in truth; those in `measured` are known, not estimated. Devices in
+    `avoid` come last. With `may_page` the weights may be larger than the memory.
+    """
+    sites = list(_sites(spec, devices, free, avoid))
+    if not facts.is_known:
+        return next((Placement(devices=_ids(site), n_gpu_layers=_layers(spec, site)) for site in sites), None)
+    for several in (False, True):  # one device that holds it whole is faster than two that share it
+        group = [site for site in sites if (len(site.devices) > 1) == several]
+        for k, shape in enumerate(_shapes_at(spec, facts, group, room, is_any=is_any)):
+            if k < n_skipped:
+                continue
+            for site in group:
+                found = _placed(spec, facts, shape, site, measured)
+                if all(n <= free.get(device, 0) for device, n in found.bytes.items()):
+                    return found
+    return _from_the_file(spec, facts, sites, free, room) if is_any and may_page else None
+
+
+def least(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], room: Bytes) -> Placement | None:
+    """What it would take at least of the device with the most room, fitting or not: for the sum of a refusal."""
+    sites = list(_sites(spec, devices, room, ()))
+    if not sites or not facts.is_known:
+        return None
+    *_, shape = _shapes_at(spec, facts, sites[:1], room, is_any=True)
+    return _placed(spec, facts, shape, sites[0])
+
+
+def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: Bytes, room: Bytes) -> str:
+    """What would fit: fewer layers on the GPU, a smaller context, fewer slots; empty where nothing of it does."""
+    if any(device.kind == "gpu" for device in devices) and spec.n_gpu_layers != 0:
+        for n in range(len(facts.layers), 0, -1):
+            if place(replace(spec, n_gpu_layers=n), facts, devices, free, room, is_any=True):
+                return f"n_gpu_layers = {n} would fit"
+    n_ctx, n_slots = spec.n_ctx or 0, spec.n_slots or 1
+    while n_ctx // 2 >= LEAST_N_CTX or n_slots > 1:
+        n_slots, n_ctx = (1, n_ctx) if n_slots > 1 else (1, n_ctx // 2)
+        smaller = replace(spec, n_ctx=n_ctx or None, n_slots=n_slots, n_cells=None)
+        if place(smaller, facts, devices, free, room, is_any=True):
+            told = [f"n_ctx = {n_ctx}"] if n_ctx and n_ctx != spec.n_ctx else []
+            return " with ".join([*told, f"n_slots = {n_slots}"]) + " would fit"
+    return ""
+
+
+def _sites(spec: ModelSpec, devices: Sequence[Device], free: Bytes, avoid: Collection[str]) -> Iterator[Site]:
+    """Each single device, those with the most free memory first, then all GPUs together."""
+    allowed = _allowed(spec, devices)
+    if spec.split_mode == "none" and spec.devices != "auto" and allowed:
+        allowed = allowed[spec.main_device : spec.main_device + 1] or allowed[:1]
+    ranked = sorted(allowed, key=lambda each: (each.id in avoid, -free.get(each.id, 0)))  # stable: as listed
+    wants_all = bool(spec.tensor_split) and len(allowed) > 1
+    if not wants_all:
+        yield from (Site((each,)) for each in ranked)
+    gpus = tuple(each for each in allowed if each.kind == "gpu")
+    if len(gpus) > 1 and spec.split_mode != "none":
+        shares = spec.tensor_split or tuple(float(max(0, free.get(each.id, 0))) for each in gpus)
+        if len(shares) == len(gpus) and sum(shares) > 0:
+            yield Site(gpus, tuple(share / sum(shares) for share in shares))
+
+
+def _allowed(spec: ModelSpec, devices: Sequence[Device]) -> list[Device]:
+    if spec.devices != "auto":
+        by_id = {each.id.lower(): each for each in devices}
+        return [by_id[name.lower()] for name in spec.devices if name.lower() in by_id]
+    gpus = [each for each in devices if each.kind == "gpu"]
+    return gpus if gpus and spec.n_gpu_layers != 0 else [each for each in devices if each.kind == "cpu"]
+
+
+def _shapes_at(
+    spec: ModelSpec, facts: FileFacts, sites: Sequence[Site], room: Bytes, *, is_any: bool
+) -> Iterator[Shape]:
+    """What to try, best first, by the largest of the sites when nothing else is there."""
+    if not sites:
+        return
+    if not facts.generates:
+        shape = shape_of_inputs(spec, facts)
+        yield shape
+        while is_any and spec.n_ctx is None and shape.n_ctx // 2 >= LEAST_N_CTX:
+            shape = replace(shape, n_ctx=shape.n_ctx // 2, n_cells=shape.n_ctx // 2)
+            yield shape
+        return
+    available = max(sum(room.get(each.id, 0) for each in site.devices) for site in sites)
+    known = Facts(n_ctx_train=facts.n_ctx_train, cell_bytes=facts.cell_bytes, weight_bytes=facts.weights_bytes)
+    first: Shape | None = None
+    for shape in shapes(spec, known, available):
+        first = first or shape
+        if not is_any and (shape.n_ctx, shape.n_slots) != (first.n_ctx, first.n_slots):
+            return
+        yield shape
+
+
+def _placed(
+    spec: ModelSpec, facts: FileFacts, shape: Shape, site: Site, measured: Mapping[Shape, Footprint] | None = None
+) -> Placement:
+    whole = (measured or {}).get(shape) or footprint(spec, facts, shape)
+    n_gpu_layers = _layers(spec, site)
+    if site.devices[0].kind == "cpu":
+        taken = {site.devices[0].id: whole.total_bytes}
+    else:
+        there, here = on_device(spec, facts, whole, n_gpu_layers)
+        parts = site.shares or (1.0,)
+        taken = {
+            each.id: int((there.weights_bytes + there.kv_bytes) * part) + there.compute_bytes
+            for each, part in zip(site.devices, parts, strict=True)
+        }
+        if here.total_bytes > 0:
+            taken["cpu"] = here.total_bytes
+    return Placement(
+        devices=_ids(site),
+        shares=site.shares,
+        n_gpu_layers=n_gpu_layers,
+        shape=shape,
+        footprint=whole,
+        bytes=taken,
+    )
+
+
+def _from_the_file(
+    spec: ModelSpec, facts: FileFacts, sites: Sequence[Site], free: Bytes, room: Bytes
+) -> Placement | None:
+    """Weights larger than the memory, on a CPU that nothing else is on: the system reads them from the file anew, as
+    often as it must. Slow, and asked for by whoever names such a file.
+    """
+    for site in sites if spec.mmap and not spec.mlock else ():
+        (device, *others) = site.devices
+        if others or device.kind != "cpu" or free.get(device.id, 0) < room.get(device.id, 0):
+            continue
+        *_, shape = _shapes_at(spec, facts, [site], room, is_any=True)
+        found = _placed(spec, facts, shape, site)
+        if found.footprint.total_bytes - found.footprint.weights_bytes <= room.get(device.id, 0) // 2:
+            return replace(found, bytes={device.id: room.get(device.id, 0)})
+    return None
+
+
+def _layers(spec: ModelSpec, site: Site) -> int:
+    return spec.n_gpu_layers if site.devices[0].kind == "gpu" else 0
+
+
+def _ids(site: Site) -> tuple[str, ...]:
+    return tuple(each.id for each in site.devices)

@@ -1,0 +1,45 @@
+"""Say why a model does not fit: the sum, who holds the rest, and what would fit. Pure; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from llamahost.fleet.devices import Device
+from llamahost.fleet.footprint import FileFacts, size
+from llamahost.fleet.placement import Bytes, advice, least
+from llamahost.fleet.residents import MODELS, Model
+
+
+def why_not(
+    model: Model,
+    models: Iterable[Model],
+    devices: Sequence[Device],
+    free: Bytes,
+    room: Bytes,
+    quarantined: Mapping[str, str],
+) -> str:
+    """`devices` are those in use; `free` is what there is once everything has left that may be asked to."""
+    name, facts = model.spec.name, model.facts or FileFacts()
+    smallest = least(model.spec, facts, devices, room)
+    if smallest is None:
+        wanted = "any" if model.spec.devices == "auto" else ", ".join(model.spec.devices)
+        there = ", ".join(each.id for each in devices) or "none"
+        lost = "".join(f"; {device} is out of use: {reason}" for device, reason in quarantined.items())
+        return f"`{name}` has no device: it may go on {wanted}, there are {there}{lost}"
+    parts = []
+    for device, n_bytes in smallest.bytes.items():
+        told = f"on {device} that is {size(n_bytes)} of {size(room.get(device, 0))}"
+        holders = [text for each in models if (text := _held(each, device))]
+        parts.append(told + (f", where {', '.join(holders)}" if holders else ""))
+    if free[MODELS] < 1 and not model.replicas:
+        parts.append(f"{room[MODELS]} models may be loaded at once")
+    would = advice(model.spec, facts, devices, free, room)
+    told = f"`{name}` does not fit: it takes at least {smallest.footprint.told()}; {'; '.join(parts)}"
+    return told + (f"; {would}" if would else "")
+
+
+def _held(model: Model, device: str) -> str:
+    n_bytes = sum(each.bytes.get(device, 0) for each in model.replicas)
+    if not n_bytes:
+        return ""
+    return f"`{model.spec.name}` has {size(n_bytes)}" + (" (pinned)" if model.spec.pinned else "")

@@ -1,0 +1,103 @@
+"""What residency knows of models and replicas, and what it may ask to be done. Decides nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llamahost.fleet.fit import Shape
+from llamahost.fleet.footprint import FileFacts, Footprint
+from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.placement import Bytes, Placement
+
+MODELS = "#models"
+"""Counted like the bytes of a device: how many models may be in memory."""
+
+ReplicaState = Literal["loading", "ready", "draining", "unloading"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a replica takes in truth: of each device, and in which parts."""
+
+    bytes: Bytes
+    footprint: Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read the header of this model's file; tell `looked` or `failed_look`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Open this replica; tell `loaded` or `failed`."""
+
+    replica: str
+    spec: ModelSpec
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Close this replica, which nobody uses; tell `unloaded`."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Whoever waits for this model waits in vain."""
+
+    name: str
+    reason: str
+    retry_after_s: float
+
+
+Effect = Look | Load | Unload | Refuse
+
+
+@dataclass(slots=True)
+class Replica:
+    """One copy of a model. `bytes` are what it was granted, then what it was measured to take."""
+
+    id: str
+    placement: Placement
+    bytes: Bytes
+    last_used: float
+    state: ReplicaState = "loading"
+    n_leases: int = 0
+    ready_at: float = math.inf
+    is_doomed: bool = False  # unloaded as soon as it is loaded
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Model:
+    """A model of the manifest. `wanted_at` is since when somebody asks for a replica that is not there."""
+
+    spec: ModelSpec
+    facts: FileFacts | None = None  # as the file is now; asked for anew before each load
+    measured: dict[Shape, Footprint] = field(default_factory=dict)  # of loads of a file that is still the same
+    is_looking: bool = False
+    wanted_at: float | None = None
+    retry_at: float = -math.inf
+    seen: object = None  # by which the file that was measured is known
+    n_failures: int = 0
+    n_lost: int = 0
+    may_evict: bool = True  # others, to have what it wants
+    n_skipped: int = 0  # shapes that were granted and did not fit in truth
+    reason: str = ""
+    is_gone: bool = False  # from the manifest
+    replicas: list[Replica] = field(default_factory=list)
+
+    @property
+    def live(self) -> list[Replica]:
+        return [each for each in self.replicas if each.state in ("loading", "ready") and not each.is_doomed]
+
+    @property
+    def is_ready(self) -> bool:
+        return any(each.state == "ready" for each in self.replicas)
