@@ -22,9 +22,11 @@ from llamahost.commands.fetching import path_of
 from llamahost.commands.models import models
 from llamahost.commands.opening import MANIFEST, missing_of
 from llamahost.commands.progress import watched
+from llamahost.commands.ps import ps
 from llamahost.commands.pull import pull
 from llamahost.commands.run import run
 from llamahost.commands.shelf import list_models, rm, show
+from llamahost.commands.top import top
 
 if TYPE_CHECKING:
     import socket
@@ -223,6 +225,8 @@ app.command()(pull)
 app.command("list")(list_models)
 app.command()(show)
 app.command()(rm)
+app.command()(ps)
+app.command()(top)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

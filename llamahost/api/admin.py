@@ -26,6 +26,8 @@ from llamahost.ops.tally import Tally
 
 KINDS: tuple[EventKind, ...] = get_args(EventKind)
 N_REQUESTS = 100
+POLLED = frozenset({"/api/models", "/api/stats", "/api/gpus", "/api/requests"})
+"""What dashboards ask once a second."""
 
 _encode = msgspec.json.Encoder().encode
 

@@ -10,8 +10,11 @@ from llamahost.core.observe import Kind, Outcome
 from llamahost.fleet.fleet import State
 
 
-class Told(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Every field is there, with null where nothing is known. Times are seconds since 1970, or say so."""
+class Told(msgspec.Struct, kw_only=True):
+    """Every field is there, with null where nothing is known. Times are seconds since 1970, or say so.
+
+    Whoever reads them passes over what he does not know: a later server may tell more.
+    """
 
 
 class RatesInfo(Told):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llamahost.api.admin import Admin
+from llamahost.api.admin import POLLED, Admin
 from llamahost.api.auth import Auth, Keys, keys_of
 from llamahost.api.base_path import BasePath
 from llamahost.api.body import Reading
@@ -86,6 +86,7 @@ class App:
             Auth(router, keys or keys_of(settings), open_paths=PROBES | PAGES | OPEN_PATHS),
             self.gate,
             open_paths=PROBES | {"/metrics"},
+            quiet_paths=POLLED,
             on_response=metrics.responded,
         )
         if settings.cors_origins:

@@ -66,7 +66,8 @@ class Gate:
 
 
 class Border:
-    """`open_paths` are answered even when the gate is closed, and logged quietly: probes ask often."""
+    """`open_paths` are answered even when the gate is closed; they and `quiet_paths` are asked often, and logged
+    quietly where all is well."""
 
     def __init__(
         self,
@@ -74,11 +75,13 @@ class Border:
         gate: Gate,
         *,
         open_paths: frozenset[str],
+        quiet_paths: frozenset[str] = frozenset(),
         on_response: Callable[[int], None] = lambda status: None,
     ) -> None:
         self._app = app
         self._gate = gate
         self._open_paths = open_paths
+        self._quiet_paths = quiet_paths
         self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +132,8 @@ class Border:
             if status and not is_whole:
                 status = CLIENT_GONE
             self._on_response(status)
-            _log(scope, trace, status, is_probe=is_probe)
+            is_quiet = is_probe or (status == 200 and scope["path"] in self._quiet_paths)
+            _log(scope, trace, status, is_quiet=is_quiet)
 
 
 def _waits(scope: Scope) -> bool:
@@ -146,8 +150,8 @@ def request_id_of(scope: Scope) -> str:
     return "req_" + secrets.token_hex(12)
 
 
-def _log(scope: Scope, trace: Trace, status: int, *, is_probe: bool) -> None:
-    level = logging.DEBUG if is_probe else logging.INFO
+def _log(scope: Scope, trace: Trace, status: int, *, is_quiet: bool) -> None:
+    level = logging.DEBUG if is_quiet else logging.INFO
     if not access.isEnabledFor(level):
         return
     fields: dict[str, object] = {"method": scope["method"], "path": scope["path"][:256], "status": status}

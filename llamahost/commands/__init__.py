@@ -1,1 +1,1 @@
-"""One file a command: `run`, `chat`, `models`, `check`, `config`. Their heavy imports wait until they are called."""
+"""One file a command, what several share beside them. Their heavy imports wait until they are called."""

@@ -6,13 +6,16 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
+import msgspec
 
 from llamahost.commands.exits import Unreachable
 from llamahost.core.errors import GenerationFailed, InvalidRequest, LlamahostError, Unavailable
 from llamahost.core.events import Delta
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
 ANSWER_S = 600.0  # a long prompt on a slow machine is silent for long
@@ -63,6 +66,16 @@ class Remote:
         if reply.status != 200:
             raise _refusal(reply)
         return [str(model["id"]) for model in reply.body["data"]]
+
+    def told(self, path: str, kind: type[T], body: object = None) -> T:
+        """The answer as this type; what it does not know is passed over. Raises what the server's refusal means."""
+        reply = self.request(path, body)
+        if reply.status >= 300:
+            raise _refusal(reply)
+        try:
+            return msgspec.convert(reply.body, kind)
+        except msgspec.ValidationError as error:
+            raise GenerationFailed(f"{self.url}{path} answers in another form: {error}") from error
 
     def chat(self, turns: Sequence[Mapping[str, str]], options: Mapping[str, object]) -> Generator[Delta, None, None]:
         """The reply as it is made; closing the generator stops it. Raises what the server's refusal means."""
