@@ -37,7 +37,8 @@ class Constraint:
 
     Without triggers it holds from the first token, and when it is complete the answer ends. With triggers text is free
     until one of them has been generated, by whatever tokens; the grammar is of what follows it. When that is complete,
-    text is free until the next trigger if it `repeats`, else the answer ends. Between an opening and a closing of
+    text is free until the next trigger if it `repeats`, else the answer ends. So do `starts`, but where the words begin
+    with one alone, white space and thoughts aside, and the grammar holds them too. Between an opening and a closing of
     `quiet` (thinking) nothing triggers. With `starts_quiet` the prompt ends inside the first pair of `quiet`: all is
     free up to its closing, and what is said above holds from there.
 
@@ -47,10 +48,16 @@ class Constraint:
 
     grammar: str
     triggers: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
     repeats: bool = False
     quiet: tuple[tuple[str, str], ...] = ()
     starts_quiet: bool = False
     compiled: object = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_lazy(self) -> bool:
+        """Text is free until something begins the grammar."""
+        return bool(self.triggers or self.starts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
 from llamahost.core.work import Constraint, Job, ThoughtLimit, Tokens, Vocabulary
-from llamahost.text.constraint import Compile, constraint_of, explained, json_of
+from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
 from llamahost.text.formats.grammar import Rules
@@ -30,6 +30,9 @@ MAX_ANSWERS = 1024
 
 _STRIDE = 4096
 """Tokens that are checked at once, in a fifth of a millisecond."""
+
+_JSON = frozenset({"json", "schema"})
+"""Forms of the output that can stand in a grammar beside calls and thoughts."""
 
 _job_ids = itertools.count(1)
 
@@ -93,6 +96,7 @@ class Preparer:
             tools=tuple(named) or tools,
             n_calls=1 if named else request.n_calls,
             tells_thoughts=request.tells_reasoning,
+            may_think=request.thinking is not False,
             is_thinking=request.continued == "reasoning"
             or (request.continued == "no" and form.begins_thinking(prompt)),
         )
@@ -141,11 +145,19 @@ class Preparer:
         return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
 
     def _formed(self, output: Output, form: Format, asked: Asked) -> Constraint | None:
-        """What holds the words to a form; thoughts that the prompt has left open come first, and are free."""
+        """What holds the words to a form. Thoughts come first, and are free: those that the prompt has left open, and
+        before JSON any. Raises InvalidRequest.
+        """
         constraint = self._constraint(output)
-        if constraint is None or not asked.is_thinking or form.thought is None:
+        if constraint is None or form.thought is None:
             return constraint
-        return replace(constraint, quiet=(form.thought,), starts_quiet=True)
+        if output.kind in _JSON and self._compiles is not None:
+            rules = Rules(self._marks(form, asked), json_of)
+            words = rules.add("words", symbol_of(output))
+            whole = form.constraint(asked, rules, is_required=False, words=words)
+            assert whole is not None  # there are no calls that could not be held to
+            return replace(whole, compiled=self._compiles(whole.grammar))
+        return replace(constraint, quiet=(form.thought,), starts_quiet=True) if asked.is_thinking else constraint
 
     def _limit(self, request: ChatRequest, form: Format, asked: Asked, *, is_held: bool) -> ThoughtLimit | None:
         """What closes thoughts that are too long; where a grammar follows, that has the next word. InvalidRequest."""
@@ -176,8 +188,10 @@ class Preparer:
         Calls that are free to be made need not be held: a schema that cannot be expressed is then loosened, and at last
         what is read is what the model writes. What is required, and what is strict, is a promise.
         """
-        if request.output.kind != "text":
-            raise InvalidRequest("a form of the output and tools are not served together", param=request.output.param)
+        output = request.output
+        if output.kind not in ("text", *_JSON):
+            raise InvalidRequest("tools are served together with no form of the output but JSON", param=output.param)
+        self._constraint(output)  # whatever is wrong with it is told as if there were no tools
         is_required = request.tool_choice != "auto"
         strict = next((k for k, tool in enumerate(asked.tools) if tool.strict), None)
         failure = InvalidRequest("the calls of this model cannot be held to a form")
@@ -185,7 +199,8 @@ class Preparer:
         for is_loose in (False, True) if self._compiles else ():
             try:
                 rules = Rules(marks, json_of, is_loose=is_loose)
-                constraint = form.constraint(asked, rules, is_required=is_required)
+                words = rules.add("words", symbol_of(output)) if output.kind in _JSON and not is_required else ""
+                constraint = form.constraint(asked, rules, is_required=is_required, words=words)
                 if constraint is None:
                     break
                 assert self._compiles is not None
@@ -197,6 +212,8 @@ class Preparer:
         if strict is not None:
             param = failure.param or f"tools[{strict}].function.strict"
             raise InvalidRequest(f"`strict`: {failure}", param=param) from failure
+        if output.kind in _JSON:
+            raise InvalidRequest(f"`{output.param}` together with tools: {failure}", param=output.param) from failure
         return None
 
     def _given(self, tokens: Sequence[int]) -> Tokens:

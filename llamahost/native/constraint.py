@@ -14,7 +14,7 @@ import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -144,6 +144,35 @@ class Grammars:
         return made
 
 
+class _Free(NamedTuple):
+    """Where free text stands: quiet until `closing` comes, if that is not empty; `tail` are the last bytes, in which a
+    marker may have begun. Once it `has_triggered`, the grammar goes on with `rest`.
+    """
+
+    closing: bytes = b""
+    tail: bytes = b""
+    has_words: bool = False  # something was said that no marker begins with
+    has_triggered: bool = False
+    rest: bytes = b""
+
+
+class _Marks(NamedTuple):
+    """What free text is looked through for: triggers and openings, these with what closes them; and the starts."""
+
+    anywhere: tuple[tuple[bytes, bytes], ...]
+    starts: tuple[bytes, ...]
+    all: tuple[bytes, ...]
+    n_longest: int
+
+    @classmethod
+    def of(cls, constraint: Constraint) -> _Marks:
+        anywhere = [(trigger.encode(), b"") for trigger in constraint.triggers]
+        anywhere += [(opening.encode(), closing.encode()) for opening, closing in constraint.quiet]
+        starts = tuple(start.encode() for start in constraint.starts)
+        marks = (*(mark for mark, _ in anywhere), *starts)
+        return cls(tuple(anywhere), starts, marks, max(map(len, marks), default=1))
+
+
 class Matcher:
     """Owned by the worker thread. Where one answer stands in its grammar.
 
@@ -151,7 +180,7 @@ class Matcher:
     law: after `accept` of a token that was in the mask there is no error but for want of resources
     """
 
-    __slots__ = ("_closing", "_constraint", "_grammars", "_ll", "_pieces", "_prototype", "_tail", "is_complete")
+    __slots__ = ("_constraint", "_free", "_grammars", "_ll", "_marks", "_pieces", "_prototype", "is_complete")
 
     def __init__(self, grammars: Grammars, constraint: Constraint, prototype: Any, vocab: Vocab) -> None:
         self._grammars = grammars
@@ -159,12 +188,12 @@ class Matcher:
         self._pieces = vocab.pieces
         self._prototype = prototype
         self._ll: Any = None  # None: free
-        self._closing = b""  # quiet until this comes; empty: not quiet
-        self._tail = b""  # the last bytes of free text, in which a marker may have begun
+        self._free = _Free()
+        self._marks = _Marks.of(constraint)
         self.is_complete = False  # nothing may follow: the answer ends
         if constraint.starts_quiet and constraint.quiet:
-            self._closing = constraint.quiet[0][1].encode()
-        elif not constraint.triggers:
+            self._free = _Free(closing=constraint.quiet[0][1].encode())
+        elif not constraint.is_lazy:
             self._begin()
 
     @property
@@ -194,7 +223,7 @@ class Matcher:
         """Whether a token chosen while free can stand: what it holds beyond a trigger must fit the grammar."""
         if self._ll is not None:
             return True
-        rest = self._read(token)[1]
+        rest = self._read(token).rest
         return not rest or _n_fitting(self._prototype, self._grammars.tokenize(rest)) is not None
 
     def accept(self, *tokens: int) -> None:
@@ -209,54 +238,50 @@ class Matcher:
             self._accept_free(token)
 
     def _accept_free(self, token: int) -> None:
-        has_triggered, rest, self._closing, self._tail = self._read_whole(token)
-        if not has_triggered:
+        self._free = free = self._read(token)
+        if not free.has_triggered:
             return
         self._begin()
-        if rest:
-            self._ll.consume_tokens(self._grammars.tokenize(rest))
+        if free.rest:
+            self._ll.consume_tokens(self._grammars.tokenize(free.rest))
             self.check()
             if self._ll.is_stopped():
                 self._end()
 
-    def _read(self, token: int) -> tuple[bool, bytes]:
-        has_triggered, rest, _, _ = self._read_whole(token)
-        return has_triggered, rest
-
-    def _read_whole(self, token: int) -> tuple[bool, bytes, bytes, bytes]:
-        """Whether the token completes a trigger, what it holds beyond it, and then the closing and the tail."""
-        constraint = self._constraint
-        closing, data = self._closing, self._tail + self._pieces[token]
+    def _read(self, token: int) -> _Free:
+        """Where free text stands with this token."""
+        marks = self._marks
+        closing, data, has_words = self._free.closing, self._free.tail + self._pieces[token], self._free.has_words
         at = 0
         while True:
             if closing:
                 found = data.find(closing, at)
                 if found < 0:
-                    return False, b"", closing, data[max(at, len(data) - len(closing) + 1) :]
+                    return _Free(closing, data[max(at, len(data) - len(closing) + 1) :], has_words)
                 at = found + len(closing)
                 closing = b""
-                if not constraint.triggers:
-                    return True, data[at:], b"", b""
-            ends = [(data.find(trigger.encode(), at), trigger.encode(), b"") for trigger in constraint.triggers]
-            ends += [
-                (data.find(opening.encode(), at), opening.encode(), end.encode()) for opening, end in constraint.quiet
-            ]
-            ends = [end for end in ends if end[0] >= 0]
+                if not self._constraint.is_lazy:
+                    return _Free(has_triggered=True, rest=data[at:])
+            said = data[at:].lstrip()
+            if not has_words and said.startswith(marks.starts):
+                return _Free(has_triggered=True, rest=said)
+            ends = [(found, mark, end) for mark, end in marks.anywhere if (found := data.find(mark, at)) >= 0]
             if not ends:
-                longest = max(len(m.encode()) for m in (*constraint.triggers, *(o for o, _ in constraint.quiet)))
-                return False, b"", b"", data[max(at, len(data) - longest + 1) :]
-            found, marker, closing = min(ends, key=lambda end: (end[0], -len(end[1])))
-            at = found + len(marker)
+                has_words = has_words or not any(mark.startswith(said) for mark in marks.all)
+                return _Free(b"", data[max(at, len(data) - marks.n_longest + 1) :], has_words)
+            found, mark, closing = min(ends, key=lambda end: (end[0], -len(end[1])))
+            has_words = has_words or bool(data[at:found].strip())
+            at = found + len(mark)
             if not closing:
-                return True, data[at:], b"", b""
+                return _Free(has_triggered=True, rest=data[at:])
 
     def _begin(self) -> None:
         self._ll = self._prototype.deep_copy()
 
     def _end(self) -> None:
         """The grammar is complete."""
-        if self._constraint.triggers and self._constraint.repeats:
-            self._ll, self._tail = None, b""
+        if self._constraint.is_lazy and self._constraint.repeats:
+            self._ll, self._free = None, _Free(has_words=True)
         else:
             self.is_complete = True
 

@@ -104,6 +104,12 @@ def json_of(schema: object, param: str) -> str:
     return _json(convert(schema, param))
 
 
+def symbol_of(output: Output) -> str:
+    """A form of JSON as a symbol for any rule of a grammar. Raises InvalidRequest with the place at fault."""
+    schema = {"type": "object"} if output.kind == "json" else loaded(output.value, output.param)
+    return json_of(schema, output.param)
+
+
 def literal(text: str) -> str:
     """A string as Lark writes it."""
     return json.dumps(text, ensure_ascii=False)

@@ -157,6 +157,32 @@ def test_nothing_triggers_while_it_is_quiet(model: Model) -> None:
         assert matcher.is_free == is_free
 
 
+@pytest.mark.parametrize(
+    ("text", "is_held"),
+    [
+        ("[get(", True),
+        (" \n [get(", True),
+        ("<think> [get( </think>\n[get(", True),
+        ("Well, [get(", False),
+        ("<think> hm </think> Well: [get(", False),
+        ("[go [get(", False),
+        ("Well <call>[get(", True),
+    ],
+)
+def test_a_start_begins_the_grammar_where_the_words_begin_with_it_and_is_of_it(
+    model: Model, text: str, is_held: bool
+) -> None:
+    constraint = Constraint(
+        grammar='start: "[get(" "1"', starts=("[get(", "[got("), triggers=("<call>",), quiet=(("<think>", "</think>"),)
+    )
+    matcher = model.grammars.matcher(constraint)
+    for token in spelled(model, text):
+        matcher.accept(token)
+    assert matcher.is_free != is_held
+    if is_held:
+        assert written(model, list(matcher.forced())) == "1"
+
+
 def test_thoughts_that_the_prompt_left_open_come_before_the_grammar(model: Model) -> None:
     constraint = Constraint(grammar='start: "{}"', quiet=(("<think>", "</think>"),), starts_quiet=True)
     matcher = model.grammars.matcher(constraint)

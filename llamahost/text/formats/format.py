@@ -26,6 +26,7 @@ class Asked:
     tools: tuple[Tool, ...] = ()  # that may be called
     n_calls: int | None = None  # at most so many, then the answer is done
     tells_thoughts: bool = True  # on a channel of their own; else they stay text, marks and all
+    may_think: bool = True  # the request does not say that it must not
     is_thinking: bool = False  # the prompt has left thoughts open, and the answer begins within them
 
 
@@ -76,10 +77,11 @@ class Format(Protocol):
         """None where all is text."""
         ...
 
-    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool) -> Constraint | None:
+    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool, words: str = "") -> Constraint | None:
         """What holds calls to their form and their functions' schemas: those that the model begins, or one at once.
 
-        None where this form cannot be held to. Raises InvalidRequest. The rules are written into, and knew no other.
+        With `words`, a rule, what is said is held to it where no call is made; without tools, it alone is. None where
+        this form cannot be held to. Raises InvalidRequest. The rules are written into.
         """
         ...
 
@@ -182,12 +184,15 @@ class Talk:
         make_id = new_id or (family.new_id if family else _no_id)
         return Reading(lambda script, calls: _Reader(family, self.thinking, asked, script, calls), asked, make_id)
 
-    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool) -> Constraint | None:
-        family: object = self.family
-        if not isinstance(family, Writes) or not (family.begins or is_required):
-            return None  # bare calls are not begun by anything that could be seen
-        held = Held(asked.tools, is_required, asked.n_calls, asked.is_thinking, self.thought)
-        return calls_constraint(family, held, rules)
+    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool, words: str = "") -> Constraint | None:
+        family: object = self.family if asked.tools else None
+        if asked.tools and not isinstance(family, Writes):
+            return None
+        thought = self.thought
+        if words and not (asked.is_thinking or (asked.tells_thoughts and asked.may_think)):
+            thought = None  # what is thought would be among the words
+        held = Held(asked.tools, is_required, asked.n_calls, asked.is_thinking, thought, words)
+        return calls_constraint(family if isinstance(family, Writes) else None, held, rules)
 
 
 def _no_id() -> str:

@@ -7,14 +7,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Calls, json_of, new_id, typed
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
+from llamahost.text.formats.values import Values, separated
 
 _MAX_DEPTH = 128
 _KEYED = Markers(":")
 _VALUED = Markers(",", "}", "]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Notation:
+    """A Notation: keys are bare and in order, as the templates write them."""
+
+    quote: str
+    words: tuple[str, str, str] = ("true", "false", "null")
+    comma: str = ","
+    is_sorted: bool = True
+
+    def string(self, rules: Rules, n_min: int, n_max: int | None) -> str:
+        return f"({rules.text(self.quote)} {rules.bounded(rules.new('text'), self.quote, n_min, n_max)})"
+
+    def quoted(self, rules: Rules, text: str) -> str:
+        return rules.text(self.quote + text + self.quote)
+
+    def key(self, rules: Rules, key: str) -> str:
+        return f'{literal(key)} ":"'
+
+    def any_key(self, rules: Rules) -> str:
+        return '/[A-Za-z_][A-Za-z0-9_]*/ ":"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +71,20 @@ class _Gemma:
 
     def new_id(self) -> str:
         return new_id()
+
+    @property
+    def begins(self) -> str:
+        return self.open
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        calls = []
+        for k, tool in enumerate(tools):
+            param = f"tools[{k}].function.parameters"
+            values = Values(_Notation(self.quote), rules, tool.parameters, param, f"v{k}", tool.strict)
+            arguments = separated(values.arguments(lambda name: f'{literal(name)} ":"'), '","')
+            calls.append(f'"call:" {literal(tool.name)} "{{" {arguments} "}}"')
+        call = rules.add("call", *calls)
+        return rules.add("calls", f"{call} {rules.text(self.close)}")
 
     def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
         yield from script.spaces()

@@ -55,6 +55,20 @@ class Rules:
             return self.add(name, rf"/(?s:.*)/ {self.text(mark)}")
         return self.add(f"{name}[suffix={json.dumps(mark, ensure_ascii=False)}]", r"/(?s:.*)/") and name
 
+    def bounded(self, name: str, mark: str, n_min: int, n_max: int | None, gap: str = "") -> str:
+        """The same of text of such a length, of which a `gap` before the mark is no part: a pattern."""
+        if n_min == 0 and n_max is None:
+            return self.up_to(name, mark)
+        pattern = f"(?s:.){{{n_min},{'' if n_max is None else n_max}}}"
+        if mark in self.marks:
+            return self.add(name, f"/{pattern}{gap}/ {self.text(mark)}")
+        end = escaped(mark)  # in one lexeme, since one alone would take the mark for more of the text
+        return self.add(name.upper(), f"/{pattern}{gap}{end}/ & ~/(?s:.*){end}(?s:.+)/")
+
+    def new(self, name: str) -> str:
+        """A name that no other rule has."""
+        return f"{name}_{len(self._lines)}"
+
     def arguments(self, tool: Tool, k: int) -> str:
         """The object of a call's arguments. Where its schema cannot be held to, and need not be, any object."""
         schema = dict(tool.parameters) or {"type": "object", "properties": {}}
@@ -73,6 +87,11 @@ class Rules:
         return "\n".join((*self._lines, "WS: /[ \\n]{0,4}/", "NL: /\\n?/", ""))
 
 
+def escaped(text: str) -> str:
+    """The text as a pattern in slashes."""
+    return re.sub(r"[^A-Za-z0-9_ ]", lambda found: f"\\x{{{ord(found.group()):X}}}", text)
+
+
 def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
@@ -83,7 +102,7 @@ class Writes(Protocol):
 
     @property
     def begins(self) -> str:
-        """The mark that its calls begin with; nothing where they are bare, and so cannot be told from text at first."""
+        """The mark that its calls begin with; nothing where they are bare."""
         ...
 
     def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
@@ -91,29 +110,52 @@ class Writes(Protocol):
         ...
 
 
+@runtime_checkable
+class WritesBare(Writes, Protocol):
+    """One whose calls may stand without a mark, where they begin the words; written there as after a mark."""
+
+    @property
+    def opens(self) -> tuple[str, ...]: ...
+
+    def starts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+        """What only a call begins with: so much of it that no other text is meant."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What calls are held to: any that the model begins, or (`is_required`) that there is one, and nothing else."""
+    """What calls are held to: any that the model begins, or (`is_required`) that there is one, and nothing else.
+
+    `words` are a rule: what is said is held to it, so that there are calls, or else those words.
+    """
 
     tools: tuple[Tool, ...]
     is_required: bool
     n_calls: int | None
     is_thinking: bool
     thinking: tuple[str, str] | None
+    words: str = ""
 
 
-def calls_constraint(family: Writes, held: Held, rules: Rules) -> Constraint:
-    calls = family.write(rules, held.tools, held.n_calls)
+def calls_constraint(family: Writes | None, held: Held, rules: Rules) -> Constraint:
+    """Without a family there are words alone."""
+    calls = family.write(rules, held.tools, held.n_calls) if family is not None else ""
     quiet = (held.thinking,) if held.thinking else ()
-    if not held.is_required:
+    if family is not None and not held.is_required and not held.words:
         rules.add("start", calls)
-        return Constraint(grammar=rules.grammar(), triggers=(family.begins,), repeats=True, quiet=quiet)
-    begins = rules.text(family.begins)
-    start = f"WS {begins} {calls}"
-    if family.begins and held.n_calls is None:
-        start += f" (WS {begins} {calls})*"
+        starts = family.starts(held.tools) if isinstance(family, WritesBare) and not family.begins else ()
+        triggers = family.opens if isinstance(family, WritesBare) and not family.begins else (family.begins,)
+        return Constraint(grammar=rules.grammar(), triggers=triggers, starts=starts, repeats=True, quiet=quiet)
+    start = held.words
+    if family is not None:
+        begins = rules.text(family.begins)
+        start = f"{begins} {calls}"
+        if family.begins and held.n_calls is None:
+            start += f" (WS {start})*"
+        start = f"({start} | {held.words})" if held.words and not held.is_required else f"WS {start}"
     if held.thinking and not held.is_thinking:
         thought = rules.up_to("thought", held.thinking[1])
-        start = f"({rules.text(held.thinking[0])} {thought})? {start}"
+        gap = " WS" if held.words else ""
+        start = f"({rules.text(held.thinking[0])} {thought}{gap})? {start}"
     rules.add("start", start)
     return Constraint(grammar=rules.grammar(), quiet=quiet, starts_quiet=held.is_thinking and bool(quiet))

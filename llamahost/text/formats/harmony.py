@@ -52,20 +52,23 @@ class Harmony:
     def splitter(self, asked: Asked, new_id: NewId | None = None) -> Splitter | None:
         return Reading(lambda script, calls: _Reader(asked, script, calls), asked, new_id or as_openai)
 
-    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool) -> Constraint:
+    def constraint(self, asked: Asked, rules: Rules, *, is_required: bool, words: str = "") -> Constraint:
         typed = f'(" "? {rules.text(_CONSTRAIN)} "json" | " json")? {rules.text(_MESSAGE)}'
         calls = [f"{literal(tool.name)} {typed} {rules.arguments(tool, k)}" for k, tool in enumerate(asked.tools)]
-        call = rules.add("call", *calls)
-        if not is_required:
+        call = rules.add("call", *calls) if calls else ""
+        if not is_required and not words:
             rules.add("start", call)
             return Constraint(grammar=rules.grammar(), triggers=_BEGINS, quiet=_QUIET)
-        begin = rules.text(_BEGINS[0])
+        messages = [f"{rules.text(_BEGINS[0])} {call}"] if calls else []
+        if words and not is_required:
+            messages.append(f"{rules.text(f'{_CHANNEL}final{_MESSAGE}')} {words}")
+        message = rules.add("message", *messages)
         if asked.is_thinking:
-            rules.add("start", f"{rules.text(_START + 'assistant')} {begin} {call}")
+            rules.add("start", f"{rules.text(_START + 'assistant')} {message}")
             return Constraint(grammar=rules.grammar(), quiet=_QUIET, starts_quiet=True)
         thought = rules.up_to("thought", "<|end|>")
         head = rules.text(_QUIET[0][0])
-        rules.add("start", f"({head} {thought} {rules.text(_START + 'assistant')})? {begin} {call}")
+        rules.add("start", f"({head} {thought} {rules.text(_START + 'assistant')})? {message}")
         return Constraint(grammar=rules.grammar())
 
 

@@ -42,12 +42,23 @@ class JsonCalls:
     def begins(self) -> str:
         return "" if self.begins_bare and not self.close else self.opens[0]
 
+    def starts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+        """With the name, which no other object is likely to have; in the two ways that models leave spaces."""
+        name = json.dumps(self.keys[0])
+        heads = (f"{{{name}: ", f"{{{name}:", f'{{"type": "function", {name}: ')
+        return tuple(head + json.dumps(tool.name, ensure_ascii=False) for tool in tools for head in heads)
+
     def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
-        name, arguments = self.keys
-        id_ = f'{literal(f"{{{json.dumps(self.ids)}: ")} /"[0-9]{{1,2}}"/ ", "' if self.ids else '"{"'
+        """In pieces as JSON's own: a longer one would shut out words that only begin as it does."""
+        name, arguments = (literal(json.dumps(key)) for key in self.keys)
+        id_, colon = "", '": "'
+        if self.ids:
+            id_ = f'{literal(json.dumps(self.ids))} ": " /"[0-9]{{1,2}}"/ ", " '
+        if not self.begins:
+            id_, colon = '("\\"type\\"" ": " "\\"function\\"" ", ")? ', "/: ?/"
         calls = [
-            f"{id_} {literal(f'{json.dumps(name)}: {json.dumps(tool.name, ensure_ascii=False)}, ')} "
-            f'{literal(f"{json.dumps(arguments)}: ")} {rules.arguments(tool, k)} "}}"'
+            f'"{{" {id_}{name} {colon} {literal(json.dumps(tool.name, ensure_ascii=False))} ", " '
+            f'{arguments} ": " {rules.arguments(tool, k)} "}}"'
             for k, tool in enumerate(tools)
         ]
         call = rules.add("call", *calls)

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id
+from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import MAX_DEPTH
 from llamahost.text.formats.script import Outcome, Script, Steps
+from llamahost.text.formats.values import Values, separated
 
 Tell = Callable[[str], object]
 
@@ -40,12 +43,58 @@ class PythonCalls:
     def markers(self) -> tuple[str, ...]:
         return (*self.opens, self.close) if self.close else self.opens
 
+    @property
+    def begins(self) -> str:
+        return "" if self.begins_bare else self.opens[0]
+
+    def starts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+        return tuple(f"[{tool.name}(" for tool in tools)
+
+    def write(self, rules: Rules, tools: Sequence[Tool], n_calls: int | None) -> str:
+        call = rules.add("call", *(self._write(rules, tool, k) for k, tool in enumerate(tools)))
+        more = "" if n_calls == 1 else f' ("," WS {call})*'
+        return rules.add("calls", f'"[" {call}{more} "]" {rules.text(self.close) if self.begins else ""}')
+
+    def _write(self, rules: Rules, tool: Tool, k: int) -> str:
+        values = Values(PYTHON, rules, tool.parameters, f"tools[{k}].function.parameters", f"v{k}", tool.strict)
+        arguments = values.arguments(lambda name: f'{literal(name)} "="')
+        return f'{literal(tool.name)} "(" {separated(arguments, literal(PYTHON.comma))} ")"'
+
     def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
         outcome = yield from read_calls(script, calls)
         if outcome == "whole" and self.close and not calls.is_full:
             yield from script.spaces()
             yield from script.take(self.close)
         return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Python:
+    """A Notation."""
+
+    words: tuple[str, str, str] = ("True", "False", "None")
+    comma: str = ", "
+    is_sorted: bool = False
+
+    def string(self, rules: Rules, n_min: int, n_max: int | None) -> str:
+        times = f"{{{n_min},{'' if n_max is None else n_max}}}"
+        escapes = r"\\[\\nrt'\"]"
+        return f"/\"([^\"\\\\\\x00-\\x1F]|{escapes}){times}\"|'([^'\\\\\\x00-\\x1F]|{escapes}){times}'/"
+
+    def quoted(self, rules: Rules, text: str) -> str:
+        double = json_of(text)
+        single = double[1:-1].replace('\\"', '"').replace("'", "\\'")
+        single = f"'{single}'"
+        return f"({literal(double)} | {literal(single)})"
+
+    def key(self, rules: Rules, key: str) -> str:
+        return f'{self.quoted(rules, key)} ": "'
+
+    def any_key(self, rules: Rules) -> str:
+        return f'{self.string(rules, 0, None)} ": "'
+
+
+PYTHON = _Python()
 
 
 def read_calls(script: Script, calls: Calls) -> Steps[Outcome]:

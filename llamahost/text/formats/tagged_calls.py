@@ -14,8 +14,8 @@ from llamahost.text.formats.calls import Arguments, Calls, new_id
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 
-_PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples"})
-"""Keywords that leave a string as it is."""
+_PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples", "minLength", "maxLength"})
+"""Keywords of a string that can be held to between tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +84,24 @@ class TaggedCalls:
         form = schema if isinstance(schema, dict) else {}
         defs = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
         is_text = set(form) <= _PLAIN_TEXT and form.get("type") == "string"
+        if form.get("type") == "string" and "enum" not in form and rules.is_loose and not tool.strict:
+            is_text = True
         keyed = self.keyed if not self.string else self.string[0 if form.get("type") == "string" else 1]
         head = rules.text(self.key + key + keyed)
         if self.value:
             head += f" NL {rules.text(self.value)}"
         gap = "NL " if self.trims else ""
         if is_text:
-            return f"{head} {gap}{rules.up_to(f'text_{number}', self.valued)} NL"
+            n_min, n_max = form.get("minLength", 0), form.get("maxLength")
+            text = rules.bounded(f"text_{number}", self.valued, n_min, n_max, "\\n?" if self.trims else "")
+            return f"{head} {gap}{text} NL"
         choices = form.get("enum")
         if isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices):
             value = rules.add(f"one_{number}", *(literal(choice) or '""' for choice in choices))
         elif form.get("type") == "string":
             raise InvalidRequest(
-                f"a string with more than a type cannot be held to in the form of this model, at `{key}`", param=param
+                f"a string with more than its length cannot be held to in the form of this model, at `{key}`",
+                param=param,
             )
         else:
             value = rules.value({**form, **defs}, {}, f"{param}/properties/{key}", is_strict=tool.strict)

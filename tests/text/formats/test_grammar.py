@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
+import jsonschema
 import pytest
 
 from llamahost.core.errors import InvalidRequest
@@ -186,9 +188,120 @@ def test_what_is_required_of_harmony_is_read_as_a_call(seed: int) -> None:
     assert [is_valid(*call) for call in found.calls] == [True]
 
 
-def test_a_form_that_begins_without_a_mark_can_be_required_but_not_seen_to_begin() -> None:
-    form = Talk(WRITERS["llama"])
-    asked = Asked(tools=TOOLS)
-    assert form.constraint(asked, rules(), is_required=False) is None
-    assert form.constraint(asked, rules(), is_required=True) is not None
-    assert Talk(None).constraint(asked, rules(), is_required=True) is None
+BARE = {
+    "llama": ('{"name": "get"', ', "parameters": {}}'),
+    "llama-python": ("[get(", ")]"),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_calls_without_a_mark_are_held_from_where_they_can_be_nothing_else(name: str) -> None:
+    begun, rest = BARE[name]
+    wanted = Talk(WRITERS[name]).constraint(Asked(tools=TOOLS), rules(), is_required=False)
+    assert wanted is not None
+    assert begun in wanted.starts
+    assert set(wanted.triggers) == set(WRITERS[name].opens)
+    assert allows(wanted.grammar, begun + rest)  # the start is of the grammar itself
+    assert Talk(None).constraint(Asked(tools=TOOLS), rules(), is_required=True) is None
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}},
+    "required": ["name", "n"],
+    "additionalProperties": False,
+}
+
+
+def allows(grammar: str, text: str) -> bool:
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    data = text.encode()
+    return bool(matcher.try_consume_tokens(list(data)) == len(data) and matcher.is_accepting())
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_with_a_form_for_the_words_there_are_calls_or_those_words(name: str) -> None:
+    family = WRITERS[name]
+    wanted = Talk(family, THINKING).constraint(Asked(tools=TOOLS), rules(), is_required=False, words=embed(PERSON, ""))
+    assert wanted is not None
+    assert not wanted.is_lazy
+    for words in ('{"name": "Bob", "n": 3}', '{"name": "get", "n": 3}'):
+        for thought in ("", "<think>\nHm {\n</think>\n\n"):
+            assert allows(wanted.grammar, thought + words)
+            if "Bob" in words:  # else it is read as a call, where calls may be bare
+                assert read(Talk(family, THINKING), thought + words, 5, tools=TOOLS).text == words
+    call = walked(constraint(family, held(TOOLS[1:]), {}, embed).grammar, 1).lstrip()
+    assert allows(wanted.grammar, call)
+    assert not allows(wanted.grammar, "Bob")
+
+
+def test_words_alone_may_be_thought_about_unless_the_request_forbids_it() -> None:
+    form = Talk(None, THINKING)
+    for asked, may in (
+        (Asked(), True),
+        (Asked(may_think=False), False),
+        (Asked(tells_thoughts=False), False),
+    ):
+        wanted = form.constraint(asked, rules(), is_required=False, words=embed(PERSON, ""))
+        assert wanted is not None
+        assert allows(wanted.grammar, '{"name": "", "n": 1}')
+        assert allows(wanted.grammar, '<think>\n</think>\n\n{"name": "", "n": 1}') == may
+    opened = form.constraint(Asked(is_thinking=True), rules(), is_required=False, words=embed(PERSON, ""))
+    assert opened is not None
+    assert opened.starts_quiet
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS])
+def test_words_of_harmony_stand_in_a_message_of_their_own(tools: tuple[Tool, ...]) -> None:
+    wanted = HARMONY.constraint(Asked(tools=tools), rules(), is_required=False, words=embed(PERSON, ""))
+    thought = "<|channel|>analysis<|message|>So<|end|><|start|>assistant"
+    words = '{"name": "Bob", "n": 3}'
+    assert allows(wanted.grammar, f"{thought}<|channel|>final<|message|>{words}")
+    assert not allows(wanted.grammar, words)
+    call = "<|channel|>commentary to=functions.get <|constrain|>json<|message|>{}"
+    assert allows(wanted.grammar, thought + call) == bool(tools)
+
+
+@pytest.mark.parametrize("name", ["llama-python", "gemma-4"])
+@pytest.mark.parametrize(
+    ("schema", "is_exact"),
+    [
+        ({"type": "string", "minLength": 1, "maxLength": 3}, True),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, True),
+        ({"type": ["boolean", "number"]}, True),
+        ({"enum": ["a'\"\\", 3, True, None]}, True),
+        ({"type": "array", "items": {"type": "integer", "maximum": 9}, "minItems": 1, "maxItems": 2}, True),
+        (
+            {
+                "type": "object",
+                "properties": {"x": {"type": "string", "maxLength": 3}, "a": {"$ref": "#/$defs/t"}},
+                "required": ["a"],
+            },
+            True,
+        ),
+        ({"type": "string", "pattern": "^a+$"}, False),
+        ({"type": "object"}, True),
+        ({}, True),
+        ({"oneOf": [{"type": "string"}, {"type": "string"}]}, False),
+    ],
+)
+def test_values_that_are_not_written_as_json_are_valid_all_the_same(name: str, schema: Any, is_exact: bool) -> None:
+    root = {
+        "type": "object",
+        "properties": {"z": schema, "b": {"type": "boolean"}},
+        "required": ["z"],
+        "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}},
+    }
+    for strict in (True, False):
+        tools = (Tool(name="f", parameters=root, strict=strict),)
+        if strict and not is_exact:
+            with pytest.raises(InvalidRequest) as refused:
+                constraint(WRITERS[name], held(tools, n_calls=1), {}, embed)
+            assert str(refused.value.param).startswith("tools[0].function.parameters/properties/z")
+            continue
+        grammar = constraint(WRITERS[name], held(tools, n_calls=1), {}, embed).grammar
+        for seed in range(3):
+            [(called, arguments)] = read(Talk(WRITERS[name]), walked(grammar, seed), 7, tools=tools).calls
+            assert called == "f"
+            assert jsonschema.Draft202012Validator(root).is_valid(json.loads(arguments)) or not is_exact
