@@ -443,9 +443,10 @@ def _manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecO
 
 def _load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:
     """In a load thread, where importing llama_cpp keeps nobody waiting."""
+    from llamahost.fleet.inspect import ensure
     from llamahost.fleet.loader import load
 
-    return load(spec, machine, on_progress)
+    return load(spec, machine, on_progress, inspect=ensure)
 
 
 def _facts(spec: ModelSpec) -> FileFacts:

@@ -1,11 +1,24 @@
 """Models that tests share: tiny ones made once a session, and trained ones where the machine has them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from llamahost.fleet.inspect import Memory
 from tests.gguf_models import Architecture, write_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the processes that they start, leave nothing in the user's cache."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME")
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +27,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _model(folder: Path, architecture: Architecture) -> Path:
+    """Written once, and known to open: tests that load it need not wait for the process that tries new files."""
     path = folder / f"tiny-{architecture}.gguf"
-    return path if path.exists() else write_model(path, architecture)
+    if not path.exists():
+        write_model(path, architecture)
+        Memory.of(os.environ).add(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -127,13 +127,14 @@ def opened(spec: ModelSpec, *, is_verbose: bool) -> Iterator[Ready]:
     with bar(spec.name) as show:
 
         def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:
+            from llamahost.fleet.inspect import ensure
             from llamahost.fleet.loader import load as really
 
             def progress(fraction: float) -> None:
                 on_progress(fraction)  # first: it ends the load when nobody waits any more
                 show(fraction)
 
-            loaded = really(spec, machine, progress)
+            loaded = really(spec, machine, progress, inspect=ensure)
             cards.append(loaded.card)
             return loaded
 

@@ -39,6 +39,9 @@ __all__ = ["Loaded", "ModelCard", "Prepared", "Preparer", "load"]
 
 logger = logging.getLogger("llamahost.fleet")
 
+Inspect = Callable[[Path, Callable[[], None]], None]
+"""Whether a file may be opened in this process; the second is called while that is found out. See `fleet/inspect`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
@@ -111,12 +114,23 @@ class Loaded:
         self.model.close()
 
 
-def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None] | None = None) -> Loaded:
-    """Open the model and a context that fits what the process is given. Raises LoadFailed."""
+def load(
+    spec: ModelSpec,
+    machine: Machine,
+    on_progress: Callable[[float], None] | None = None,
+    *,
+    inspect: Inspect | None = None,
+) -> Loaded:
+    """Open the model and a context that fits what the process is given. Raises LoadFailed.
+
+    `inspect` is asked before C sees the file, and raises LoadFailed where it must not.
+    """
     spec = located(spec)
     verify(spec.path)
     header = read_metadata(spec.path)
     _refuse_what_is_no_model(spec.path, header)
+    if inspect is not None:
+        inspect(spec.path, lambda: on_progress(0.0) if on_progress else None)
     source = given_source(spec)
     is_generating = generates(spec, header)
     with ExitStack() as undo:  # of whatever was opened, the last first

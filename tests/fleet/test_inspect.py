@@ -1,0 +1,98 @@
+"""Laws of trying a file first: what ends a process ends one of its own; what was seen to open is not tried again."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llamahost.core.errors import LoadFailed, Unavailable
+from llamahost.fleet.inspect import MAX_REMEMBERED, Memory, cache_folder, ensure
+from llamahost.fleet.manifest import BUILTIN_PATH
+from tests.fuzz.gguf_document import read_document
+from tests.gguf_models import write_model
+from tests.native.test_gguf_laws import tokens
+
+NOBODY = ("/nonexistent/python",)
+FOREVER = (sys.executable, "-S", "-c", "import signal; signal.pause()")
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Memory:
+    return Memory(tmp_path / "cache" / "opened.json", "1")
+
+
+def test_a_good_file_is_tried_once_and_again_when_it_changes(tiny_llama: Path, tmp_path: Path, memory: Memory) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_llama.read_bytes())
+    ensure(path, memory=memory)
+    assert memory.holds(path)
+    ensure(path, memory=memory, command=FOREVER, limit_s=0.0)  # not tried
+    assert not replace(memory, library="2").holds(path)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(LoadFailed, match="did not open within 0 s"):
+        ensure(path, memory=memory, command=FOREVER, limit_s=0.0)
+
+
+def test_a_file_that_ends_the_process_ends_another_one(tiny_llama: Path, tmp_path: Path, memory: Memory) -> None:
+    path = tmp_path / "twice.gguf"
+    bad = tokens(lambda known: [known[1], *known[1:]])(read_document(tiny_llama.read_bytes()))
+    path.write_bytes(bad.to_bytes())
+    with pytest.raises(
+        LoadFailed, match=r"ended the process that tried to open it \(SIGABRT\).*made to do harm: .*ASSERT"
+    ):
+        ensure(path, memory=memory)
+    assert not memory.holds(path)
+
+
+def test_what_is_refused_in_words_is_left_to_the_load(tmp_path: Path, memory: Memory) -> None:
+    path = tmp_path / "none.gguf"
+    path.write_bytes(b"GGUF nonsense")
+    ensure(path, memory=memory)
+    assert not memory.holds(path)
+
+
+def test_a_file_in_parts_is_tried_again_when_one_of_them_changes(tmp_path: Path, memory: Memory) -> None:
+    write_model(tmp_path / "big.gguf", split_max_tensors=12)
+    first, *others = sorted(tmp_path.glob("big-*.gguf"))
+    memory.add(first)
+    assert memory.holds(first)
+    os.utime(others[-1], ns=(1, 1))
+    assert not memory.holds(first)
+    others[-1].unlink()
+    memory.add(first)
+    assert not memory.holds(first)
+
+
+def test_closing_ends_a_try_and_the_model_of_the_package_needs_none(tiny_llama: Path, memory: Memory) -> None:
+    def close() -> None:
+        raise Unavailable("the server is shutting down")
+
+    with pytest.raises(Unavailable):
+        ensure(tiny_llama, close, memory=memory, command=FOREVER)
+    ensure(BUILTIN_PATH, memory=memory, command=FOREVER, limit_s=0.0)
+    ensure(tiny_llama, memory=memory, command=NOBODY)  # where no process can be had: opened all the same, with a word
+
+
+def test_the_memory_is_bounded_and_survives_nonsense(tmp_path: Path, memory: Memory) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"x")
+    for text in ("", "[]", '{"library": "1"}', '{"library": "1", "files": 3}', "[" * 10**5):
+        memory.file.parent.mkdir(exist_ok=True)
+        memory.file.write_text(text)
+        assert not memory.holds(path)
+    many = {f"/gone/{k}": [[k, 1, 1]] for k in range(MAX_REMEMBERED)}
+    memory.file.write_text(f'{{"library": "1", "files": {many!r}}}'.replace("'", '"'))
+    memory.add(path)
+    assert memory.holds(path)
+    assert len(memory._read()) == MAX_REMEMBERED
+    Memory(tmp_path / "m.gguf" / "no-folder", "1").add(path)  # cannot be written: tried again next time
+
+
+def test_the_cache_is_where_the_user_wants_it() -> None:
+    assert cache_folder({"HOME": "/h"}) == Path("/h/.cache/llamahost")
+    assert cache_folder({"HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/x/llamahost")
+    assert cache_folder({"LLAMAHOST_CACHE": "/c", "XDG_CACHE_HOME": "/x"}) == Path("/c")
