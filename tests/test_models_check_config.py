@@ -162,7 +162,7 @@ def test_every_variable_is_in_the_example() -> None:
     listed = re.findall(r"^#?(LLAMAHOST_\w+)=", example, re.MULTILINE)
     names: list[str] = [*typer.main.get_command(app).commands]  # type: ignore[attr-defined]  # it is a group
     read = {variable for name in names for variables in flags_of(name).values() for variable in variables}
-    assert sorted(listed) == sorted(read | {"LLAMAHOST_BENCH_API_KEY"})
+    assert sorted(listed) == sorted(read | {"LLAMAHOST_BENCH_API_KEY", "LLAMAHOST_CACHE"})
 
 
 def test_a_variable_that_nothing_reads_is_told() -> None:

@@ -96,7 +96,9 @@ def known_variables(context: typer.Context) -> set[str]:
     """Every environment variable that some command reads."""
     root = context.find_root()
     commands = [_command(context, name) for name in root.command.list_commands(root)]  # type: ignore[attr-defined]  # the root is a group
-    return {variable for command in commands for each in command.params for variable in _variables(each)}
+    return {"LLAMAHOST_CACHE"} | {
+        variable for each in commands for param in each.params for variable in _variables(param)
+    }
 
 
 def strangers(environment: Mapping[str, str], known: set[str]) -> list[str]:
