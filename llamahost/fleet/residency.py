@@ -49,6 +49,7 @@ class Residency:
         self._lost_s = lost_s
         self._quarantined: dict[str, str] = {}
         self._effects: list[Effect] = []
+        self._n_turns = 0
 
     # --- what happens; each returns what to do about it ---
 
@@ -291,7 +292,7 @@ class Residency:
                 coming[MODELS] += 1
         waiting = [m for m in self.models.values() if m.wanted_at is not None and not m.is_gone and now >= m.retry_at]
         is_anyone_waiting = False
-        for model in sorted(waiting, key=lambda each: each.wanted_at or 0.0):
+        for model in sorted(waiting, key=lambda each: each.turn):
             if model.live:
                 model.wanted_at = None
             elif model.facts is None:
@@ -307,7 +308,8 @@ class Residency:
         """What is to be there from the start finds its place or says that there is none; it drives nobody out."""
         model.may_evict = may_evict or (model.wanted_at is not None and model.may_evict)
         if model.wanted_at is None:
-            model.wanted_at = now
+            self._n_turns += 1
+            model.wanted_at, model.turn = now, self._n_turns
 
     def _settle(self, model: Model, free: dict[str, int], coming: dict[str, int], now: float) -> bool:
         """Load it, promise it room that will be, or refuse it; False where it waits for room."""
@@ -323,8 +325,8 @@ class Residency:
                 for device in free:  # a later one may have what is left over, and nothing of what was promised
                     free[device] = min(free[device], max(0, coming[device]))
                 return False
-        if model.may_evict and any(each.state == "loading" for other in self.models.values() for each in other.live):
-            return False  # what loads now can be asked to leave when it is there
+        if model.may_evict and self._fitting(model, self._conceivable(model), is_any=True) is not None:
+            return False  # those in its way load, leave, or have a promise: they can be asked when they are there
         self._fail(
             model,
             why_not(model, self.models.values(), self._usable(), coming, self._room, self._quarantined),
@@ -378,11 +380,22 @@ class Residency:
             self._drain(replica)
         return found
 
+    def _conceivable(self, model: Model) -> dict[str, int]:
+        """What there would be if all had left that may ever be asked to."""
+        left = dict(self._room)
+        for other in self.models.values():
+            if other is not model and not self._may_go(other, model):
+                for replica in other.live:
+                    _take(left, replica.bytes, is_first=replica is other.live[0])
+        return left
+
+    def _may_go(self, other: Model, model: Model) -> bool:
+        return not other.spec.pinned and other.spec.memory_priority <= model.spec.memory_priority
+
     def _victims(self, model: Model) -> Iterator[tuple[Model, Replica]]:
         for other in self.models.values():
-            if other is model or other.spec.pinned or other.spec.memory_priority > model.spec.memory_priority:
-                continue
-            yield from ((other, each) for each in other.live if each.state == "ready")
+            if other is not model and self._may_go(other, model):
+                yield from ((other, each) for each in other.live if each.state == "ready")
 
     def _multiply(self, free: dict[str, int], now: float) -> None:
         """More replicas of what runs, where there is room for them without asking anyone to leave."""

@@ -84,6 +84,7 @@ class Model:
     measured: dict[Shape, Footprint] = field(default_factory=dict)  # of loads of a file that is still the same
     is_looking: bool = False
     wanted_at: float | None = None
+    turn: int = 0  # in which it is served; a clock may stand still, or go back
     retry_at: float = -math.inf
     seen: object = None  # by which the file that was measured is known
     n_failures: int = 0
