@@ -19,6 +19,10 @@ MAX_HEAD_BYTES = 64 * 1024
 _OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
 
+class _HeadTooLarge(Exception):
+    """Ends the parser's reading."""
+
+
 class Http1(HttpToolsProtocol):
     """Owned by the event loop. One connection."""
 
@@ -42,14 +46,16 @@ class Http1(HttpToolsProtocol):
                 self._refuse(405, "Method Not Allowed", "this server is no proxy")
                 return b""
             return self._without_the_offer() + data[offer.args[0] :]
-        except httptools.HttpParserError:
-            self._refuse(400, "Bad Request", "this is no HTTP/1.1 request")
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _HeadTooLarge):
+                self._refuse_head()
+            else:
+                self._refuse(400, "Bad Request", "this is no HTTP/1.1 request")
         else:
             if n_news == self._n_news:
                 self._n_head += len(data)
                 if self._n_head > MAX_HEAD_BYTES:
-                    told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
-                    self._refuse(431, "Request Header Fields Too Large", told)
+                    self._refuse_head()
         return b""
 
     def on_message_begin(self) -> None:
@@ -63,6 +69,9 @@ class Http1(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._told()
+        # What came whole, in one read with its end, has not been counted.
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+            raise _HeadTooLarge
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:
             super().on_headers_complete()
@@ -93,6 +102,10 @@ class Http1(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse_head(self) -> None:
+        told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
+        self._refuse(431, "Request Header Fields Too Large", told)
 
     def _refuse(self, status: int, reason: str, message: str) -> None:
         body = Problem(status=status, message=message, type="invalid_request_error").body

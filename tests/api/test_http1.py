@@ -130,9 +130,12 @@ def test_a_body_of_many_chunks_may_have_headers_behind_it() -> None:
     law(body)
 
 
-def test_a_head_that_is_too_large_is_told_so() -> None:
+@pytest.mark.parametrize("end", [b"", b"\r\nX-More: y\r\n\r\n"], ids=["so far", "whole"])
+@pytest.mark.parametrize("begun", [b"GET /health HTTP/1.1\r\nX-Long: ", b"GET /health?"], ids=["header", "path"])
+def test_a_head_that_is_too_large_is_told_so(begun: bytes, end: bytes) -> None:
     async def body(host: FakeHost, client: Client) -> None:
-        client.writer.write(b"GET /health HTTP/1.1\r\nX-Long: " + b"y" * MAX_HEAD_BYTES)
+        path = b" HTTP/1.1\r\nX-Long: y" if b"?" in begun else b""
+        client.writer.write(begun + b"y" * MAX_HEAD_BYTES + path + end)
         answer = await client.reader.read()
         assert answer.startswith(b"HTTP/1.1 431 ")
         assert "head is larger" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
