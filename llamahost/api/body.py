@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope
@@ -19,12 +19,19 @@ from llamahost.api.problems import BodyTooLarge
 from llamahost.core.errors import InvalidRequest
 
 T = TypeVar("T")
+Decoded = TypeVar("Decoded", covariant=True)
 
 N_SMALL = 8192
 """Bytes of a body that are decoded on the loop itself, in 0.2 ms at most; the way to a thread and back costs that."""
 
 _AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+class Decoder(Protocol[Decoded]):
+    """msgspec's, or one that raises as it does."""
+
+    def decode(self, body: bytes, /) -> Decoded: ...
 
 
 class ClientGone(Exception):
@@ -85,7 +92,7 @@ class Reading:
         self._thread.shutdown(wait=False)
 
 
-def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def decode_body(body: bytes, decoder: Decoder[T]) -> T:
     """The body as the decoder's type. Raises InvalidRequest with the path of the field at fault as `param`."""
     if not body.strip():
         raise InvalidRequest("the request's body is empty; it must be a JSON object")

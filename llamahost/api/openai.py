@@ -7,7 +7,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-import msgspec
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,6 +14,7 @@ from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json, Probs
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
+from llamahost.api.pieces import InPieces
 from llamahost.api.service import Service, model_named
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.api.trace import trace_of
@@ -58,7 +58,7 @@ class Generate(Generic[B, R]):
     """One generating route: how its body is read, what it means, and who answers it."""
 
     kind: Literal["chat", "completion"]
-    decoder: msgspec.json.Decoder[B]
+    decoder: InPieces[B]
     parse: Callable[[B], R]
     answer: Callable[[R], AsyncGenerator[Event, None]]
     settings: ServerSettings

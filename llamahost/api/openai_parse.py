@@ -67,6 +67,9 @@ _FLOATS_AND_INTS = (
 )
 """Sampling fields that go through as they are, where they are given."""
 
+_STRIDE = 8192
+"""Token ids that are handled at once, in 0.2 ms."""
+
 _LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama.cpp's letter of each, in SAMPLERS' order
 
 
@@ -281,12 +284,23 @@ def _prompts(prompt: str | list[int | str | list[int]]) -> tuple[str | Sequence[
     """One text, several texts, one list of tokens, or several lists of tokens."""
     if isinstance(prompt, str):
         return (prompt,)
-    kinds = set(map(type, prompt))
-    if kinds == {int}:
-        return (array("i", prompt),)  # type: ignore[arg-type] # int is all there is
-    if int in kinds:
+    if prompt and isinstance(prompt[0], int):
+        return (_tokens(prompt),)
+    if any(isinstance(item, int) for item in prompt):
         raise InvalidRequest("`prompt` mixes tokens with texts; give one or the other", param="prompt")
     return tuple(item if isinstance(item, str) else array("i", item) for item in prompt)  # type: ignore[arg-type] # no int is left
+
+
+def _tokens(prompt: list[int | str | list[int]]) -> Sequence[int]:
+    """Takes them out of the list, by strides: C keeps the GIL for all that it is given, and to free it too."""
+    tokens = array("i")
+    while prompt:
+        stride = prompt[:_STRIDE]
+        if set(map(type, stride)) != {int}:
+            raise InvalidRequest("`prompt` mixes tokens with texts; give one or the other", param="prompt")
+        tokens.extend(stride)  # type: ignore[arg-type] # int is all there is
+        del prompt[:_STRIDE]
+    return tokens
 
 
 def _generation(body: Body, n_logprobs: int | None) -> Generation:

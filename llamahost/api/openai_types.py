@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from llamahost.api.pieces import InPieces
+
 Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # beyond it ctypes would cut silently
 Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]  # checked while decoding: prompts are long
+Prompt: TypeAlias = Token | str | list[Token]
 Bias: TypeAlias = float | bool  # false bans the token
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]  # a search for the nearest known one takes its time
 
@@ -217,7 +220,7 @@ class ChatBody(Body, kw_only=True):
 class CompletionBody(Body, kw_only=True):
     """POST /v1/completions."""
 
-    prompt: str | list[Token | str | list[Token]]
+    prompt: str | list[Prompt]
     logprobs: Int | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -228,5 +231,5 @@ class CompletionBody(Body, kw_only=True):
         return self.logprobs is not None
 
 
-CHAT = msgspec.json.Decoder(ChatBody)
-COMPLETION = msgspec.json.Decoder(CompletionBody)
+CHAT = InPieces(ChatBody, "messages", MessageBody, '{"role":"user","content":"%s"}')
+COMPLETION = InPieces(CompletionBody, "prompt", Prompt)

@@ -19,7 +19,7 @@ SCHEMA_TEXT = json.dumps(SCHEMA)
 
 
 def asked(**fields: Any) -> Output:
-    return output_of(CHAT.decode(json.dumps({"messages": MESSAGES, **fields})))
+    return output_of(CHAT.decode(json.dumps({"messages": MESSAGES, **fields}).encode()))
 
 
 ASKED: list[tuple[dict[str, Any], Output]] = [
