@@ -2,7 +2,7 @@
 # make serve MODEL=path.gguf     serve that file; ARGS="--port 9000 …" adds flags of `llamahost serve`
 # make serve MODEL=OWNER/NAME    serve that one of Hugging Face, as Qwen/Qwen3-8B-GGUF; it is fetched first
 # make pull                      fetch what model_manifest.toml takes from there; make pull MODEL=OWNER/NAME that one
-# make test                      the tests; make test-slow runs the slow ones too
+# make test                      the tests, in a process a core (WORKERS=2); make test-slow: the slow ones too, at length
 # make test-clients              other makers' clients against a real server, in an environment of their own
 # make check                     format, lint and types
 # make bench MODEL=path.gguf     measure; ARGS="…" adds flags of `llamahost bench`
@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?=
 ARGS ?=
+WORKERS ?= auto
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -38,11 +39,13 @@ serve: $(VENV)/installed
 pull: $(VENV)/installed
 	@exec $(BIN)/llamahost pull $(MODEL) $(ARGS)
 
+## Bytecode is kept even where the environment says not to: each of the tests' processes would compile everything anew.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
+## One after the other: many of them start servers and measure time.
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=long
 
 test-clients: $(VENV)-clients/installed
 	$(VENV)-clients/bin/python -m pytest -m slow -rs tests/clients

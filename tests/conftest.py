@@ -1,13 +1,28 @@
 """Models that tests share: tiny ones made once a session, and trained ones where the machine has them."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llamahost.fleet.inspect import Memory
 from tests.gguf_models import Architecture, write_model
+
+# A developer's run looks at few examples, and at others each time; --hypothesis-profile=long looks at many.
+settings.register_profile("fast", max_examples=30, deadline=None)
+settings.register_profile("long", max_examples=300, deadline=None)
+settings.load_profile("fast")
+
+
+def pytest_unconfigure() -> None:
+    """The binding opens /dev/null twice when it is imported, and leaves both to the interpreter's end."""
+    utils = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        if hasattr(utils, name):
+            getattr(utils, name).close()
 
 
 @pytest.fixture(scope="session", autouse=True)

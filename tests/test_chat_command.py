@@ -99,6 +99,7 @@ def test_two_at_the_prompt_end_it(tiny_llama: Path, tmp_path: Path) -> None:
         assert process.wait(LIMIT_S) == 130
 
 
+@pytest.mark.slow
 def test_a_person_gets_a_prompt_and_ctrl_d_ends(tiny_llama: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     arguments = command("chat", tiny_llama, *SHORT)

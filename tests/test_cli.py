@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llamahost.cli import app
 
 HERE = Path(__file__).resolve().parent.parent
 LIMIT_S = 30.0
@@ -35,6 +40,27 @@ def finished(folder: Path, *arguments: str | Path, **more: str) -> subprocess.Co
     return subprocess.run(
         command(*arguments), cwd=folder, env=environment(**more), text=True, capture_output=True, timeout=LIMIT_S
     )
+
+
+def ended(folder: Path, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """As `finished`, in this process: for what ends without a model and without serving."""
+    root, before = logging.getLogger(), dict(os.environ)
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "llamahost", "uvicorn")}
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    try:
+        os.environ.clear()
+        os.environ.update(environment(**more))
+        with contextlib.chdir(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            app([*map(str, arguments)], prog_name="llamahost")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        root.handlers[:] = handlers
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    return subprocess.CompletedProcess([*map(str, arguments)], status, output.getvalue(), errors.getvalue())
 
 
 class Server:
@@ -87,17 +113,17 @@ def serving(folder: Path, *arguments: str | Path, **more: str) -> Iterator[Serve
 
 
 def test_help_and_version_are_there() -> None:
-    assert "serve" in finished(HERE, "--help").stdout
+    assert "serve" in ended(HERE, "--help").stdout
     assert finished(HERE, "--version").stdout.startswith("llamahost ")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_is_told_how_to_complete(shell: str) -> None:
-    shown = finished(HERE, "--show-completion", shell)
+    shown = ended(HERE, "--show-completion", shell)
     assert shown.returncode == 0
     assert "_LLAMAHOST_COMPLETE" in shown.stdout
     asked = {"COMP_WORDS": "llamahost r", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "llamahost r"}
-    done = finished(HERE, **asked, _TYPER_COMPLETE_FISH_ACTION="get-args", _LLAMAHOST_COMPLETE=f"complete_{shell}")
+    done = ended(HERE, **asked, _TYPER_COMPLETE_FISH_ACTION="get-args", _LLAMAHOST_COMPLETE=f"complete_{shell}")
     assert "run" in done.stdout
 
 
@@ -108,9 +134,10 @@ def test_help_brings_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow  # tests/builtin serves it too, and hears its known answers
 def test_without_a_model_it_serves_the_one_of_the_package_and_says_how_to_give_another(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        assert "llamahost serve model.gguf" in server.line("loading builtin")
+        assert "`llamahost serve " in server.line("loading builtin")
         server.line("ready: builtin")
         assert server.request("/ready")[0] == 200
         hello = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
@@ -119,11 +146,12 @@ def test_without_a_model_it_serves_the_one_of_the_package_and_says_how_to_give_a
 
 
 def test_a_missing_model_is_one_line_and_status_3(tmp_path: Path) -> None:
-    done = finished(tmp_path, "serve", "nowhere.gguf")
+    done = ended(tmp_path, "serve", "nowhere.gguf")
     assert done.returncode == 3
     assert done.stderr.strip() == "llamahost: there is no file nowhere.gguf"
 
 
+@pytest.mark.slow
 def test_a_corrupt_model_is_one_clear_line_and_status_3(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
     done = finished(tmp_path, "serve", "bad.gguf", "--port", "0", "--log-level", "error")
@@ -153,26 +181,27 @@ def test_a_binding_that_does_not_load_is_told_with_what_to_do(tmp_path: Path, ti
 def test_a_port_in_use_is_one_line_and_status_4(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = finished(tmp_path, "serve", "--port", str(port))
+        done = ended(tmp_path, "serve", "--port", str(port))
     assert done.returncode == 4
     assert done.stderr.strip() == f"llamahost: cannot listen on 127.0.0.1:{port}: address already in use"
 
 
 def test_a_wrong_manifest_is_one_line_and_status_5(tmp_path: Path) -> None:
     (tmp_path / "model_manifest.toml").write_text("[server]\nprot = 1\n")
-    done = finished(tmp_path, "serve")
+    done = ended(tmp_path, "serve")
     assert done.returncode == 5
     assert "line 2" in done.stderr
     assert "port" in done.stderr
-    assert finished(tmp_path, "serve", "--manifest", "nowhere.toml").returncode == 5
+    assert ended(tmp_path, "serve", "--manifest", "nowhere.toml").returncode == 5
 
 
 def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
-    assert finished(tmp_path, "serve", "--port", "99999").returncode == 2
-    assert finished(tmp_path, "serve", "--log-level", "loud").returncode == 2
-    assert finished(tmp_path, "serve", "a.gguf", "--manifest", "m.toml").returncode == 2
+    assert finished(tmp_path, "serve", "--port", "99999").returncode == 2  # the status of the process itself
+    assert ended(tmp_path, "serve", "--log-level", "loud").returncode == 2
+    assert ended(tmp_path, "serve", "a.gguf", "--manifest", "m.toml").returncode == 2
 
 
+@pytest.mark.slow  # `config` tells the same without a server
 def test_flags_weigh_more_than_environment_and_that_more_than_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "model_manifest.toml").write_text('[server]\nhost = "192.0.2.1"\napi_key = "from the manifest"\n')
     with serving(tmp_path, "--host", "127.0.0.1", LLAMAHOST_HOST="192.0.2.2", LLAMAHOST_API_KEY="sesame") as server:

@@ -13,8 +13,10 @@ import typer
 
 from llamahost.cli import app
 from llamahost.commands.config import strangers
+from llamahost.commands.probe import probe
+from llamahost.commands.remote import Remote
 from llamahost.native.devices import devices, system_info
-from tests.test_cli import HERE, finished, serving
+from tests.test_cli import HERE, ended, finished, serving
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def manifest(tiny_llama: Path, tmp_path: Path) -> Path:
 
 
 def test_models_tells_what_is_there(manifest: Path, tiny_llama: Path) -> None:
-    done = finished(manifest.parent, "models", "--json")
+    done = ended(manifest.parent, "models", "--json")
     here, gone = json.loads(done.stdout)
     assert done.returncode == 0
     assert (here["name"], here["aliases"], here["path"]) == ("here", ["h"], str(tiny_llama))
@@ -37,14 +39,14 @@ def test_models_tells_what_is_there(manifest: Path, tiny_llama: Path) -> None:
     assert (here["n_ctx"], here["n_slots"], here["architecture"], here["trouble"]) == (256, None, "llama", "")
     assert (gone["exists"], gone["n_slots"]) == (False, 3)
     assert "there is no file" in gone["trouble"]
-    lines = finished(manifest.parent, "models").stdout.splitlines()
+    lines = ended(manifest.parent, "models").stdout.splitlines()
     assert lines[0].split() == ["name", "there", "size", "n_ctx", "slots", "path"]
     assert [line.split()[:2] for line in lines[1:3]] == [["here", "✓"], ["gone", "✗"]]
 
 
 def test_models_without_a_manifest_lists_the_one_of_the_package(tmp_path: Path) -> None:
-    assert [each["name"] for each in json.loads(finished(tmp_path, "models", "--json").stdout)] == ["builtin"]
-    assert finished(tmp_path, "models", "--manifest", "nowhere.toml").returncode == 5
+    assert [each["name"] for each in json.loads(ended(tmp_path, "models", "--json").stdout)] == ["builtin"]
+    assert ended(tmp_path, "models", "--manifest", "nowhere.toml").returncode == 5
 
 
 def test_a_device_is_there_and_says_its_name() -> None:
@@ -80,6 +82,26 @@ def test_check_finds_what_is_wrong_with_the_manifest_s_models(manifest: Path) ->
 QUESTIONS = ["health", "ready", "models", "chat", "stream", "completion", "wrong key", "unknown model"]
 
 
+def test_a_probe_asks_a_server_everything(tiny_llama: Path, tmp_path: Path) -> None:
+    flags = (tiny_llama, "--n-ctx", "256", "--slots", "2", "--api-key", "sesame", "--strict-model", "--alias", "tiny")
+    with serving(tmp_path, *flags) as server:
+        server.line("ready: ")
+        with Remote(server.url, "sesame") as remote:
+            well = list(probe(remote, None, "sesame"))
+        assert [finding.what for finding in well] == QUESTIONS
+        assert [finding for finding in well if not finding.is_well] == []
+        assert {finding.what: finding.told for finding in well}["wrong key"] == "401"
+        with Remote(server.url) as remote:
+            locked_out = list(probe(remote, None, None))
+        wrong = [finding.what for finding in locked_out if not finding.is_well]
+        assert wrong == ["models", "chat", "stream", "completion", "unknown model"]
+        assert server.end() == 0
+    with Remote(server.url) as remote:
+        gone = list(probe(remote, None, None))
+    assert [(finding.what, finding.is_well) for finding in gone] == [("health", False)]
+
+
+@pytest.mark.slow
 def test_check_asks_a_server_everything(tiny_llama: Path, tmp_path: Path) -> None:
     flags = (tiny_llama, "--n-ctx", "256", "--api-key", "sesame", "--strict-model")
     with serving(tmp_path, *flags) as server:
@@ -110,7 +132,7 @@ def test_check_knows_a_server_that_asks_for_nothing(tiny_llama: Path, tmp_path: 
 
 
 def settings(folder: Path, *arguments: str | Path, **more: str) -> dict[str, tuple[Any, str]]:
-    done = finished(folder, "config", "--json", *arguments, **more)
+    done = ended(folder, "config", "--json", *arguments, **more)
     assert done.returncode == 0, done.stderr
     return {f"{row['table']}.{row['key']}": (row["value"], row["source"]) for row in json.loads(done.stdout)}
 
@@ -126,7 +148,7 @@ def test_config_tells_each_value_and_where_it_came_from(manifest: Path) -> None:
     assert told["models.here.n_slots"] == (5, "flag")
     assert told["models.gone.n_slots"] == (5, "flag")
     assert told["models.gone.n_batch"] == (2048, "default")
-    assert "sesame" not in finished(manifest.parent, "config", "--api-key", "sesame").stdout
+    assert "sesame" not in ended(manifest.parent, "config", "--api-key", "sesame").stdout
 
 
 def test_config_knows_a_model_on_the_command_line(tiny_llama: Path, tmp_path: Path) -> None:
@@ -139,9 +161,9 @@ def test_config_knows_a_model_on_the_command_line(tiny_llama: Path, tmp_path: Pa
 
 
 def test_config_refuses_what_serve_refuses(tmp_path: Path) -> None:
-    assert finished(tmp_path, "config", "--port", "99999").returncode == 2
-    assert finished(tmp_path, "config", "--prot", "1").returncode == 2
-    assert finished(tmp_path, "config", "--manifest", "nowhere.toml").returncode == 5
+    assert ended(tmp_path, "config", "--port", "99999").returncode == 2
+    assert ended(tmp_path, "config", "--prot", "1").returncode == 2
+    assert ended(tmp_path, "config", "--manifest", "nowhere.toml").returncode == 5
 
 
 def flags_of(name: str) -> dict[str, list[str]]:

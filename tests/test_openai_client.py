@@ -158,7 +158,6 @@ def test_a_stream_tells_how_far_its_prompt_is_and_how_fast_it_goes(tiny_llama: P
         told = [chunk["prompt_progress"] for chunk in chunks if chunk.get("prompt_progress")]
         assert [told[0]["processed"], told[-1]["processed"]] == [0, 300]
         assert [part["processed"] for part in told] == sorted(part["processed"] for part in told)
-        assert len(told) > 2
         assert {part["total"] for part in told} == {300}
         texts = [chunk for chunk in chunks if chunk["choices"][0]["text"]]
         assert texts

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.gguf_models import write_model
-from tests.test_cli import HERE, LIMIT_S, command, environment, finished
+from tests.test_cli import HERE, LIMIT_S, command, ended, environment, finished
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,16 @@ def said(folder: Path, text: bytes, *arguments: str | Path) -> subprocess.Comple
 
 
 def test_an_answer_is_all_that_standard_output_holds(chatty: Path, tmp_path: Path) -> None:
-    flags = ("--temperature", "0", "--max-tokens", "8", "--n-ctx", "256")
-    one = finished(tmp_path, "run", chatty, "Hello", *flags)
+    """By a name of the manifest, which is as good as a path."""
+    (tmp_path / "model_manifest.toml").write_text(
+        f'[[models]]\nname = "mine"\naliases = ["m"]\nn_ctx = 256\npath = "{chatty}"\n'
+    )
+    flags = ("--temperature", "0", "--max-tokens", "8")
+    one = finished(tmp_path, "run", "m", "Hello", *flags)
     assert (one.returncode, one.stderr) == (0, "")
     assert one.stdout.endswith("\n")
-    told = json.loads(finished(tmp_path, "run", chatty, "Hello", "--json", *flags).stdout)
+    told = json.loads(finished(tmp_path, "run", "m", "Hello", "--json", *flags).stdout)
+    assert told["model"] == "mine"
     assert told["text"].removesuffix("\n") == one.stdout.removesuffix("\n")
     assert told["finish_reason"] == "length"
     assert told["usage"]["completion_tokens"] == 8
@@ -68,13 +73,9 @@ def test_a_template_is_used_unless_raw_is_asked_for(chatty: Path, tmp_path: Path
     assert "has no chat template" in bare.stderr
 
 
-def test_a_model_may_be_named_by_the_manifest(chatty: Path, tmp_path: Path) -> None:
-    (tmp_path / "model_manifest.toml").write_text(
-        f'[[models]]\nname = "mine"\naliases = ["m"]\nn_ctx = 64\npath = "{chatty}"\n'
-    )
-    done = finished(tmp_path, "run", "m", "abc", "--json", "-n", "1")
-    assert json.loads(done.stdout)["model"] == "mine"
-    missing = finished(tmp_path, "run", "n", "abc")
+def test_a_name_that_the_manifest_has_not_is_told_with_those_that_it_has(chatty: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_manifest.toml").write_text(f'[[models]]\nname = "mine"\npath = "{chatty}"\n')
+    missing = ended(tmp_path, "run", "n", "abc")
     assert (missing.returncode, missing.stderr) == (3, "llamahost: there is no file n; the manifest names mine\n")
 
 

@@ -16,7 +16,7 @@ from llamahost.api.auth import keys_of, read_keys
 from llamahost.api.server import tls_of
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.manifest import ServerSettings
-from tests.test_cli import LIMIT_S, Server, finished, serving
+from tests.test_cli import LIMIT_S, Server, ended, serving
 
 
 def status_of(
@@ -52,11 +52,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert, key
 
 
-def test_https_is_served_with_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+def test_https_and_keys_are_served_from_files_and_beside_them(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
-    with serving(tmp_path, "--tls-cert", cert, LLAMAHOST_TLS_KEY=str(key)) as server:
+    file = tmp_path / "keys"
+    file.write_text("# the team's\nalpha  \n\n  beta\n#gamma\n")
+    flags = ("--tls-cert", cert, "--api-key-file", file)
+    with serving(tmp_path, *flags, LLAMAHOST_TLS_KEY=str(key), LLAMAHOST_API_KEY="delta") as server:
         assert server.url.startswith("https://127.0.0.1:")
-        assert status_of(server, "/", ssl.create_default_context(cafile=cert))[0] == 200
+        context = ssl.create_default_context(cafile=cert)
+        assert status_of(server, "/", context, X_Forwarded_For="192.0.2.7")[0] == 200
+        assert "client=127.0.0.1" in server.line("GET / 200")  # nobody was told to believe such a header
+        for one, status in (("alpha", 200), ("beta", 200), ("delta", 200), ("gamma", 401), ("#gamma", 401), ("", 401)):
+            assert status_of(server, "/v1/models", context, Authorization=f"Bearer {one}")[0] == status
         assert server.end() == 0
 
 
@@ -84,17 +91,9 @@ def test_files_that_do_not_serve_are_one_clear_line(certificate: tuple[Path, Pat
     ):
         with pytest.raises(ManifestError, match=word):
             tls_of(wrong)
-    done = finished(tmp_path, "serve", "--port", "0", "--tls-cert", empty)
+    done = ended(tmp_path, "serve", "--port", "0", "--tls-cert", empty)
     assert done.returncode == 5
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_keys_come_from_a_file_and_beside_it(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_text("# the team's\nalpha  \n\n  beta\n#gamma\n")
-    with serving(tmp_path, "--api-key-file", file, LLAMAHOST_API_KEY="delta") as server:
-        for key, status in (("alpha", 200), ("beta", 200), ("delta", 200), ("gamma", 401), ("#gamma", 401), ("", 401)):
-            assert status_of(server, "/v1/models", Authorization=f"Bearer {key}")[0] == status
 
 
 def test_a_key_file_without_a_key_opens_nothing(tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ def test_a_key_file_without_a_key_opens_nothing(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\n")
     with pytest.raises(ManifestError, match="not UTF-8"):
         read_keys(file)
-    done = finished(tmp_path, "serve", "--port", "0", "--api-key-file", "nowhere")
+    done = ended(tmp_path, "serve", "--port", "0", "--api-key-file", "nowhere")
     assert done.returncode == 5
     assert "nowhere cannot be read" in done.stderr
 
@@ -134,12 +133,6 @@ def test_the_manifest_sets_them_and_its_files_lie_beside_it(tmp_path: Path) -> N
             assert caught.value.code == 413
 
 
-def test_forwarded_headers_are_not_believed_unless_asked(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        status_of(server, "/v1/models", X_Forwarded_For="192.0.2.7")
-        assert "client=127.0.0.1" in server.line("GET /v1/models 200")
-
-
 def test_environment_and_flags_set_them(tmp_path: Path) -> None:
     with serving(
         tmp_path,
@@ -164,6 +157,7 @@ def test_a_request_that_names_no_deadline_gets_the_servers(tiny_llama: Path, tmp
         assert server.request("/v1/completions", {"prompt": "a", "max_tokens": 2, "timeout": 20})[0] == 200
 
 
+@pytest.mark.slow
 def test_an_address_that_was_asked_for_outweighs_the_manifests_socket(tmp_path: Path) -> None:
     (tmp_path / "model_manifest.toml").write_text('[server]\nunix_socket = "s"\n')
     with serving(tmp_path) as server:  # with --port 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import httpx
 from llguidance import LLMatcher
@@ -50,7 +51,7 @@ def likely(text: str, logprob: float = -0.5) -> TokenLogprob:
 class FakeHost:
     """`script` is run for every request: events are yielded, errors raised, callables awaited."""
 
-    script: list[Step] = field(default_factory=lambda: said("Hel", "lo"))
+    script: Iterable[Step] = field(default_factory=lambda: said("Hel", "lo"))
     statuses: tuple[ModelStatus, ...] = (READY,)
     is_stalled: bool = False
     is_draining: bool = False
@@ -117,6 +118,12 @@ class FakeHost:
         return Health(is_ready=is_ready, is_stalled=self.is_stalled, is_draining=self.is_draining, models=self.statuses)
 
 
+@cache
+def template_of(source: str) -> Template:
+    """Once: what a template can say is found out by trying."""
+    return Template(source, bos="<s>")
+
+
 def compiles(grammar: str) -> None:
     """What a model's own compiler says of a grammar, whatever its vocabulary."""
     if complaint := LLMatcher.validate_grammar(grammar):
@@ -139,7 +146,7 @@ class PreparingHost(FakeHost):
             model="tiny",
             n_ctx=self.n_ctx,
             vocabulary=self.vocabulary,
-            template=Template(self.template, bos="<s>"),
+            template=template_of(self.template),
             compiles=compiles,
         )
         if isinstance(request, ChatRequest):

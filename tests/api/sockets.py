@@ -17,22 +17,36 @@ from llamahost.api.server import bind
 
 @asynccontextmanager
 async def listening(app: App) -> AsyncIterator[int]:
-    """The port; the server is told to stop, and waited for, at the end."""
+    """The port. uvicorn's protocol and lifespan without its main loop, which looks only every 0.1 s whether to end."""
     place = bind("127.0.0.1", 0)
     port: int = place.getsockname()[1]
-    begun = asyncio.Event()
-    app.on_start = begun.set
-    config = uvicorn.Config(
-        app, http=Http1, ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(app, http=Http1, ws="none", lifespan="on", log_config=None, access_log=False)
+    config.load()
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[place]))
-    await begun.wait()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[place])
+    await server.on_tick(0)  # which sets the headers of every answer
     try:
         yield port
     finally:
-        server.should_exit = True
-        await serving
+        await _ended(server)
+
+
+async def _ended(server: uvicorn.Server) -> None:
+    """What runs has a second to end, as a connection with its answer, and is cancelled then."""
+    state = server.server_state
+    for place in server.servers:
+        place.close()
+    for connection in list(state.connections):
+        connection.shutdown()
+    try:
+        async with asyncio.timeout(1):
+            while state.connections or state.tasks:  # noqa: ASYNC110  uvicorn has no event for it
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        for task in list(state.tasks):
+            task.cancel()
+    await server.lifespan.shutdown()
 
 
 class Client:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.api.body import decode_body
@@ -47,21 +47,18 @@ def bodies(body: type[msgspec.Struct], whole: dict[str, Any]) -> st.SearchStrate
     return st.dictionaries(st.sampled_from(names(body)), VALUES, max_size=4).map(lambda fields: {**whole, **fields})
 
 
-@settings(max_examples=150, deadline=None)
 @given(bodies(ChatBody, {"messages": [{"role": "user", "content": "Hi"}]}))
 def test_any_chat_is_prepared_or_refused(body: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidRequest):
         PREPARER.chat(parse_chat(decode_body(json.dumps(body).encode(), CHAT)))
 
 
-@settings(max_examples=150, deadline=None)
 @given(bodies(CompletionBody, {"prompt": "Hi"}))
 def test_any_completion_is_prepared_or_refused(body: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidRequest):
         PREPARER.complete(parse_completion(decode_body(json.dumps(body).encode(), COMPLETION)))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     with contextlib.suppress(InvalidRequest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -125,50 +126,50 @@ ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
-async def answered(path: str, field: str, value: Any) -> Any:
-    async with client_of(app_of(PreparingHost(n_ctx=4096))) as client:
-        return await client.post(path, json={**ROUTES[path], field: value})
+def answers(values: dict[str, dict[str, Any]]) -> dict[tuple[str, str], httpx.Response]:
+    """Of every route with each of its fields alone, by one application: `values` is field to value by route."""
+    found: dict[tuple[str, str], httpx.Response] = {}
+
+    async def ask() -> None:
+        async with client_of(app_of(PreparingHost(n_ctx=4096))) as client:
+            for path, fields in values.items():
+                for field, value in fields.items():
+                    found[path, field] = await client.post(path, json={**ROUTES[path], field: value})
+
+    run(ask)
+    return found
 
 
-def cases(both: dict[str, Any], chat: dict[str, Any], completion: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    fields = {"/v1/chat/completions": {**both, **chat}, "/v1/completions": {**both, **completion}}
-    return [(path, field, value) for path in ROUTES for field, value in fields[path].items()]
+def by_route(
+    both: dict[str, Any], chat: dict[str, Any] | None = None, completion: dict[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    return {"/v1/chat/completions": {**both, **(chat or {})}, "/v1/completions": {**both, **(completion or {})}}
 
 
-@pytest.mark.parametrize(("path", "field", "value"), cases(SERVED, SERVED_CHAT, SERVED_COMPLETION))
-def test_what_is_served_is_taken(path: str, field: str, value: Any) -> None:
-    async def law() -> None:
-        response = await answered(path, field, value)
-        assert response.status_code == 200, response.text
-
-    run(law)
+def first(fields: dict[str, tuple[Any, str]]) -> dict[str, Any]:
+    return {field: value[0] for field, value in fields.items()}
 
 
-@pytest.mark.parametrize(("path", "field", "value"), cases(PASSED_OVER, {}, {}))
-def test_what_is_passed_over_changes_nothing(path: str, field: str, value: tuple[Any, str]) -> None:
-    async def law() -> None:
-        response = await answered(path, field, value[0])
-        assert response.status_code == 200, response.text
-
-    run(law)
+def test_what_is_served_is_taken() -> None:
+    found = answers(by_route(SERVED, SERVED_CHAT, SERVED_COMPLETION))
+    assert {asked: answer.text for asked, answer in found.items() if answer.status_code != 200} == {}
 
 
-@pytest.mark.parametrize(("path", "field", "value"), cases(REFUSED, REFUSED_CHAT, REFUSED_COMPLETION))
-def test_what_is_refused_is_named(path: str, field: str, value: tuple[Any, str]) -> None:
-    async def law() -> None:
-        response = await answered(path, field, value[0])
-        assert response.status_code == 400
-        assert response.json()["error"]["param"] == value[1]
-
-    run(law)
+def test_what_is_passed_over_changes_nothing() -> None:
+    found = answers(by_route(first(PASSED_OVER)))
+    assert {asked: answer.text for asked, answer in found.items() if answer.status_code != 200} == {}
 
 
-@pytest.mark.parametrize(("path", "field", "value"), cases({**SERVED, **PASSED_OVER, **REFUSED}, {}, {}))
-def test_null_is_absent(path: str, field: str, value: Any) -> None:
-    async def law() -> None:
-        assert (await answered(path, field, None)).status_code == 200
+def test_what_is_refused_is_named() -> None:
+    wanted = by_route(REFUSED, REFUSED_CHAT, REFUSED_COMPLETION)
+    for (path, field), answer in answers({path: first(fields) for path, fields in wanted.items()}).items():
+        assert answer.status_code == 400, (path, field)
+        assert answer.json()["error"]["param"] == wanted[path][field][1], (path, field)
 
-    run(law)
+
+def test_null_is_absent() -> None:
+    found = answers(by_route(dict.fromkeys([*SERVED, *PASSED_OVER, *REFUSED])))
+    assert {asked: answer.text for asked, answer in found.items() if answer.status_code != 200} == {}
 
 
 @pytest.mark.parametrize(

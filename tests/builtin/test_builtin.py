@@ -16,7 +16,7 @@ from llamahost import Host, LoadFailed, ManifestError
 from llamahost.fleet.builtin import ALIASES, NAME, SUMS, builtin, is_alone, is_named, known_answers, verify
 from llamahost.fleet.manifest import BUILTIN_PATH, Manifest
 from llamahost.fleet.manifest_file import parse_manifest
-from tests.test_cli import HERE, command, environment, finished, serving
+from tests.test_cli import HERE, command, ended, environment, finished, serving
 
 LIMIT_BYTES = 12_000_000
 
@@ -37,7 +37,8 @@ def test_known_answers_come_word_for_word_through_the_library() -> None:
 def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_path: Path) -> None:
     known = known_answers()
     with serving(tmp_path) as server:
-        server.line("ready")
+        assert "`llamahost serve " in server.line("loading builtin")
+        server.line("ready: builtin")
         for each in known[:3]:
             body = {"messages": [{"role": "user", "content": each.question}], "temperature": 0, "max_tokens": 64}
             status, answer = server.request("/v1/chat/completions", body)
@@ -53,13 +54,14 @@ def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_pa
         assert server.end() == 0
 
 
-@pytest.mark.parametrize("name", [NAME, *ALIASES])
+@pytest.mark.parametrize("name", [NAME, *(pytest.param(name, marks=pytest.mark.slow) for name in ALIASES)])
 def test_run_answers_with_it_by_either_name(tmp_path: Path, name: str) -> None:
     known = known_answers()[0]
     done = finished(tmp_path, "run", name, known.question, "--temperature", "0", "--max-tokens", "64")
     assert (done.returncode, done.stdout) == (0, known.answer + "\n")
 
 
+@pytest.mark.slow  # the library is asked the same, above
 def test_check_compares_the_known_answers(tmp_path: Path) -> None:
     done = finished(tmp_path, "check")
     n = len(known_answers())
@@ -69,13 +71,13 @@ def test_check_compares_the_known_answers(tmp_path: Path) -> None:
 
 
 def test_models_lists_it_where_no_manifest_names_another(tmp_path: Path) -> None:
-    assert NAME in finished(tmp_path, "models").stdout
+    assert NAME in ended(tmp_path, "models").stdout
     (tmp_path / "model_manifest.toml").write_text('[[models]]\nname = "mine"\npath = "mine.gguf"\n')
-    assert NAME not in finished(tmp_path, "models").stdout
+    assert NAME not in ended(tmp_path, "models").stdout
 
 
 def test_the_shipped_manifest_serves_it_until_another_is_named() -> None:
-    done = finished(HERE, "config", "--manifest", HERE / "model_manifest.toml")
+    done = ended(HERE, "config", "--manifest", HERE / "model_manifest.toml")
     assert f"models.{NAME}.path" in done.stdout
 
 
@@ -103,7 +105,12 @@ def test_names_that_are_given_come_before_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"), [("altered", "was altered"), ("missing", "builtin.gguf"), ("sums", "SHA256SUMS")]
+    ("harm", "reason"),
+    [
+        ("altered", "was altered"),
+        pytest.param("missing", "builtin.gguf", marks=pytest.mark.slow),
+        pytest.param("sums", "SHA256SUMS", marks=pytest.mark.slow),
+    ],
 )
 def test_a_package_that_is_not_whole_says_so_at_the_start(tmp_path: Path, harm: str, reason: str) -> None:
     """In a copy of the package, so that this one stays whole."""

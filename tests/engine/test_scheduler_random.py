@@ -98,7 +98,7 @@ def play(drive: Drive, rng: random.Random, n_moves: int, *, adapters: tuple[Adap
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_everybody_is_answered_as_if_alone(name: str, seed: int) -> None:
     rng = random.Random(seed)
@@ -107,7 +107,7 @@ def test_everybody_is_answered_as_if_alone(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["split", "tight", "whole"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_failures_cost_only_whom_they_met(name: str, seed: int) -> None:
     rng = random.Random(seed)
@@ -120,7 +120,7 @@ def test_failures_cost_only_whom_they_met(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["split", "tight"])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_adapters_do_not_mix(name: str, seed: int) -> None:
     rng = random.Random(seed)

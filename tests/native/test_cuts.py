@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.native.cuts import cuts_in, is_always_taken_out
@@ -45,7 +45,6 @@ def same(vocab: Vocab, remembered: Remembered, text: str) -> None:
             assert remembered.encode(text, add_special=add_special, parse_special=True) == whole
 
 
-@settings(max_examples=40, deadline=None)
 @given(asked=st.lists(texts, min_size=1, max_size=4), max_bytes=st.sampled_from([0, 1500, 10**6]))
 def test_the_parts_tokens_are_those_of_the_whole(vocab: Vocab, asked: list[str], max_bytes: int) -> None:
     remembered = Remembered(vocab, cuts_of(vocab), max_bytes=max_bytes, n_whole=0)
@@ -56,7 +55,7 @@ def test_the_parts_tokens_are_those_of_the_whole(vocab: Vocab, asked: list[str],
 def test_so_are_those_of_a_text_with_lone_surrogates_and_of_one_that_is_long(vocab: Vocab) -> None:
     remembered = Remembered(vocab, cuts_of(vocab), n_whole=0)
     same(vocab, remembered, "the\ud800<|im_end|>\udc00 the")
-    turns = "".join(f"<|im_start|>user\n{k} the thing<|im_end|>\n" for k in range(2000))
+    turns = "".join(f"<|im_start|>user\n{k} the thing<|im_end|>\n" for k in range(300))
     same(vocab, remembered, turns)
     same(vocab, remembered, turns + "<|im_start|>model\n")
 

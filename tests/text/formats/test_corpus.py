@@ -48,23 +48,41 @@ FORMATS: dict[str, tuple[Format, list[Case]]] = {
     "harmony": (HARMONY, corpus.HARMONY),
 }
 CASES = [(format_, case) for format_, cases in FORMATS.values() for case in cases]
-IDS = [f"{name}-{k}" for name, (_, cases) in FORMATS.items() for k in range(len(cases))]
+N_CUTS = 40
+EACH = pytest.mark.parametrize("name", FORMATS)  # a test a format: one a case would be a thousand
 
 
-@pytest.mark.parametrize(("format_", "case"), CASES, ids=IDS)
-def test_an_answer_is_told_as_it_was_meant(format_: Format, case: Case) -> None:
-    found = read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
-    assert agrees(case, found), found
+@EACH
+def test_an_answer_is_told_as_it_was_meant(name: str) -> None:
+    format_, cases = FORMATS[name]
+    for case in cases:
+        found = read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
+        assert agrees(case, found), (case.written, found)
 
 
-@pytest.mark.parametrize(("format_", "case"), CASES, ids=IDS)
-def test_pieces_change_nothing(format_: Format, case: Case) -> None:
-    """One character at a time, and cut in two at every place."""
-    asked = Asked(tools=TOOLS, is_thinking=case.is_thinking)
-    whole = read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
-    assert read(format_, case.written, 1, is_thinking=case.is_thinking) == whole
-    for at in range(0, len(case.written), 1 + len(case.written) // 400):
-        assert told(segments(format_, asked, (case.written[:at], case.written[at:]))) == whole
+@EACH
+def test_pieces_change_nothing(name: str) -> None:
+    """One character at a time, and cut in two at many places."""
+    format_, cases = FORMATS[name]
+    for case in cases:
+        asked = Asked(tools=TOOLS, is_thinking=case.is_thinking)
+        whole = read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
+        assert read(format_, case.written, 1, is_thinking=case.is_thinking) == whole, case.written
+        for at in range(0, len(case.written), 1 + len(case.written) // N_CUTS):
+            parts = (case.written[:at], case.written[at:])
+            assert told(segments(format_, asked, parts)) == whole, parts
+
+
+@pytest.mark.slow
+@EACH
+def test_no_cut_in_two_changes_anything(name: str) -> None:
+    format_, cases = FORMATS[name]
+    for case in cases:
+        asked = Asked(tools=TOOLS, is_thinking=case.is_thinking)
+        whole = read(format_, case.written, len(case.written), is_thinking=case.is_thinking)
+        for at in range(len(case.written)):
+            parts = (case.written[:at], case.written[at:])
+            assert told(segments(format_, asked, parts)) == whole, parts
 
 
 @given(st.sampled_from(CASES), st.lists(st.integers(1, 12), min_size=1, max_size=30))
@@ -90,7 +108,7 @@ def test_texts_of_anything_make_no_error_and_depend_on_no_pieces(name: str, data
     assert read(format_, text, 1) == read(format_, text, len(text))
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@EACH
 @pytest.mark.parametrize("nest", ['{"function": ', '{"a": ', "{a:", "["])
 def test_no_depth_makes_an_error(name: str, nest: str) -> None:
     """A model that repeats itself opens one thing within another until it is cut; all of it is told."""
@@ -101,11 +119,13 @@ def test_no_depth_makes_an_error(name: str, nest: str) -> None:
         assert "".join([found.text, *(arguments for _, arguments in found.calls)]).count(nest[0]) >= 2000
 
 
-@pytest.mark.parametrize(("format_", "case"), CASES, ids=IDS)
-def test_without_tools_no_call_is_read_and_without_telling_thoughts_they_stay(format_: Format, case: Case) -> None:
-    quiet = read(format_, case.written, tools=(), tells_thoughts=False, is_thinking=case.is_thinking)
-    if format_ is not HARMONY:  # there plain words too stand within marks
-        assert (quiet.text, quiet.reasoning, quiet.calls) == (case.written, "", ())
+@EACH
+def test_without_tools_no_call_is_read_and_without_telling_thoughts_they_stay(name: str) -> None:
+    format_, cases = FORMATS[name]
+    for case in cases:
+        quiet = read(format_, case.written, tools=(), tells_thoughts=False, is_thinking=case.is_thinking)
+        if format_ is not HARMONY:  # there plain words too stand within marks
+            assert (quiet.text, quiet.reasoning, quiet.calls) == (case.written, "", ())
 
 
 def test_every_family_of_the_table_has_its_cases() -> None:

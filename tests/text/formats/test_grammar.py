@@ -100,16 +100,16 @@ def is_valid(name: str, arguments: str) -> bool:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("seed", range(8))
-def test_what_a_grammar_allows_is_read_as_calls_that_fit(name: str, seed: int) -> None:
+def test_what_a_grammar_allows_is_read_as_calls_that_fit(name: str) -> None:
     family = WRITERS[name]
     wanted: Constraint = constraint(family, held(), {}, embed)
     assert not wanted.triggers
-    text = walked(wanted.grammar, seed)
-    found: Told = read(Talk(family), text, 7, tools=TOOLS)
-    assert found.text == "", (text, found)
-    assert found.calls, text
-    assert all(is_valid(*call) for call in found.calls), (text, found)
+    for seed in range(4):
+        text = walked(wanted.grammar, seed)
+        found: Told = read(Talk(family), text, 7, tools=TOOLS)
+        assert found.text == "", (text, found)
+        assert found.calls, text
+        assert all(is_valid(*call) for call in found.calls), (text, found)
 
 
 @pytest.mark.parametrize("name", WRITERS)
