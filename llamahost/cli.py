@@ -279,7 +279,7 @@ def _wanted(
         return Manifest(models=(own,), server=ServerSettings(**server))
     found = load_manifest(path or MANIFEST)
     models = tuple(replace(each, **spec) for each in found.models) if spec else found.models
-    return Manifest(models=models or (own,), server=replace(found.server, **server) if server else found.server)
+    return replace(found, models=models or (own,), server=replace(found.server, **server) if server else found.server)
 
 
 def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:

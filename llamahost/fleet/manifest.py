@@ -5,6 +5,7 @@ Every value is checked when it is made, whether it comes from a manifest, the co
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import math
 import re
@@ -15,6 +16,7 @@ from typing import Literal
 
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import Sampling, SamplingOptions
+from llamahost.fleet.route_spec import RouteSpec
 
 KvLayout = Literal["auto", "split", "unified"]
 PoolingChoice = Literal["auto", "none", "mean", "cls", "last", "rank"]
@@ -222,6 +224,9 @@ class ServerSettings:
     max_loaded: int | None = None  # models at once
     prefix_bytes: int = 2**30  # of host memory, for the prefixes of unloaded models
     gpu_sample_s: float = 1.0  # between looks at the GPUs; 0: never
+    n_retries: int = 2  # of a request that failed before its first token
+    breaker_failures: int = 2  # in a row, after which a replica is spared
+    breaker_s: float = 60.0  # for so long; then one request is the probe
 
     def __post_init__(self) -> None:
         _check(self, _SERVER_KINDS)
@@ -250,18 +255,26 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything that one server serves. No two models share a name or an alias."""
+    """Everything that one server serves. No two models or routes share a name or an alias; routes name models."""
 
     models: tuple[ModelSpec, ...] = ()
+    routes: tuple[RouteSpec, ...] = ()
     server: ServerSettings = field(default_factory=ServerSettings)
 
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
-        for model in self.models:
-            for name in (model.name, *model.aliases):
+        for each in (*self.models, *self.routes):
+            for name in (each.name, *each.aliases):
                 if name in owners:
-                    raise ManifestError(f"`{name}` names both `{owners[name]}` and `{model.name}`", key="name")
-                owners[name] = model.name
+                    raise ManifestError(f"`{name}` names both `{owners[name]}` and `{each.name}`", key="name")
+                owners[name] = each.name
+        known = tuple(model.name for model in self.models)
+        for route in self.routes:
+            for name in route.models:
+                if name not in known:
+                    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                    hint = f"; did you mean `{nearest[0]}`?" if nearest else ""
+                    raise ManifestError(f"route `{route.name}` names `{name}`, which is no model{hint}", key="models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +358,9 @@ _SERVER_KINDS = {
     "host_bytes": _Kind(int, 2**20, 2**50, is_optional=True),
     "cpu_fallback": _Kind(bool),
     "max_loaded": _Kind(int, 1, 1000, is_optional=True),
+    "n_retries": _Kind(int, 0, 10),
+    "breaker_failures": _Kind(int, 1, 1000),
+    "breaker_s": _Kind(float, 0.0, 86400.0),
     "prefix_bytes": _Kind(int, 0, 2**50),
 }
 

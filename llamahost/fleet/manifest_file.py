@@ -10,13 +10,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import ManifestError
 from llamahost.core.messages import SamplingOptions
 from llamahost.fleet.manifest import BUILTIN_PATH, LIMITED, Manifest, ModelSpec, ServerSettings, is_template_path
+from llamahost.fleet.route_spec import RouteSpec
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -37,7 +38,7 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ManifestError(f"{source}: {error}") from error
     place = _Places(source, text)
-    place.known((), document, ("server", "models", "folders"))
+    place.known((), document, ("server", "models", "folders", "routes"))
     server = _server(document.get("server", {}), place, folder)
     models = document.get("models", [])
     if not isinstance(models, list):
@@ -62,7 +63,31 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
         with contextlib.suppress(ManifestError):
             if spec.path not in paths:
                 manifest = Manifest(models=(*manifest.models, spec), server=settings)
+    routes = document.get("routes", [])
+    if not isinstance(routes, list):
+        raise place.error(("routes",), "routes are written as [[routes]], with two brackets")
+    for k, table in enumerate(routes):
+        route = _route(table, place, ("routes", k))
+        try:
+            manifest = replace(manifest, routes=(*manifest.routes, route))
+        except ManifestError as error:
+            raise place.error(("routes", k, error.key), str(error)) from error
     return manifest
+
+
+def _route(table: object, place: _Places, where: tuple[str | int, ...]) -> RouteSpec:
+    values = dict(_table(table, place, where))
+    place.known(where, values, (f.name for f in fields(RouteSpec)))
+    for key in ("name", "models"):
+        if key not in values:
+            raise place.error(where, f"this route needs {'a name' if key == 'name' else 'models'}")
+    for key in ("models", "aliases", "weights"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    try:
+        return RouteSpec(**values)
+    except ManifestError as error:
+        raise place.error((*where, error.key), str(error)) from error
 
 
 def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:

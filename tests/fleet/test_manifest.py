@@ -10,6 +10,7 @@ import pytest
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.manifest_file import load_manifest, parse_manifest
+from llamahost.fleet.route_spec import RouteSpec
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("/models")
@@ -138,6 +139,46 @@ def test_a_mistake_is_told_with_its_line(text: str, line: int, says: str) -> Non
     assert str(caught.value).startswith("model_manifest.toml")
 
 
+ROUTE = """[[models]]
+name = "big"
+path = "a.gguf"
+[[models]]
+name = "small"
+path = "b.gguf"
+[[routes]]
+name = "chat"
+models = ["big", "small"]
+"""
+
+
+def test_a_route_stands_for_models() -> None:
+    (route,) = parse(f"{ROUTE}strategy = 'split'\nweights = [9, 1]\naliases = ['gpt-*']").routes
+    assert route == RouteSpec(
+        name="chat", models=("big", "small"), strategy="split", weights=(9, 1), aliases=("gpt-*",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "says"),
+    [
+        ("strategy = 'fastest'", 10, "must be one of"),
+        ("weights = [1, 2]", 10, "belong to strategy"),
+        ("strategy = 'split'\nweights = [1]", 11, "2 numbers"),
+        ("strategy = 'split'\nweights = [0, 0]", 11, "not all 0"),
+        ("stratgy = 'split'", 10, "did you mean `strategy`"),
+        ("aliases = ['big']", 8, "names both `big` and `chat`"),
+        ("[[routes]]\nname = 'other'\nmodels = ['bigg']", 12, "did you mean `big`"),
+        ("[[routes]]\nname = 'other'\nmodels = ['chat']", 12, "which is no model"),
+        ("[[routes]]\nname = 'other'\nmodels = []", 12, "1 to 64"),
+        ("[[routes]]\nname = 'other'", 10, "needs models"),
+    ],
+)
+def test_a_mistake_in_a_route_is_told_with_its_line(more: str, line: int, says: str) -> None:
+    with pytest.raises(ManifestError, match=says) as caught:
+        parse(f"{ROUTE}{more}")
+    assert f"line {line}:" in str(caught.value)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nothing\.toml"):
         load_manifest(tmp_path / "nothing.toml")
@@ -183,6 +224,7 @@ def test_the_manifest_that_ships_teaches_every_key_and_its_examples_are_right() 
     assert document["server"].keys() == {f.name for f in fields(ServerSettings)}
     of_repo = {"repo", "file", "quant", "revision"}
     assert document["models"][0].keys() | of_repo == {f.name for f in fields(ModelSpec)}
+    assert document["routes"][0].keys() == {f.name for f in fields(RouteSpec)}
     assert len(parse(examples).models) == 1
 
 
