@@ -9,12 +9,11 @@ import asyncio
 import difflib
 import math
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
 
 from llamahost.core.errors import (
     DeadlineExceeded,
@@ -36,13 +35,15 @@ from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.loading import Load
 from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.rates import Answered
 from llamahost.fleet.replica import Opened, Replica
+from llamahost.fleet.router import Router, Tries
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from collections.abc import Callable
-
     from llamahost.fleet.loader import Prepared
+
+Whole = TypeVar("Whole", Embeddings, Ranking)
 
 __all__ = ["AsyncHost", "Health", "ModelStatus", "ReplicaStatus", "SpecOptions", "State"]
 
@@ -122,7 +123,6 @@ class AsyncHost:
     ) -> None:
         check_names(options, SpecOptions.__annotations__, "option")
         manifest = _manifest_of(model, options)
-        self._settings = manifest.server
         self._observer = observer
         if load is None and hardware is None:
             hardware = MachineDevices(manifest.server.host_bytes)
@@ -135,6 +135,7 @@ class AsyncHost:
             devices=hardware,
             facts=_facts if load is None else None,
         )
+        self._router = Router(self._fleet, manifest, is_strict=is_strict)
 
     async def start(self) -> None:
         """Begin to load and return at once; `health` tells how it goes. Needed only where `async with` is not used."""
@@ -190,17 +191,28 @@ class AsyncHost:
 
         Raises ModelNotFound, Unavailable, Overloaded, InvalidRequest, DeadlineExceeded, GenerationFailed.
         """
-        async with self._measured(request, "embedding") as (replica, record):
+
+        async def embed(replica: Replica, record: _Measure) -> Embeddings:
             prepared, vectors = await replica.embed(request)
             record.n_prompt = prepared.n_tokens
             if request.dimensions is not None and request.dimensions != replica.n_dim:
                 n, whole = request.dimensions, vectors
                 vectors = await replica.run(lambda: tuple(_first(vector, n) for vector in whole), n * len(whole))
-            return Embeddings(vectors=vectors, model=replica.spec.name, n_tokens=prepared.n_tokens, cut=prepared.cut)
+            return Embeddings(
+                vectors=vectors,
+                model=replica.spec.name,
+                n_tokens=prepared.n_tokens,
+                cut=prepared.cut,
+                replica=record.replica,
+                n_tries=record.n_tries,
+            )
+
+        return await self._whole(request, "embedding", embed)
 
     async def rerank(self, request: RerankRequest) -> Ranking:
         """How well each document answers the query, by the model's own head. Otherwise as `embed`."""
-        async with self._measured(request, "rerank") as (replica, record):
+
+        async def rank(replica: Replica, record: _Measure) -> Ranking:
             prepared, vectors = await replica.rank(request)
             record.n_prompt = prepared.n_tokens
             return Ranking(
@@ -209,13 +221,17 @@ class AsyncHost:
                 n_tokens=prepared.n_tokens,
                 is_probability=replica.has_probabilities,
                 cut=prepared.cut,
+                replica=record.replica,
+                n_tries=record.n_tries,
             )
+
+        return await self._whole(request, "rerank", rank)
 
     async def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
     ) -> list[int]:
         """Token ids of `text`. Never Overloaded. Raises ModelNotFound, Unavailable."""
-        async with self._fleet.lease(model, n_jobs=0) as replica:
+        async with self._fleet.lease(self._router.named(model), n_jobs=0) as replica:
             encode = replica.vocabulary.encode
             tokens = await replica.run(
                 lambda: encode(text, add_special=add_special, parse_special=parse_special), len(text)
@@ -228,7 +244,7 @@ class AsyncHost:
             ids = array("i", tokens)
         except OverflowError as error:
             raise InvalidRequest("a token id is out of range", param="tokens") from error
-        async with self._fleet.lease(model, n_jobs=0) as replica:
+        async with self._fleet.lease(self._router.named(model), n_jobs=0) as replica:
             decode = replica.vocabulary.decode
             return (await replica.run(lambda: decode(ids), len(ids))).decode("utf-8", "replace")
 
@@ -247,24 +263,29 @@ class AsyncHost:
             models=models,
         )
 
-    @asynccontextmanager
-    async def _measured(
-        self, request: EmbedRequest | RerankRequest, kind: Kind
-    ) -> AsyncIterator[tuple[Replica, _Measure]]:
-        """A lease for one request that is answered whole: within its deadline, and told of when it is over."""
+    async def _whole(
+        self,
+        request: EmbedRequest | RerankRequest,
+        kind: Kind,
+        work: Callable[[Replica, _Measure], Awaitable[Whole]],
+    ) -> Whole:
+        """One request that is answered whole: within its deadline, and told of when it is over."""
         clock = asyncio.get_running_loop().time
         arrived = clock()
         measure = _Measure(request.model)
         try:
-            async with self._fleet.lease(request.model, n_jobs=1) as replica:
-                measure.model = replica.spec.name
-                timeout_s = request.timeout_s or replica.spec.timeout_s or self._settings.timeout_s
-                try:
-                    async with asyncio.timeout_at(None if timeout_s is None else arrived + timeout_s):
-                        yield replica, measure
-                except TimeoutError as error:
-                    raise DeadlineExceeded(timeout_s or 0.0) from error
-            measure.outcome = "stop"
+            tries = self._router.tries(request, kind, 1)
+            measure.route = tries.route
+            while True:
+                async with tries.lease() as replica:
+                    measure.model, measure.replica, measure.n_tries = tries.model, tries.replica, tries.n_tries
+                    try:
+                        async with asyncio.timeout_at(tries.deadline(tries.model)):
+                            found = await work(replica, measure)
+                    except TimeoutError as error:
+                        raise DeadlineExceeded(tries.timeout_s(tries.model) or 0.0) from error
+                    measure.outcome = "stop"
+                    return found
         except (InvalidRequest, ModelNotFound, Overloaded, Unavailable) as error:
             measure.outcome, measure.error = "error" if measure.n_prompt else "rejected", type(error).__name__
             raise
@@ -282,6 +303,9 @@ class AsyncHost:
                         n_prompt=measure.n_prompt,
                         total_s=clock() - arrived,
                         outcome=measure.outcome,
+                        route=measure.route,
+                        replica=measure.replica,
+                        n_tries=measure.n_tries,
                     )
                 )
 
@@ -289,28 +313,38 @@ class AsyncHost:
         self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
     ) -> AsyncGenerator[Event, None]:
         account = _Account(request, kind)
+        asked: ChatRequest | CompletionRequest | None = request
         try:
-            async with self._fleet.lease(request.model, n_jobs) as replica:
-                account.model = replica.spec.name
-                timeout_s = request.generation.timeout_s or replica.spec.timeout_s or self._settings.timeout_s
-                deadline = None if timeout_s is None else account.arrived + timeout_s
-                prepared = await _prepare(replica, request, deadline, timeout_s)
-                del request  # half a megabyte of text need not stay while the answer is made
-                account.begin(prepared)
-                replies = {job.id: reply for job, reply in zip(prepared.jobs, prepared.replies, strict=True)}
-                with replica.stream(prepared.jobs) as stream:
-                    if deadline is not None and timeout_s is not None:
-                        stream.expire_at(deadline, timeout_s)
-                    async for emission in stream:
-                        account.times = emission.times
-                        reply = replies[emission.job_id]
-                        events = reply.feed(emission)
-                        if reply.is_finished:
-                            stream.drop(emission.job_id)  # a stop string: the slot is not kept while events are sent
-                        for event in events:
-                            if not account.first_s or isinstance(event, Finished | Started):
-                                account.see(event)
-                            yield event
+            tries = account.tries = self._router.tries(request, kind, n_jobs)
+            del request
+            while True:
+                async with tries.lease() as replica:
+                    account.model = tries.model
+                    timeout_s, deadline = tries.timeout_s(tries.model), tries.deadline(tries.model)
+                    assert asked is not None, "who has begun is not tried again"
+                    prepared = await _prepare(replica, asked, deadline, timeout_s)
+                    account.begin(prepared)
+                    jobs = prepared.jobs
+                    if tries.is_aside:
+                        jobs = tuple(replace(job, is_aside=True) for job in jobs)
+                    replies = {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
+                    with replica.stream(jobs) as stream:
+                        if deadline is not None and timeout_s is not None:
+                            stream.expire_at(deadline, timeout_s)
+                        async for emission in stream:
+                            account.times = emission.times
+                            reply = replies[emission.job_id]
+                            events = reply.feed(emission)
+                            if reply.is_finished:
+                                stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
+                            for event in events:
+                                if not account.first_s or isinstance(event, Finished | Started):
+                                    tries.has_begun = True
+                                    asked = None  # half a megabyte of text need not stay while the answer is made
+                                    event = account.see(event)
+                                yield event
+                    tries.learn(account.answered())
+                    return
         except BaseException as error:
             account.failed(error)
             raise
@@ -327,6 +361,9 @@ class _Measure:
     n_prompt: int = 0
     outcome: Outcome = "cancelled"
     error: str = ""
+    route: str = ""
+    replica: str = ""
+    n_tries: int = 0
 
 
 class _Account:
@@ -334,7 +371,7 @@ class _Account:
 
     __slots__ = (
         "_clock", "_error", "_id", "_kind", "_n", "_n_cached", "_n_open", "_outcome", "_reason",
-        "arrived", "first_s", "model", "prepared", "times",
+        "arrived", "first_s", "model", "prepared", "times", "tries",
     )  # fmt: skip
 
     def __init__(self, request: ChatRequest | CompletionRequest, kind: Kind) -> None:
@@ -352,21 +389,39 @@ class _Account:
         self.model = request.model
         self.prepared: Prepared | None = None
         self.times = Times()
+        self.tries: Tries | None = None
 
     def begin(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self._n_open = len(prepared.jobs)
 
-    def see(self, event: Event) -> None:
+    def see(self, event: Event) -> Event:
+        """What is to be told of it: a Started says who answers."""
         if not self.first_s and self.times.first:  # not by what is told of a prompt
             self.first_s = max(1e-9, self._clock() - self.arrived)
         match event:
-            case Started(index, _, _, n_cached) if index % self._n == 0:
-                self._n_cached += n_cached
+            case Started(index=index, n_cached=n_cached):
+                if index % self._n == 0:
+                    self._n_cached += n_cached
+                if self.tries is not None:
+                    return replace(event, replica=self.tries.replica, n_tries=self.tries.n_tries)
             case Finished(index, reason):
                 self._n_open -= 1
                 if index == 0:
                     self._reason = reason
+        return event
+
+    def answered(self) -> Answered:
+        """What it tells of the model's speed: by its last answer, of several."""
+        record, times = self.record(), self.times
+        n = max(1, len(self.prepared.replies) if self.prepared else 1)
+        return Answered(
+            n_computed=(record.n_prompt - record.n_cached) if n == 1 else 0,
+            prompt_s=times.first - times.admitted if times.first else 0.0,
+            n_generated=record.n_generated // n,
+            generation_s=record.generation_s,
+            total_s=record.total_s,
+        )
 
     def failed(self, error: BaseException) -> None:
         if isinstance(error, InvalidRequest | ModelNotFound | Overloaded | Unavailable) and self.prepared is None:
@@ -396,6 +451,9 @@ class _Account:
             total_s=self._clock() - self.arrived,
             # Whoever leaves after the last event has had all: that is no cancelling.
             outcome=self._reason if self._n_open == 0 else self._outcome,
+            route=self.tries.route if self.tries else "",
+            replica=self.tries.replica if self.tries else "",
+            n_tries=self.tries.n_tries if self.tries else 0,
         )
 
 

@@ -24,7 +24,7 @@ from llamahost.core.events import Delta, Event, Finished, Started
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, SamplingOptions, Text
 from llamahost.core.observe import RequestRecord
 from llamahost.engine.engine import EngineStats
-from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.replica import N_SMALL
 from llamahost.host import AsyncHost
 from tests.engine.test_worker import Gated
@@ -46,10 +46,15 @@ class Records(list[RequestRecord]):
 
 @asynccontextmanager
 async def host_of(
-    backend: FakeBackend | None = None, *, records: Records | None = None, **options: Any
+    backend: FakeBackend | None = None,
+    *,
+    records: Records | None = None,
+    server: ServerSettings = ServerSettings(),  # noqa: B008 # it is frozen
+    **options: Any,
 ) -> AsyncIterator[tuple[AsyncHost, FakeLoader]]:
     loader = FakeLoader(lambda: backend or FakeBackend())
-    async with AsyncHost(spec_of(**options), observer=records, load=loader) as host:
+    manifest = Manifest(models=(spec_of(**options),), server=server)
+    async with AsyncHost(manifest, observer=records, load=loader) as host:
         yield host, loader
     assert loader.is_all_closed
 
@@ -173,7 +178,8 @@ async def test_a_stop_ends_each_of_n_answers_where_it_comes_and_leaves_the_other
 @on_loop
 async def test_errors_before_the_first_token_come_before_any_event() -> None:
     records = Records()
-    async with host_of(FakeBackend(n_slots=1, failures={0: BackendError("bad step")}), records=records) as (host, _):
+    backend = FakeBackend(n_slots=1, failures={0: BackendError("bad step")})
+    async with host_of(backend, records=records, server=ServerSettings(n_retries=0)) as (host, _):
         for request, error in (
             (completion("x" * 300), ContextTooLong),
             (completion(stop_ids=(10**6,)), InvalidRequest),

@@ -16,16 +16,22 @@ from llamahost.core.errors import GenerationFailed, InvalidRequest, LoadFailed, 
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import Message, Text, ToolCall
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result
+from llamahost.fleet.manifest import Manifest, ServerSettings
 from llamahost.sync import Host, _message_of
 from tests.fakes import BackendError, FakeBackend, alone
 from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
 
 
 @contextmanager
-def host_of(backend: FakeBackend | None = None, **options: Any) -> Iterator[tuple[Host, FakeLoader]]:
+def host_of(
+    backend: FakeBackend | None = None,
+    *,
+    server: ServerSettings = ServerSettings(),  # noqa: B008 # it is frozen
+    **options: Any,
+) -> Iterator[tuple[Host, FakeLoader]]:
     threads = set(threading.enumerate())
     loader = FakeLoader(lambda: backend or FakeBackend(n_ctx=512))
-    with Host(spec_of(**options), load=loader) as host:
+    with Host(Manifest(models=(spec_of(**options),), server=server), load=loader) as host:
         yield host, loader
     assert loader.is_all_closed
     for thread in set(threading.enumerate()) - threads:
@@ -150,7 +156,8 @@ def test_leaving_a_stream_early_frees_the_slot(how: str) -> None:
 
 
 def test_errors_are_raised_where_the_call_is() -> None:
-    with host_of(FakeBackend(failures={0: BackendError("bad step")})) as (host, _):
+    backend = FakeBackend(failures={0: BackendError("bad step")})
+    with host_of(backend, server=ServerSettings(n_retries=0)) as (host, _):
         with pytest.raises(GenerationFailed, match="bad step"):
             host.complete("abc")
         with pytest.raises(InvalidRequest, match="max_tokens"):

@@ -9,6 +9,7 @@ LlamahostError
  ├─ Unavailable               nothing loaded, still loading, or shutting down; `retry_after_s`
  ├─ DeadlineExceeded          the request's own time limit passed
  ├─ GenerationFailed          the engine could not finish this request
+ │   └─ NotRead               its reader stalled
  ├─ LoadFailed                a model file could not be opened
  │   └─ NoMemory              it opens, and a smaller context might fit
  ├─ PullFailed                a model could not be brought to this machine
@@ -87,6 +88,10 @@ class DeadlineExceeded(LlamahostError):
 
 class GenerationFailed(LlamahostError):
     """The engine failed while this request was in its plan."""
+
+
+class NotRead(GenerationFailed):
+    """The answer was not read for too long; whoever made it is not to blame."""
 
 
 class LoadFailed(LlamahostError):

@@ -75,12 +75,17 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Answer `index` has its first token, or of its prompt the first is told; before it all could become an error."""
+    """Answer `index` has its first token, or of its prompt the first is told; before it all could become an error.
+
+    `replica` of the model makes it, as the last of `n_tries` that were asked.
+    """
 
     index: int
     model: str
     n_prompt: int
     n_cached: int
+    replica: str = ""
+    n_tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)

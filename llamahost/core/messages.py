@@ -280,7 +280,8 @@ class Generation:
     tells_timings: bool = False  # with each Delta
     ignore_eos: bool = False
     adapter: str = ""
-    session_id: str = ""
+    session_id: str = ""  # of a conversation: it is kept where its cache is
+    user: str = ""  # whose requests they are, where that is all that is known
     priority: int = 0  # higher goes first
     timeout_s: float | None = None
 

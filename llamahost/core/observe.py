@@ -21,16 +21,17 @@ class RequestRecord:
     nothing was computed for it, `error` when it failed later (its deadline among that), `cancelled` when its reader
     left, and otherwise the reason of its first answer. Seconds: `queued_s` waiting for a slot, `first_s` from arrival
     to the first event (0 when there was none), `generation_s` from the first token to the last, `total_s` of it all.
-    `error` is the class of what ended it, never its words: they may quote what was asked. `replica` answered, after
-    `n_tries` of them.
+    `error` is the class of what ended it, never its words: they may quote what was asked. `route` is the name that
+    stood for several models, if one did; `replica` answered, the last of `n_tries` that were asked.
     """
 
     model: str
     kind: Kind
     id: str = ""
+    error: str = ""
+    route: str = ""
     replica: str = ""
     n_tries: int = 1
-    error: str = ""
     n_prompt: int = 0
     n_cached: int = 0
     n_generated: int = 0

@@ -63,6 +63,8 @@ class Embeddings:
     model: str
     n_tokens: int
     cut: tuple[int, ...] = ()
+    replica: str = ""  # of the model, the last of so many that were asked
+    n_tries: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,8 @@ class Ranking:
     n_tokens: int
     is_probability: bool = False
     cut: tuple[int, ...] = ()
+    replica: str = ""
+    n_tries: int = 1
 
 
 def _check_count(n: int, param: str) -> None:

@@ -81,7 +81,8 @@ class Job:
     """One prompt to be continued. `id` is unique in the process; `n_max` bounds the tokens generated.
 
     With an `n_max` of 0 the prompt is computed, and that is all. With `n_prompt_logprobs` every token of the prompt but
-    the first is scored, with so many of the likeliest beside it: then all of the prompt is computed anew.
+    the first is scored, with so many of the likeliest beside it: then all of the prompt is computed anew. What a job
+    `is_aside` leaves in its slot is worth less than anything else: nobody will go on with it.
     """
 
     id: int
@@ -99,6 +100,7 @@ class Job:
     thoughts: ThoughtLimit | None = None
     adapters: Adapters = NO_ADAPTERS
     priority: int = 0
+    is_aside: bool = False
 
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from llamahost.fleet.breaker import Breaker
-from llamahost.fleet.policy import Regard, ReplicaView, choose
-from llamahost.fleet.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held
+from llamahost.fleet.policy import WORTH, Regard, ReplicaView, choose
+from llamahost.fleet.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, n_common
 
 N_SESSIONS = 8192
 """Whose homes are remembered; those that were not heard of the longest are forgotten."""
@@ -100,8 +100,8 @@ class Ledger:
         session = self._sessions.get(ask.session) if ask.session else None
         if session is None or not ask.is_single or not ask.chain.digests:
             return False
-        last, digests = session.chain, ask.chain.digests
-        return last.digests[-1] not in digests and digests[-1] not in last.digests
+        n_shared = sum(end for end in ask.chain.ends[: n_common(session.chain, ask.chain)][-1:])
+        return n_shared < WORTH and n_shared < ask.chain.n_chars
 
     def began(self, view: ReplicaView, ask: Ask) -> int:
         """A request was given to it. Its ticket for `ended`."""

@@ -263,7 +263,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
-        for each in (*self.models, *self.routes):
+        named: tuple[ModelSpec | RouteSpec, ...] = (*self.models, *self.routes)
+        for each in named:
             for name in (each.name, *each.aliases):
                 if name in owners:
                     raise ManifestError(f"`{name}` names both `{owners[name]}` and `{each.name}`", key="name")

@@ -14,6 +14,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from llamahost.core.messages import Audio, ChatRequest, CompletionRequest, Image, Text
 
@@ -37,6 +38,11 @@ class Chain:
 
 
 NO_CHAIN = Chain()
+
+
+def n_common(a: Chain, b: Chain) -> int:
+    """How many digests both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a.digests, b.digests, strict=False)))
 
 
 def chain_of(request: ChatRequest | CompletionRequest) -> Chain:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
+from llamahost.core.errors import DeadlineExceeded, InvalidRequest, NotRead, Unavailable
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Text
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Job, Vector, Vocabulary
@@ -146,7 +146,7 @@ class Stream:
         self._reader.fail(error)
 
     def _stalled(self) -> None:
-        self.fail(GenerationFailed("the answer was not read for too long"))
+        self.fail(NotRead("the answer was not read for too long"))
 
     def _abort(self) -> None:
         for job_id in self._reader.open_ids:

@@ -1,14 +1,13 @@
 """Laws of prefix chains, and of what a replica is believed to hold."""
 
 from array import array
-from itertools import takewhile
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Role, Text, Tool
-from llamahost.fleet.prefixes import BLOCK, Chain, Held, chain_of
+from llamahost.fleet.prefixes import BLOCK, Chain, Held, chain_of, n_common
 
 TURNS = st.lists(
     st.tuples(st.sampled_from(["user", "assistant"]), st.sampled_from(["", "a", "b", "x" * 3000])), min_size=1
@@ -18,10 +17,6 @@ TURNS = st.lists(
 def chat(turns: list[tuple[Role, str]], **options: object) -> Chain:
     messages = tuple(Message(role=role, parts=(Text(text),)) for role, text in turns)
     return chain_of(ChatRequest(messages=messages, **options))  # type: ignore[arg-type] # a test's shorthand
-
-
-def n_common(a: Chain, b: Chain) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a.digests, b.digests, strict=False)))
 
 
 @given(TURNS, TURNS)

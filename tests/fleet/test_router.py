@@ -1,0 +1,352 @@
+"""Laws of the router: which models a name stands for, who is asked next, and when no more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from llamahost.core.errors import (
+    BackendError,
+    ContextTooLong,
+    GenerationFailed,
+    InvalidRequest,
+    LlamahostError,
+    LoadFailed,
+    ModelNotFound,
+    NotRead,
+    Overloaded,
+    Unavailable,
+)
+from llamahost.core.events import Delta, Event, Started
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
+from llamahost.core.observe import RequestRecord
+from llamahost.fleet.manifest import Manifest, ServerSettings
+from llamahost.fleet.policy import ANYTHING, ReplicaView, Wants
+from llamahost.fleet.rates import Answered
+from llamahost.fleet.replica import Replica
+from llamahost.fleet.route_spec import RouteSpec, Strategy
+from llamahost.fleet.router import PAUSE_S, Kind, Router, Tries
+from llamahost.host import AsyncHost
+from tests.fakes import FakeBackend
+from tests.fleet.fakes import FakeLoader, spec_of
+from tests.on_loop import on_loop
+
+
+@dataclass
+class Status:
+    name: str
+    state: str = "ready"
+    n_slots: int = 4
+    n_in_flight: int = 0
+    card: Any = None
+
+    @property
+    def replicas(self) -> list[Any]:
+        return [SimpleNamespace(state=self.state)]
+
+
+@dataclass
+class FakeFleet:
+    """Models with replicas that are asked by `pick`, as a fleet does; `refusals` are raised before anybody is."""
+
+    n_replicas: dict[str, int]
+    refusals: dict[str, LlamahostError] = field(default_factory=dict)
+    n_room: dict[str, int] = field(default_factory=dict)  # by replica, where it is not 9
+    cards: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    in_flight: dict[str, int] = field(default_factory=dict)
+    is_draining: bool = False
+    leased: list[str] = field(default_factory=list)
+    wants: Wants = ANYTHING
+
+    @asynccontextmanager
+    async def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ANYTHING) -> AsyncIterator[Replica]:
+        self.wants = wants
+        if name in self.refusals:
+            raise self.refusals[name]
+        ids = [f"{name}#{k}" for k in range(self.n_replicas[name])]
+        views = [ReplicaView(self.in_flight.get(id_, 0), self.n_room.get(id_, 9), id=id_, n_slots=4) for id_ in ids]
+        index = wants.pick(views)
+        if index is None:
+            raise Overloaded(f"{name} is full", retry_after_s=1.0)
+        self.leased.append(ids[index])
+        yield cast("Replica", SimpleNamespace(id=ids[index]))
+
+    def statuses(self) -> list[Status]:
+        return [
+            Status(
+                name, self.states.get(name, "ready"), n_in_flight=self.in_flight.get(name, 0), card=self.cards.get(name)
+            )
+            for name in self.n_replicas
+        ]
+
+
+def router_of(fleet: FakeFleet, *routes: RouteSpec, draw: Callable[[], float] = lambda: 0.0, **settings: Any) -> Router:
+    specs = tuple(spec_of(name) for name in fleet.n_replicas)
+    manifest = Manifest(models=specs, routes=routes, server=ServerSettings(**settings))
+    return Router(fleet, manifest, is_strict=True, draw=draw)
+
+
+def request(model: str = "m", text: str = "hello", timeout_s: float | None = None, **more: Any) -> ChatRequest:
+    messages = (Message(role="user", parts=(Text(text),)),)
+    return ChatRequest(messages=messages, model=model, generation=Generation(timeout_s=timeout_s, **more))
+
+
+def route(*models: str, strategy: Strategy = "fallback") -> RouteSpec:
+    return RouteSpec(name="r", models=models, strategy=strategy)
+
+
+async def answered(
+    router: Router, asked: ChatRequest, *failures: Exception | None, begins: bool = False, kind: Kind = "chat"
+) -> Tries:
+    """One request, whose k-th lease ends with `failures[k]`, after its first token where it `begins`."""
+    tries = router.tries(asked, kind, 1)
+    k = 0
+    while True:
+        async with tries.lease():
+            tries.has_begun = begins
+            failure = failures[k] if k < len(failures) else None
+            k += 1
+            if failure is not None:
+                raise failure
+            return tries
+
+
+FAILED = GenerationFailed("a step failed")
+
+
+@on_loop
+async def test_a_replica_that_fails_before_the_first_token_is_followed_by_another_at_once() -> None:
+    fleet = FakeFleet({"m": 3})
+    router = router_of(fleet, draw=lambda: pytest.fail("it paused"))  # which is drawn
+    tries = await answered(router, request(), FAILED, FAILED)
+    assert len(set(fleet.leased)) == 3
+    assert (tries.model, tries.replica, tries.n_tries) == ("m", fleet.leased[-1], 3)
+
+
+@on_loop
+async def test_after_the_first_token_and_after_all_retries_the_failure_is_told() -> None:
+    fleet = FakeFleet({"m": 4})
+    with pytest.raises(GenerationFailed):
+        await answered(router_of(fleet), request(), FAILED, begins=True)
+    assert len(fleet.leased) == 1
+    with pytest.raises(GenerationFailed):
+        await answered(router_of(fleet, n_retries=1), request(), FAILED, FAILED, FAILED)
+    assert len(fleet.leased) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidRequest("no"), NotRead("slow"), ContextTooLong(n_prompt=9, n_ctx=8, model="m")]
+)
+def test_what_the_caller_alone_can_mend_is_told_at_once(error: Exception) -> None:
+    @on_loop
+    async def law() -> None:
+        fleet = FakeFleet({"m": 2})
+        with pytest.raises(type(error)):
+            await answered(router_of(fleet), request(), error)
+        assert len(fleet.leased) == 1
+
+    law()
+
+
+@on_loop
+async def test_the_same_replica_is_asked_again_after_a_pause_and_not_beyond_the_deadline() -> None:
+    fleet = FakeFleet({"m": 1})
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    tries = await answered(router_of(fleet), request(), FAILED)
+    assert loop.time() - began >= PAUSE_S / 2
+    assert tries.n_tries == 2
+    with pytest.raises(GenerationFailed):
+        await answered(router_of(fleet), request(timeout_s=PAUSE_S / 4), FAILED)
+    assert len(fleet.leased) == 3
+
+
+@on_loop
+async def test_all_replicas_full_is_overloaded_and_nobody_is_asked_twice() -> None:
+    fleet = FakeFleet({"m": 2}, n_room={"m#0": 0, "m#1": 0})
+    with pytest.raises(Overloaded):
+        await answered(router_of(fleet), request())
+    assert fleet.leased == []
+
+
+@pytest.mark.parametrize(
+    "refusal", [Overloaded("full", retry_after_s=1.0), Unavailable("not loaded"), LoadFailed("no such file")]
+)
+def test_a_fallback_goes_on_where_one_refuses_and_ends_with_what_the_first_said(refusal: LlamahostError) -> None:
+    @on_loop
+    async def law() -> None:
+        fleet = FakeFleet({"a": 1, "b": 1}, refusals={"a": refusal})
+        router = router_of(fleet, route("a", "b"))
+        tries = await answered(router, request("r"))
+        assert (tries.route, tries.model, tries.replica, tries.n_tries) == ("r", "b", "b#0", 2)
+        fleet.refusals["b"] = Unavailable("b is loading")
+        with pytest.raises(type(refusal), match=str(refusal)):
+            await answered(router, request("r"))
+
+    law()
+
+
+@on_loop
+async def test_a_fallback_goes_on_where_one_fails_or_has_too_short_a_context() -> None:
+    fleet = FakeFleet({"a": 1, "b": 1})
+    router = router_of(fleet, route("a", "b"))
+    assert (await answered(router, request("r"), FAILED)).model == "b"
+    too_long = ContextTooLong(n_prompt=9, n_ctx=8, model="a")
+    assert (await answered(router, request("r"), too_long)).model == "b"
+    assert fleet.leased == ["a#0", "b#0"] * 2
+
+
+@on_loop
+async def test_two_failures_spare_a_replica_until_a_probe_closes_its_breaker() -> None:
+    for breaker_s, next_ones in ((60.0, ["m#1", "m#1"]), (0.0, ["m#0", "m#0"])):
+        fleet = FakeFleet({"m": 2}, in_flight={"m#1": 1})  # so that the first is the one to be asked
+        router = router_of(fleet, breaker_s=breaker_s)
+        for _ in range(2):
+            assert (await answered(router, request(), FAILED)).replica == "m#1"
+        fleet.leased.clear()
+        assert (await answered(router, request())).n_tries == 1
+        await answered(router, request())
+        assert fleet.leased == next_ones
+
+
+@on_loop
+async def test_a_conversation_goes_where_it_was_and_a_question_about_it_does_not_move_it() -> None:
+    fleet = FakeFleet({"m": 2})
+    router = router_of(fleet)
+    first = await answered(router, request(text="x" * 2000, session_id="chat"))
+    fleet.in_flight[first.replica] = 1
+    messages = (*request(text="x" * 2000).messages, Message(role="assistant", parts=(Text("y"),)))
+    second = ChatRequest(messages=(*messages, *request().messages), model="m", generation=Generation(session_id="chat"))
+    assert (await answered(router, second)).replica == first.replica
+    title = await answered(router, request(text="A title for this chat, please.", user="", session_id="chat"))
+    assert title.is_aside
+    assert not first.is_aside
+    assert (await answered(router, second)).replica == first.replica
+
+
+@on_loop
+async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> None:
+    def card(generates: bool = True, pooling: str | None = None) -> Any:
+        return SimpleNamespace(generates=generates, has_chat_template=True, pooling=pooling)
+
+    fleet = FakeFleet(
+        {"vectors": 1, "ranks": 1, "busy": 1, "free": 1, "later": 1},
+        cards={
+            "vectors": card(generates=False, pooling="mean"),
+            "ranks": card(generates=False, pooling="rank"),
+            "busy": card(),
+            "free": card(),
+        },
+        states={"later": "loading"},
+        in_flight={"busy": 3},
+    )
+    router = router_of(fleet)
+    assert (await answered(router, request(""))).model == "free"
+    assert (await answered(router, request("auto"), kind="completion")).model == "free"
+    assert (await answered(router, request(""), kind="embedding")).model == "vectors"
+    assert (await answered(router, request("auto"), kind="rerank")).model == "ranks"
+    fleet.states = dict.fromkeys(fleet.n_replicas, "loading")
+    assert (await answered(router, request(""))).model == "busy", "the first that may come to answer"
+
+
+@on_loop
+async def test_unknown_names_are_told_with_the_nearest_and_known_ones_are_forgiving() -> None:
+    router = router_of(
+        FakeFleet({"qwen3-8b": 1, "gemma": 1}), RouteSpec(name="chat", models=("gemma",), aliases=("gpt-*",))
+    )
+    with pytest.raises(ModelNotFound, match="did you mean `qwen3-8b`"):
+        router.tries(request("qwen3-9b"), "chat", 1)
+    for name, model in (("Qwen3:8B", "qwen3-8b"), ("gpt-4o", "gemma"), ("chat", "gemma")):
+        assert (await answered(router, request(name))).model == model
+    assert router.named("gpt-4o") == "gemma"
+
+
+@on_loop
+async def test_speed_learns_and_a_split_sticks() -> None:
+    fleet = FakeFleet({"a": 1, "b": 1})
+    router = router_of(fleet, route("a", "b", strategy="speed"))
+    for name, generation_s in (("a", 4.0), ("b", 1.0)):
+        tries = await answered(router, request(name))
+        tries.learn(Answered(n_generated=101, generation_s=generation_s, total_s=generation_s))
+    assert (await answered(router, request("r"))).model == "b"
+    split = router_of(fleet, route("a", "b", strategy="split"))
+    for user in map(str, range(8)):
+        first = (await answered(split, request("r", user=user))).model
+        assert all([(await answered(split, request("r", user=user))).model == first for _ in range(3)])
+
+
+@on_loop
+async def test_a_priority_and_a_deadline_reach_the_fleet() -> None:
+    fleet = FakeFleet({"m": 1})
+    now = asyncio.get_running_loop().time()
+    await answered(router_of(fleet), request(priority=3, timeout_s=5.0))
+    assert fleet.wants.priority == 3
+    assert fleet.wants.deadline == pytest.approx(now + 5.0, abs=1.0)
+
+
+@on_loop
+async def test_while_draining_nobody_is_tried_again() -> None:
+    fleet = FakeFleet({"m": 2}, is_draining=True)
+    with pytest.raises(GenerationFailed):
+        await answered(router_of(fleet), request(), FAILED)
+    assert len(fleet.leased) == 1
+
+
+class Named(FakeLoader):
+    """Opens each model with the backend of its name."""
+
+    def __init__(self, backends: dict[str, FakeBackend]) -> None:
+        super().__init__()
+        self.backends = backends
+
+    def __call__(self, spec: Any, machine: Any, on_progress: Any) -> Any:
+        self._make = lambda: self.backends[spec.name]
+        return super().__call__(spec, machine, on_progress)
+
+
+class Records(list[RequestRecord]):
+    def finished(self, record: RequestRecord) -> None:
+        self.append(record)
+
+
+@asynccontextmanager
+async def host_of(records: Records, **backends: FakeBackend) -> AsyncIterator[AsyncHost]:
+    specs = tuple(spec_of(name) for name in backends)
+    manifest = Manifest(models=specs, routes=(route(*backends),))
+    async with AsyncHost(manifest, observer=records, load=Named(backends)) as host:
+        yield host
+
+
+def to_route(n_tokens: int) -> CompletionRequest:
+    return CompletionRequest(prompts=("abc",), model="r", generation=Generation(max_tokens=n_tokens))
+
+
+@on_loop
+async def test_a_step_that_fails_before_the_first_token_is_answered_for_by_the_next() -> None:
+    records = Records()
+    async with host_of(records, a=FakeBackend(failures={0: BackendError("a bad step")}), b=FakeBackend()) as host:
+        events: list[Event] = [event async for event in host.complete(to_route(3))]
+    assert isinstance(events[0], Started)
+    assert (events[0].model, events[0].replica, events[0].n_tries) == ("b", "b#0", 2)
+    assert sum(event.n_tokens for event in events if isinstance(event, Delta)) == 3
+    assert [(r.outcome, r.route, r.model, r.replica, r.n_tries) for r in records] == [("length", "r", "b", "b#0", 2)]
+
+
+@on_loop
+async def test_a_step_that_fails_later_is_an_error_of_the_streams_in_it_alone() -> None:
+    records = Records()
+    backend = FakeBackend(n_ctx=10**5)
+    async with host_of(records, a=backend, b=FakeBackend()) as host:
+        async with aclosing(host.complete(to_route(90_000))) as running:
+            assert isinstance(await anext(running), Started)
+            backend.failures = {backend.n_steps + 5000: BackendError("a bad step")}
+            with pytest.raises(GenerationFailed, match="a bad step"):
+                async for _ in running:
+                    pass
+        assert len([event async for event in host.complete(to_route(3))]) > 2
+    assert [(r.outcome, r.replica, r.n_tries) for r in records] == [("error", "a#0", 1), ("length", "a#0", 1)]
