@@ -79,10 +79,11 @@ def shape_of_inputs(spec: ModelSpec, facts: FileFacts) -> Shape:
 
 def footprint(spec: ModelSpec, facts: FileFacts, shape: Shape) -> Footprint:
     """Of the whole model, wherever its parts lie."""
-    kv = int(facts.cell_bytes * shape.n_cells) + facts.state_bytes * shape.n_slots if facts.generates else 0
+    cells = _padded(shape.n_cells) if shape.is_unified else _padded(shape.n_ctx) * shape.n_slots
+    kv = int(facts.cell_bytes * cells) + facts.state_bytes * shape.n_slots if facts.generates else 0
     compute = _compute(spec, facts, shape, spec.n_ubatch) if facts.generates else 0
     if spec.embeddings or not facts.generates:
-        kv += int(facts.cell_bytes * shape.n_ctx)
+        kv += int(facts.cell_bytes * _padded(shape.n_ctx))
         compute += _compute(spec, facts, shape, shape.n_ctx)
     return Footprint(weights_bytes=facts.weights_bytes, kv_bytes=kv, compute_bytes=compute)
 
@@ -112,7 +113,7 @@ def on_device(spec: ModelSpec, facts: FileFacts, whole: Footprint, n_gpu_layers:
 
 
 def _compute(spec: ModelSpec, facts: FileFacts, shape: Shape, n_tokens: int) -> int:
-    n_kv = shape.n_cells if shape.is_unified else shape.n_ctx
+    n_kv = _padded(shape.n_cells if shape.is_unified else shape.n_ctx)
     n_tokens = min(n_tokens, max(spec.n_batch, 1)) if facts.generates else n_tokens
     values = n_tokens * _FLOAT * (2 * facts.n_ff + _N_ACTIVATIONS * facts.n_embd)
     if spec.flash_attention == "off":
@@ -122,6 +123,11 @@ def _compute(spec: ModelSpec, facts: FileFacts, shape: Shape, n_tokens: int) -> 
         graph = values + n_tokens * n_kv * _MASK
     rows = max(shape.n_slots, N_ROWS) * facts.n_vocab * _FLOAT
     return int(max(graph, rows)) + shape.n_slots * facts.n_vocab * _FLOAT
+
+
+def _padded(n_cells: int) -> int:
+    """As many as llama.cpp makes of them."""
+    return -(-n_cells // 256) * 256
 
 
 def size(n_bytes: float) -> str:

@@ -1,0 +1,241 @@
+"""The whole fleet on several devices, all of them this CPU with a budget each: llama.cpp really runs on each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamahost.core.errors import ManifestError, Unavailable
+from llamahost.core.events import Delta, Event, Finished
+from llamahost.core.machine import Machine
+from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
+from llamahost.core.observe import FleetEvent, ModelChanged
+from llamahost.fleet.devices import BudgetedDevices
+from llamahost.fleet.facts import facts_of
+from llamahost.fleet.fit import Shape
+from llamahost.fleet.footprint import footprint
+from llamahost.fleet.loader import load
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.policy import Wants
+from llamahost.host import AsyncHost
+from tests.on_loop import on_loop
+
+MB = 2**20
+
+
+def spec(name: str, path: Path, **options: Any) -> ModelSpec:
+    known = {"n_ctx": 64, "n_slots": 2, "n_threads": 1, "n_batch": 64, "n_ubatch": 64, "load": "request"}
+    return ModelSpec(name=name, path=path, **{**known, **options})
+
+
+def taken_by(path: Path, n: int = 1) -> int:
+    """Room for so many of these models, and not for one more."""
+    one = spec("x", path)
+    shape = Shape(n_ctx=64, n_slots=2, n_cells=128, is_unified=False)
+    return int((n + 0.3) * footprint(one, facts_of(one), shape).total_bytes)
+
+
+@asynccontextmanager
+async def host_of(*specs: ModelSpec, budgets: Mapping[str, int], **settings: Any) -> AsyncIterator[AsyncHost]:
+    manifest = Manifest(models=specs, server=ServerSettings(**settings))
+    async with AsyncHost(manifest, hardware=BudgetedDevices(budgets)) as host:
+        yield host
+
+
+async def ask(host: AsyncHost, model: str, n_tokens: int = 4, **options: Any) -> list[Event]:
+    greedy = Generation(max_tokens=n_tokens, sampling=SamplingOptions(temperature=0.0), ignore_eos=True, **options)
+    request = CompletionRequest(prompts=("a",), model=model, generation=greedy)
+    return [event async for event in host.complete(request)]
+
+
+async def until(host: AsyncHost, holds: Callable[[], bool]) -> None:
+    """Wait for what the fleet comes to."""
+    changed = asyncio.Event()
+    unlisten = host._fleet.listen(lambda _: changed.set())
+    while not holds():
+        await changed.wait()
+        changed.clear()
+    unlisten()
+
+
+def states(host: AsyncHost) -> dict[str, str]:
+    return {each.name: each.state for each in host.models()}
+
+
+@on_loop
+async def test_models_come_on_request_and_leave_for_each_other(tiny_llama: Path) -> None:
+    specs = [spec(name, tiny_llama) for name in "abc"]
+    async with host_of(*specs, budgets={"cpu-0": taken_by(tiny_llama, 2)}) as host:
+        assert states(host) == {"a": "unloaded", "b": "unloaded", "c": "unloaded"}
+        assert host.health().is_ready
+        for name in "abca":
+            assert isinstance((await ask(host, name))[-1], Finished)
+        assert states(host)["a"] == "ready"
+        assert list(states(host).values()).count("ready") <= 2
+
+
+@on_loop
+async def test_many_requests_for_more_models_than_fit_are_all_answered(tiny_llama: Path) -> None:
+    specs = [spec(name, tiny_llama) for name in "abcd"]
+    one = taken_by(tiny_llama)
+    async with host_of(*specs, budgets={"cpu-0": one, "cpu-1": one}) as host:
+        answers = await asyncio.gather(*(ask(host, "abcd"[k % 4]) for k in range(24)))
+        assert all(isinstance(events[-1], Finished) for events in answers)
+        devices = [each.devices for model in host.models() for each in model.replicas if each.state == "ready"]
+        assert len(devices) == len(set(devices)), "each on a device of its own"
+
+
+@on_loop
+async def test_replicas_answer_side_by_side_on_devices_of_their_own(tiny_llama: Path) -> None:
+    one = taken_by(tiny_llama)
+    async with host_of(spec("a", tiny_llama, replicas=2, load="start"), budgets={"cpu-0": one, "cpu-1": one}) as host:
+        await until(host, lambda: [each.state for each in host.models()[0].replicas] == ["ready", "ready"])
+        answers = await asyncio.gather(*(ask(host, "a", 16) for _ in range(4)))
+        texts = {"".join(event.text for event in events if isinstance(event, Delta)) for events in answers}
+        assert len(texts) == 1, "both replicas say the same"
+        (status,) = host.models()
+        assert status.n_slots == 4
+        assert all(each.stats is not None and each.stats.n_steps > 0 for each in status.replicas)
+
+
+@on_loop
+async def test_what_does_not_fit_is_refused_with_the_sum(tiny_llama: Path) -> None:
+    async with host_of(spec("a", tiny_llama), budgets={"cpu-0": 10_000}) as host:
+        with pytest.raises(Unavailable, match=r"`a` does not fit: it takes at least .* \(weights .*\); on cpu-0"):
+            await ask(host, "a")
+        assert states(host) == {"a": "failed"}
+
+
+@on_loop
+async def test_a_model_in_use_is_not_taken_away_and_the_newcomer_waits(tiny_llama: Path) -> None:
+    a, b = spec("a", tiny_llama, n_ctx=2048, kv_layout="unified", n_cells=2048, n_slots=1), spec("b", tiny_llama)
+    facts = facts_of(a)
+    large = footprint(a, facts, Shape(n_ctx=2048, n_slots=1, n_cells=2048, is_unified=True)).total_bytes + 1000
+    async with host_of(a, b, budgets={"cpu-0": large}) as host:
+        running = host.complete(
+            CompletionRequest(prompts=("a",), model="a", generation=Generation(max_tokens=400, ignore_eos=True))
+        )
+        assert await anext(running)
+        newcomer = asyncio.ensure_future(ask(host, "b"))
+        await asyncio.sleep(0)
+        events = [event async for event in running]
+        assert isinstance(events[-1], Finished), "to its end, though b waited"
+        assert isinstance((await newcomer)[-1], Finished)
+
+
+@on_loop
+async def test_a_wait_ends_with_the_request_s_time(tiny_llama: Path) -> None:
+    a, b = spec("a", tiny_llama), spec("b", tiny_llama)
+    async with host_of(a, b, budgets={"cpu-0": taken_by(tiny_llama)}) as host:
+        async with host._fleet.lease("a"):
+            soon = asyncio.get_running_loop().time() + 0.01
+            with pytest.raises(Unavailable, match="`b` waits for memory that other models still use"):
+                async with host._fleet.lease("b", wants=Wants(deadline=soon)):
+                    pass
+            with pytest.raises(Unavailable, match="`b` waits for memory"):
+                async with host._fleet.lease("b", wants=Wants(waits=False)):
+                    pass
+        assert isinstance((await ask(host, "a"))[-1], Finished)
+
+
+@on_loop
+async def test_by_hand_a_model_is_loaded_with_other_settings_and_taken_away(tiny_llama: Path) -> None:
+    async with host_of(spec("a", tiny_llama, load="hand"), budgets={"cpu-0": 100 * MB}) as host:
+        with pytest.raises(Unavailable, match="by hand"):
+            await ask(host, "a")
+        fleet = host._fleet
+        with pytest.raises(ManifestError, match="n_slots"):
+            await fleet.load("a", {"n_slots": 0})
+        await fleet.load("a")
+        await fleet.load("a")
+        assert host.models()[0].n_slots == 2
+        await fleet.load("a", {"n_slots": 3})
+        assert host.models()[0].n_slots == 3
+        await fleet.unload("a")
+        await fleet.unload("a")
+        assert states(host) == {"a": "unloaded"}
+
+
+@on_loop
+async def test_another_manifest_touches_only_what_changed_and_is_told(tiny_llama: Path) -> None:
+    a, b = (spec(name, tiny_llama, load="start") for name in "ab")
+    async with host_of(a, b, budgets={"cpu-0": 100 * MB}) as host:
+        told: list[FleetEvent] = []
+        unlisten = host._fleet.listen(told.append)
+        async with host._fleet.lease("a") as before:
+            await host._fleet.adopt(Manifest(models=(replace(a, aliases=("z",)), spec("c", tiny_llama))))
+            async with host._fleet.lease("z") as after:
+                assert before is after
+        assert states(host).keys() == {"a", "c"}
+        assert isinstance((await ask(host, "c"))[-1], Finished)
+        unlisten()
+    changes = [(each.model, each.state) for each in told if isinstance(each, ModelChanged) and each.replica == ""]
+    assert ("c", "loading") in changes
+    assert ("c", "ready") in changes
+    assert not any(name == "a" for name, _ in changes)
+
+
+@on_loop
+async def test_a_lost_device_ends_its_streams_and_the_model_comes_back_elsewhere(tiny_llama: Path) -> None:
+    one = taken_by(tiny_llama) + 10 * MB
+    a = spec("a", tiny_llama, load="start", n_ctx=1024, n_slots=1)
+    async with host_of(a, budgets={"cpu-0": one, "cpu-1": one - 1}) as host:
+        running = host.complete(
+            CompletionRequest(prompts=("a",), model="a", generation=Generation(max_tokens=900, ignore_eos=True))
+        )
+        await anext(running)
+        (replica,) = host.models()[0].replicas
+        host._fleet.quarantine(replica.devices[0], "Xid 79")
+        with pytest.raises(Unavailable, match="lost its device cpu-0: Xid 79"):
+            async for _ in running:
+                pass
+        await until(host, lambda: states(host)["a"] == "ready")
+        assert isinstance((await ask(host, "a"))[-1], Finished)
+        assert host.models()[0].replicas[-1].devices == ("cpu-1",)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "recurrent", "hybrid"])
+def test_the_estimate_is_near_what_llama_cpp_takes(architecture: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(f"tiny_{architecture}")
+    one = spec("x", path, n_ctx=1024, n_slots=4, n_ubatch=256, n_batch=1024, kv_layout="split")
+    estimated = footprint(one, facts_of(one), Shape(n_ctx=1024, n_slots=4, n_cells=4096, is_unified=False))
+    loaded = load(one, Machine(n_cpus=1, memory_bytes=2**33, available_bytes=2**33))
+    try:
+        measured = loaded.measured(("cpu-0",))
+        assert measured.footprint.weights_bytes == pytest.approx(estimated.weights_bytes, rel=0.1)
+        assert measured.footprint.kv_bytes == pytest.approx(estimated.kv_bytes, rel=0.1)
+        assert measured.bytes["cpu-0"] == measured.footprint.total_bytes
+        assert measured.footprint.total_bytes < 1.3 * estimated.total_bytes
+        assert measured.footprint.total_bytes > 0.7 * estimated.total_bytes
+    finally:
+        loaded.close()
+
+
+def test_tensors_go_where_a_pattern_sends_them_or_the_load_says_why_not(tiny_llama: Path) -> None:
+    machine = Machine(n_cpus=1, memory_bytes=2**33, available_bytes=2**33)
+    load(spec("x", tiny_llama, override_tensor=(r"ffn_.*=CPU",), mmap=False, n_cpu_moe=2), machine).close()
+    with pytest.raises(Exception, match="there is no device `CUDA9`; tensors can go to CPU"):
+        load(spec("x", tiny_llama, override_tensor=(r"ffn_.*=CUDA9",)), machine)
+
+
+def test_a_rope_of_another_base_is_another_model(tiny_llama: Path) -> None:
+    @on_loop
+    async def law() -> None:
+        texts = set()
+        for base in (None, 500.0):
+            one = spec("a", tiny_llama, load="start", rope_freq_base=base)
+            async with host_of(one, budgets={"cpu-0": 100 * MB}) as host:
+                request = CompletionRequest(
+                    prompts=("a long enough beginning",),
+                    generation=Generation(max_tokens=24, sampling=SamplingOptions(temperature=0.0), ignore_eos=True),
+                )
+                texts.add("".join([e.text async for e in host.complete(request) if isinstance(e, Delta)]))
+        assert len(texts) == 2
+
+    law()
