@@ -22,16 +22,19 @@ from llamahost.api.embeddings import EmbeddingsRoute
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
+from llamahost.api.pull import PullRoute
 from llamahost.api.rerank import RerankRoute
 from llamahost.api.service import Service
 from llamahost.api.watch import Watch
 from llamahost.api.web import Page
 from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.pulls import Pulls
 from llamahost.ops.gpu_metrics import GpuCollector
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.tally import Tally
 
 PROBES = frozenset({"/health", "/ready", "/readiness"})
+PULLS_PATIENCE_S = 1.0  # for threads that wait for the hub; they keep nobody, and what has come is kept
 PAGES = frozenset({"/"})  # shown without a key: what a page asks for afterwards needs one
 
 
@@ -51,7 +54,8 @@ class App:
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._watch = Watch(service, tally, gpus)
-        self.gate = Gate(self._watch.feed.close)
+        self._pulls = Pulls()
+        self.gate = Gate(self._end_long_ones)
         self._service = service
         self.on_start = on_start
         self._reading = Reading()
@@ -76,6 +80,7 @@ class App:
                 Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
+                Route("/api/pull", PullRoute(self._pulls, settings, self._reading), methods=["POST"]),
                 *admin.routes(),
                 *openapi_routes(settings.base_path),
             ],
@@ -101,6 +106,11 @@ class App:
         scope["app"] = self  # Starlette's routes then raise a wrong method instead of answering it in plain text
         await self._app(scope, receive, send)
 
+    def _end_long_ones(self) -> None:
+        """What would not end by itself while the server waits for answers that are under way."""
+        self._watch.feed.close()
+        self._pulls.close()
+
     async def _live(self, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "lifespan.startup"
         await self._service.start()
@@ -109,6 +119,8 @@ class App:
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
         self._watch.close()
+        self._pulls.close()
+        await self._pulls.ended(PULLS_PATIENCE_S)
         await self._service.aclose()
         self._reading.close()
         await send({"type": "lifespan.shutdown.complete"})

@@ -21,7 +21,6 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
     "/api/version": ("Ollama", "GET /health"),
     "/api/embed": ("Ollama", EMBEDDINGS),
     "/api/embeddings": ("Ollama", EMBEDDINGS),
-    "/api/pull": ("Ollama", ""),
     "/completion": ("llama-server", COMPLETIONS),
     "/infill": ("llama-server", ""),
     "/tokenize": ("llama-server", ""),
@@ -48,7 +47,7 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 """By path without /v1: whose, and what does here what it does there; empty where nothing does."""
 
 OF_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/models")
-OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events")
+OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events", "/api/pull")
 SERVED = (*OF_OPENAI, *OF_ADMIN, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""
 

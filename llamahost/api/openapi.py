@@ -25,6 +25,7 @@ from llamahost.api.openai_answers import (
 )
 from llamahost.api.openai_types import ChatBody, CompletionBody
 from llamahost.api.openapi_limits import limit
+from llamahost.api.pull import PullBody, PullComplaint, PullDone, PullLine
 from llamahost.api.rerank import RerankAnswer, RerankBody
 from llamahost.api.sse import send_json
 from llamahost.api.web import Page
@@ -38,13 +39,16 @@ _ERRORS = {
     400: "A mistake in the request; `param` names the field.",
     401: "No key, or a wrong one.",
     404: "No such model.",
+    403: "A page of somebody else's asked, by a browser.",
     413: "The body is over the limit.",
     429: "The model's queue is full; see Retry-After.",
     500: "The server failed on this request.",
+    502: "The hub, or this machine's disk, does not allow it.",
     503: "Nothing can answer now: loading, or shutting down.",
     504: "The request's `timeout` passed.",
 }
 
+_OF_ANSWERS = tuple(status for status in _ERRORS if status not in (403, 502))
 _WHOLE: Json = {"type": "integer", "minimum": 1}
 
 
@@ -63,6 +67,8 @@ class Operation:
     is_open: bool = False
     is_streamed: bool = True  # where it has a body
     is_events: bool = False  # server-sent ones, and nothing else
+    lines: type | None = None  # streamed as JSON, one a line, in place of events
+    complaint: type | None = None  # the route's own form of an error, beside OpenAI's
 
 
 OPERATIONS = (
@@ -73,7 +79,7 @@ OPERATIONS = (
         summary="The next turn of a conversation; with `stream` as server-sent events. Also without /v1.",
         body=ChatBody,
         answer=ChatAnswer,
-        errors=tuple(_ERRORS),
+        errors=_OF_ANSWERS,
     ),
     Operation(
         method="post",
@@ -82,7 +88,7 @@ OPERATIONS = (
         summary="Prompts continued as they are; with `stream` as server-sent events. Also without /v1.",
         body=CompletionBody,
         answer=CompletionAnswer,
-        errors=tuple(_ERRORS),
+        errors=_OF_ANSWERS,
     ),
     Operation(
         method="post",
@@ -91,7 +97,7 @@ OPERATIONS = (
         summary="A vector for each input. Also without /v1.",
         body=EmbeddingsBody,
         answer=EmbeddingsAnswer,
-        errors=tuple(_ERRORS),
+        errors=_OF_ANSWERS,
         is_streamed=False,
     ),
     Operation(
@@ -101,7 +107,7 @@ OPERATIONS = (
         summary="Documents in the order in which they answer a query. Also without /v1, as /reranking, as /v2/rerank.",
         body=RerankBody,
         answer=RerankAnswer,
-        errors=tuple(_ERRORS),
+        errors=_OF_ANSWERS,
         is_streamed=False,
     ),
     Operation(
@@ -135,6 +141,17 @@ OPERATIONS = (
         summary="One of them, by its name or an alias, with what its file says.",
         answer=ModelDetails,
         errors=(401, 404, 503),
+    ),
+    Operation(
+        method="post",
+        path="/api/pull",
+        name="pull",
+        summary="Fetches a model from the hub, as Ollama's does: a line a step, or with `stream` false one answer.",
+        body=PullBody,
+        answer=PullDone,
+        errors=(400, 401, 403, 404, 413, 429, 502, 503),
+        lines=PullLine,
+        complaint=PullComplaint,
     ),
     Operation(
         method="get",
@@ -240,7 +257,12 @@ def _page_of(base_path: str) -> Page:
 def document(base_path: str = "") -> Json:
     """OpenAPI 3.1 of what is served."""
     types: list[type] = [ErrorAnswer]
-    types += [kind for operation in OPERATIONS for kind in (operation.body, operation.answer) if kind is not None]
+    types += [
+        kind
+        for operation in OPERATIONS
+        for kind in (operation.body, operation.answer, operation.lines, operation.complaint)
+        if kind is not None
+    ]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     limit(components)
     refs = dict(zip(types, schemas, strict=True))
@@ -289,17 +311,22 @@ def _responses(operation: Operation, refs: dict[type, dict[str, object]]) -> Ite
     content = plain if operation.answer is None else _json_of(refs[operation.answer])
     if operation.is_events:
         content = {"text/event-stream": {}}
-    if operation.body is not None and operation.is_streamed:
+    if operation.lines is not None:
+        content = {**content, "application/x-ndjson": {"schema": refs[operation.lines]}}
+    elif operation.body is not None and operation.is_streamed:
         content = {**content, "text/event-stream": {}}  # events have no schema that all readers agree on
     yield "200", {"description": "The answer.", "content": content}
     if operation.is_open:
         yield "503", {"description": "Nothing can answer now.", "content": content}
+    wrong = refs[ErrorAnswer]
+    if operation.complaint is not None:
+        wrong = {"anyOf": [refs[operation.complaint], wrong]}
     for status in operation.errors:
-        told: Json = {"description": _ERRORS[status], "content": _json_of(refs[ErrorAnswer])}
+        told: Json = {"description": _ERRORS[status], "content": _json_of(wrong)}
         if status in (429, 503):
             told["headers"] = {"Retry-After": {"required": True, "description": "Seconds.", "schema": _WHOLE}}
         yield str(status), told
-    yield "default", {"description": "Any other error.", "content": _json_of(refs[ErrorAnswer])}
+    yield "default", {"description": "Any other error.", "content": _json_of(wrong)}
 
 
 def _json_of(schema: dict[str, object]) -> Json:

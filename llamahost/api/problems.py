@@ -1,7 +1,8 @@
 """Errors become a status and OpenAI's error body, here and nowhere else. Never a stack trace, never HTML.
 
 InvalidRequest 400 · no or wrong key 401 · unknown model or path 404 · wrong method 405 · body too large 413 ·
-queue full 429 · nothing can answer 503 · deadline passed 504 · anything else 500 with the request id, logged whole.
+queue full 429 · the hub refuses 502 · nothing can answer 503 · deadline passed 504 · anything else 500 with the
+request id, logged whole.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from llamahost.core.errors import (
     LoadFailed,
     ModelNotFound,
     Overloaded,
+    PullFailed,
     Unavailable,
 )
 
@@ -102,6 +104,11 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
                 type="unavailable_error",
                 code="unavailable",
                 headers=(_retry_after(error.retry_after_s),),
+            )
+        case PullFailed():
+            status = 404 if error.is_unknown else 502
+            return Problem(
+                status=status, message=message, type="not_found_error" if error.is_unknown else "server_error"
             )
         case LoadFailed():
             return Problem(status=503, message=message, type="unavailable_error", code="model_failed_to_load")

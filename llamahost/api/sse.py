@@ -70,7 +70,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Generic[E]):
-    """Owned by the task of one request. Server-sent events: a producer reads events, this task sends them.
+    """Owned by the task of one request. A producer reads events, this task sends them, as `headers` say.
 
     The status is sent with the first bytes, so an error before them is raised and becomes a status of its own. What
     is ready together goes out in one write. A silent stream gets a comment every `ping_s` to 2 `ping_s` seconds.
@@ -84,12 +84,16 @@ class EventStream(Generic[E]):
         note: Callable[[E], None] = lambda event: None,
         ping_s: float,
         stall_s: float = math.inf,
+        headers: list[tuple[bytes, bytes]] = STREAM_HEADERS,
+        ping: bytes = PING,
     ) -> None:
         self._events = events
         self._encoder = encoder
         self._note = note
         self._ping_s = ping_s
         self._stall_s = stall_s
+        self._headers = headers
+        self._ping = ping
         self._sending_since = math.inf
         self._unsent: list[bytes] = []
         self._news = asyncio.Event()  # there is something to send, or a reason to stop
@@ -167,7 +171,7 @@ class EventStream(Generic[E]):
             self._news.clear()
             if self._is_gone:
                 raise ClientGone
-            body = b"".join(self._unsent) or PING
+            body = b"".join(self._unsent) or self._ping
             self._unsent.clear()
             self._room.set()
             self._was_silent = False
@@ -175,10 +179,10 @@ class EventStream(Generic[E]):
             if self._error is not None:
                 if not is_started:
                     raise self._error
-                body = (b"" if body is PING else body) + self._encoder.fail(self._error)
+                body = (b"" if body is self._ping else body) + self._encoder.fail(self._error)
             if not is_started:
                 is_started = True
-                await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
             self._sending_since = loop.time()
             await send({"type": "http.response.body", "body": body, "more_body": not is_over})
             self._sending_since = math.inf

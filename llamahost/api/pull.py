@@ -1,0 +1,141 @@
+"""Ollama's POST /api/pull: a model fetched from the hub, told line by line as JSON. Whoever leaves ends it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from llamahost.api.body import Reading, decode_body, read_body
+from llamahost.api.openai_answers import Answer
+from llamahost.api.openai_types import Name
+from llamahost.api.problems import problem_of
+from llamahost.api.sse import EventStream, send_json, while_connected
+from llamahost.core.errors import InvalidRequest, LlamahostError
+from llamahost.fleet.download import Step
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.pulls import Pulls
+from llamahost.fleet.repo import parse_reference
+
+HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", b"application/x-ndjson"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class PullBody(msgspec.Struct, kw_only=True):
+    """POST /api/pull. `model` is OWNER/NAME[:QUANT|/FILE.gguf], also behind hf.co/; `name` is an older word for it."""
+
+    model: Name | None = None
+    name: Name | None = None
+    revision: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    stream: bool | None = None
+    insecure: bool | None = None
+
+
+class PullLine(Answer):
+    """A line of the answer; the last one says `success`, or `error` in its place."""
+
+    status: str
+    digest: str | msgspec.UnsetType = msgspec.UNSET
+    total: int | msgspec.UnsetType = msgspec.UNSET
+    completed: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class PullDone(Answer):
+    """The whole answer where it is not streamed."""
+
+    status: Literal["success"]
+
+
+class PullComplaint(Answer):
+    """What went wrong, as clients of Ollama read it."""
+
+    error: str
+
+
+PULL = msgspec.json.Decoder(PullBody)
+
+
+@dataclass(frozen=True, slots=True)
+class PullRoute:
+    """One ASGI callable."""
+
+    pulls: Pulls
+    settings: ServerSettings
+    reading: Reading
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _refuse_strange_pages(scope, self.settings)
+        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        try:
+            body = await self.reading.run(lambda: decode_body(data, PULL), len(data))
+            name = body.model or body.name
+            if not name:
+                raise InvalidRequest("`model` is required", param="model")
+            steps = self.pulls.pull(parse_reference(name, revision=body.revision or ""))
+            if body.stream is False:
+                await while_connected(receive, _last(steps))
+                await send_json(send, orjson.dumps({"status": "success"}))
+                return
+            lines = _Lines()
+            stream = EventStream(
+                steps, lines, ping_s=self.settings.ping_s, stall_s=self.settings.stall_s, headers=HEADERS, ping=b""
+            )
+            await stream(receive, send)
+        except LlamahostError as error:  # before anything was sent; in the form that clients of Ollama read
+            problem = problem_of(error)
+            await send_json(
+                send, orjson.dumps({"error": problem.message}), status=problem.status, headers=problem.headers
+            )
+
+
+class _Lines:
+    """Steps as Ollama says them: a digest's line is repeated as its bytes come."""
+
+    def feed(self, step: Step) -> bytes:
+        if step.kind in ("pulling", "linking"):
+            short = step.digest.partition(":")[2][:12]
+            line = {
+                "status": f"pulling {short}",
+                "digest": step.digest,
+                "total": step.n_total,
+                "completed": step.n_done,
+            }
+        elif step.kind == "verifying":
+            line = {"status": "verifying sha256 digest"}
+        elif step.kind == "waiting":
+            line = {"status": step.told}
+        else:
+            line = {"status": "pulling manifest" if step.kind == "listing" else "writing manifest"}
+        return orjson.dumps(line) + b"\n"
+
+    def end(self) -> bytes:
+        return b'{"status":"success"}\n'
+
+    def fail(self, error: Exception) -> bytes:
+        return orjson.dumps({"error": problem_of(error).message}) + b"\n"
+
+
+async def _last(steps: AsyncGenerator[Step, None]) -> None:
+    async with aclosing(steps):
+        async for _ in steps:
+            pass
+
+
+def _refuse_strange_pages(scope: Scope, settings: ServerSettings) -> None:
+    """A page of somebody else's that a browser shows must not fill this disk. Raises HTTPException."""
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    origin = headers.get(b"origin")
+    if origin is None or origin in settings.cors_origins or "*" in settings.cors_origins:
+        return
+    if urlsplit(origin).netloc.lower() != headers.get(b"host", "").lower():
+        raise HTTPException(403, f"pages of {origin[:200]!r} may not pull models; cors_origins names those that may")
