@@ -9,7 +9,8 @@ import asyncio
 import difflib
 import math
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +20,18 @@ from llamahost.core.errors import (
     DeadlineExceeded,
     GenerationFailed,
     InvalidRequest,
+    ManifestError,
     ModelNotFound,
     Overloaded,
     Unavailable,
 )
 from llamahost.core.events import Event, Finished, Started
 from llamahost.core.machine import Machine
-from llamahost.core.messages import ChatRequest, CompletionRequest, SamplingOptions
+from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, SamplingOptions
 from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord, request_id
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.core.work import Times, Vector
+from llamahost.core.work import NO_ADAPTERS, Adapters, Times, Vector
+from llamahost.fleet.adapters import AdapterSpec
 from llamahost.fleet.builtin import builtin, is_named
 from llamahost.fleet.devices import Devices, MachineDevices
 from llamahost.fleet.fleet import Fleet
@@ -44,6 +47,7 @@ if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only star
     from llamahost.fleet.loader import Prepared
 
 Whole = TypeVar("Whole", Embeddings, Ranking)
+Words = TypeVar("Words", bound=ChatRequest | CompletionRequest)
 
 __all__ = ["AsyncHost", "Health", "ModelStatus", "ReplicaStatus", "SpecOptions", "State"]
 
@@ -67,6 +71,7 @@ class SpecOptions(TypedDict, total=False):
     swa_full: bool
     template: str
     sampling: SamplingOptions
+    adapters: tuple[AdapterSpec, ...]
     embeddings: bool
     pooling: Literal["auto", "none", "mean", "cls", "last", "rank"]
     query_prefix: str
@@ -227,6 +232,25 @@ class AsyncHost:
 
         return await self._whole(request, "rerank", rank)
 
+    async def load_adapter(self, name: str, path: str | Path, *, model: str = "", scale: float = 1.0) -> None:
+        """Put a LoRA adapter beside a model: asked for by `model:name`. It works with `scale` where no other is given.
+
+        Raises ModelNotFound, Unavailable, InvalidRequest with what is wrong with the file.
+        """
+        try:
+            spec = AdapterSpec(name=name, path=Path(path), scale=scale)
+        except ManifestError as error:
+            raise InvalidRequest(str(error), param=error.key) from error
+        await self._fleet.load_adapter(model, spec)
+
+    async def unload_adapter(self, name: str, *, model: str = "") -> None:
+        """Answer nobody new with this adapter; its memory is free when the last answer with it is over."""
+        await self._fleet.unload_adapter(model, name)
+
+    async def scale_adapters(self, scales: Mapping[int | str, float], *, model: str = "") -> None:
+        """How strongly adapters, by name or number, work for requests that name none. Those left out do not."""
+        await self._fleet.scale_adapters(model, scales)
+
     async def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
     ) -> list[int]:
@@ -274,6 +298,10 @@ class AsyncHost:
         arrived = clock()
         measure = _Measure(request.model)
         try:
+            if self._fleet.named(request.model)[1]:
+                raise InvalidRequest(
+                    f"`{request.model}` is an adapter, which answers and does not embed", param="model"
+                )
             tries = self._router.tries(request, kind, 1)
             measure.route = tries.route
             while True:
@@ -309,20 +337,44 @@ class AsyncHost:
                     )
                 )
 
+    def _adapted(self, request: Words) -> tuple[str, Words]:
+        """The adapter that its model's name has, if any, and the request, which then asks for that of the model."""
+        model, adapter = self._fleet.named(request.model)
+        if not adapter:
+            return "", request
+        if request.generation.adapters:
+            raise InvalidRequest(
+                f"adapters are given by `lora` and by the model's name, `{request.model}`; give one", param="lora"
+            )
+        generation = replace(request.generation, adapters=(AdapterUse(adapter),))
+        return adapter, replace(request, model=model, generation=generation)
+
+    @asynccontextmanager
+    async def _held(self, replica: Replica, generation: Generation) -> AsyncIterator[Adapters]:
+        """What a request is computed with, which is kept in memory meanwhile. Raises InvalidRequest."""
+        uses = self._fleet.uses(replica.spec.name, generation.adapters) if generation.adapters else ()
+        adapters = replica.adapters.of(uses)
+        with replica.adapters.held(adapters):
+            yield adapters
+
     async def _answer(
         self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
     ) -> AsyncGenerator[Event, None]:
         account = _Account(request, kind)
-        asked: ChatRequest | CompletionRequest | None = request
         try:
+            adapter, request = self._adapted(request)
+            asked: ChatRequest | CompletionRequest | None = request
             tries = account.tries = self._router.tries(request, kind, n_jobs)
+            generation = request.generation
             del request
             while True:
-                async with tries.lease() as replica:
+                async with tries.lease() as replica, self._held(replica, generation) as adapters:
                     account.model = tries.model
                     timeout_s, deadline = tries.timeout_s(tries.model), tries.deadline(tries.model)
                     assert asked is not None, "who has begun is not tried again"
                     prepared = await _prepare(replica, asked, deadline, timeout_s)
+                    if adapters != NO_ADAPTERS:
+                        prepared = prepared.with_adapters(adapters, adapter)
                     account.begin(prepared)
                     jobs = prepared.jobs
                     if tries.is_aside:

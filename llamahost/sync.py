@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 from llamahost.core.errors import InvalidRequest, Unavailable
 from llamahost.core.events import Delta, Event
 from llamahost.core.messages import (
+    AdapterUse,
     ChatRequest,
     CompletionRequest,
     Continued,
@@ -51,6 +52,7 @@ class Options(SamplingOptions, total=False):
     n: int
     n_logprobs: int | None
     ignore_eos: bool
+    adapters: Mapping[str | int, float | None]
     priority: int
     timeout_s: float | None
     output: Output
@@ -274,6 +276,18 @@ class Host:
         request = RerankRequest(query=query, documents=tuple(documents), model=model, is_cut=is_cut)
         return self._call(self._host.rerank(request))
 
+    def load_adapter(self, name: str, path: str | Path, *, model: str = "", scale: float = 1.0) -> None:
+        """Put a LoRA adapter beside a model: asked for by `model="model:name"`. Raises what AsyncHost's raises."""
+        self._call(self._host.load_adapter(name, path, model=model, scale=scale))
+
+    def unload_adapter(self, name: str, *, model: str = "") -> None:
+        """Answer nobody new with this adapter."""
+        self._call(self._host.unload_adapter(name, model=model))
+
+    def scale_adapters(self, scales: Mapping[int | str, float], *, model: str = "") -> None:
+        """How strongly adapters, by name or number, work for requests that name none. Those left out do not."""
+        self._call(self._host.scale_adapters(scales, model=model))
+
     def tokenize(
         self, text: str, *, model: str = "", add_special: bool = False, parse_special: bool = True
     ) -> list[int]:
@@ -392,6 +406,7 @@ def _generation_of(given: Mapping[str, Any]) -> Generation:
         n=given.get("n", 1),
         n_logprobs=given.get("n_logprobs"),
         ignore_eos=given.get("ignore_eos", False),
+        adapters=tuple(AdapterUse(name, scale) for name, scale in given.get("adapters", {}).items()),
         priority=given.get("priority", 0),
         timeout_s=given.get("timeout_s"),
     )

@@ -134,6 +134,7 @@ class FakeBackend:
     n_computed: int = 0  # tokens decoded, over all steps
     n_refused: int = 0  # plans for which there really were no cells
     plans: list[Plan] = field(default_factory=list)
+    freed_adapters: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.n_cells = self.n_cells or self.n_ctx * self.n_slots
@@ -194,6 +195,10 @@ class FakeBackend:
             self._samplers.pop(job_id, None)
             self._saved.pop(job_id, None)
         return sampled
+
+    def free_adapter(self, id_: int) -> None:
+        assert all(all(id_ != known for known, _ in s.job.adapters) for s in self._samplers.values()), "in use"
+        self.freed_adapters.append(id_)
 
     def close(self) -> None:
         self.is_closed = True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llamahost.api.adapters import AdaptersRoute, LoadAdapterRoute, UnloadAdapterRoute
 from llamahost.api.admin import POLLED, Admin
 from llamahost.api.auth import Auth, Keys, keys_of
 from llamahost.api.base_path import BasePath
@@ -67,6 +68,8 @@ class App:
         metrics = tally.metrics
         metrics.registry.register(GpuCollector(gpus))
         admin = Admin(service, settings, tally, gpus, self._watch, self.gate)
+        adapters = AdaptersRoute(service, settings)
+        load_adapter, unload_adapter = LoadAdapterRoute(service, settings), UnloadAdapterRoute(service, settings)
         models = ListModels(service, created=int(time.time()))
         router = Router(
             [
@@ -76,6 +79,9 @@ class App:
                 *[Route(path, rerank, methods=["POST"]) for path in rerank_paths],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models")],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models/{name:path}")],
+                *[Route(path, adapters, methods=["GET", "POST"]) for path in _both("/lora-adapters")],
+                *[Route(path, load_adapter, methods=["POST"]) for path in _both("/load_lora_adapter")],
+                *[Route(path, unload_adapter, methods=["POST"]) for path in _both("/unload_lora_adapter")],
                 Route("/", Page.read("chat.html"), methods=["GET"]),
                 Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],

@@ -27,7 +27,6 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
     "/detokenize": ("llama-server", ""),
     "/apply-template": ("llama-server", ""),
     "/embedding": ("llama-server", EMBEDDINGS),
-    "/lora-adapters": ("llama-server", ""),
     "/props": ("llama-server", MODELS),
     "/slots": ("llama-server", "GET /metrics"),
     "/responses": ("OpenAI", CHAT),
@@ -48,7 +47,8 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 
 OF_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/models")
 OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events", "/api/pull")
-SERVED = (*OF_OPENAI, *OF_ADMIN, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
+OF_ADAPTERS = ("/lora-adapters", "/load_lora_adapter", "/unload_lora_adapter")
+SERVED = (*OF_OPENAI, *OF_ADMIN, *OF_ADAPTERS, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""
 
 

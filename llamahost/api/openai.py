@@ -20,6 +20,7 @@ from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.api.trace import trace_of
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import ModelStatus
 
@@ -129,10 +130,27 @@ class ListModels:
         models = self.service.models()
         wanted = scope.get("path_params", {}).get("name")
         if wanted is None:
-            body: Json = {"object": "list", "data": [self._json(model) for model in models]}
-            await send_json(send, orjson.dumps(body))
+            data = [self._json(model) for model in models]
+            data += [self._adapter_json(model, adapter) for model in models for adapter in model.adapters]
+            await send_json(send, orjson.dumps({"object": "list", "data": data}))
             return
+        for model in models:
+            for adapter in model.adapters:
+                if wanted == f"{model.name}:{adapter.spec.name}":
+                    await send_json(send, orjson.dumps(self._adapter_json(model, adapter)))
+                    return
         await send_json(send, orjson.dumps(self._json(model_named(models, wanted))))
+
+    def _adapter_json(self, model: ModelStatus, adapter: AdapterStatus) -> Json:
+        """As vLLM lists one: a model of its own, with what it changes."""
+        whole = self._json(model)
+        own = {
+            "id": f"{model.name}:{adapter.spec.name}",
+            "parent": model.name,
+            "root": adapter.spec.path.name,
+            "aliases": [],
+        }
+        return {**whole, **own}
 
     def _json(self, model: ModelStatus) -> Json:
         """OpenAI's four fields; then the usable context under the names that clients look for, and llama-server's."""

@@ -164,6 +164,8 @@ class ModelAnswer(Answer):
     owned_by: str
     aliases: list[str]
     status: ModelState
+    parent: str | UnsetType = UNSET  # of an adapter: the model that it changes
+    root: str | UnsetType = UNSET  # and its file's name
     context_length: int | UnsetType = UNSET
     max_model_len: int | UnsetType = UNSET
     capabilities: list[str] | UnsetType = UNSET

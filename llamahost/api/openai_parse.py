@@ -16,6 +16,7 @@ from llamahost.api.openai_types import (
     ChatBody,
     CompletionBody,
     ImagePart,
+    LoraScale,
     MessageBody,
     NamedFunction,
     NamedTool,
@@ -27,6 +28,7 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import (
     SAMPLER_NAMES,
     SAMPLERS,
+    AdapterUse,
     Audio,
     ChatRequest,
     CompletionRequest,
@@ -304,10 +306,7 @@ def _tokens(prompt: list[int | str | list[int]]) -> Sequence[int]:
 
 
 def _generation(body: Body, n_logprobs: int | None) -> Generation:
-    for name, is_asked in (
-        ("lora", bool(body.lora)),
-        ("grammar_lazy", bool(body.grammar_lazy)),
-    ):
+    for name, is_asked in (("grammar_lazy", bool(body.grammar_lazy)),):
         if is_asked:
             raise InvalidRequest(f"`{name}` is not served by this version", param=name)
     n_probs = body.n_probs or 0
@@ -330,8 +329,17 @@ def _generation(body: Body, n_logprobs: int | None) -> Generation:
         tells_progress=bool(body.stream and body.return_progress),
         tells_timings=bool(body.stream and body.timings_per_token),
         ignore_eos=bool(body.ignore_eos),
+        adapters=tuple(adapter_of(each, f"lora[{k}]") for k, each in enumerate(body.lora or ())),
         timeout_s=body.timeout,
     )
+
+
+def adapter_of(body: LoraScale, path: str) -> AdapterUse:
+    """Raises InvalidRequest."""
+    key = body.name if body.id is None else body.id
+    if key is None or (body.id is not None and body.name is not None):
+        raise InvalidRequest("an adapter is given by its `id` or its `name`, one of them", param=path)
+    return AdapterUse(key, body.scale)
 
 
 def _max_tokens(body: Body) -> int | None:

@@ -69,7 +69,7 @@ class Body(msgspec.Struct, kw_only=True):
     structured_outputs: StructuredOutputs | None = None
     timeout: float | None = None
 
-    lora: list[dict[str, Any]] | None = None
+    lora: list[LoraScale] | None = None
     n_probs: Int | None = None
     post_sampling_probs: bool | None = None
     t_max_predict_ms: Int | None = None
@@ -88,6 +88,14 @@ class Body(msgspec.Struct, kw_only=True):
     def n_kept(self) -> int:
         """Answers that each prompt is to have in the end."""
         return 1 if self.n is None else self.n
+
+
+class LoraScale(msgspec.Struct, kw_only=True):
+    """How strongly an adapter works, which is named by its number, as llama-server does, or by its name."""
+
+    id: Int | None = None
+    name: Name | None = None
+    scale: float
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):

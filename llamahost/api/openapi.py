@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +12,7 @@ import orjson
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from llamahost.api.adapters import AdapterAnswer, DoneAnswer, LoadAdapterBody, UnloadAdapterBody
 from llamahost.api.admin_types import GpusInfo, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo
 from llamahost.api.docs_page import render
 from llamahost.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
@@ -23,7 +24,7 @@ from llamahost.api.openai_answers import (
     ModelsAnswer,
     ProbeAnswer,
 )
-from llamahost.api.openai_types import ChatBody, CompletionBody
+from llamahost.api.openai_types import ChatBody, CompletionBody, LoraScale
 from llamahost.api.openapi_limits import limit
 from llamahost.api.pull import PullBody, PullComplaint, PullDone, PullLine
 from llamahost.api.rerank import RerankAnswer, RerankBody
@@ -39,7 +40,7 @@ _ERRORS = {
     400: "A mistake in the request; `param` names the field.",
     401: "No key, or a wrong one.",
     404: "No such model.",
-    403: "A page of somebody else's asked, by a browser.",
+    403: "Not over HTTP as this server is set up, or not for a page of somebody else's.",
     413: "The body is over the limit.",
     429: "The model's queue is full; see Retry-After.",
     500: "The server failed on this request.",
@@ -60,8 +61,8 @@ class Operation:
     path: str
     name: str
     summary: str
-    body: type[msgspec.Struct] | None = None
-    answer: type | None = None
+    body: object = None  # a type that msgspec knows
+    answer: object = None
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
     is_open: bool = False
@@ -108,6 +109,44 @@ OPERATIONS = (
         body=RerankBody,
         answer=RerankAnswer,
         errors=_OF_ANSWERS,
+        is_streamed=False,
+    ),
+    Operation(
+        method="get",
+        path="/lora-adapters",
+        name="list_adapters",
+        summary="The LoRA adapters of a model, and how they work for requests that name none. Also with /v1.",
+        answer=list[AdapterAnswer],
+        errors=(400, 401, 503),
+        query=("model",),
+    ),
+    Operation(
+        method="post",
+        path="/lora-adapters",
+        name="scale_adapters",
+        summary="How adapters work from now on for requests that name none: those left out do not. Also with /v1.",
+        body=list[LoraScale],
+        answer=DoneAnswer,
+        errors=(400, 401, 404, 413, 503),
+        query=("model",),
+        is_streamed=False,
+    ),
+    Operation(
+        method="post",
+        path="/v1/load_lora_adapter",
+        name="load_adapter",
+        summary="Load a LoRA adapter, from a folder that the manifest's `adapter_folders` names. Also without /v1.",
+        body=LoadAdapterBody,
+        errors=(400, 401, 403, 404, 413, 503),
+        is_streamed=False,
+    ),
+    Operation(
+        method="post",
+        path="/v1/unload_lora_adapter",
+        name="unload_adapter",
+        summary="Answer nobody new with an adapter; answers that are being made go on. Also without /v1.",
+        body=UnloadAdapterBody,
+        errors=(400, 401, 403, 404, 413, 503),
         is_streamed=False,
     ),
     Operation(
@@ -256,7 +295,7 @@ def _page_of(base_path: str) -> Page:
 
 def document(base_path: str = "") -> Json:
     """OpenAPI 3.1 of what is served."""
-    types: list[type] = [ErrorAnswer]
+    types: list[object] = [ErrorAnswer]
     types += [
         kind
         for operation in OPERATIONS
@@ -287,7 +326,7 @@ def document(base_path: str = "") -> Json:
     }
 
 
-def _operation(operation: Operation, refs: dict[type, dict[str, object]]) -> Json:
+def _operation(operation: Operation, refs: Mapping[object, dict[str, object]]) -> Json:
     told: Json = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -306,7 +345,7 @@ def _operation(operation: Operation, refs: dict[type, dict[str, object]]) -> Jso
     return told
 
 
-def _responses(operation: Operation, refs: dict[type, dict[str, object]]) -> Iterator[tuple[str, Json]]:
+def _responses(operation: Operation, refs: Mapping[object, dict[str, object]]) -> Iterator[tuple[str, Json]]:
     plain: Json = {"text/plain": {"schema": {"type": "string"}}}
     content = plain if operation.answer is None else _json_of(refs[operation.answer])
     if operation.is_events:

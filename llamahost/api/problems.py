@@ -1,8 +1,8 @@
 """Errors become a status and OpenAI's error body, here and nowhere else. Never a stack trace, never HTML.
 
-InvalidRequest 400 · no or wrong key 401 · unknown model or path 404 · wrong method 405 · body too large 413 ·
-queue full 429 · the hub refuses 502 · nothing can answer 503 · deadline passed 504 · anything else 500 with the
-request id, logged whole.
+InvalidRequest 400 · no or wrong key 401 · not over HTTP 403 · unknown model or path 404 · wrong method 405 ·
+body too large 413 · queue full 429 · the hub refuses 502 · nothing can answer 503 · deadline passed 504 · anything
+else 500 with the request id, logged whole.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ Headers = list[tuple[bytes, bytes]]
 
 class Unauthorized(LlamahostError):
     """No key, or not one of ours."""
+
+
+class Forbidden(LlamahostError):
+    """Nobody may do that over HTTP as this server is set up."""
 
 
 class BodyTooLarge(LlamahostError):
@@ -85,6 +89,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
                 code="invalid_api_key",
                 headers=((b"www-authenticate", b"Bearer"),),
             )
+        case Forbidden():
+            return Problem(status=403, message=message, type="permission_error", code="forbidden")
         case ModelNotFound():
             return Problem(status=404, message=message, type="not_found_error", param="model", code="model_not_found")
         case BodyTooLarge():

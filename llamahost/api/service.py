@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from llamahost.core.errors import ModelNotFound
@@ -31,6 +32,12 @@ class Service(Protocol):
     async def embed(self, request: EmbedRequest) -> Embeddings: ...
 
     async def rerank(self, request: RerankRequest) -> Ranking: ...
+
+    async def load_adapter(self, name: str, path: str | Path, *, model: str = "", scale: float = 1.0) -> None: ...
+
+    async def unload_adapter(self, name: str, *, model: str = "") -> None: ...
+
+    async def scale_adapters(self, scales: Mapping[int | str, float], *, model: str = "") -> None: ...
 
     def models(self) -> tuple[ModelStatus, ...]: ...
 

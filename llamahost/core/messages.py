@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from llamahost.core.errors import InvalidRequest
 
@@ -264,6 +264,13 @@ class Sampling:
         return made
 
 
+class AdapterUse(NamedTuple):
+    """A LoRA adapter by its name or its number; with its own scale where none is given."""
+
+    adapter: str | int
+    scale: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """How an answer is made, for chat and completion alike."""
@@ -279,7 +286,7 @@ class Generation:
     tells_progress: bool = False  # while the prompt is computed
     tells_timings: bool = False  # with each Delta
     ignore_eos: bool = False
-    adapter: str = ""
+    adapters: tuple[AdapterUse, ...] = ()  # in place of what the model does by itself; scale 0 of one alone: none
     session_id: str = ""  # of a conversation: it is kept where its cache is
     user: str = ""  # whose requests they are, where that is all that is known
     priority: int = 0  # higher goes first

@@ -294,6 +294,10 @@ class Backend(Protocol):
         """Wait for the launched decode, sample its rows in the order of the spans, and finish the plan."""
         ...
 
+    def free_adapter(self, id_: int) -> None:
+        """Let go of an adapter that no job has any more. Between two plans; idempotent."""
+        ...
+
     def close(self) -> None:
         """Free everything. Idempotent."""
         ...

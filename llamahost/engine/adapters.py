@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from llamahost.core.work import NO_ADAPTERS, Adapters
 from llamahost.engine.sequence import Sequence
 
-TURN_S = 0.02
+TURN_S = 0.03
 """A turn is at least one step. To change adapters makes llama.cpp build its graphs anew and reserve their buffers: 2 ms
 with a tiny model on a CPU, more with a large one. Of short steps a turn has several, so that this stays a tenth.
 """

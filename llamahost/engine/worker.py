@@ -81,11 +81,16 @@ class _Detach:
 
 
 @dataclass(frozen=True, slots=True)
+class _Call:
+    work: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-_Message = _Submit | _Abort | _Attach | _Detach | _Stop
+_Message = _Submit | _Abort | _Attach | _Detach | _Call | _Stop
 
 
 class Worker:
@@ -132,6 +137,10 @@ class Worker:
         done: Future[None] = Future()
         self._send(_Detach(engine, done))
         return done
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Do something to a backend of this thread between two steps, after all that was sent before."""
+        self._send(_Call(work))
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Close every engine and end the thread. False: a step did not return within `timeout_s`. Idempotent."""
@@ -209,6 +218,8 @@ class Worker:
                     self._engines = self._turns.takers
                 case _Detach(engine, done):
                     self._detach(engine, done)
+                case _Call(work):
+                    work()
                 case _Stop():
                     self._is_stopping = True
                     for engine in self._engines:

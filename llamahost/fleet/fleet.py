@@ -18,10 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 from llamahost.core.errors import LlamahostError, LoadFailed, ModelNotFound, NoMemory, Unavailable
+from llamahost.core.messages import AdapterUse
 from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Watch
 from llamahost.fleet import residents
+from llamahost.fleet.adapters import AdapterSpec, adapter_named
 from llamahost.fleet.devices import Devices, HostDevices
 from llamahost.fleet.loading import Facts, Load, Loading
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
@@ -282,6 +284,57 @@ class Fleet:
             running = await self._waited(place, 0, Wants(waits=True), is_by_hand=True)
             self._give_back(place, running, 0, self._now())
 
+    # --- adapters ---
+
+    def named(self, name: str) -> tuple[str, str]:
+        """The model and the adapter that a request's model means. Raises ModelNotFound for an adapter that is none."""
+        if name in self._names:
+            return name, ""
+        found = adapter_named(name, {known: place.spec.adapters for known, place in self._names.items()})
+        if found is not None:
+            return found
+        model, colon, adapter = name.rpartition(":")
+        adapters = [spec.name for spec in self._names[model].spec.adapters] if colon and model in self._names else []
+        if adapters:
+            nearest = difflib.get_close_matches(adapter, adapters, n=1)
+            raise ModelNotFound(name, nearest=f"{model}:{nearest[0]}" if nearest else model)
+        return name, ""
+
+    def uses(self, model: str, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """By names, what is given by numbers too. Raises ModelNotFound, InvalidRequest."""
+        place = self._find(model)
+        return tuple(AdapterUse(place.adapter(use.adapter, "lora").name, use.scale) for use in uses)
+
+    async def load_adapter(self, model: str, spec: AdapterSpec) -> None:
+        """Put an adapter beside a model's replicas, and beside those to come. Raises as `lease`, and InvalidRequest."""
+        async with self.lease(model, n_jobs=0) as replica:
+            await replica.load_adapter(spec)
+            place = self._find(model)
+            await self._change_adapters(place, (*place.spec.adapters, spec))
+
+    async def unload_adapter(self, model: str, name: str) -> None:
+        """Answer nobody new with it; answers that are being made go on. Raises ModelNotFound, InvalidRequest."""
+        place = self._find(model)
+        kept = tuple(spec for spec in place.spec.adapters if spec.name != place.adapter(name, "lora_name").name)
+        await self._change_adapters(place, kept)
+
+    async def scale_adapters(self, model: str, scales: Mapping[int | str, float]) -> None:
+        """How adapters work for requests that name none; those left out do not. Raises as `unload_adapter`."""
+        place = self._find(model)
+        await self._change_adapters(place, place.scaled(scales))
+
+    async def _change_adapters(self, place: Place, specs: tuple[AdapterSpec, ...]) -> None:
+        place.model.spec = replace(place.spec, adapters=specs)
+        for running in place.ready():
+            await running.replica.adapt(specs)
+
+    async def _adapt(self, place: Place, running: Running) -> None:
+        """Those that changed while it was loaded, or by another manifest."""
+        try:
+            await running.replica.adapt(place.spec.adapters)
+        except LlamahostError as error:
+            logger.error("%s", error)
+
     async def unload(self, name: str) -> None:
         """Take a model out of memory when its leases have ended, pinned or not, and wait for that. Idempotent."""
         place = self._find(name)
@@ -297,6 +350,10 @@ class Fleet:
         effects = self._residency.adopt(specs, self._now(), max_loaded=self._settings.max_loaded)
         self._list()
         self._do(effects)
+        for place in self._places.values():
+            for running in place.ready():
+                if running.replica.adapters.specs != place.spec.adapters:
+                    self._spawn(self._adapt(place, running))
 
     def quarantine(self, device_id: str, reason: str) -> None:
         """A device is lost: streams on it end with an error, and nothing is put there until `release`."""
@@ -453,6 +510,8 @@ class Fleet:
         measured = opened.measured(effect.placement.devices)
         running = Running(loading.replica(opened, effect.placement.devices, on_lost), record, measured, next(_epochs))
         place.running[id_] = running
+        if running.replica.adapters.specs != place.spec.adapters:
+            self._spawn(self._adapt(place, running))
         effects = self._residency.loaded(id_, measured, self._now())
         if record.state == "ready":
             place.is_on_demand = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -82,6 +82,7 @@ class Loaded:
     preparer: Preparer
     inputs: Inputs
     card: ModelCard
+    adapter_ids: tuple[int, ...] = ()
 
     def measured(self, devices: tuple[str, ...]) -> Measured:
         """What llama.cpp's log says that it allocated on each; what lies in the host's memory is the CPU's."""
@@ -142,7 +143,10 @@ def load(
         embedder = _open_embedder(spec, model, machine, shape) if spec.embeddings or not is_generating else None
         if embedder is not None:
             undo.callback(embedder.close)
-        loaded = _composed(spec, model, backend, embedder, shape, source)
+        if spec.adapters and backend is None:
+            raise LoadFailed(f"{spec.path} generates no text, which its adapters are for")
+        adapter_ids = tuple(model.adapters.open(adapter.path) for adapter in spec.adapters)
+        loaded = replace(_composed(spec, model, backend, embedder, shape, source), adapter_ids=adapter_ids)
         undo.pop_all()
         return loaded
 

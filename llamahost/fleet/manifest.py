@@ -16,6 +16,7 @@ from typing import Literal
 
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import Sampling, SamplingOptions
+from llamahost.fleet.adapters import AdapterSpec, check_together
 from llamahost.fleet.route_spec import RouteSpec
 
 KvLayout = Literal["auto", "split", "unified"]
@@ -79,6 +80,7 @@ class ModelSpec:
     swa_full: bool = True
     template: str = ""  # Jinja text, a file that holds it, or a name; empty: the model's own
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions())
+    adapters: tuple[AdapterSpec, ...] = ()  # LoRA
     embeddings: bool = False  # also embed with a model that generates; one made for embeddings always does
     pooling: PoolingChoice = "auto"  # of embeddings; auto: the file's own, or the last token
     query_prefix: str = ""  # put before an input that a request calls a query
@@ -111,6 +113,7 @@ class ModelSpec:
         _check_source(self)
         _check_placement(self)
         _check_most(self)
+        check_together(self.adapters)
         for name in (self.name, *self.aliases):
             if not isinstance(name, str) or not name.strip() or len(name) > 256:
                 key = "name" if name is self.name else "aliases"
@@ -227,6 +230,7 @@ class ServerSettings:
     n_retries: int = 2  # of a request that failed before its first token
     breaker_failures: int = 2  # in a row, after which a replica is spared
     breaker_s: float = 60.0  # for so long; then one request is the probe
+    adapter_folders: tuple[Path, ...] = ()  # from which adapters may be loaded over HTTP; none: not at all
 
     def __post_init__(self) -> None:
         _check(self, _SERVER_KINDS)
@@ -307,6 +311,7 @@ _MODEL_KINDS = {
     "swa_full": _Kind(bool),
     "template": _Kind(str),
     "sampling": _Kind(dict),
+    "adapters": _Kind(tuple),
     "embeddings": _Kind(bool),
     "pooling": _Kind(str, choices=("auto", "none", "mean", "cls", "last", "rank")),
     "query_prefix": _Kind(str),
@@ -363,6 +368,7 @@ _SERVER_KINDS = {
     "breaker_failures": _Kind(int, 1, 1000),
     "breaker_s": _Kind(float, 0.0, 86400.0),
     "prefix_bytes": _Kind(int, 0, 2**50),
+    "adapter_folders": _Kind(tuple),
 }
 
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}

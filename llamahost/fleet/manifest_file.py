@@ -16,6 +16,7 @@ from typing import Any
 
 from llamahost.core.errors import ManifestError
 from llamahost.core.messages import SamplingOptions
+from llamahost.fleet.adapters import AdapterSpec, check_together
 from llamahost.fleet.manifest import BUILTIN_PATH, LIMITED, Manifest, ModelSpec, ServerSettings, is_template_path
 from llamahost.fleet.route_spec import RouteSpec
 
@@ -101,6 +102,11 @@ def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
     for key in ("cors_origins", "forwarded_allow_ips"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
+    if "adapter_folders" in values:
+        folders = values["adapter_folders"]
+        if not isinstance(folders, list) or not all(isinstance(each, str) for each in folders):
+            raise place.error(("server", "adapter_folders"), "adapter_folders must be a list of texts")
+        values["adapter_folders"] = tuple(folder / Path(each).expanduser() for each in folders)
     return values
 
 
@@ -140,6 +146,8 @@ def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: 
     if "path" in values:
         is_builtin = values["path"] == "builtin"
         values["path"] = BUILTIN_PATH if is_builtin else folder / Path(values["path"]).expanduser()
+    if "adapters" in values:
+        values["adapters"] = _adapters(values["adapters"], place, (*where, "adapters"), folder)
     for key in ("aliases", "devices", "tensor_split", "override_tensor"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
@@ -159,6 +167,25 @@ def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: 
         raise place.error((*where, *table_of, error.key), str(error)) from error
 
 
+def _adapters(tables: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> tuple[AdapterSpec, ...]:
+    if not isinstance(tables, list):
+        raise place.error(where, "adapters are written as [[models.adapters]], with two brackets")
+    specs: list[AdapterSpec] = []
+    for k, table in enumerate(tables):
+        values = dict(_table(table, place, (*where, k)))
+        place.known((*where, k), values, (f.name for f in fields(AdapterSpec)))
+        for key in ("name", "path"):
+            if not isinstance(values.get(key), str):
+                raise place.error((*where, k, key), f"an adapter needs a {key}, which is text")
+        values["path"] = folder / Path(values["path"]).expanduser()
+        try:
+            specs.append(AdapterSpec(**values))
+            check_together(specs)
+        except ManifestError as error:
+            raise place.error((*where, k, error.key), str(error)) from error
+    return tuple(specs)
+
+
 def _frozen(value: Any) -> Any:
     """Lists as tuples, one level of table kept."""
     if isinstance(value, dict):
@@ -172,7 +199,7 @@ def _table(value: object, place: _Places, where: tuple[str | int, ...]) -> dict[
     return value
 
 
-_OF_ONE = ("name", "aliases", "repo", "file", "quant", "revision")
+_OF_ONE = ("name", "aliases", "adapters", "repo", "file", "quant", "revision")
 _PART = re.compile(r"(.+)-(\d{5})-of-\d{5}")
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*[.=]""")
@@ -185,14 +212,17 @@ class _Places:
         self.source = source
         self._lines: dict[tuple[str | int, ...], int] = {}
         where: tuple[str | int, ...] = ()
-        n_of: dict[str, int] = {}
+        n_of: dict[tuple[str | int, ...], int] = {}
         for number, line in enumerate(text.splitlines(), 1):
             if header := _HEADER.match(line):
                 names = [name.strip().strip("\"'") for name in header[2].split(".")]
-                if header[1] == "[[":
-                    n_of[names[0]] = n_of.get(names[0], 0) + 1
-                here = (names[0], n_of[names[0]] - 1) if names[0] in n_of else (names[0],)
-                where = (*here, *names[1:])
+                where = ()
+                for k, name in enumerate(names):
+                    where = (*where, name)
+                    if header[1] == "[[" and k == len(names) - 1:
+                        n_of[where] = n_of.get(where, 0) + 1
+                    if where in n_of:
+                        where = (*where, n_of[where] - 1)
                 self._lines.setdefault(where, number)
             elif key := _KEY.match(line):
                 self._lines.setdefault((*where, key[1] or key[2] or key[3] or ""), number)

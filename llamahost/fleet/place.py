@@ -9,11 +9,12 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from llamahost.core.errors import Overloaded, Unavailable
 from llamahost.fleet import residents
+from llamahost.fleet.adapters import AdapterSpec, AdapterStatus, Numbers, rescaled
 from llamahost.fleet.fit import DEFAULT_N_SLOTS
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.policy import ReplicaView, Wants
@@ -71,6 +72,7 @@ class Place:
     progress: dict[str, float] = field(default_factory=dict)  # written by the threads that load
     is_on_demand: bool = False  # what it is loaded for now is a request
     mean_s: float = 0.0  # of a lease's life, a moving average
+    numbers: Numbers = field(default_factory=Numbers)  # of its adapters
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nobody holds a lease
     empty: asyncio.Event = field(default_factory=asyncio.Event)  # set while no replica is in memory
@@ -117,6 +119,26 @@ class Place:
             self.mean_s = life_s if self.mean_s == 0.0 else 0.9 * self.mean_s + 0.1 * life_s
         if not any(each.record.n_leases for each in self.running.values()):
             self.idle.set()
+
+    def adapter(self, key: int | str, param: str) -> AdapterSpec:
+        """By name or number. Raises InvalidRequest."""
+        return self.numbers.found(key, self.spec.adapters, self.spec.name, param)
+
+    def scaled(self, scales: Mapping[int | str, float]) -> tuple[AdapterSpec, ...]:
+        """Its adapters with these default scales, and 0 of those left out. Raises InvalidRequest."""
+        chosen = {self.adapter(key, "id").name: scale for key, scale in scales.items()}
+        return rescaled(self.spec.adapters, chosen)
+
+    def adapters(self) -> tuple[AdapterStatus, ...]:
+        """As they are in all replicas together."""
+        tables = [each.replica.adapters for each in self.running.values()]
+        numbers = self.numbers.of(self.spec.adapters)
+        return tuple(
+            AdapterStatus(
+                number=numbers[spec.name], spec=spec, n_in_use=sum(table.n_in_use(spec.name) for table in tables)
+            )
+            for spec in self.spec.adapters
+        )
 
     def check_queue(self, n_jobs: int) -> None:
         """Raises Overloaded where as many wait for the load as it will have room for."""
@@ -191,6 +213,7 @@ class Place:
             stats=first.replica.stats if first is not None else None,
             is_stalled=any(each.is_stalled for each in replicas),
             replicas=replicas,
+            adapters=self.adapters(),
         )
 
     def _replicas(self, now: float, is_stalled: Callable[[str], bool]) -> Iterator[ReplicaStatus]:

@@ -49,7 +49,7 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
     """Of a completion with several prompts, that of the first."""
     if isinstance(request, CompletionRequest):
         return _chain_of_completion(request)
-    digest = hash((request.generation.adapter, request.thinking, *request.template_options))
+    digest = hash((request.generation.adapters, request.thinking, *request.template_options))
     n = 0
     for tool in request.tools:
         digest = hash((digest, tool.name, tool.description))
@@ -89,7 +89,7 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
 
 def _chain_of_completion(request: CompletionRequest) -> Chain:
     prompt = request.prompts[0] if request.prompts else ""
-    digest = hash((request.generation.adapter, request.suffix))
+    digest = hash((request.generation.adapters, request.suffix))
     digests: list[int] = []
     ends: list[int] = []
     size = 1 if isinstance(prompt, str) else N_CHARS_OF_TOKEN

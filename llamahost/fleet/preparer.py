@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
-from llamahost.core.work import Constraint, Job, ThoughtLimit, Tokens, Vocabulary
+from llamahost.core.work import Adapters, Constraint, Job, ThoughtLimit, Tokens, Vocabulary
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
@@ -43,6 +43,13 @@ class Prepared:
 
     jobs: tuple[Job, ...]
     replies: tuple[Reply, ...]
+
+    def with_adapters(self, adapters: Adapters, named: str) -> Prepared:
+        """The same, to be computed with these; told as of the one that was `named`, if one was."""
+        if named:
+            for reply in self.replies:
+                reply.model = f"{reply.model}:{named}"
+        return Prepared(tuple(replace(job, adapters=adapters) for job in self.jobs), self.replies)
 
 
 class Preparer:
@@ -274,8 +281,6 @@ class Preparer:
                 "what the samplers left is not told of an answer in a form, or with a budget for reasoning",
                 param="post_sampling_probs",
             )
-        if generation.adapter:
-            raise InvalidRequest(f"adapter `{generation.adapter}` is not known to `{self.model}`", param="adapter")
         sampling = self._sampling(generation)
         self._known(generation.stop_ids, "stop_token_ids")
         end_ids = frozenset(generation.stop_ids)

@@ -10,16 +10,25 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from llamahost.core.errors import DeadlineExceeded, InvalidRequest, NotRead, Unavailable
+from llamahost.core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LoadFailed,
+    ManifestError,
+    NotRead,
+    Unavailable,
+)
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Text
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Job, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox, Reader
 from llamahost.engine.worker import Worker
+from llamahost.fleet.adapters import AdapterSpec, AdapterTable, check_together
 from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.lanes import N_LARGE, Lanes
 from llamahost.fleet.residents import Measured
@@ -42,11 +51,22 @@ N_ANSWER, N_MESSAGE = 64, 16
 Result = TypeVar("Result")
 
 
+class OpensAdapters(Protocol):
+    """Puts adapters beside a model. Thread-safe."""
+
+    def open(self, path: Path, /) -> int:
+        """Blocking; the id that jobs name it by. Raises LoadFailed."""
+        ...
+
+
 class OpenModel(Protocol):
     """A model's file in memory: its vocabulary lives until it is closed."""
 
     @property
     def vocab(self) -> Vocabulary: ...
+
+    @property
+    def adapters(self) -> OpensAdapters: ...
 
     def close(self) -> None: ...
 
@@ -87,6 +107,11 @@ class Opened(Protocol):
 
     @property
     def inputs(self) -> PreparesInputs: ...
+
+    @property
+    def adapter_ids(self) -> Sequence[int]:
+        """Of the spec's adapters, in their order."""
+        ...
 
     @property
     def card(self) -> ModelCard: ...
@@ -182,6 +207,11 @@ class Replica:
         self._in_lanes: set[Future[Any]] = set()
         self._streams: set[Stream] = set()
         self._refusal: Exception | None = None
+        self.adapters = AdapterTable(opened.spec.name, self._free_adapter)
+        self._backend = opened.backend
+        self._opening_adapter = asyncio.Lock()
+        for spec, id_ in zip(opened.spec.adapters, opened.adapter_ids, strict=True):
+            self.adapters.add(spec, id_)
         if engine is not None:
             worker.attach(engine)
 
@@ -236,6 +266,44 @@ class Replica:
         n_chars = sum(map(len, request.documents)) + (N_MESSAGE + len(request.query)) * len(request.documents)
         prepared = await self.run(lambda: self._inputs.rank(request), n_chars)
         return prepared, await self._vectors.of(prepared.job)
+
+    async def load_adapter(self, spec: AdapterSpec) -> None:
+        """Put an adapter beside the model. Raises InvalidRequest, also where its file cannot be used."""
+        if self._engine is None:
+            raise InvalidRequest(f"`{self.spec.name}` generates no text, which adapters are for", param="model")
+        async with self._opening_adapter:
+            if spec.name in self.adapters:
+                raise InvalidRequest(f"`{self.spec.name}` has an adapter `{spec.name}` already", param="lora_name")
+            try:
+                check_together((*self.adapters.specs, spec))
+                id_ = await in_thread(f"load-{spec.name}", lambda: self._model.adapters.open(spec.path))
+            except (ManifestError, LoadFailed) as error:
+                raise InvalidRequest(str(error), param="lora_path") from error
+            self.adapters.add(spec, id_)
+
+    async def adapt(self, specs: Sequence[AdapterSpec]) -> None:
+        """Have these adapters and no others. Raises InvalidRequest where one cannot be loaded; the others are."""
+        if self._engine is None:
+            return
+        wanted = {spec.name: spec for spec in specs}
+        for known in self.adapters.specs:
+            if known.name not in wanted or known.path != wanted[known.name].path:
+                self.adapters.remove(known.name)
+        failure: InvalidRequest | None = None
+        for spec in specs:
+            try:
+                if spec.name not in self.adapters:
+                    await self.load_adapter(spec)
+            except InvalidRequest as error:
+                failure = error
+        self.adapters.rescale(specs)
+        if failure is not None:
+            raise failure
+
+    def _free_adapter(self, id_: int) -> None:
+        backend = self._backend
+        assert backend is not None, "an adapter was used without one"
+        self._worker.call(lambda: backend.free_adapter(id_))
 
     def _check_dimensions(self, n: int) -> None:
         if n > self.n_dim:

@@ -26,7 +26,18 @@ PEACE_S = 60.0
 """A replica that is lost is loaded anew after LOST_S, or LOST_AGAIN_S where it had been ready for less than PEACE_S."""
 
 _IN_PLACE = frozenset(
-    {"aliases", "replicas", "pinned", "idle_s", "memory_priority", "load", "when_loading", "max_queue", "timeout_s"}
+    {
+        "adapters",
+        "aliases",
+        "replicas",
+        "pinned",
+        "idle_s",
+        "memory_priority",
+        "load",
+        "when_loading",
+        "max_queue",
+        "timeout_s",
+    }
 )
 """Fields of a spec that a change of does not load the model anew for."""
 

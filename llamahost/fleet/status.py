@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llamahost.engine.engine import EngineStats
+from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.manifest import LoadMode
 
@@ -62,6 +63,7 @@ class ModelStatus:
     stats: EngineStats | None = None
     is_stalled: bool = False
     replicas: tuple[ReplicaStatus, ...] = ()
+    adapters: tuple[AdapterStatus, ...] = ()
 
     @property
     def can_answer(self) -> bool:

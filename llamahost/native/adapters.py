@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from llamahost.native.library import Library, LogTap
 
 MARGIN_BYTES = 32 * 2**20
 """And a quarter of the compute buffers: those of a graph with adapters are larger by two matrices of a micro-batch."""
+
+LOOK_S = 0.25
+"""To ask for the memory that is left may take as long as to change adapters; so it is asked for this often at most."""
 
 _ids = itertools.count(1)
 
@@ -45,11 +50,15 @@ class LlamaAdapters:
         header: GgufHeader,
         *,
         free_bytes: Callable[[], int],
+        look_s: float = LOOK_S,
     ) -> None:
         self._library = library
         self._model: int | None = model_pointer
         self._header = header
         self._free_bytes = free_bytes
+        self._look_s = look_s
+        self._looked_at = -math.inf
+        self._left = 0  # bytes, when they were looked at
         self._pointers: dict[int, Any] = {}
         self.changing = threading.Lock()
         """Held while C's list changes, and by whoever decodes for the first time with others than before."""
@@ -76,10 +85,14 @@ class LlamaAdapters:
     def set(self, context_pointer: int, adapters: Adapters, *, n_compute_bytes: int) -> None:
         """Have the context compute with these from now on. Raises BackendError where that may not be."""
         wanted = MARGIN_BYTES + n_compute_bytes // 4
-        if (left := self._free_bytes()) < wanted:
+        now = time.monotonic()
+        if now - self._looked_at >= self._look_s:
+            self._left, self._looked_at = self._free_bytes(), now
+        if self._left < wanted:
+            left, may_take = self._left / 2**20, wanted / 2**20
             raise BackendError(
-                f"adapters cannot be changed: {left / 2**20:.0f} MiB of memory are left, and to make the graphs anew "
-                f"may take {wanted / 2**20:.0f} MiB"
+                f"adapters cannot be changed: {left:.0f} MiB of memory are left, and to make the graphs anew may take "
+                f"{may_take:.0f} MiB"
             )
         try:
             pointers = [self._pointers[id_] for id_, _ in adapters]

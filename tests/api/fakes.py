@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import httpx
 from llguidance import LLMatcher
@@ -56,6 +57,7 @@ class FakeHost:
     is_stalled: bool = False
     is_draining: bool = False
     requests: list[Request] = field(default_factory=list)
+    adapters: list[tuple[object, ...]] = field(default_factory=list)  # what was asked of them
     n_open: int = 0
     n_cancelled: int = 0
     waiting: asyncio.Event = field(default_factory=asyncio.Event)  # set when a request awaits something of its script
@@ -109,6 +111,15 @@ class FakeHost:
             self.n_open -= 1
             self.n_cancelled += not is_whole
             self.closed.set()
+
+    async def load_adapter(self, name: str, path: str | Path, *, model: str = "", scale: float = 1.0) -> None:
+        self.adapters.append((name, Path(path).name, model, scale))
+
+    async def unload_adapter(self, name: str, *, model: str = "") -> None:
+        self.adapters.append((name, model))
+
+    async def scale_adapters(self, scales: Mapping[int | str, float], *, model: str = "") -> None:
+        self.adapters.append((dict(scales), model))
 
     def models(self) -> tuple[ModelStatus, ...]:
         return self.statuses

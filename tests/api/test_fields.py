@@ -106,7 +106,7 @@ PASSED_OVER: dict[str, tuple[Any, str]] = {
 }
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "lora": ([{"id": 0, "scale": 1.0}], "lora"),
+    "lora": ([{"scale": 1.0}], "lora[0]"),
     "grammar_lazy": (True, "grammar_lazy"),
 }
 REFUSED_CHAT: dict[str, tuple[Any, str]] = {

@@ -1,11 +1,15 @@
 """A loader that opens models of nothing: the fake backend, a byte vocabulary, the real preparer."""
 
+from __future__ import annotations
+
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamahost.core.errors import LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.work import Tokens
 from llamahost.fleet.inputs import Inputs
@@ -41,6 +45,18 @@ class SlowVocabulary(ByteVocabulary):
         return super().encode(text, add_special=add_special, parse_special=parse_special)
 
 
+class FakeAdapters:
+    """Opens whatever is not called bad."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+
+    def open(self, path: Path) -> int:
+        if path.stem == "bad":
+            raise LoadFailed(f"{path} cannot be used as an adapter: it is bad")
+        return next(self._ids)
+
+
 @dataclass
 class FakeModel:
     """Asserts the order of closing: the context first."""
@@ -48,6 +64,7 @@ class FakeModel:
     backend: FakeBackend
     vocab: SlowVocabulary = field(default_factory=SlowVocabulary)
     embedder: FakeEmbedBackend | None = None
+    adapters: FakeAdapters = field(default_factory=lambda: FakeAdapters())
 
     @property
     def is_closed(self) -> bool:
@@ -68,6 +85,7 @@ class FakeOpened:
     card: ModelCard
     embedder: FakeEmbedBackend | None = None
     taken: Measured | None = None
+    adapter_ids: tuple[int, ...] = ()
     inputs: Inputs = field(default_factory=lambda: Inputs(model="none", n_ctx=0, vocabulary=ByteVocabulary()))
 
     def measured(self, devices: tuple[str, ...]) -> Measured | None:
@@ -136,7 +154,8 @@ def open_fake(spec: ModelSpec, backend: FakeBackend) -> FakeOpened:
         architecture="fake",
         created=0,
     )
-    return FakeOpened(spec, model, backend, preparer, card)
+    ids = tuple(model.adapters.open(adapter.path) for adapter in spec.adapters)
+    return FakeOpened(spec, model, backend, preparer, card, adapter_ids=ids)
 
 
 def spec_of(name: str = "fake", **options: Any) -> ModelSpec:

@@ -231,7 +231,6 @@ class TestPreparer:
             (complete("a", sampling={"top_p": 2.0}), "top_p"),
             (complete("a", sampling={"warmth": 2.0}), None),
             (complete("a", sampling={"top_p": "high"}), "top_p"),
-            (complete("a", adapter="x"), "adapter"),
             (complete(*["a"] * 100, n=100), "prompt"),
             (CompletionRequest(prompts=("a",), output=Output("json")), "output"),
         ],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Role, Text, Tool
+from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, Message, Role, Text, Tool
 from llamahost.fleet.prefixes import BLOCK, Chain, Held, chain_of, n_common
 
 TURNS = st.lists(
@@ -46,7 +46,7 @@ def test_tools_and_adapters_stand_before_the_messages() -> None:
     plain = chat(turns)
     for other in (
         chat(turns, tools=(Tool(name="look", description="x" * BLOCK),)),
-        chat(turns, generation=Generation(adapter="pirate")),
+        chat(turns, generation=Generation(adapters=(AdapterUse("pirate"),))),
         chat(turns, thinking=True),
         chat([("assistant", "hello")]),
     ):

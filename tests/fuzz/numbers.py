@@ -108,6 +108,9 @@ COMPLETION_BODY = {
     "prompt": Range(0, 511, form="[20, {}]"),
 }
 
+OF_LORA = {"lora.id": Range(0, INT64), "lora.scale": Range(-100.0, 100.0)}
+"""Within a list; what is beyond is refused in tests/test_adapters."""
+
 SPEC = {
     "n_ctx": Range(8, INT32),
     "n_slots": Range(1, 256),
@@ -209,6 +212,8 @@ CALLS = {
     # models and contexts: fleet.manifest.ModelSpec and ContextOptions, SPEC above
     "llama_model_load_from_file": "n_gpu_layers, tensor_split, main_device; native.offload.ModelOptions",
     "llama_init_from_model": "n_ctx, n_slots, n_batch, n_ubatch, n_threads, rope_freq_*",
+    # adapters: fleet.adapters, OF_LORA above
+    "llama_set_adapters_lora": "scales, as 32 bits",
     # text: a length below 2**31
     "tokenize": "lengths, checked",
     "llama_tokenize": "handed to llguidance, which calls it with lengths of its own",
@@ -246,6 +251,7 @@ NUMBERLESS = frozenset(
         *("sampler_clone", "sampler_free", "llama_model_n_cls_out", "llama_model_n_embd_out", "llama_pooling_type"),
         *("llama_vocab_get_add_eos", "llama_vocab_get_add_sep", "llama_vocab_sep"),
         *("llama_vocab_fim_pre", "llama_vocab_fim_mid", "llama_vocab_fim_suf"),
+        *("llama_adapter_lora_init", "llama_adapter_lora_free"),
     )
 )
 """Calls that are handed pointers and flags, or counts that C itself has told."""

@@ -32,8 +32,8 @@ OF_THE_BACKEND = {"n_threads_batch", "n_rows"}  # of ContextOptions: made by the
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [
-        (ChatBody, set(numbers.CHAT_BODY)),
-        (CompletionBody, set(numbers.COMPLETION_BODY)),
+        (ChatBody, {*numbers.CHAT_BODY, *numbers.OF_LORA}),
+        (CompletionBody, {*numbers.COMPLETION_BODY, *numbers.OF_LORA}),
         (Sampling, {*numbers.SAMPLING, *numbers.ELSEWHERE}),
         (Generation, set(numbers.GENERATION)),
         (ModelSpec, set(numbers.SPEC)),

@@ -89,7 +89,7 @@ def test_adapters_are_not_changed_without_memory_to_spare_and_the_slot_is_as_it_
 ) -> None:
     left = [2**40]
     model = driver.model
-    adapters = type(model.adapters)(model.library, model.pointer, model.header, free_bytes=lambda: left[0])
+    adapters = type(model.adapters)(model.library, model.pointer, model.header, free_bytes=lambda: left[0], look_s=0.0)
     id_ = adapters.open(write_adapter(tmp_path / "a.gguf"))
     adapters.set(driver.backend._context.pointer or 0, ((id_, 1.0),), n_compute_bytes=2**20)
     left[0] = MARGIN_BYTES
