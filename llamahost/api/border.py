@@ -99,7 +99,7 @@ class Border:
             nonlocal status, is_whole
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], id_header]
+                message["headers"] = [*message["headers"], id_header, *trace.headers]
             await send(message)
             is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -157,6 +157,8 @@ def _log(scope: Scope, trace: Trace, status: int, *, is_quiet: bool) -> None:
     fields: dict[str, object] = {"method": scope["method"], "path": scope["path"][:256], "status": status}
     if trace.model:
         fields["model"] = trace.model
+        if trace.n_tries > 1:
+            fields["replica"], fields["tries"] = trace.replica, trace.n_tries
         fields["n_prompt"] = trace.n_prompt
         fields["n_cached"] = trace.n_cached
         fields["n_generated"] = trace.n_generated

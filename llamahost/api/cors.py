@@ -11,7 +11,7 @@ from llamahost.api.problems import Problem
 from llamahost.api.sse import send_json
 
 METHODS = b"GET, HEAD, POST"
-EXPOSED = b"retry-after, x-request-id"
+EXPOSED = b"retry-after, x-request-id, x-llamahost-model, x-llamahost-replica, x-llamahost-tries"
 MAX_AGE_S = b"600"  # that a browser may remember an answer; Chromium allows 7200, others less
 
 

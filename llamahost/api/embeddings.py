@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from llamahost.api.affinity import with_priority
 from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_types import Name, Token
@@ -80,9 +81,11 @@ class EmbeddingsRoute:
         trace = trace_of(scope)
         data = await read_body(scope, receive, self.settings.max_body_bytes)
         body, request = await self.reading.run(lambda: _understood(data), len(data))
+        request = with_priority(request, scope)
         trace.model = request.model
         found = await while_connected(receive, self.service.embed(request))
-        trace.model, trace.n_prompt = found.model, found.n_tokens
+        trace.answered_by(found.model, found.replica, found.n_tries)
+        trace.n_prompt = found.n_tokens
         n_bytes = sum(4 * len(vector) for vector in found.vectors)
         is_text = body.encoding_format == "base64"
         await send_json(send, await self.reading.run(lambda: encoded(found, is_text=is_text), n_bytes))

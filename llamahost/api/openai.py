@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llamahost.api.affinity import with_headers
 from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json, Probs
 from llamahost.api.openai_parse import parse_chat, parse_completion
@@ -69,6 +70,7 @@ class Generate(Generic[B, R]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
         request, manner = await self._read(scope, receive)
+        request = with_headers(request, scope)
         trace.model = request.model
         frame = Frame.new(
             self.kind,

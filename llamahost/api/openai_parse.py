@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
+from llamahost.api.affinity import key_of, priority_of
 from llamahost.api.openai_output import output_of
 from llamahost.api.openai_types import (
     AudioPart,
@@ -331,6 +332,11 @@ def _generation(body: Body, n_logprobs: int | None) -> Generation:
         ignore_eos=bool(body.ignore_eos),
         adapters=tuple(adapter_of(each, f"lora[{k}]") for k, each in enumerate(body.lora or ())),
         timeout_s=body.timeout,
+        session_id=key_of(body.session_id, body.prompt_cache_key),
+        user=key_of(body.user, body.safety_identifier),
+        priority=priority_of(
+            "batch" if body.priority is None and body.service_tier == "flex" else body.priority, "priority"
+        ),
     )
 
 

@@ -36,6 +36,11 @@ class Body(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, Bias] | list[tuple[Int | str, Bias]] | None = None
     seed: Int | None = None
     user: str | None = None
+    safety_identifier: str | None = None  # of a user, as `user` is called now
+    prompt_cache_key: str | None = None
+    session_id: str | None = None
+    priority: Int | Literal["interactive", "batch"] | None = None  # as a number: vLLM's, the lower the sooner
+    service_tier: str | None = None  # `flex` may wait
     response_format: ResponseFormat | None = None
 
     top_k: Int | None = None

@@ -25,6 +25,7 @@ LIMITS: dict[str, Json] = {
     "top_logprobs": {"minimum": 0, "maximum": 20},
     "n_probs": {"maximum": 20},
     "timeout": {"exclusiveMinimum": 0, "exclusiveMaximum": 10**9},
+    "priority": {"minimum": -_COUNT_MAX, "maximum": _COUNT_MAX},
 }
 """By field: what is added to the branch of its schema that is a number."""
 

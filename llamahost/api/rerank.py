@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from llamahost.api.affinity import with_priority
 from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.embeddings import InputUsage
 from llamahost.api.openai_answers import Answer
@@ -86,9 +87,11 @@ class RerankRoute:
         trace = trace_of(scope)
         data = await read_body(scope, receive, self.settings.max_body_bytes)
         body, request = await self.reading.run(lambda: _understood(data), len(data))
+        request = with_priority(request, scope)
         trace.model = request.model
         found = await while_connected(receive, self.service.rerank(request))
-        trace.model, trace.n_prompt = found.model, found.n_tokens
+        trace.answered_by(found.model, found.replica, found.n_tries)
+        trace.n_prompt = found.n_tokens
         answer = await self.reading.run(lambda: encoded(body, request.documents, found), len(data))
         await send_json(send, answer)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from starlette.types import Scope
 
 from llamahost.core.events import Delta, Event, Finished, Started
 
 _KEY = "llamahost.trace"
+_PLAIN = "!#$&'()*+,/:;=?@[] "
 
 
 @dataclass(slots=True)
@@ -18,6 +20,8 @@ class Trace:
 
     request_id: str
     model: str = ""
+    replica: str = ""
+    n_tries: int = 0
     n_prompt: int = 0
     n_cached: int = 0
     n_generated: int = 0
@@ -30,13 +34,27 @@ class Trace:
         if kind is Delta:
             return
         if isinstance(event, Started):
-            self.model = event.model
+            self.answered_by(event.model, event.replica, event.n_tries)
             self.first_s = self.first_s or self.elapsed_s
         elif isinstance(event, Finished):
             self.n_prompt = max(self.n_prompt, event.usage.n_prompt)
             self.n_cached = max(self.n_cached, event.usage.n_cached)
             self.n_generated += event.usage.n_generated
             self.queued_s = max(self.queued_s, event.timings.queued_s)
+
+    def answered_by(self, model: str, replica: str, n_tries: int) -> None:
+        self.model, self.replica, self.n_tries = model, replica, n_tries
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Who answers, after how many tries; nothing before that is known. Names in any script, as URLs write them."""
+        if not self.replica:
+            return []
+        return [
+            (b"x-llamahost-model", quote(self.model, safe=_PLAIN).encode()),
+            (b"x-llamahost-replica", quote(self.replica, safe=_PLAIN).encode()),
+            (b"x-llamahost-tries", b"%d" % self.n_tries),
+        ]
 
     @property
     def elapsed_s(self) -> float:

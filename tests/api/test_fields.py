@@ -54,6 +54,12 @@ SERVED: dict[str, Any] = {
     "timings_per_token": True,
     "return_progress": True,
     "timeout": 10.0,
+    "user": "me",
+    "safety_identifier": "me",
+    "prompt_cache_key": "chat",
+    "session_id": "chat",
+    "priority": "batch",
+    "service_tier": "flex",
     "response_format": {"type": "json_object"},
     "grammar": 'root ::= "yes" | "no"',
     "json_schema": {"type": "array", "items": {"type": "integer"}},
@@ -86,12 +92,8 @@ SERVED_CHAT: dict[str, Any] = {
 SERVED_COMPLETION: dict[str, Any] = {"prompt": "Hi", "logprobs": 2, "echo": True, "best_of": 3}
 
 PASSED_OVER: dict[str, tuple[Any, str]] = {
-    "user": ("me", "nobody is told apart by it"),
     "metadata": ({"a": "b"}, "nothing is stored"),
     "store": (True, "nothing is stored"),
-    "service_tier": ("auto", "there is one"),
-    "safety_identifier": ("x", "nobody is told apart by it"),
-    "prompt_cache_key": ("x", "the prefix cache finds by itself"),
     "verbosity": ("low", "no model here knows it"),
     "prediction": ({"type": "content", "content": "x"}, "only ever a hint for speed"),
     "cache_prompt": (False, "the prefix cache changes no answer"),

@@ -95,6 +95,7 @@ BODY = {
     "n_predict": LIMIT,
     "logit_bias": Range(0, 511, form='{{"{}": 1.5}}'),
     "timeout": Range(5e-324, math.nextafter(1e9, 0)),
+    "priority": Range(-INT32, INT32),
     "n_probs": Range(-(2**63), 20),
     "t_max_predict_ms": Range(-(2**63), 10**12 - 1),
     "reasoning_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),

@@ -1,0 +1,92 @@
+"""What headers say of a request beside its body: whose conversation it is part of, and how soon it must be answered.
+
+Headers are asked before the body's own fields: a page or a proxy puts the narrowest name it has there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+from starlette.types import Scope
+
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.vectors import EmbedRequest, RerankRequest
+
+G = TypeVar("G", ChatRequest, CompletionRequest)
+E = TypeVar("E", EmbedRequest, RerankRequest)
+
+SESSION_HEADERS = (
+    b"x-session-id",
+    b"session_id",  # Codex
+    b"session-id",
+    b"x-openwebui-chat-id",
+    b"x-chat-id",
+    b"x-conversation-id",
+    b"x-claude-code-session-id",
+    b"x-opencode-session",
+    b"x-amp-thread-id",
+    b"x-litellm-session-id",
+    b"x-grok-conv-id",
+)
+"""The first that is there counts."""
+
+USER_HEADERS = (b"x-openwebui-user-id", b"x-user-id")
+PRIORITY_HEADERS = (b"x-priority", b"x-llamahost-priority")  # `priority` itself is of browsers: RFC 9218
+
+MAX_KEY = 256
+"""Characters of a key that count."""
+
+PRIORITIES = {"interactive": 0, "batch": -1000}
+
+
+def with_headers(request: G, scope: Scope) -> G:
+    """The request with what its headers say. Raises InvalidRequest."""
+    session, user, priority = (_first(scope, names) for names in (SESSION_HEADERS, USER_HEADERS, PRIORITY_HEADERS))
+    if not (session or user or priority):
+        return request
+    said = request.generation
+    generation = replace(
+        said,
+        session_id=session or said.session_id,
+        user=user or said.user,
+        priority=priority_of(priority, "X-Priority") if priority else said.priority,
+    )
+    return replace(request, generation=generation)
+
+
+def with_priority(request: E, scope: Scope) -> E:
+    """The same of a request that belongs to no conversation."""
+    priority = _first(scope, PRIORITY_HEADERS)
+    return replace(request, priority=priority_of(priority, "X-Priority")) if priority else request
+
+
+def priority_of(given: int | str | None, param: str) -> int:
+    """Higher goes first. By a word, or by a number as vLLM has it: the lower, the sooner."""
+    if given is None:
+        return 0
+    if isinstance(given, str):
+        word = given.strip().lower()
+        if word in PRIORITIES:
+            return PRIORITIES[word]
+        if not word.removeprefix("-").isdecimal() or len(word) > 10:
+            raise InvalidRequest(f"`{param}` must be interactive, batch or a number, not {given[:40]!r}", param=param)
+        given = int(word)
+    if not -(2**31) < given < 2**31:
+        raise InvalidRequest(f"`{param}` must be between -2147483647 and 2147483647, not {given}", param=param)
+    return -given
+
+
+def key_of(*given: str | None) -> str:
+    """The first that is there, of bounded length."""
+    return next((each[:MAX_KEY] for each in given if each), "")
+
+
+def _first(scope: Scope, names: tuple[bytes, ...]) -> str:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name in names:
+        for key, value in headers:
+            if key == name and value:
+                return value.decode("latin-1")[:MAX_KEY]
+    return ""

@@ -1,0 +1,70 @@
+"""Laws of what a request says of its conversation and its urgency, and of what it is told of who answered."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llamahost.api.affinity import SESSION_HEADERS
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.events import Started
+from llamahost.core.messages import Generation
+from tests.api.fakes import FakeHost, app_of, client_of, run, said
+
+
+async def asked(body: dict[str, Any], headers: dict[str, str] | None = None) -> tuple[Generation, int]:
+    """What the library is asked, and the status."""
+    host = FakeHost()
+    async with client_of(app_of(host)) as client:
+        messages = [{"role": "user", "content": "Hi"}]
+        answer = await client.post("/v1/chat/completions", json={"messages": messages, **body}, headers=headers or {})
+    return host.requests[0].generation if host.requests else Generation(), answer.status_code
+
+
+def test_a_conversation_is_named_by_a_header_or_else_by_the_body() -> None:
+    async def law() -> None:
+        for name in SESSION_HEADERS:
+            generation, _ = await asked({"prompt_cache_key": "key"}, {name.decode(): "chat-1"})
+            assert generation.session_id == "chat-1"
+        assert (await asked({"prompt_cache_key": "key", "user": "ada"}))[0].session_id == "key"
+        generation, _ = await asked({"user": "ada"}, {"x-openwebui-user-id": "bob"})
+        assert (generation.session_id, generation.user) == ("", "bob")
+        assert len((await asked({"user": "x" * 10_000}))[0].user) == 256
+
+    run(law)
+
+
+def test_batches_go_after_whoever_waits_and_numbers_are_vllms() -> None:
+    async def law() -> None:
+        plain = (await asked({}))[0].priority
+        for body, headers in (
+            ({"priority": "batch"}, {}),
+            ({"service_tier": "flex"}, {}),
+            ({}, {"x-priority": "batch"}),
+        ):
+            assert (await asked(body, headers))[0].priority < plain
+        assert (await asked({"priority": "interactive"}, {}))[0].priority == plain
+        assert (await asked({"priority": -5}))[0].priority > plain > (await asked({"priority": 5}))[0].priority
+        assert (await asked({}, {"x-priority": "soon"}))[1] == 400
+        assert (await asked({"priority": "soon"}))[1] == 400
+
+    run(law)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_headers_say_who_answered_after_how_many_tries(is_streamed: bool) -> None:
+    async def law() -> None:
+        script = [
+            replace(step, model="größe", replica="größe#1", n_tries=2) if isinstance(step, Started) else step
+            for step in said("Hi")
+        ]
+        async with client_of(app_of(FakeHost(script))) as client:
+            body = {"messages": [{"role": "user", "content": "Hi"}], "stream": is_streamed}
+            answer = await client.post("/v1/chat/completions", json=body)
+            assert answer.headers["x-llamahost-model"] == "gr%C3%B6%C3%9Fe"
+            assert answer.headers["x-llamahost-replica"] == "gr%C3%B6%C3%9Fe#1"
+            assert answer.headers["x-llamahost-tries"] == "2"
+        async with client_of(app_of(FakeHost([InvalidRequest("no")]))) as client:
+            assert "x-llamahost-replica" not in (await client.post("/v1/chat/completions", json=body)).headers
+
+    run(law)
