@@ -79,11 +79,13 @@ def explained(output: Output, error: InvalidRequest, compiles: Compile) -> Inval
         is_deeper = False
         for part in parts(schema, path, param):
             n_tried += 1
-            if n_tried > MAX_TRIED or n_characters > MAX_SCHEMA:
+            if n_tried > MAX_TRIED:
                 break
             try:
                 grammar = _embedded(convert_part(schema, part, param))
                 n_characters += len(grammar)
+                if n_characters > MAX_SCHEMA:  # before it is compiled: one part may be all that there is time for
+                    break
                 compiles(grammar)
             except Unexpressed:
                 continue
@@ -122,8 +124,9 @@ def regex(pattern: str) -> str:
     for character in pattern:
         if character == "/" and not is_escaped:
             parts_.append("\\")
+        written = {"\n": "\\n", "\r": "\\r"}.get(character, character)
+        parts_.append(written[1:] if is_escaped and len(written) > 1 else written)  # its backslash stands there already
         is_escaped = character == "\\" and not is_escaped
-        parts_.append({"\n": "\\n", "\r": "\\r"}.get(character, character))
     return f"/{''.join(parts_)}/" if pattern else '""'
 
 

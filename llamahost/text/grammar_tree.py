@@ -110,19 +110,19 @@ ANY = Chars(negated(()))
 def nullable(rules: dict[str, Node]) -> set[str]:
     """The rules that can be empty."""
     needs = {name: {ref.name for ref in refs(node)} for name, node in rules.items()}
-    return least(needs, lambda name, found: _is_nullable(rules[name], found))
+    return least(needs, lambda name, found: is_nullable(rules[name], found))
 
 
-def _is_nullable(node: Node, known: Set[str]) -> bool:
+def is_nullable(node: Node, known: Set[str]) -> bool:
     match node:
         case Ref(name, _):
             return name in known
         case Sequence(items):
-            return all(_is_nullable(item, known) for item in items)
+            return all(is_nullable(item, known) for item in items)
         case Choice(options):
-            return any(_is_nullable(option, known) for option in options)
+            return any(is_nullable(option, known) for option in options)
         case Repeat(inner, least, _):
-            return least == 0 or _is_nullable(inner, known)
+            return least == 0 or is_nullable(inner, known)
     return False
 
 
@@ -135,7 +135,7 @@ def _firsts(node: Node, empty: Set[str]) -> set[str]:
             found: set[str] = set()
             for item in items:
                 found |= _firsts(item, empty)
-                if not _is_nullable(item, empty):
+                if not is_nullable(item, empty):
                     break
             return found
         case Choice(options):

@@ -4,7 +4,8 @@ llguidance reads a text in lexemes, and takes the longest that any rule could wa
 does not derive `abc`. Two ways of writing keep clear of that:
 
 - A grammar without recursion is one lexeme, a regular expression put together of named ones.
-- One with recursion is written in lexemes of single characters, of which none is longer than another.
+- One with recursion is written in lexemes that are surely never too long (`lexemes` finds them: numbers, strings, words
+  with the space behind them), and else in single characters, of which none is longer than another.
 
 A rule that only ends with itself is no recursion but a repetition.
 """
@@ -26,6 +27,7 @@ from llamahost.text.grammar_tree import (
     refs,
 )
 from llamahost.text.least import least
+from llamahost.text.lexemes import Unit, unit_of, units
 
 
 def to_lark(text: str, param: str) -> str:
@@ -39,15 +41,43 @@ class _Writer:
 
     def __init__(self, grammar: Grammar) -> None:
         self._rules = grammar.rules
-        regular = _regular(grammar)
-        self._regular = regular if "root" in regular else set[str]()
-        numbers = {name: k for k, name in enumerate(grammar.rules)}
-        self._names = {name: f"{'R' if name in self._regular else 'r'}{k}" for name, k in numbers.items()}
+        self._regular = _regular(grammar)
+        self._units = (
+            units(grammar.rules, self._regular) if "root" not in self._regular else frozenset({Ref("root", 0)})
+        )
+        self._numbers = {name: k for k, name in enumerate(grammar.rules)}
+        self._in_lexeme = False
+        self._lexemes: dict[Unit, str] = {}  # those without a rule of their own, by their names
 
     def text(self) -> str:
-        lines = [f"start: {self._names['root']}"]
-        lines += [f"{self._names[name]}: {self._alternatives(node)}" for name, node in self._rules.items()]
+        start = Ref("root", 0)
+        lines = [f"start: {self._item(start)}"]
+        lines += self._rest(self._reached(start, in_lexemes=False), in_lexeme=False)
+        lines += self._rest(self._reached(start, in_lexemes=True), in_lexeme=True)
+        self._in_lexeme = True
+        lines += [f"{name}: {self._alternatives(unit)}" for unit, name in self._lexemes.items()]
         return "\n".join(lines)
+
+    def _rest(self, names: list[str], *, in_lexeme: bool) -> list[str]:
+        self._in_lexeme = in_lexeme
+        return [f"{self._name(name)}: {self._alternatives(self._rules[name])}" for name in names]
+
+    def _reached(self, start: Node, *, in_lexemes: bool) -> list[str]:
+        """Rules that are wanted as lexemes, or in them; or as rules. In order."""
+        found: set[tuple[str, bool]] = set()
+        stack = [(start, False)]
+        while stack:
+            node, is_inner = stack.pop()
+            unit = unit_of(node, self._regular)
+            is_inner = is_inner or (unit is not None and unit in self._units)
+            if isinstance(node, Ref) and (node.name, is_inner) not in found:
+                found.add((node.name, is_inner))
+                stack.append((self._rules[node.name], is_inner))
+            stack += [(child, is_inner) for child in children(node)]
+        return [name for name in self._rules if (name, in_lexemes) in found]
+
+    def _name(self, rule: str) -> str:
+        return f"{'R' if self._in_lexeme else 'r'}{self._numbers[rule]}"
 
     def _alternatives(self, node: Node) -> str:
         if isinstance(node, Choice):
@@ -55,16 +85,23 @@ class _Writer:
         return self._sequence(node)
 
     def _sequence(self, node: Node) -> str:
-        if isinstance(node, Sequence):
+        if isinstance(node, Sequence) and not (not self._in_lexeme and unit_of(node, self._regular) in self._units):
             return " ".join(self._item(item) for item in node.items) if node.items else '""'
         return self._item(node)
 
     def _item(self, node: Node) -> str:
+        unit = None if self._in_lexeme else unit_of(node, self._regular)
+        if unit in self._units:
+            assert unit is not None
+            if isinstance(unit, Ref):
+                return f"R{self._numbers[unit.name]}"
+            if not isinstance(unit, Chars):
+                return self._lexemes.setdefault(unit, f"L{len(self._lexemes)}")
         match node:
             case Chars():
                 return _chars(node)
             case Ref(name, _):
-                return self._names[name]
+                return self._name(name)
             case TokenRef(spelling):
                 return spelling
             case Repeat(inner, least, most):

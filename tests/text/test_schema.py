@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Output
-from llamahost.text.constraint import MAX_SCHEMA, explained, grammar_of
+from llamahost.text.constraint import MAX_SCHEMA, explained, grammar_of, regex
 from llamahost.text.schema import Unexpressed, convert
 
 
@@ -187,3 +187,18 @@ def test_the_search_for_the_place_at_fault_compiles_little() -> None:
     tried: list[str] = []
     explained(Output("schema", json.dumps(schema), "it"), InvalidRequest("it is not known why"), tried.append)
     assert sum(map(len, tried)) <= MAX_SCHEMA + max(map(len, tried))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "written"),
+    [
+        ("a/b", r"/a\/b/"),
+        (r"a\/b", r"/a\/b/"),
+        ("a\nb", r"/a\nb/"),
+        ("a\\\nb", r"/a\nb/"),  # a line break behind a backslash is one all the same
+        ("a\\\\\nb", r"/a\\\nb/"),  # behind two, it comes after one
+        ("", '""'),
+    ],
+)
+def test_a_pattern_is_written_in_one_line_and_means_what_it_did(pattern: str, written: str) -> None:
+    assert regex(pattern) == written

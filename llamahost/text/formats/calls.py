@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llamahost.core.messages import Tool
 from llamahost.text.formats.json_text import whole_characters
-from llamahost.text.formats.script import Script
+from llamahost.text.formats.script import Outcome, Script, Steps
 from llamahost.text.splitter import Segment
 
 Json = Mapping[str, object]
@@ -130,6 +130,45 @@ def typed(written: str, types: frozenset[str]) -> str:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
+
+
+def read_many(
+    script: Script,
+    calls: Calls,
+    read_one: Callable[[], Steps[Outcome]],
+    *,
+    between: tuple[str, ...],
+    between_bare: tuple[str, ...] = (),
+    again: str = "",
+) -> Steps[Outcome]:
+    """A list of calls with these signs `between` them. Without its brackets one call, or several with others between
+    them, or where the next begins with `again`.
+    """
+    yield from script.spaces()
+    is_list = yield from script.take("[")
+    n = 0
+    while True:
+        yield from script.spaces()
+        if n:
+            script.keep()
+        outcome = yield from read_one()
+        if outcome == "no" and n:
+            script.back()
+            return "broken"
+        if outcome != "whole":
+            return outcome
+        n += 1
+        if calls.is_full or not (is_list or between_bare):
+            return "whole"
+        yield from script.spaces()
+        if is_list and (yield from script.take("]")):
+            return "whole"
+        if (yield from script.take_one(between if is_list else between_bare)):
+            continue
+        if is_list:
+            return "broken"
+        if (yield from script.peek()) != again:
+            return "whole"
 
 
 def json_of(text: str) -> str:

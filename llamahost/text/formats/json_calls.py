@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Calls, new_id
+from llamahost.text.formats.calls import Calls, new_id, read_many
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_text, read_value
 from llamahost.text.formats.script import Outcome, Script, Steps
@@ -79,29 +79,9 @@ class JsonCalls:
 
 def read_calls(script: Script, calls: Calls) -> Steps[Outcome]:
     """One object, several after one another, or a list of them."""
-    yield from script.spaces()
-    is_list = yield from script.take("[")
-    n = 0
-    while True:
-        yield from script.spaces()
-        if n:
-            script.keep()
-        outcome = yield from read_call(script, calls)
-        if outcome == "no" and n:
-            script.back()
-            return "broken"
-        if outcome != "whole":
-            return outcome
-        n += 1
-        if calls.is_full:
-            return "whole"
-        yield from script.spaces()
-        if is_list and (yield from script.take("]")):
-            return "whole"
-        if (yield from script.take_one((",", ";") if is_list else (";",))):
-            continue
-        if is_list or (yield from script.peek()) != "{":
-            return "broken" if is_list else "whole"
+    return read_many(
+        script, calls, lambda: read_call(script, calls), between=(",", ";"), between_bare=(";",), again="{"
+    )
 
 
 def read_call(script: Script, calls: Calls, *, is_inner: bool = False) -> Steps[Outcome]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id
+from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id, read_many
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import MAX_DEPTH
 from llamahost.text.formats.script import Outcome, Script, Steps
@@ -98,27 +98,8 @@ PYTHON = _Python()
 
 
 def read_calls(script: Script, calls: Calls) -> Steps[Outcome]:
-    yield from script.spaces()
-    is_list = yield from script.take("[")
-    n = 0
-    while True:
-        yield from script.spaces()
-        if n:
-            script.keep()
-        outcome = yield from _read_call(script, calls)
-        if outcome == "no" and n:
-            script.back()
-            return "broken"
-        if outcome != "whole":
-            return outcome
-        n += 1
-        if calls.is_full or not is_list:
-            return "whole"
-        yield from script.spaces()
-        if (yield from script.take("]")):
-            return "whole"
-        if not (yield from script.take(",")):
-            return "broken"
+    """One call, or a list of them."""
+    return read_many(script, calls, lambda: _read_call(script, calls), between=(",",))
 
 
 def _read_call(script: Script, calls: Calls) -> Steps[Outcome]:
