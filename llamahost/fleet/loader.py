@@ -169,6 +169,7 @@ def _composed(
         template=template,
         template_error=complaint,
         defaults=_defaults(spec, model.metadata),
+        most=spec.max_sampling,
         compiles=model.grammars.compile,
     )
     inputs = Inputs(

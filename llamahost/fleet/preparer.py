@@ -56,12 +56,12 @@ class Preparer:
     """Turns requests for one model into jobs. Never changes; may be called in several threads at once, off the loop.
 
     `template_error` says why there is no template; then completions are served and chats refused. `defaults` are the
-    model's sampling, below what a request gives. `compiles` raises InvalidRequest on a grammar that cannot be followed,
-    and has it ready for the job; without it no form of output is served.
+    model's sampling, below what a request gives, and `most` what it may give. `compiles` raises InvalidRequest on a
+    grammar that cannot be followed, and has it ready for the job; without it no form of output is served.
     """
 
     __slots__ = (
-        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_template",
+        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_most", "_n_most", "_template",
         "_template_error", "model", "n_ctx", "vocabulary",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class Preparer:
         template: Template | None,
         template_error: str = "",
         defaults: Sampling | None = None,
+        most: Mapping[str, float] | None = None,
         compiles: Compile | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(32),
     ) -> None:
@@ -83,6 +84,8 @@ class Preparer:
         self._template = template
         self._template_error = template_error or f"`{model}` has no chat template"
         self._defaults = defaults or Sampling()
+        self._most = most or {}
+        self._n_most = int(self._most.get("max_tokens", 2**31))
         self._compiles = compiles
         self._draw_seed = draw_seed
         self._bos = spelling(vocabulary, vocabulary.bos)
@@ -295,7 +298,7 @@ class Preparer:
             if n_rest < (0 if generation.max_tokens == 0 else 1):  # an answer has at least one token, if it may
                 raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
             echo = self._echo(request, number, tokens) if request else None
-            n_max = n_rest if generation.max_tokens is None else min(generation.max_tokens, n_rest)
+            n_max = min(n_rest if generation.max_tokens is None else generation.max_tokens, n_rest, self._n_most)
             for k in range(generation.n):
                 # A seed that was asked for gives each prompt the same answers wherever it stands; one drawn differs.
                 offset = k if sampling.seed is not None else len(jobs)
@@ -352,7 +355,17 @@ class Preparer:
             banned = tuple((token, -math.inf) for token in sorted(self.vocabulary.end_ids))
             kept = tuple((token, bias) for token, bias in sampling.logit_bias if token not in self.vocabulary.end_ids)
             sampling = replace(sampling, logit_bias=kept + banned)
+        self._check_most(sampling)
         return sampling
+
+    def _check_most(self, sampling: Sampling) -> None:
+        """What the manifest bounds; the model's own defaults are not the request's mistake."""
+        for name, most in self._most.items():
+            value = getattr(sampling, name, 0)
+            if value == getattr(self._defaults, name, 0):
+                continue
+            if value > most or (name == "top_k" and value <= 0):  # which takes all
+                raise InvalidRequest(f"{name} must be at most {most:g} for `{self.model}`, not {value}", param=name)
 
     def _empty(self, param: str) -> Tokens:
         """A model that knows a beginning can begin from nothing."""

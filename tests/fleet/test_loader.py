@@ -95,7 +95,11 @@ class TestFit:
 
 
 def preparer(
-    template: str | None = CHATML, vocabulary: ByteVocabulary | None = None, n_ctx: int = 100, seed: int = 5
+    template: str | None = CHATML,
+    vocabulary: ByteVocabulary | None = None,
+    n_ctx: int = 100,
+    seed: int = 5,
+    most: dict[str, float] | None = None,
 ) -> Preparer:
     return Preparer(
         model="m",
@@ -103,6 +107,7 @@ def preparer(
         vocabulary=vocabulary or ByteVocabulary(),
         template=Template(template, bos="<s>", eos="</s>") if template is not None else None,
         defaults=Sampling(temperature=0.5),
+        most=most,
         draw_seed=lambda: seed,
     )
 
@@ -116,6 +121,15 @@ def chat(text: str = "Hi", **rest: object) -> ChatRequest:
 
 
 class TestPreparer:
+    def test_a_request_may_not_ask_for_more_than_the_manifest_says(self) -> None:
+        bound = preparer(most={"temperature": 0.4, "top_k": 50, "max_tokens": 9})
+        assert bound.complete(complete("a")).jobs[0].n_max == 9
+        assert bound.complete(complete("a", max_tokens=7, sampling={"top_k": 50})).jobs[0].n_max == 7
+        for name, value in (("temperature", 0.6), ("top_k", 51), ("top_k", 0)):
+            with pytest.raises(InvalidRequest, match=f"{name} must be at most .* for `m`") as caught:
+                bound.complete(complete("a", sampling={name: value}))
+            assert caught.value.param == name
+
     def test_a_prompt_becomes_a_job_and_its_reply(self) -> None:
         prepared = preparer().complete(complete("ab", max_tokens=7, n_logprobs=2, priority=3))
         (job,), (reply,) = prepared.jobs, prepared.replies
