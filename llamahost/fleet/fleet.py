@@ -12,6 +12,7 @@ import difflib
 import itertools
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -85,6 +86,7 @@ class Fleet:
         self._told: dict[str, State] = {}
         self._first_free: Mapping[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
         self._is_draining = False
         self._is_closed = False
 
@@ -100,6 +102,7 @@ class Fleet:
 
     def start(self) -> None:
         """Begin to load every model that is to be there from the start, and return at once."""
+        self._clock = asyncio.get_running_loop().time
         self._loading = Loading(self._load, self._facts, reader_stall_s=self._reader_stall_s)
         self._do(self._residency.begin(self._now()))
         self._spawn(self._equip(self._loading))
@@ -194,8 +197,6 @@ class Fleet:
     def _give_back(self, place: Place, running: Running, n_jobs: int, began: float) -> None:
         now = self._now()
         effects = () if self._is_closed else self._residency.released(running.record.id, now)
-        if self._is_closed:
-            running.record.n_leases -= 1
         place.give_back(running, n_jobs, now - began)
         if effects or (place.spec.idle_s is not None and self._timer is None):
             self._do(effects)
@@ -371,7 +372,7 @@ class Fleet:
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every model as it stands now, in the manifest's order."""
-        now = self._now() if self._loading is not None else 0.0
+        now = self._now()
         stalled: dict[str, bool] = {}
 
         def is_stalled(device: str) -> bool:
@@ -555,7 +556,7 @@ class Fleet:
         }
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._clock()
 
     def _spawn(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]] | None = None) -> None:
         kept = self._tasks if tasks is None else tasks

@@ -17,7 +17,7 @@ from llamahost.fleet import residents
 from llamahost.fleet.adapters import AdapterSpec, AdapterStatus, Numbers, rescaled
 from llamahost.fleet.fit import DEFAULT_N_SLOTS
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.policy import ReplicaView, Wants
+from llamahost.fleet.policy import ReplicaView, Wants, choose
 from llamahost.fleet.replica import Replica
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
@@ -70,6 +70,7 @@ class Place:
     running: dict[str, Running] = field(default_factory=dict)
     waiters: deque[Waiter] = field(default_factory=deque)
     progress: dict[str, float] = field(default_factory=dict)  # written by the threads that load
+    n_leases: int = 0
     is_on_demand: bool = False  # what it is loaded for now is a request
     mean_s: float = 0.0  # of a lease's life, a moving average
     numbers: Numbers = field(default_factory=Numbers)  # of its adapters
@@ -95,6 +96,10 @@ class Place:
     def choose(self, n_jobs: int, wants: Wants) -> Running | None:
         """A ready replica; None where there is none. Raises Overloaded where all are full."""
         known = list(self.running.values())
+        if len(known) == 1 and wants.pick is choose:  # as for most; it is asked nothing
+            (only,) = known
+            if only.record.state == "ready" and (n_jobs == 0 or only.view().n_room > 0):
+                return only
         views = [each.view() for each in known]
         ready = [each for each, view in zip(known, views, strict=True) if view.is_ready]
         if not ready:
@@ -111,13 +116,15 @@ class Place:
 
     def take(self, running: Running, n_jobs: int) -> None:
         running.n_in_flight += n_jobs
+        self.n_leases += 1
         self.idle.clear()
 
     def give_back(self, running: Running, n_jobs: int, life_s: float) -> None:
         running.n_in_flight -= n_jobs
         if n_jobs:
             self.mean_s = life_s if self.mean_s == 0.0 else 0.9 * self.mean_s + 0.1 * life_s
-        if not any(each.record.n_leases for each in self.running.values()):
+        self.n_leases -= 1
+        if not self.n_leases:
             self.idle.set()
 
     def adapter(self, key: int | str, param: str) -> AdapterSpec:

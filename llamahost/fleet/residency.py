@@ -60,6 +60,7 @@ class Residency:
         self._lost_s = lost_s
         self._quarantined: dict[str, str] = {}
         self._effects: list[Effect] = []
+        self._known: dict[str, tuple[Model, Replica]] = {}
         self._n_turns = 0
 
     # --- what happens; each returns what to do about it ---
@@ -127,6 +128,7 @@ class Residency:
         """A load failed. `is_memory`: a smaller shape may succeed, and is tried at once."""
         model, replica = self._find(replica_id)
         model.replicas.remove(replica)
+        del self._known[replica_id]
         if is_memory and not replica.is_doomed and not model.is_gone:
             model.n_skipped += 1
             self._want(model, now, may_evict=model.may_evict)
@@ -154,6 +156,7 @@ class Residency:
     def unloaded(self, replica_id: str, now: float) -> tuple[Effect, ...]:
         model, replica = self._find(replica_id)
         model.replicas.remove(replica)
+        del self._known[replica_id]
         if not model.replicas:
             model.facts = None  # the file may be another by the time it is wanted again
         self._forget(model)
@@ -439,7 +442,9 @@ class Residency:
     def _load(self, model: Model, placement: Placement, now: float) -> None:
         known = {each.id for each in model.replicas}
         id_ = next(name for k in range(len(known) + 1) if (name := f"{model.spec.name}#{k}") not in known)
-        model.replicas.append(Replica(id_, placement, placement.bytes, last_used=now))
+        replica = Replica(id_, placement, placement.bytes, last_used=now)
+        model.replicas.append(replica)
+        self._known[id_] = model, replica
         spec = placement.spec(model.spec)
         if model.facts is not None and model.facts.path is not None:
             spec = replace(spec, path=model.facts.path)
@@ -473,8 +478,7 @@ class Residency:
         return (taken[device] for device in self._room)
 
     def _find(self, replica_id: str) -> tuple[Model, Replica]:
-        model = self.models[replica_id.rpartition("#")[0]]
-        return model, next(each for each in model.replicas if each.id == replica_id)
+        return self._known[replica_id]
 
     def _forget(self, model: Model) -> None:
         if model.is_gone and not model.replicas:
