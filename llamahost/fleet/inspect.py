@@ -101,10 +101,25 @@ def ensure(
     if memory.holds(path):
         return
     began = time.monotonic()
-    refusal = _tried(path, on_wait, command or (sys.executable, "-P", "-m", "llamahost.native.inspection"), limit_s)
+    command = command or (sys.executable, "-P", "-m", "llamahost.native.inspection")
+    try:
+        refusal = _tried(path, on_wait, command, limit_s)
+    except LoadFailed:
+        if _opens(BUILTIN_PATH, on_wait, command, limit_s):
+            raise
+        # Not the file's fault, then. Better no try than no model at all.
+        logger.warning("a process of its own cannot even open the built-in model here; %s is opened untried", path)
+        return
     logger.debug("%s was tried in a process of its own for %.2f s", path, time.monotonic() - began)
     if not refusal:
         memory.add(path)
+
+
+def _opens(path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float) -> bool:
+    try:
+        return not _tried(path, on_wait, command, limit_s)
+    except LoadFailed:
+        return False
 
 
 def _tried(path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float) -> str:

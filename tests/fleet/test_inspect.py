@@ -18,6 +18,11 @@ from tests.native.test_gguf_laws import tokens
 
 NOBODY = ("/nonexistent/python",)
 FOREVER = (sys.executable, "-S", "-c", "import signal; signal.pause()")
+DIES = (sys.executable, "-S", "-c", "import os; os.abort()")
+FOREVER_BUT_FOR_OURS = (
+    *(sys.executable, "-S", "-c"),
+    "import signal, sys; 'builtin' in sys.argv[1] or signal.pause(); print('{\"refusal\": \"\"}')",
+)
 
 
 @pytest.fixture
@@ -33,8 +38,8 @@ def test_a_good_file_is_tried_once_and_again_when_it_changes(tiny_llama: Path, t
     ensure(path, memory=memory, command=FOREVER, limit_s=0.0)  # not tried
     assert not replace(memory, library="2").holds(path)
     os.utime(path, ns=(1, 1))
-    with pytest.raises(LoadFailed, match="did not open within 0 s"):
-        ensure(path, memory=memory, command=FOREVER, limit_s=0.0)
+    with pytest.raises(LoadFailed, match="did not open within 1 s"):
+        ensure(path, memory=memory, command=FOREVER_BUT_FOR_OURS, limit_s=1.0)
 
 
 def test_a_file_that_ends_the_process_ends_another_one(tiny_llama: Path, tmp_path: Path, memory: Memory) -> None:
@@ -74,7 +79,15 @@ def test_closing_ends_a_try_and_the_model_of_the_package_needs_none(tiny_llama: 
     with pytest.raises(Unavailable):
         ensure(tiny_llama, close, memory=memory, command=FOREVER)
     ensure(BUILTIN_PATH, memory=memory, command=FOREVER, limit_s=0.0)
-    ensure(tiny_llama, memory=memory, command=NOBODY)  # where no process can be had: opened all the same, with a word
+
+
+@pytest.mark.parametrize("command", [NOBODY, DIES])
+def test_where_no_file_at_all_can_be_tried_models_are_opened_all_the_same_with_a_word(
+    command: tuple[str, ...], tiny_llama: Path, memory: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    ensure(tiny_llama, memory=memory, command=command)
+    assert "tried" in caplog.text
+    assert not memory.holds(tiny_llama)
 
 
 def test_the_memory_is_bounded_and_survives_nonsense(tmp_path: Path, memory: Memory) -> None:
