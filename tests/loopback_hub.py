@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class LoopbackHub:
     endpoint: str = ""
     store: str = ""
     breaks_after: list[int] = field(default_factory=list)  # bytes of each of the next bodies, until none are left
+    busy: list[int] = field(default_factory=list)  # statuses of the next requests for a listing
     refusals: list[int] = field(default_factory=list)  # statuses of the next requests to the store
     ignores_range: bool = False
     corrupts: bool = False
@@ -58,6 +60,7 @@ class LoopbackHub:
         self.repos.clear()
         self.breaks_after.clear()
         self.refusals.clear()
+        self.busy.clear()
         self.asked.clear()
         self.ignores_range = self.corrupts = False
         self.gate = None
@@ -75,6 +78,13 @@ class LoopbackHub:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+class Listener(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave are what is tested; anything else is told."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -131,6 +141,9 @@ def loopback_hub() -> Iterator[LoopbackHub]:
             return repo, revision, parts[4:]
 
         def send_listing(self, path: str) -> None:
+            if hub.busy:
+                self.refuse(hub.busy.pop(0), "", "not now")
+                return
             found = self.repo_at(path)
             if found is None:
                 return
@@ -217,7 +230,7 @@ def loopback_hub() -> Iterator[LoopbackHub]:
     class Store(Handler):
         is_store = True
 
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Handler, Store)]
+    servers = [Listener(("127.0.0.1", 0), handler) for handler in (Handler, Store)]
     hub.endpoint, hub.store = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
     threads = [threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True) for server in servers]
     for thread in threads:

@@ -86,7 +86,7 @@ class App:
                 Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
-                Route("/api/pull", PullRoute(self._pulls, settings, self._reading), methods=["POST"]),
+                Route("/api/pull", PullRoute(service, self._pulls, settings, self._reading), methods=["POST"]),
                 *admin.routes(),
                 *openapi_routes(settings.base_path),
             ],

@@ -17,6 +17,7 @@ from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_types import Name
 from llamahost.api.problems import problem_of
+from llamahost.api.service import Service
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.core.errors import InvalidRequest, LlamahostError
 from llamahost.fleet.download import Step
@@ -69,6 +70,7 @@ PULL = msgspec.json.Decoder(PullBody)
 class PullRoute:
     """One ASGI callable."""
 
+    service: Service
     pulls: Pulls
     settings: ServerSettings
     reading: Reading
@@ -81,7 +83,7 @@ class PullRoute:
             name = body.model or body.name
             if not name:
                 raise InvalidRequest("`model` is required", param="model")
-            steps = self.pulls.pull(parse_reference(name, revision=body.revision or ""))
+            steps = self._here() if self._is_served(name) else self._pull(name, body.revision or "")
             if body.stream is False:
                 await while_connected(receive, _last(steps))
                 await send_json(send, orjson.dumps({"status": "success"}))
@@ -96,6 +98,17 @@ class PullRoute:
             await send_json(
                 send, orjson.dumps({"error": problem.message}), status=problem.status, headers=problem.headers
             )
+
+    def _is_served(self, name: str) -> bool:
+        """Clients that pull before they ask need no hub for a model that answers."""
+        return any(name in (each.name, *each.aliases) and each.state != "failed" for each in self.service.models())
+
+    async def _here(self) -> AsyncGenerator[Step, None]:
+        yield Step("done")
+
+    def _pull(self, name: str, revision: str) -> AsyncGenerator[Step, None]:
+        """Raises InvalidRequest."""
+        return self.pulls.pull(parse_reference(name, revision=revision))
 
 
 class _Lines:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from llamahost.core.errors import LoadFailed, PullFailed
 from llamahost.fleet import hub as hubs
-from llamahost.fleet.hub import BrokenOff, Hub, Offline
+from llamahost.fleet.hub import BrokenOff, Hub, Listing, Offline
 from llamahost.fleet.local import Places, chosen, find, models, same
 from llamahost.fleet.repo import Choice, Reference, RepoFile, choose, size_told
 from llamahost.native.gguf import read_metadata
@@ -35,6 +35,7 @@ MAGIC = b"GGUF"
 SPARE_BYTES = 64 * 2**20  # of a disk, left free
 CHUNK_BYTES = 1 << 20
 
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -115,7 +116,7 @@ class _Run:
     def whole(self) -> Pulled:
         self._on_step(Step("listing"))
         try:
-            listing = self._hub.listing(self._reference)
+            listing = self._listing()
         except Offline as error:
             return self._without_hub(error)
         choice = choose(self._reference, listing.files)
@@ -133,6 +134,17 @@ class _Run:
             n_fetched=self._n_fetched,
             note="; ".join(notes),
         )
+
+    def _listing(self) -> Listing:
+        """Asked for again where the hub is only busy. Raises PullFailed, Offline."""
+        for k in range(hubs.LISTING_TRIES):
+            try:
+                return self._hub.listing(self._reference)
+            except BrokenOff as error:
+                trouble = str(error)
+                self._cancelled.wait(self._backoff_s * 2**k)
+                self._refuse_when_cancelled()
+        raise Offline(f"{self._hub.name} does not answer: {trouble}")
 
     def _without_hub(self, error: Offline) -> Pulled:
         found = find(self._places, self._reference)
@@ -377,7 +389,12 @@ def _link(path: Path, blob: Path, root: Path) -> Path:
     if not (path.is_symlink() and str(path.readlink()) == target):
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
         new.unlink(missing_ok=True)
-        new.symlink_to(target)
+        try:
+            new.symlink_to(target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            blob.rename(new)  # as Hugging Face's programs do on disks that know no links
         new.replace(path)
     return path
 

@@ -29,6 +29,7 @@ MAX_HTTP_BYTES = 50 * 10**9  # of one file that the real hub sends without Xet
 CONNECT_S = 10.0
 SILENCE_S = 30.0  # within an answer, until it counts as broken off
 LISTING_BYTES = 64 * 2**20  # the largest repositories have tens of thousands of files
+LISTING_TRIES = 3
 PATIENCE = 5  # tries without a single byte of news
 BACKOFF_S = 1.0  # before the second try, doubled for each further one
 
@@ -50,7 +51,11 @@ class Offline(PullFailed):
 
 
 class BrokenOff(Exception):
-    """The connection ended or the hub had trouble; asking again may help."""
+    """The connection ended or the hub had trouble; asking again may help. `is_busy`: it said so itself."""
+
+    def __init__(self, message: str, *, is_busy: bool = False) -> None:
+        super().__init__(message)
+        self.is_busy = is_busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Hub:
         return urlsplit(self.endpoint).netloc or self.endpoint
 
     def listing(self, reference: Reference) -> Listing:
-        """What the repository holds at the revision. Raises PullFailed; Offline where nothing answers."""
+        """What the repository holds at the revision. Raises PullFailed; Offline where nothing answers; BrokenOff."""
         url = f"{self.endpoint}/api/models/{reference.repo}/revision/{quote(reference.revision, safe='')}"
         try:
             with self._stream(url, reference, params={"blobs": "true"}) as response:
@@ -88,6 +93,8 @@ class Hub:
                         raise PullFailed(f"{self.name} lists {reference.repo} without end")
             return _listing(bytes(body))
         except BrokenOff as error:
+            if error.is_busy:
+                raise
             raise Offline(f"{self.name} does not answer: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PullFailed(
@@ -140,7 +147,7 @@ class Hub:
                 timeout=transport.Timeout(SILENCE_S, connect=CONNECT_S),
             ) as response:
                 if response.status_code in _PASSING:
-                    raise BrokenOff(f"{response.status_code} {response.reason_phrase}".rstrip().lower())
+                    raise BrokenOff(f"{response.status_code} {response.reason_phrase}".rstrip().lower(), is_busy=True)
                 client.raise_for_status(response)
                 yield response
         except errors.GatedRepoError as error:

@@ -74,6 +74,11 @@ def test_the_lines_are_ollama_s(hub: LoopbackHub, model: bytes, tmp_path: Path) 
     assert len(hub.stored) == 1
 
 
+def test_a_model_that_is_served_needs_no_pull(hub: LoopbackHub) -> None:
+    assert asked({"model": "small"}).text.splitlines()[-1] == '{"status":"success"}'
+    assert hub.asked == []
+
+
 def test_mistakes_are_told_in_ollama_s_form(hub: LoopbackHub) -> None:
     for body, status in (
         ({"model": f"{NAME}:Q1_0", "stream": False}, 404),

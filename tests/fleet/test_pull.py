@@ -292,6 +292,15 @@ def test_a_spec_of_a_repository_is_located_here_or_says_what_to_do(
         located(replace(spec, revision="v2"), places)
 
 
+def test_a_busy_hub_is_asked_again(hub: LoopbackHub, places: Places, model: bytes) -> None:
+    hub.add(NAME, {"tiny.gguf": model})
+    hub.busy += [503, 429]
+    assert pulled(hub, places, NAME).n_fetched == len(model)
+    hub.busy += [503] * 9
+    assert "does not answer: 503" in pulled(hub, places, NAME).note
+    hub.busy.clear()
+
+
 def test_cancelling_ends_it_at_the_next_bytes_and_keeps_what_came(
     hub: LoopbackHub, places: Places, model: bytes
 ) -> None:
