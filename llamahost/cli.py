@@ -19,6 +19,7 @@ from llamahost.commands.chat import chat
 from llamahost.commands.check import check
 from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
 from llamahost.commands.fetching import path_of
+from llamahost.commands.load import load, unload
 from llamahost.commands.models import models
 from llamahost.commands.opening import MANIFEST, missing_of
 from llamahost.commands.progress import watched
@@ -214,7 +215,11 @@ def serve(
     missing = [why for spec in wanted.models if (why := missing_of(spec))]
     if missing and len(missing) == len(wanted.models) and not is_alone(wanted):
         fail(NO_MODEL, missing[0])
-    _serve(wanted, is_strict=strict_model or not is_one, from_manifest=not is_one)
+
+    def again() -> Manifest:
+        return _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
+
+    _serve(wanted, again, is_strict=strict_model or not is_one, from_manifest=not is_one)
 
 
 app.command()(run)
@@ -226,6 +231,8 @@ app.command("list")(list_models)
 app.command()(show)
 app.command()(rm)
 app.command()(ps)
+app.command()(load)
+app.command()(unload)
 app.command()(top)
 
 
@@ -282,7 +289,9 @@ def _wanted(
     return replace(found, models=models or (own,), server=replace(found.server, **server) if server else found.server)
 
 
-def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
+def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, from_manifest: bool) -> None:
+    import asyncio
+
     from llamahost.api.app import App, create_app
     from llamahost.api.auth import keys_of
     from llamahost.api.server import Runner, bind, bind_unix, tls_of
@@ -307,11 +316,15 @@ def _serve(wanted: Manifest, *, is_strict: bool, from_manifest: bool) -> None:
     host = AsyncHost(wanted, observer=tally, is_strict=is_strict)
     fingerprint = f"llamahost-{__version__}"
 
+    async def reload() -> None:
+        await host.adopt(await asyncio.to_thread(again))
+
     def make_app(on_start: Callable[[], None]) -> App:
         return create_app(
             host,
             settings,
             tally=tally,
+            reload=reload,
             keys=keys,
             from_manifest=from_manifest,
             fingerprint=fingerprint,

@@ -28,12 +28,12 @@ from llamahost.core.errors import (
 from llamahost.core.events import Event, Finished, Started
 from llamahost.core.machine import Machine
 from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, SamplingOptions
-from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord, request_id
+from llamahost.core.observe import FleetEvent, Kind, Observer, Outcome, RequestRecord, request_id
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.core.work import NO_ADAPTERS, Adapters, Times, Vector
 from llamahost.fleet.adapters import AdapterSpec
 from llamahost.fleet.builtin import builtin, is_named
-from llamahost.fleet.devices import Devices, MachineDevices
+from llamahost.fleet.devices import Devices, MachineDevices, is_same_card
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.loading import Load
@@ -286,6 +286,34 @@ class AsyncHost:
             is_draining=is_draining,
             models=models,
         )
+
+    async def load(self, name: str, overrides: Mapping[str, object] | None = None) -> None:
+        """Load a model, with other settings than its spec's where any are given, and wait until it is ready.
+
+        Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason.
+        """
+        await self._fleet.load(name, overrides)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of memory when nobody uses it any more, and wait for that. Idempotent."""
+        await self._fleet.unload(name)
+
+    async def adopt(self, manifest: Manifest) -> None:
+        """Serve another manifest: only what changed is touched. How the server listens stays as it was."""
+        await self._fleet.adopt(manifest)
+
+    def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
+        """Have it told on the loop when a model changes, and how its load goes; returns what ends that."""
+        return self._fleet.listen(callback)
+
+    def quarantine(self, pci_id: str, reason: str) -> None:
+        """A card is broken: nothing is put there any more, and what was there goes elsewhere if it can.
+
+        For as long as the process lives: its driver's context is lost with the card.
+        """
+        for device in self._fleet.devices():
+            if is_same_card(device.pci_id, pci_id):
+                self._fleet.quarantine(device.id, reason)
 
     async def _whole(
         self,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import get_args
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 from urllib.parse import parse_qs
 
 import msgspec
@@ -12,13 +13,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.admin_told import count, gpus_told, model_told_whole, request_told
-from llamahost.api.admin_types import EventKind, RequestsInfo, StatsInfo
+from llamahost.api.admin_types import EventKind, LoadBody, RequestsInfo, StatsInfo, UnloadBody
+from llamahost.api.body import decode_body, read_body
 from llamahost.api.border import Gate
+from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.feed import AsIs
 from llamahost.api.service import Service, model_named
-from llamahost.api.sse import STREAM_HEADERS, EventStream, send_json
+from llamahost.api.sse import STREAM_HEADERS, EventStream, send_json, while_connected
 from llamahost.api.watch import Watch
-from llamahost.core.errors import InvalidRequest
+from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.journal import N_KEPT
@@ -26,10 +29,18 @@ from llamahost.ops.tally import Tally
 
 KINDS: tuple[EventKind, ...] = get_args(EventKind)
 N_REQUESTS = 100
+MAX_BYTES = 65536
+OVERRIDES = ("devices", "n_ctx", "n_slots", "n_gpu_layers")
+LOAD = msgspec.json.Decoder(LoadBody)
+UNLOAD = msgspec.json.Decoder(UnloadBody)
 POLLED = frozenset({"/api/models", "/api/stats", "/api/gpus", "/api/requests"})
 """What dashboards ask once a second."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+Again = Callable[[], Awaitable[None]]
+"""Reads the manifest again, and serves it. Raises ManifestError, and then the old one stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,8 @@ class Admin:
     gpus: GpuMonitor
     watch: Watch
     gate: Gate
+    reload: Again | None
+    _changes: set[asyncio.Task[None]] = field(default_factory=set)
 
     def routes(self) -> list[Route]:
         """Those with a name in the path last: it may hold slashes."""
@@ -51,6 +64,9 @@ class Admin:
             _get("/api/gpus", self.list_gpus),
             _get("/api/requests", self.list_requests),
             Route("/api/events", Events(self), methods=["GET"]),
+            Route("/api/reload", Reload(self), methods=["POST"]),
+            Route("/api/models/{name:path}/load", Change(self, "load"), methods=["POST"]),
+            Route("/api/models/{name:path}/unload", Change(self, "unload"), methods=["POST"]),
             _get("/api/models/{name:path}", self.show_model),
         ]
 
@@ -63,6 +79,46 @@ class Admin:
         count(self.tally, statuses)
         status = model_named(statuses, scope["path_params"]["name"])
         return model_told_whole(status, self.tally.rates(status.name))
+
+    async def load(self, name: str, data: bytes, receive: Receive) -> int:
+        """The status of the answer. A load goes on when its client leaves. Raises ManifestError, and as the library."""
+        body = decode_body(data, LOAD) if data.strip() else LoadBody()
+        given: dict[str, object] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key in OVERRIDES
+            if (value := getattr(body, key)) is not None
+        }
+        return await self._do(self.service.load(name, given), receive, waits=body.wait)
+
+    async def unload(self, name: str, data: bytes, receive: Receive) -> int:
+        body = decode_body(data, UNLOAD) if data.strip() else UnloadBody()
+        return await self._do(self.service.unload(name), receive, waits=body.wait)
+
+    async def _do(self, change: Coroutine[Any, Any, None], receive: Receive, *, waits: bool) -> int:
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._over)
+        if waits:
+            await while_connected(receive, _shielded(task))
+            return 200
+        await asyncio.wait((task,), timeout=0.0)  # what is wrong at once is told
+        if task.done():
+            task.result()
+        return 202
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to whoever waited, and by the model's state
+
+    async def again(self) -> None:
+        """Raises InvalidRequest with what is wrong; the manifest that is served stays then."""
+        if self.reload is None:
+            raise InvalidRequest("this server was started without a manifest that could be read again")
+        try:
+            await self.reload()
+        except ManifestError as error:
+            raise InvalidRequest(f"the manifest is as before: {error}", param=error.key or None) from error
 
     def stats(self, scope: Scope) -> object:
         statuses = self.service.models()
@@ -95,6 +151,43 @@ class Tell:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, _encode(self.what(scope)))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """POST that loads or unloads the model in the path: 200 when it is done, 202 for whoever does not wait."""
+
+    admin: Admin
+    way: Literal["load", "unload"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_strange_pages(scope, self.admin.settings.cors_origins)
+        data = await read_body(scope, receive, MAX_BYTES)
+        status = model_named(self.admin.service.models(), scope["path_params"]["name"])
+        do = self.admin.load if self.way == "load" else self.admin.unload
+        try:
+            code = await do(status.name, data, receive)
+        except ManifestError as error:
+            raise InvalidRequest(str(error), param=error.key or None) from error
+        scope["path_params"]["name"] = status.name
+        await send_json(send, _encode(self.admin.show_model(scope)), status=code)
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """POST /api/reload: the manifest is read again; the answer is how the models are then."""
+
+    admin: Admin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_strange_pages(scope, self.admin.settings.cors_origins)
+        await read_body(scope, receive, MAX_BYTES)
+        await self.admin.again()
+        await send_json(send, _encode(self.admin.watch.models()))
+
+
+async def _shielded(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,21 @@ from typing import TypeVar
 
 import msgspec
 
-from llamahost.api.admin_types import FaultInfo, GpusInfo, ModelDetails, ModelInfo, RatesInfo, RequestInfo
+from llamahost.api.admin_types import (
+    FaultInfo,
+    GpusInfo,
+    LoadInfo,
+    MemoryInfo,
+    ModelDetails,
+    ModelInfo,
+    RatesInfo,
+    ReplicaInfo,
+    RequestInfo,
+)
 from llamahost.api.openai import capabilities
-from llamahost.host import ModelStatus
+from llamahost.core.observe import LoadProgress
+from llamahost.fleet.footprint import Footprint
+from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Fault, Gpus
 from llamahost.ops.journal import Entry
 from llamahost.ops.tally import Rates, Tally, Total
@@ -39,29 +51,60 @@ def model_told_whole(status: ModelStatus, rates: Rates) -> ModelDetails:
 
 
 def _told(kind: type[M], status: ModelStatus, rates: Rates, **more: object) -> M:
-    stats = status.stats
+    replicas = [replica_told(each) for each in status.replicas]
     return kind(
         id=status.name,
         aliases=list(status.aliases),
+        task=status.task,
+        load=status.load,
         state=status.state,
         reason=status.reason,
         progress=round(status.progress, 3),
         is_stalled=status.is_stalled,
+        devices=sorted({device for each in replicas for device in each.devices}),
+        memory_bytes=sum((each.measured or each.estimated).total_bytes for each in replicas),
         n_ctx=status.card.n_ctx if status.card else None,
         n_slots=status.n_slots,
         n_in_flight=status.n_in_flight,
-        n_running=stats.n_running if stats else 0,
-        n_waiting=stats.n_waiting if stats else 0,
-        n_cells=stats.n_cells if stats else 0,
-        n_cells_used=stats.n_cells_used if stats else 0,
+        n_pending=status.n_pending,
+        n_running=sum(each.n_running for each in replicas),
+        n_waiting=sum(each.n_waiting for each in replicas),
+        n_cells=sum(each.n_cells for each in replicas),
+        n_cells_used=sum(each.n_cells_used for each in replicas),
         rates=RatesInfo(
             tokens_per_s=round(rates.tokens_per_s, 2),
             prompt_tokens_per_s=round(rates.prompt_tokens_per_s, 2),
             requests_per_min=rates.requests_per_min,
         ),
         last_used=rates.last_used,
+        replicas=replicas,
         **more,  # type: ignore[arg-type]  # those of the longer one
     )
+
+
+def replica_told(status: ReplicaStatus) -> ReplicaInfo:
+    stats = status.stats
+    return ReplicaInfo(
+        id=status.id,
+        state=status.state,
+        reason=status.reason,
+        progress=round(status.progress, 3),
+        is_stalled=status.is_stalled,
+        devices=list(status.devices),
+        estimated=memory_told(status.estimated),
+        measured=memory_told(status.measured) if status.measured else None,
+        n_slots=status.n_slots,
+        n_in_flight=status.n_in_flight,
+        n_running=stats.n_running if stats else 0,
+        n_waiting=status.n_waiting,
+        n_cells=stats.n_cells if stats else 0,
+        n_cells_used=stats.n_cells_used if stats else 0,
+        last_used=status.last_used or None,
+    )
+
+
+def memory_told(footprint: Footprint) -> MemoryInfo:
+    return msgspec.convert(footprint, MemoryInfo, from_attributes=True)
 
 
 def request_told(entry: Entry) -> RequestInfo:
@@ -89,6 +132,10 @@ def gpus_told(gpus: Gpus) -> GpusInfo:
     return msgspec.convert(gpus, GpusInfo, from_attributes=True)
 
 
+def load_told(progress: LoadProgress) -> LoadInfo:
+    return msgspec.convert(progress, LoadInfo, from_attributes=True)
+
+
 def fault_told(fault: Fault) -> FaultInfo:
     return msgspec.convert(fault, FaultInfo, from_attributes=True)
 
@@ -100,5 +147,6 @@ def count(tally: Tally, statuses: tuple[ModelStatus, ...]) -> None:
 
 def _totals(statuses: tuple[ModelStatus, ...]) -> Iterator[Total]:
     for status in statuses:
-        if status.stats is not None:
-            yield Total(status.name, status.name, status.stats.n_tokens_in, status.stats.n_tokens_out)
+        for replica in status.replicas:
+            if replica.stats is not None:
+                yield Total(status.name, replica.id, replica.stats.n_tokens_in, replica.stats.n_tokens_out)

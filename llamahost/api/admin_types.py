@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from llamahost.core.observe import Kind, Outcome
-from llamahost.fleet.fleet import State
+from llamahost.fleet.status import State
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -25,24 +25,60 @@ class RatesInfo(Told):
     requests_per_min: int
 
 
-class ModelInfo(Told):
-    """A model that this server knows. `n_waiting` wait for a slot; `reason` says why it is not ready."""
+class MemoryInfo(Told):
+    """Bytes, of the weights, the KV and what is computed with; on all devices together."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    total_bytes: int
+
+
+class ReplicaInfo(Told):
+    """One copy of a model: `estimated` before it was loaded, `measured` after."""
 
     id: str
-    aliases: list[str]
     state: State
     reason: str
     progress: float
     is_stalled: bool
-    n_ctx: int | None
+    devices: list[str]
+    estimated: MemoryInfo
+    measured: MemoryInfo | None
     n_slots: int
     n_in_flight: int
     n_running: int
     n_waiting: int
     n_cells: int
     n_cells_used: int
+    last_used: float | None
+
+
+class ModelInfo(Told):
+    """A model that this server knows. `n_pending` wait for it to be loaded, `n_waiting` for a slot; `reason` says why
+    it is not ready, `load` when it is loaded. `memory_bytes` and `devices` are those of all its replicas."""
+
+    id: str
+    aliases: list[str]
+    task: str
+    load: Literal["start", "request", "hand"]
+    state: State
+    reason: str
+    progress: float
+    is_stalled: bool
+    devices: list[str]
+    memory_bytes: int
+    n_ctx: int | None
+    n_slots: int
+    n_in_flight: int
+    n_pending: int
+    n_running: int
+    n_waiting: int
+    n_cells: int
+    n_cells_used: int
     rates: RatesInfo
     last_used: float | None
+    replicas: list[ReplicaInfo]
 
 
 class ModelDetails(ModelInfo):
@@ -60,6 +96,23 @@ class ModelDetails(ModelInfo):
 
 class ModelsInfo(Told):
     models: list[ModelInfo]
+
+
+class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is loaded otherwise than the manifest says; kept until it is loaded otherwise again, or the manifest is read
+    anew. With `wait` false the answer does not wait until the model is ready."""
+
+    devices: list[Annotated[str, msgspec.Meta(min_length=1, max_length=128)]] | Literal["auto"] | None = None
+    n_ctx: Annotated[int, msgspec.Meta(ge=8, le=2**31 - 1)] | None = None
+    n_slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
+    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
+    wait: bool = True
+
+
+class UnloadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """With `wait` false the answer does not wait for the requests that are under way."""
+
+    wait: bool = True
 
 
 class StatsInfo(Told, rename="camel"):
@@ -138,6 +191,14 @@ class GpusInfo(Told):
     trouble: str
 
 
+class LoadInfo(Told):
+    """How far a replica's load is, in [0, 1]."""
+
+    model: str
+    replica: str
+    fraction: float
+
+
 class FaultInfo(Told):
     """Something broke on a GPU: an Xid, or with null for it the loss of the GPU."""
 
@@ -153,6 +214,6 @@ class EndInfo(Told):
     reason: str
 
 
-EventKind = Literal["models", "model", "gpus", "fault", "request", "end"]
-"""`models` and `gpus` come first, whole; then `model` when one changes, `gpus` as they are sampled, `request` when one
-is over, `fault`, and `end` when the server ends the stream."""
+EventKind = Literal["models", "model", "load", "gpus", "fault", "request", "end"]
+"""`models` and `gpus` come first, whole; then `model` when one changes, `load` while one is loaded, `gpus` as they are
+sampled, `request` when one is over, `fault`, and `end` when the server ends the stream."""

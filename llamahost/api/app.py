@@ -12,7 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.adapters import AdaptersRoute, LoadAdapterRoute, UnloadAdapterRoute
-from llamahost.api.admin import POLLED, Admin
+from llamahost.api.admin import POLLED, Admin, Again
 from llamahost.api.auth import Auth, Keys, keys_of
 from llamahost.api.base_path import BasePath
 from llamahost.api.body import Reading
@@ -49,6 +49,7 @@ class App:
         tally: Tally,
         gpus: GpuMonitor,
         *,
+        reload: Again | None = None,
         keys: Keys | None = None,
         from_manifest: bool = False,
         fingerprint: str = "llamahost",
@@ -67,7 +68,7 @@ class App:
         rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
         metrics = tally.metrics
         metrics.registry.register(GpuCollector(gpus))
-        admin = Admin(service, settings, tally, gpus, self._watch, self.gate)
+        self.admin = Admin(service, settings, tally, gpus, self._watch, self.gate, reload)
         adapters = AdaptersRoute(service, settings)
         load_adapter, unload_adapter = LoadAdapterRoute(service, settings), UnloadAdapterRoute(service, settings)
         models = ListModels(service, created=int(time.time()))
@@ -87,7 +88,7 @@ class App:
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
                 Route("/api/pull", PullRoute(service, self._pulls, settings, self._reading), methods=["POST"]),
-                *admin.routes(),
+                *self.admin.routes(),
                 *openapi_routes(settings.base_path),
             ],
             redirect_slashes=False,
@@ -138,6 +139,7 @@ def create_app(
     *,
     tally: Tally | None = None,
     gpus: GpuMonitor | None = None,
+    reload: Again | None = None,
     keys: Keys | None = None,
     from_manifest: bool = False,
     fingerprint: str = "llamahost",
@@ -146,7 +148,8 @@ def create_app(
     """The application over one host; give it the Tally that the host has as its observer.
 
     `keys` in place of those that the settings name; raises ManifestError where those cannot be read. With
-    `from_manifest`, /health is well also while models still load.
+    `from_manifest`, /health is well also while models still load. `reload` reads the manifest again and has the host
+    adopt it; without it POST /api/reload is refused.
     """
     settings = settings or ServerSettings()
     return App(
@@ -154,6 +157,7 @@ def create_app(
         settings,
         tally or Tally(),
         gpus or GpuMonitor(settings.gpu_sample_s),
+        reload=reload,
         keys=keys,
         from_manifest=from_manifest,
         fingerprint=fingerprint,

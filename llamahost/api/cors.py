@@ -5,6 +5,9 @@ Outermost but for the base path, so that refusals can be read by a page as well.
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamahost.api.problems import Problem
@@ -77,3 +80,15 @@ class Cors:
 def _header(scope: Scope, wanted: bytes) -> bytes:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     return next((value for name, value in headers if name == wanted), b"")
+
+
+def refuse_strange_pages(scope: Scope, origins: tuple[str, ...]) -> None:
+    """A page of somebody else's that a browser shows must not change this server: a browser sends such a request
+    without asking, and keeps only the answer from the page. Raises HTTPException."""
+    origin = _header(scope, b"origin").decode("latin-1")
+    if not origin or origin in origins or "*" in origins:
+        return
+    if urlsplit(origin).netloc.lower() != _header(scope, b"host").decode("latin-1").lower():
+        raise HTTPException(
+            403, f"pages of {origin[:200]!r} may not change this server; cors_origins names those that may"
+        )

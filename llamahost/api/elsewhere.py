@@ -46,7 +46,7 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 """By path without /v1: whose, and what does here what it does there; empty where nothing does."""
 
 OF_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/models")
-OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events", "/api/pull")
+OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events", "/api/reload", "/api/pull")
 OF_ADAPTERS = ("/lora-adapters", "/load_lora_adapter", "/unload_lora_adapter")
 SERVED = (*OF_OPENAI, *OF_ADMIN, *OF_ADAPTERS, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""

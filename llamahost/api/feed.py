@@ -50,11 +50,10 @@ class _Listener:
 
 
 class Feed:
-    """Owned by the event loop. `on_listen` is called when somebody begins to listen where nobody did."""
+    """Owned by the event loop."""
 
-    def __init__(self, on_listen: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self._listeners: list[_Listener] = []
-        self._on_listen = on_listen
         self._is_closed = False
 
     @property
@@ -75,8 +74,6 @@ class Feed:
         """What is told from now on, behind what comes `first`."""
         listener = _Listener(kinds)
         self._listeners.append(listener)
-        if len(self._listeners) == 1:
-            self._on_listen()
         try:
             for event in first():
                 listener.put(event)

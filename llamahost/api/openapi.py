@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.adapters import AdapterAnswer, DoneAnswer, LoadAdapterBody, UnloadAdapterBody
-from llamahost.api.admin_types import GpusInfo, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo
+from llamahost.api.admin_types import GpusInfo, LoadBody, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo, UnloadBody
 from llamahost.api.docs_page import render
 from llamahost.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from llamahost.api.openai_answers import (
@@ -62,6 +62,7 @@ class Operation:
     name: str
     summary: str
     body: object = None  # a type that msgspec knows
+    needs_body: bool = True  # where it has one
     answer: object = None
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
@@ -193,6 +194,36 @@ OPERATIONS = (
         complaint=PullComplaint,
     ),
     Operation(
+        method="post",
+        path="/api/models/{name}/load",
+        name="load_model",
+        summary="Load it, with other settings than the manifest's where any are given; 202 for `wait` false.",
+        body=LoadBody,
+        needs_body=False,
+        answer=ModelDetails,
+        errors=(400, 401, 403, 404, 413, 503),
+        is_streamed=False,
+    ),
+    Operation(
+        method="post",
+        path="/api/models/{name}/unload",
+        name="unload_model",
+        summary="Take it out of memory when the requests that run have ended; 202 for `wait` false.",
+        body=UnloadBody,
+        needs_body=False,
+        answer=ModelDetails,
+        errors=(400, 401, 403, 404, 413, 503),
+        is_streamed=False,
+    ),
+    Operation(
+        method="post",
+        path="/api/reload",
+        name="reload",
+        summary="Read the manifest again: only what changed is touched, and a wrong one changes nothing.",
+        answer=ModelsInfo,
+        errors=(400, 401, 403, 413, 503),
+    ),
+    Operation(
         method="get",
         path="/api/stats",
         name="stats",
@@ -221,8 +252,9 @@ OPERATIONS = (
         method="get",
         path="/api/events",
         name="events",
-        summary="What happens, as server-sent events: `models` and `gpus` first, then `model`, `gpus`, `request`, "
-        "`fault`, and `end` where the server ends them. `kinds` names those that are wanted, with commas between.",
+        summary="What happens, as server-sent events: `models` and `gpus` first, then `model`, `load`, `gpus`, "
+        "`request`, `fault`, and `end` where the server ends them. `kinds` names those that are wanted, with commas "
+        "between.",
         query=("kinds",),
         errors=(400, 401, 503),
         is_events=True,
@@ -335,7 +367,7 @@ def _operation(operation: Operation, refs: Mapping[object, dict[str, object]]) -
     if operation.is_open:
         told["security"] = [{}]
     if operation.body is not None:
-        told["requestBody"] = {"required": True, "content": _json_of(refs[operation.body])}
+        told["requestBody"] = {"required": operation.needs_body, "content": _json_of(refs[operation.body])}
     text = {"type": "string"}
     parameters: list[Json] = [{"name": name, "in": "query", "schema": text} for name in operation.query]
     if "{name}" in operation.path:
@@ -355,6 +387,8 @@ def _responses(operation: Operation, refs: Mapping[object, dict[str, object]]) -
     elif operation.body is not None and operation.is_streamed:
         content = {**content, "text/event-stream": {}}  # events have no schema that all readers agree on
     yield "200", {"description": "The answer.", "content": content}
+    if operation.body is not None and not operation.needs_body:
+        yield "202", {"description": "It is begun, and not waited for.", "content": content}
     if operation.is_open:
         yield "503", {"description": "Nothing can answer now.", "content": content}
     wrong = refs[ErrorAnswer]

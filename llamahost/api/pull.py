@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.body import Reading, decode_body, read_body
+from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_types import Name
 from llamahost.api.problems import problem_of
@@ -76,7 +75,7 @@ class PullRoute:
     reading: Reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _refuse_strange_pages(scope, self.settings)
+        refuse_strange_pages(scope, self.settings.cors_origins)
         data = await read_body(scope, receive, self.settings.max_body_bytes)
         try:
             body = await self.reading.run(lambda: decode_body(data, PULL), len(data))
@@ -142,13 +141,3 @@ async def _last(steps: AsyncGenerator[Step, None]) -> None:
     async with aclosing(steps):
         async for _ in steps:
             pass
-
-
-def _refuse_strange_pages(scope: Scope, settings: ServerSettings) -> None:
-    """A page of somebody else's that a browser shows must not fill this disk. Raises HTTPException."""
-    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-    origin = headers.get(b"origin")
-    if origin is None or origin in settings.cors_origins or "*" in settings.cors_origins:
-        return
-    if urlsplit(origin).netloc.lower() != headers.get(b"host", "").lower():
-        raise HTTPException(403, f"pages of {origin[:200]!r} may not pull models; cors_origins names those that may")

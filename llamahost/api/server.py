@@ -1,6 +1,7 @@
 """Run the application on a socket until it is told to stop. Signals are ours: uvicorn would close its listeners first
 and then die of the signal.
 
+SIGHUP reads the manifest again, as POST /api/reload does; one that comes because the terminal is gone ends the server.
 The first SIGTERM or Ctrl-C refuses new requests with 503 while the listener stays open, lets the running ones finish
 within `drain_s`, and ends well (0). The second ends the process at once.
 """
@@ -24,7 +25,7 @@ import uvicorn
 from llamahost.api.app import App
 from llamahost.api.http1 import Http1
 from llamahost.api.service import Service
-from llamahost.core.errors import ManifestError
+from llamahost.core.errors import LlamahostError, ManifestError
 from llamahost.fleet.manifest import ServerSettings
 
 logger = logging.getLogger("llamahost.server")
@@ -98,6 +99,15 @@ def tls_of(settings: ServerSettings) -> ssl.SSLContext | None:
     return context
 
 
+def _has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class Runner:
     """Owned by the main thread's loop. One server from its start to its end."""
 
@@ -121,6 +131,8 @@ class Runner:
         self._server: uvicorn.Server | None = None
         self._app: App | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self._had_terminal = _has_terminal()
 
     def run(self, make_app: Callable[[Callable[[], None]], App]) -> int:
         """Serve until told to stop; the exit status. `make_app` gets what the app must call when it begins to live."""
@@ -160,6 +172,8 @@ class Runner:
             # A loop outside the main thread cannot; whoever runs it there stops it in another way.
             with contextlib.suppress(ValueError, RuntimeError):
                 loop.add_signal_handler(number, self.stop)
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGHUP, self.hang_up)
         self._starting = loop.create_task(self._start())
 
     async def _start(self) -> None:
@@ -168,6 +182,22 @@ class Runner:
         # and not in the middle of somebody's answer.
         gc.collect()
         gc.freeze()
+
+    def hang_up(self) -> None:
+        """Read the manifest again, unless it is the terminal that went away."""
+        if self._had_terminal and not _has_terminal():
+            self.stop()
+        elif self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    async def _reload(self) -> None:
+        assert self._app is not None
+        try:
+            await self._app.admin.again()
+        except LlamahostError as error:
+            logger.error("%s", error)
+        else:
+            logger.info("the manifest was read again")
 
     def fail(self, status: int) -> None:
         """There is nothing to serve; end with this status."""

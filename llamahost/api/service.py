@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.host import Health, ModelStatus
 
@@ -38,6 +39,14 @@ class Service(Protocol):
     async def unload_adapter(self, name: str, *, model: str = "") -> None: ...
 
     async def scale_adapters(self, scales: Mapping[int | str, float], *, model: str = "") -> None: ...
+
+    async def load(self, name: str, overrides: Mapping[str, object]) -> None: ...
+
+    async def unload(self, name: str) -> None: ...
+
+    def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]: ...
+
+    def quarantine(self, pci_id: str, reason: str) -> None: ...
 
     def models(self) -> tuple[ModelStatus, ...]: ...
 

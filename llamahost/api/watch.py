@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from llamahost.api.admin_told import count, fault_told, gpus_told, model_told, request_told
+from llamahost.api.admin_told import count, fault_told, gpus_told, load_told, model_told, request_told
 from llamahost.api.admin_types import EventKind, ModelInfo, ModelsInfo
 from llamahost.api.feed import Feed, encoded
 from llamahost.api.service import Service
+from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.host import ModelStatus
 from llamahost.ops.gpu import Gpus
 from llamahost.ops.gpu_monitor import GpuMonitor, News
@@ -16,26 +17,28 @@ from llamahost.ops.journal import Entry
 from llamahost.ops.tally import Tally
 
 COUNT_S = 1.0
-LOOK_S = 0.2
-"""Between looks while somebody listens: progress is worth telling a few times a second."""
 
 
 class Watch:
     """From `start` to `close`, which are the server's own. Between them it costs one look a second."""
 
     def __init__(self, service: Service, tally: Tally, gpus: GpuMonitor) -> None:
-        self.feed = Feed(self._look)
+        self.feed = Feed()
         self._service = service
         self._tally = tally
         self._gpus = gpus
-        self._seen: dict[str, tuple[object, ...]] = {}
+        self._stalled: frozenset[str] = frozenset()
+        self._last: dict[str, object] = {}  # what was told of each model's states
         self._ends: list[Callable[[], None]] = []
         self._counting: asyncio.TimerHandle | None = None
-        self._looking: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._gpus.start()
-        self._ends = [self._gpus.listen(self._on_gpus), self._tally.listen(self._on_request)]
+        self._ends = [
+            self._gpus.listen(self._on_gpus),
+            self._tally.listen(self._on_request),
+            self._service.listen(self._on_fleet),
+        ]
         self._count()
 
     def close(self) -> None:
@@ -43,9 +46,8 @@ class Watch:
         self._gpus.close()
         for end in self._ends:
             end()
-        for timer in (self._counting, self._looking):
-            if timer is not None:
-                timer.cancel()
+        if self._counting is not None:
+            self._counting.cancel()
 
     def first(self, kinds: Collection[EventKind]) -> list[bytes]:
         """What a listener is told when he begins: everything as it stands, of these kinds."""
@@ -65,32 +67,40 @@ class Watch:
         return model_told(status, self._tally.rates(status.name))
 
     def _count(self) -> None:
-        count(self._tally, self._service.models())
+        statuses = self._service.models()
+        count(self._tally, statuses)
+        stalled = frozenset(status.name for status in statuses if status.is_stalled)
+        for name in stalled ^ self._stalled:  # seen by a clock alone, so nobody tells it
+            self._tell(name)
+        self._stalled = stalled
         self._counting = asyncio.get_running_loop().call_later(COUNT_S, self._count)
 
-    def _look(self) -> None:
-        """Tell which models are not as they were, as long as somebody listens."""
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+    def _tell(self, name: str) -> None:
+        """How this model is now, if it still is there."""
         if not self.feed.n_listeners:
+            self._last.clear()
             return
-        seen: dict[str, tuple[object, ...]] = {}
-        for status in self._service.models():
-            seen[status.name] = (status.state, status.reason, round(status.progress, 2), status.is_stalled)
-            if self._seen and self._seen.get(status.name) != seen[status.name]:
-                self._tell(status)
-        self._seen = seen
-        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        status = next((each for each in self._service.models() if each.name == name), None)
+        if status is None:
+            return
+        states = (status.state, status.reason, status.is_stalled, [(r.id, r.state, r.reason) for r in status.replicas])
+        if self._last.get(name) != states:  # a model and its replica change together
+            self._last[name] = states
+            self.feed.tell("model", lambda: self._told(status))
 
-    def _tell(self, status: ModelStatus) -> None:
-        self.feed.tell("model", lambda: self._told(status))
+    def _on_fleet(self, event: FleetEvent) -> None:
+        if isinstance(event, ModelChanged):
+            self._tell(event.model)
+        else:
+            self.feed.tell("load", lambda: load_told(event))
 
     def _on_gpus(self, news: News) -> None:
         if isinstance(news, Gpus):
             self.feed.tell("gpus", lambda: gpus_told(news))
         else:
             self.feed.tell("fault", lambda: fault_told(news))
+            if news.is_fatal:
+                self._service.quarantine(news.pci_id, news.told)
 
     def _on_request(self, entry: Entry) -> None:
         self.feed.tell("request", lambda: request_told(entry))

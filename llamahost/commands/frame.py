@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llamahost.api.admin_types import GpuInfo, GpusInfo, ModelInfo, StatsInfo
+from llamahost.api.admin_types import GpuInfo, GpusInfo, ModelInfo, ReplicaInfo, StatsInfo
 from llamahost.commands.words import bytes_told
 
 Style = Literal["", "head", "bad"]
@@ -104,17 +104,38 @@ def model_rows(model: ModelInfo, now: float) -> list[Row]:
     cells = (
         clean(model.id),
         state_told(model.state, model.progress, is_stalled=model.is_stalled),
-        "-",
-        "-",
+        clean(", ".join(model.devices)) or "-",
+        bytes_told(model.memory_bytes) if model.memory_bytes else "-",
         str(model.n_ctx or "-"),
         f"{model.n_running}/{model.n_slots}" if model.n_slots else "-",
-        str(model.n_waiting),
+        str(model.n_waiting + model.n_pending),
         f"{rates.tokens_per_s:.1f}",
         f"{rates.prompt_tokens_per_s:.1f}",
         str(rates.requests_per_min),
         ago(model.last_used, now),
     )
-    return [Row(cells, bad)]
+    if len(model.replicas) < 2:
+        return [Row(cells, bad)]
+    return [Row(cells, bad), *(_replica_row(each, now) for each in model.replicas)]
+
+
+def _replica_row(replica: ReplicaInfo, now: float) -> Row:
+    """Rates are counted for the model alone."""
+    memory = (replica.measured or replica.estimated).total_bytes
+    cells = (
+        f"  {clean(replica.id)}",
+        state_told(replica.state, replica.progress, is_stalled=replica.is_stalled),
+        clean(", ".join(replica.devices)) or "-",
+        bytes_told(memory) if memory else "-",
+        "",
+        f"{replica.n_running}/{replica.n_slots}" if replica.n_slots else "-",
+        str(replica.n_waiting),
+        "",
+        "",
+        "",
+        ago(replica.last_used, now),
+    )
+    return Row(cells, "bad" if replica.state == "failed" or replica.is_stalled else "")
 
 
 def gpu_row(gpu: GpuInfo) -> Row:

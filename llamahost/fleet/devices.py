@@ -26,6 +26,18 @@ class Device:
     backend_index: int = -1  # among llama.cpp's devices; -1: the CPU, which it need not be told of
 
 
+def is_same_card(pci_id: str, other: str) -> bool:
+    """Whether two tools mean one card: one writes the domain with four digits, another with eight, or in capitals."""
+    return _numbers(pci_id) == _numbers(other) != ()
+
+
+def _numbers(pci_id: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part, 16) for part in pci_id.replace(".", ":").split(":"))
+    except ValueError:
+        return ()
+
+
 class Devices(Protocol):
     """The devices of this machine. May block for a second: asked in a thread."""
 

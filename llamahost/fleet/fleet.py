@@ -25,7 +25,7 @@ from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Watch
 from llamahost.fleet import residents
 from llamahost.fleet.adapters import AdapterSpec, adapter_named
-from llamahost.fleet.devices import Devices, HostDevices
+from llamahost.fleet.devices import Device, Devices, HostDevices
 from llamahost.fleet.loading import Facts, Load, Loading
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.place import Place, Running, Waiter
@@ -75,6 +75,7 @@ class Fleet:
         )
         self._places: dict[str, Place] = {}
         self._names: dict[str, Place] = {}
+        self._plain: dict[str, ModelSpec] = {}  # the manifest's own, of those that were loaded otherwise by hand
         self._list()
         self._load, self._facts = load, facts
         self._reader_stall_s = reader_stall_s
@@ -273,12 +274,15 @@ class Fleet:
     async def load(self, name: str, overrides: Mapping[str, Any] | None = None) -> None:
         """Load a model, with other settings than the manifest's if any are given, and wait until it is ready.
 
+        What is not given is the manifest's, whatever was given before; one that is ready stays as it is for none.
         Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason where it cannot be loaded.
         """
         place = self._find(name)
-        if overrides:
-            changed = replace(place.spec, **overrides)
-            specs = [changed if each.model is place.model else each.spec for each in self._places.values()]
+        plain = self._plain.get(place.spec.name, place.spec)
+        wanted = replace(plain, **(overrides or {})) if overrides or not place.ready() else place.spec
+        if wanted != place.spec:
+            self._plain[plain.name] = plain
+            specs = [wanted if each.model is place.model else each.spec for each in self._places.values()]
             self._adopt(specs)
         if not place.ready():
             place.model.retry_at = -math.inf  # whoever asks by hand does not wait for a backoff
@@ -345,6 +349,7 @@ class Fleet:
     async def adopt(self, manifest: Manifest) -> None:
         """Another manifest: only what changed is touched. Returns when it is decided, not when all is loaded."""
         self._settings = manifest.server
+        self._plain.clear()
         self._adopt(manifest.models)
 
     def _adopt(self, specs: Sequence[ModelSpec]) -> None:
@@ -363,6 +368,10 @@ class Fleet:
                 if device_id in running.record.placement.devices:
                     running.replica.refuse(Unavailable(f"`{place.spec.name}` lost its device {device_id}: {reason}"))
         self._do(self._residency.quarantine(device_id, reason, self._now()))
+
+    def devices(self) -> tuple[Device, ...]:
+        """Where models can be put; nothing before they are known."""
+        return self._residency.devices
 
     def release(self, device_id: str) -> None:
         """The device may be used again."""

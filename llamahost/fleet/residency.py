@@ -210,6 +210,11 @@ class Residency:
         self._quarantined.pop(device_id, None)
         return self.tick(now)
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Those that there are, out of use or not."""
+        return self._devices
+
     def resize(self, room: Bytes) -> None:
         """What models may take of each device, as it was seen."""
         self._room.update(room)

@@ -17,6 +17,7 @@ from llamahost.api.app import App, create_app
 from llamahost.core.errors import InvalidRequest, Unavailable
 from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timings, TokenLogprob, Usage
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.preparer import Preparer
@@ -58,6 +59,10 @@ class FakeHost:
     is_draining: bool = False
     requests: list[Request] = field(default_factory=list)
     adapters: list[tuple[object, ...]] = field(default_factory=list)  # what was asked of them
+    changes: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
+    change_script: list[Step] = field(default_factory=list)  # of every load and unload
+    listeners: list[Callable[[FleetEvent], None]] = field(default_factory=list)
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
     n_open: int = 0
     n_cancelled: int = 0
     waiting: asyncio.Event = field(default_factory=asyncio.Event)  # set when a request awaits something of its script
@@ -120,6 +125,28 @@ class FakeHost:
 
     async def scale_adapters(self, scales: Mapping[int | str, float], *, model: str = "") -> None:
         self.adapters.append((dict(scales), model))
+
+    async def load(self, name: str, overrides: Mapping[str, object]) -> None:
+        self.changes.append(("load", name, dict(overrides)))
+        await self._changed()
+
+    async def unload(self, name: str) -> None:
+        self.changes.append(("unload", name, {}))
+        await self._changed()
+
+    async def _changed(self) -> None:
+        for step in self.change_script:
+            if isinstance(step, Exception):
+                raise step
+            assert callable(step)
+            await step()
+
+    def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
+        self.listeners.append(callback)
+        return lambda: self.listeners.remove(callback)
+
+    def quarantine(self, pci_id: str, reason: str) -> None:
+        self.quarantined.append((pci_id, reason))
 
     def models(self) -> tuple[ModelStatus, ...]:
         return self.statuses

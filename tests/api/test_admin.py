@@ -15,10 +15,12 @@ from llamahost.api.admin import KINDS
 from llamahost.api.admin_types import GpusInfo, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo
 from llamahost.api.app import App, create_app
 from llamahost.api.feed import N_UNREAD, TOO_SLOW, Feed
-from llamahost.core.observe import RequestRecord
+from llamahost.core.errors import ManifestError, Unavailable
+from llamahost.core.observe import LoadProgress, ModelChanged, RequestRecord
 from llamahost.engine.engine import EngineStats
+from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.manifest import ServerSettings
-from llamahost.host import ModelStatus
+from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Fault, Gpu, Gpus
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.tally import Tally
@@ -26,9 +28,17 @@ from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.api.test_openapi import CARD
 
-SLASHED = replace(
-    READY, name="org/model", aliases=("m",), card=CARD, stats=EngineStats(n_running=2, n_waiting=3, n_cells=256)
+COPY = ReplicaStatus(
+    id="org/model#0",
+    state="ready",
+    devices=("CUDA0",),
+    estimated=Footprint(weights_bytes=70, kv_bytes=20, compute_bytes=10),
+    n_slots=4,
+    n_waiting=3,
+    last_used=7.0,
+    stats=EngineStats(n_running=2, n_cells=256),
 )
+SLASHED = replace(READY, name="org/model", aliases=("m",), card=CARD, replicas=(COPY, replace(COPY, id="org/model#1")))
 FAILED = ModelStatus(name="broken", state="failed", reason="corrupt")
 GPU = Gpu(index=0, name="NVIDIA H100", uuid="GPU-0", pci_id="00000000:3b:00.0", total_bytes=80 * 2**30, throttled_by=())
 
@@ -65,7 +75,10 @@ def test_models_are_told_as_they_are_by_name_with_slashes_and_alias() -> None:
                 assert (one.id, one.n_ctx, one.architecture) == ("org/model", 64, "llama")
             missing = await client.get("/api/models/org/modle")
         well, failed = whole.models
-        assert (well.id, well.state, well.n_running, well.n_waiting, well.n_cells) == ("org/model", "ready", 2, 3, 256)
+        assert (well.id, well.state, well.n_running, well.n_waiting, well.n_cells) == ("org/model", "ready", 4, 6, 512)
+        assert (well.devices, well.memory_bytes) == (["CUDA0"], 200)
+        replica = well.replicas[1]
+        assert (replica.id, replica.estimated.total_bytes, replica.measured) == ("org/model#1", 100, None)
         assert (failed.id, failed.state, failed.reason, failed.last_used) == ("broken", "failed", "corrupt", None)
         assert missing.status_code == 404
         assert "`org/model`" in missing.json()["error"]["message"]
@@ -81,7 +94,8 @@ def test_stats_are_what_was_counted() -> None:
         async with client_of(create_app(host, tally=tally)) as client:
             nothing = (await client.get("/api/stats")).json()
             now[0] += 4.0
-            host.statuses = (replace(SLASHED, stats=EngineStats(n_tokens_in=80, n_tokens_out=40)), FAILED)
+            worked = replace(COPY, stats=EngineStats(n_tokens_in=80, n_tokens_out=40))
+            host.statuses = (replace(SLASHED, replicas=(worked,)), FAILED)
             tally.finished(RequestRecord(model="org/model", kind="chat"))
             stats: StatsInfo = told((await client.get("/api/stats")).content, StatsInfo)
             model: ModelDetails = told((await client.get("/api/models/m")).content, ModelDetails)
@@ -149,16 +163,22 @@ def test_events_tell_everything_once_and_then_what_changes() -> None:
             assert (kind, [model["id"] for model in whole["models"]]) == ("models", ["org/model", "broken"])
             assert (await anext(events))[0] == "gpus"
             host.statuses = (SLASHED, replace(FAILED, state="loading", reason="", progress=0.5))
+            host.listeners[0](ModelChanged("broken", "", "loading"))
             kind, model = await anext(events)
             assert (kind, model["id"], model["state"], model["progress"]) == ("model", "broken", "loading", 0.5)
+            host.listeners[0](LoadProgress("broken", "broken#0", 0.25))
+            assert await anext(events) == ("load", {"model": "broken", "replica": "broken#0", "fraction": 0.25})
             tally.finished(RequestRecord(model="org/model", kind="chat", id="req_1"))
             kind, request = await anext(events)
             assert (kind, request["id"]) == ("request", "req_1")
-            gpus._tell(Fault(index=0, uuid="GPU-0", pci_id="", xid=79, told="Xid 79", is_fatal=True))
-            assert await anext(events) == (
-                "fault",
-                {"index": 0, "uuid": "GPU-0", "pci_id": "", "xid": 79, "told": "Xid 79", "is_fatal": True},
-            )
+            fault = Fault(index=0, uuid="GPU-0", pci_id="00000000:3b:00.0", xid=79, told="Xid 79", is_fatal=True)
+            gpus._tell(replace(fault, xid=31, is_fatal=False))
+            gpus._tell(fault)
+            kind, first = await anext(events)
+            assert (kind, first["xid"], first["is_fatal"]) == ("fault", 31, False)
+            kind, second = await anext(events)
+            assert (kind, second["xid"], second["uuid"]) == ("fault", 79, "GPU-0")
+            assert host.quarantined == [("00000000:3b:00.0", "Xid 79")]  # of a program's own fault, nothing
             gpus._tell(Gpus(gpus=(GPU,)))
             kind, sample = await anext(events)
             assert (kind, sample["gpus"][0]["uuid"]) == ("gpus", "GPU-0")
@@ -217,5 +237,133 @@ def test_what_looks_at_the_models_ends_with_the_app() -> None:
         async with listening(app):
             assert app._watch._counting is not None
         assert app._watch._counting.cancelled()
+
+    run(law)
+
+
+GIVEN = {"devices": ["CUDA1"], "n_ctx": 4096, "n_slots": 2, "n_gpu_layers": 12}
+
+
+def test_a_model_is_loaded_as_it_was_asked_for_and_unloaded() -> None:
+    async def law() -> None:
+        host = host_of()
+        async with client_of(app_of(host)) as client:
+            answer = await client.post("/api/models/org/model/load", json=GIVEN)
+            assert told(answer.content, ModelDetails).id == "org/model"
+            assert (await client.post("/api/models/m/load")).status_code == 200
+            assert (await client.post("/api/models/broken/load", json={"wait": False})).status_code == 202
+            assert (await client.post("/api/models/m/load", json={"devices": "auto"})).status_code == 200
+            assert (await client.post("/api/models/org/model/unload", json={})).status_code == 200
+        assert host.changes == [
+            ("load", "org/model", {**GIVEN, "devices": ("CUDA1",)}),
+            ("load", "org/model", {}),
+            ("load", "broken", {}),
+            ("load", "org/model", {"devices": "auto"}),
+            ("unload", "org/model", {}),
+        ]
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status", "param"),
+    [
+        ("org/modle", {}, 404, "model"),
+        ("m", {"n_ctx": 0}, 400, "n_ctx"),
+        ("m", {"n_slots": "many"}, 400, "n_slots"),
+        ("m", {"nctx": 5}, 400, None),
+        ("m", {"devices": [3]}, 400, "devices[0]"),
+        ("m", [], 400, None),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_by_its_field(name: str, body: Any, status: int, param: str | None) -> None:
+    async def law() -> None:
+        host = host_of()
+        async with client_of(app_of(host)) as client:
+            answer = await client.post(f"/api/models/{name}/load", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+        assert host.changes == []
+
+    run(law)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_why_a_load_failed_is_told_to_whoever_asked(waits: bool) -> None:
+    async def law() -> None:
+        host = host_of()
+        async with client_of(app_of(host)) as client:
+            for error, status in ((Unavailable("it takes 9 of 4 GiB"), 503), (ManifestError("no", key="n_ctx"), 400)):
+                host.change_script = [error]
+                answer = await client.post("/api/models/m/load", json={"wait": waits})
+                assert answer.status_code == status
+                assert str(error) in answer.json()["error"]["message"]
+
+    run(law)
+
+
+def test_a_load_goes_on_when_its_client_leaves() -> None:
+    async def law() -> None:
+        host, release, is_done = host_of(), asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            host.waiting.set()
+            await release.wait()
+            is_done.set()
+
+        host.change_script = [work]
+        app = app_of(host)
+        async with listening(app) as port:
+            client = await Client.open(port)
+            client.post("/api/models/m/load", {})
+            await host.waiting.wait()
+            client.vanish()
+            assert await app.gate.empty(5)
+            assert not is_done.is_set()
+            release.set()
+            await is_done.wait()
+
+    run(law)
+
+
+def test_a_manifest_that_is_wrong_is_told_and_changes_nothing() -> None:
+    async def law() -> None:
+        troubles: list[Exception] = []
+
+        async def again() -> None:
+            if troubles:
+                raise troubles[0]
+
+        async with client_of(create_app(host_of(), reload=again)) as client:
+            assert told((await client.post("/api/reload")).content, ModelsInfo).models
+            troubles.append(ManifestError("line 3: `n_ctx` must be a number", key="n_ctx"))
+            refused = await client.post("/api/reload")
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n_ctx")
+            assert "line 3" in refused.json()["error"]["message"]
+        async with client_of(app_of(host_of())) as client:
+            assert (await client.post("/api/reload")).status_code == 400
+
+    run(law)
+
+
+@pytest.mark.parametrize("path", ["models/m/load", "models/m/unload", "reload"])
+def test_a_page_of_somebody_else_s_changes_nothing(path: str) -> None:
+    async def law() -> None:
+        host, n = host_of(), 0
+
+        async def again() -> None:
+            nonlocal n
+            n += 1
+
+        settings = ServerSettings(cors_origins=("https://mine.org",))
+        async with client_of(create_app(host, settings, reload=again)) as client:
+            for origin, status in (
+                ("https://evil.org", 403),
+                ("null", 403),
+                ("http://test", 200),
+                ("https://mine.org", 200),
+            ):
+                answer = await client.post(f"/api/{path}", headers={"origin": origin})
+                assert answer.status_code == status, origin
+        assert len(host.changes) + n == 2
 
     run(law)

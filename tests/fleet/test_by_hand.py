@@ -1,0 +1,56 @@
+"""Laws of loading by hand: other settings hold until others are given, and the manifest's are never lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamahost.core.errors import ManifestError, Unavailable
+from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.manifest import Manifest
+from tests.fleet.fakes import FakeLoader, spec_of
+from tests.fleet.test_fleet import fleet_of
+from tests.on_loop import on_loop
+
+
+def n_ctx(fleet: Fleet) -> int | None:
+    return next(iter(fleet._places.values())).spec.n_ctx
+
+
+@on_loop
+async def test_what_is_not_given_is_the_manifest_s_whatever_was_given_before() -> None:
+    loader = FakeLoader()
+    spec = spec_of("m", n_ctx=64, load="hand")
+    async with fleet_of(spec, loader=loader) as fleet:
+        await fleet.load("m", {"n_ctx": 32, "n_slots": 2})
+        assert [each.spec.n_ctx for each in loader.opened] == [32]
+        await fleet.load("m")  # it is there
+        assert [each.spec.n_ctx for each in loader.opened] == [32]
+        await fleet.load("m", {"n_slots": 3})
+        assert [(each.spec.n_ctx, each.spec.n_slots) for each in loader.opened][1:] == [(64, 3)]
+        await fleet.unload("m")
+        await fleet.load("m")
+        assert (loader.opened[-1].spec.n_ctx, loader.opened[-1].spec.n_slots) == (64, spec.n_slots)
+
+
+@on_loop
+async def test_a_bad_setting_is_refused_and_one_that_cannot_be_had_is_forgotten() -> None:
+    async with fleet_of(spec_of("m", n_ctx=64)) as fleet:
+        await fleet.wait_ready()
+        with pytest.raises(ManifestError):
+            await fleet.load("m", {"n_ctx": -1})
+        assert fleet.statuses()[0].state == "ready"
+        with pytest.raises(Unavailable, match="CUDA7"):
+            await fleet.load("m", {"devices": ("CUDA7",)})
+        await fleet.load("m")
+        assert fleet.statuses()[0].state == "ready"
+
+
+@on_loop
+async def test_a_manifest_that_is_read_again_undoes_what_was_given_by_hand() -> None:
+    spec = spec_of("m", n_ctx=64)
+    async with fleet_of(spec) as fleet:
+        await fleet.load("m", {"n_ctx": 32})
+        await fleet.adopt(Manifest(models=(spec,)))
+        assert n_ctx(fleet) == 64
+        await fleet.load("m", {"n_slots": 2})
+        assert n_ctx(fleet) == 64
