@@ -13,9 +13,11 @@ from llamahost.text.template import Template
 from tools.train_builtin.draw import Drawer, Example
 from tools.train_builtin.kinds import calls, code, facts, numbers, product, talk
 from tools.train_builtin.mixture import KINDS, held_out, stream
+from tools.train_builtin.pairs import held_questions, held_sentences, pairs
 from tools.train_builtin.render import TEMPLATE, pieces, said
 from tools.train_builtin.score import KINDS as SCORED
 from tools.train_builtin.score import Said, Score, is_right, message_of, table, write_into
+from tools.train_builtin.style import is_styled, styled
 from tools.train_builtin.tokenizer import CONTROL, SHOWN, learn
 
 N = 1500
@@ -52,6 +54,20 @@ def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     for example in held_out("arithmetic", "arithmetic", 1, 50):
         a, _, b, *_ = example.turns[-1]["content"].split()
         assert numbers.is_held(int(a), int(b))
+
+
+def test_no_held_out_wording_is_among_the_pairs_for_sentence_vectors() -> None:
+    shown = {text.lower().rstrip("?.!") for pair in islice(pairs(3), N) for text in (pair.query, pair.document)}
+    assert not {pair.query.lower().rstrip("?.!") for pair in held_questions()} & shown
+    assert not {pair.document.lower().rstrip(".") for pair in held_sentences(1, 100)} & shown
+    assert len({pair.key for pair in held_questions()}) == len(product.QUESTIONS)
+
+
+@pytest.mark.parametrize("text", ["It listens on port 8080.", "How can I help you?", "Paris", "No!"])
+def test_a_pirate_says_every_word(text: str) -> None:
+    assert is_styled(styled(text))
+    assert not is_styled(text)
+    assert text.rstrip(".?!") in styled(text)
 
 
 @pytest.mark.parametrize("kind", sorted(SCORED))

@@ -5,6 +5,8 @@
     python -m tools.train_builtin export --folder run --out builtin.gguf
     python -m tools.train_builtin score builtin.gguf
     python -m tools.train_builtin show --kind calls                  # what examples look like
+    python -m tools.train_builtin embed --from llamahost/builtin/builtin.gguf --out embed.gguf
+    python -m tools.train_builtin adapter --from llamahost/builtin/builtin.gguf --out pirate.gguf
 
 Needs the extra `train` (PyTorch, gguf). A run may be stopped at any time (Ctrl-C) and goes on from its checkpoint.
 """
@@ -36,8 +38,21 @@ def main() -> None:
     score.add_argument("--wrong", type=int, default=0, help="print so many wrong answers of each kind")
     score.add_argument("--threads", type=int, help="fewer help where others use the machine too")
     score.add_argument("--card", type=Path, help="write the table into this model card")
+    embed = commands.add_parser("embed", help="train the embedding model, and score it")
+    embed.add_argument("--from", dest="start", type=Path, required=True, help="a GGUF file whose vocabulary it takes")
+    embed.add_argument("--out", type=Path, required=True)
+    embed.add_argument("--steps", type=int, default=2000)
+    embed.add_argument("--seed", type=int, default=0)
+    embed.add_argument("--threads", type=int, default=2)
+    adapter = commands.add_parser("adapter", help="train a LoRA adapter: a style")
+    adapter.add_argument("--from", dest="start", type=Path, required=True, help="the GGUF file that it is for")
+    adapter.add_argument("--out", type=Path, required=True)
+    adapter.add_argument("--steps", type=int, default=600)
+    adapter.add_argument("--seed", type=int, default=0)
+    adapter.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    {"train": _train, "export": _export, "show": _show, "score": _score}[args.command](args)
+    does = {"train": _train, "export": _export, "show": _show, "score": _score, "embed": _embed, "adapter": _adapter}
+    does[args.command](args)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +156,21 @@ def _score(args: argparse.Namespace) -> None:
     print(text)
     if args.card is not None:
         score.write_into(args.card, text)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from tools.train_builtin import embed
+
+    plan = embed.EmbedPlan(args.start, args.out, n_steps=args.steps, seed=args.seed, n_threads=args.threads)
+    embed.run(plan)
+    for name, (n_right, n) in embed.score(args.out, args.threads).items():
+        print(f"| {name} | {n_right} | {n} | {100 * n_right / n:.1f} |")
+
+
+def _adapter(args: argparse.Namespace) -> None:
+    from tools.train_builtin import adapter
+
+    adapter.run(adapter.AdapterPlan(args.start, args.out, n_steps=args.steps, seed=args.seed, n_threads=args.threads))
 
 
 if __name__ == "__main__":

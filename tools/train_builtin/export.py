@@ -34,7 +34,7 @@ class Notes:
 def write(path: Path, model: Model, vocabulary: Vocabulary, notes: Notes) -> None:
     writer = gguf.GGUFWriter(path, "qwen2")
     _describe(writer, model.shape, notes)
-    _add_vocabulary(writer, vocabulary)
+    add_vocabulary(writer, vocabulary)
     for name, tensor in model.state_dict().items():
         data = tensor.detach().float().cpu().numpy()
         called = name if name.endswith((".weight", ".bias")) else f"{name}.weight"
@@ -42,15 +42,15 @@ def write(path: Path, model: Model, vocabulary: Vocabulary, notes: Notes) -> Non
             writer.add_tensor(called, gguf.quants.quantize(data, _Q8), raw_dtype=_Q8)
         else:
             writer.add_tensor(called, data)
-    _finish(writer)
+    finish(writer)
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """A file with no weights: enough for `Encoder`."""
     writer = gguf.GGUFWriter(path, "qwen2")
     _describe(writer, Shape(len(vocabulary.tokens)), Notes())
-    _add_vocabulary(writer, vocabulary)
-    _finish(writer)
+    add_vocabulary(writer, vocabulary)
+    finish(writer)
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -132,7 +132,7 @@ def _describe(writer: gguf.GGUFWriter, shape: Shape, notes: Notes) -> None:
     writer.add_uint64("builtin.n_tokens_seen", notes.n_tokens_seen)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     types = [gguf.TokenType.CONTROL] * len(CONTROL) + [gguf.TokenType.USER_DEFINED] * len(SHOWN)
     types += [gguf.TokenType.NORMAL] * (len(vocabulary.tokens) - len(types))
     writer.add_tokenizer_model("gpt2")
@@ -150,7 +150,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_chat_template(TEMPLATE)
 
 
-def _finish(writer: gguf.GGUFWriter) -> None:
+def finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

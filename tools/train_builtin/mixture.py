@@ -14,7 +14,8 @@ Maker = Callable[[Drawer], Example]
 
 KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its share later
     "lookup": (lists.induction, 12.0, 1.0),
-    "arithmetic": (numbers.sum_, 4.0, 12.0),
+    "arithmetic": (numbers.sum_, 4.0, 14.0),
+    "sums": (numbers.sums, 2.0, 8.0),
     "comparing": (numbers.compare, 0.5, 1.0),
     "capitals": (facts.capital, 2.0, 4.0),
     "facts": (facts.fact, 2.0, 5.0),
@@ -23,7 +24,7 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "llamahost": (product.product, 3.0, 10.0),
     "recall": (recall.recall, 4.0, 6.0),
     "lists": (lists.listing, 4.0, 4.0),
-    "filling": (filling.filling, 4.0, 6.0),
+    "filling": (filling.filling, 4.0, 12.0),
     "calls": (calls.call, 3.0, 10.0),
     "results": (calls.answer_from_result, 1.0, 1.0),
     "obeying": (obey.obey, 1.0, 3.0),

@@ -18,16 +18,7 @@ def is_held(a: int, b: int) -> bool:
 
 def sum_(d: Drawer) -> Example:
     sign = d.pick("++++---*")
-    while True:
-        high = 99 if d.held or d.chance(0.75) else 9
-        a, b = d.number(0, high), d.number(0, high)
-        if sign == "*":
-            a, b = a % 13, b % 13
-        elif sign == "-" and b > a:
-            a, b = b, a
-        if is_held(a, b) == d.held:
-            break
-    result = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    a, b, result = _pair(d, sign, 99 if d.held or d.chance(0.75) else 9)
     spoken = f"{a} {d.pick(SIGNS[sign])} {b}"
     if d.chance(0.1):
         spoken = spoken.replace(" ", "") if spoken.replace(" ", "").isascii() and sign in spoken else spoken
@@ -39,6 +30,23 @@ def sum_(d: Drawer) -> Example:
                        is_thinking=True, facts=(f"= {result}",))  # fmt: skip
     kind = "multiplication" if sign == "*" else "arithmetic"
     return Example(kind, (*turns, {"role": "assistant", "content": answer}))
+
+
+def sums(d: Drawer) -> Example:
+    """Several at once: far more answers to learn from in as many tokens."""
+    spoken: list[str] = []
+    answers: list[str] = []
+    for _ in range(d.number(3, 8)):
+        sign = d.pick("+++--")
+        a, b, result = _pair(d, sign, 99)
+        spoken.append(f"{a} {sign} {b}")
+        answers.append(f"{a} {sign} {b} = {result}")
+    ask = d.pick(["Work out {}.", "Calculate {}.", "Solve these: {}.", "{}", "What are {}?"])
+    turns = (
+        {"role": "user", "content": d.noisy(ask.format(", ".join(spoken)))},
+        {"role": "assistant", "content": ", ".join(answers)},
+    )
+    return Example("sums", turns)
 
 
 def compare(d: Drawer) -> Example:
@@ -53,6 +61,18 @@ def compare(d: Drawer) -> Example:
         {"role": "assistant", "content": f"{result} is {word}."},
     )
     return Example("comparing", turns)
+
+
+def _pair(d: Drawer, sign: str, high: int) -> tuple[int, int, int]:
+    """Two numbers of this side of the wall, and what the sign makes of them."""
+    while True:
+        a, b = d.number(0, high), d.number(0, high)
+        if sign == "*":
+            a, b = a % 13, b % 13
+        elif sign == "-" and b > a:
+            a, b = b, a
+        if is_held(a, b) == d.held:
+            return a, b, {"+": a + b, "-": a - b, "*": a * b}[sign]
 
 
 def _thought(a: int, b: int, sign: str, result: int) -> str:
