@@ -270,7 +270,7 @@ def _wanted(
     """What to serve: flags and environment over the manifest over the defaults. Raises ManifestError."""
     from dataclasses import replace
 
-    from llamahost.fleet.builtin import builtin, is_named
+    from llamahost.fleet.builtin import NAME, builtin, is_named
     from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
     from llamahost.fleet.manifest_file import load_manifest
 
@@ -281,7 +281,7 @@ def _wanted(
         aliases = tuple(dict.fromkeys(n for n in (*names[1:], model.stem) if n and n != name))
         one = ModelSpec(name=name, path=model, aliases=aliases, **spec)
         return Manifest(models=(one,), server=ServerSettings(**server))
-    own = builtin(tuple(names), **spec)
+    own = builtin(tuple(names), model=model or NAME, **spec)
     if model is not None or (path is None and not MANIFEST.is_file()):
         return Manifest(models=(own,), server=ServerSettings(**server))
     found = load_manifest(path or MANIFEST)

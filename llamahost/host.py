@@ -569,7 +569,7 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
 def _manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOptions) -> Manifest:
     if isinstance(model, str | Path):
         if is_named(model):
-            return Manifest(models=(builtin(**options),))
+            return Manifest(models=(builtin(model=model, **options),))
         path = Path(model)
         return Manifest(models=(replace(ModelSpec(name=path.stem, path=path), **options),))
     if isinstance(model, ModelSpec):

@@ -115,8 +115,8 @@ def _gpus() -> Iterator[Finding]:
 def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]:
     """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
-    from llamahost.fleet.builtin import NAME
-    from llamahost.fleet.manifest import BUILTIN_PATH
+    from llamahost.fleet.builtin import EMBED_NAME, NAME
+    from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED
 
     names = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():
@@ -124,14 +124,20 @@ def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]
             yield Finding(False, each.name, why)
         else:
             names.append(each.name)
-    if model is None and NAME not in names:
-        names.append(NAME)
+    if model is None:
+        names += [own for own in (NAME, EMBED_NAME) if own not in names]
     for name in names:
         spec = spec_of(name, manifest, {"n_ctx": None, "n_threads": None, "n_gpu_layers": None})
         try:
             with opened(spec, is_verbose=False) as ready:
                 if spec.path == BUILTIN_PATH:
                     yield _known(ready)
+                    continue
+                if spec.path == EMBED_PATH:
+                    yield _neighbours(ready)
+                    continue
+                if not ready.card.generates:
+                    yield _vector(ready)
                     continue
                 result = (
                     ready.host.chat(HELLO, max_tokens=N_TOKENS, temperature=0.0, ignore_eos=True)
@@ -172,3 +178,36 @@ def _known(ready: Ready) -> Finding:
         f"loaded in {ready.load_s:.1f} s, {len(known)} of {len(known)} known answers, {rate:.0f} tokens/s with prompts"
     )
     return Finding(True, ready.card.name, f"{ready.card.description}; {told}")
+
+
+def _neighbours(ready: Ready) -> Finding:
+    """Whether the built-in embedding model finds, for each known query, the document that it finds everywhere."""
+    from llamahost.commands.probe import Finding
+    from llamahost.fleet.builtin import known_neighbours
+
+    known = known_neighbours()
+    documents = list(dict.fromkeys(each.nearest for each in known))
+    vectors = ready.host.embed(documents).vectors
+    for each in known:
+        (asked,) = ready.host.embed([each.query]).vectors
+        likeness = [sum(a * b for a, b in zip(asked, vector, strict=True)) for vector in vectors]
+        nearest = documents[likeness.index(max(likeness))]
+        if nearest != each.nearest:
+            told = f"to {each.query!r} the nearest is {nearest!r} here, not {each.nearest!r}"
+            return Finding(False, ready.card.name, told)
+    told = f"loaded in {ready.load_s:.1f} s, {len(known)} of {len(known)} known neighbours"
+    return Finding(True, ready.card.name, f"{ready.card.description}; {told}")
+
+
+def _vector(ready: Ready) -> Finding:
+    """A vector or a score of a model that generates nothing."""
+    from llamahost.commands.probe import Finding
+
+    card = ready.card
+    if card.pooling == "rank":
+        (score,) = ready.host.rerank("Hello", ["Hello"]).scores
+        told = f"a score: {score:.3f}"
+    else:
+        (vector,) = ready.host.embed(["Hello"]).vectors
+        told = f"a vector of {len(vector)} numbers"
+    return Finding(True, card.name, f"{card.description}; loaded in {ready.load_s:.1f} s, {told}")

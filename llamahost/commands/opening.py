@@ -95,13 +95,13 @@ def missing_of(spec: ModelSpec) -> str:
     """Why the model's file cannot be opened: it is not there. Empty where it is, or where loading tells more."""
     from llamahost.core.errors import LoadFailed
     from llamahost.fleet.local import located
-    from llamahost.fleet.manifest import BUILTIN_PATH
+    from llamahost.fleet.manifest import PACKAGED
 
     try:
         path = located(spec).path
     except LoadFailed as error:
         return str(error)
-    return "" if path.is_file() or path == BUILTIN_PATH else f"there is no file {path}"
+    return "" if path.is_file() or path in PACKAGED.values() else f"there is no file {path}"
 
 
 def _named(model: str, path: Path | None) -> ModelSpec | None:
@@ -109,7 +109,7 @@ def _named(model: str, path: Path | None) -> ModelSpec | None:
 
     named = [each for each in manifest_at(path).models if model in (each.name, *each.aliases)]
     if not named and is_named(model):
-        return builtin()
+        return builtin(model=model)
     return named[0] if named else None
 
 

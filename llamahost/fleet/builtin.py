@@ -1,6 +1,6 @@
-"""The model that comes with the package: its names, its spec, and whether its file is still the one shipped.
+"""The models that come with the package: their names, their specs, and whether the files are still those shipped.
 
-Knows where the file lies and its sum; opens no model.
+Knows where the files lie and their sums; opens no model.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed
-from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, ModelSpec
+from llamahost.fleet.manifest import BUILTIN_PATH, PACKAGED, Manifest, ModelSpec
 
 NAME = "builtin"
 ALIASES = ("tiny",)
+EMBED_NAME = "builtin-embed"
 SUMS = BUILTIN_PATH.parent / "SHA256SUMS"
 ANSWERS = BUILTIN_PATH.parent / "known_answers.json"
+NEIGHBOURS = BUILTIN_PATH.parent / "known_neighbours.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +31,23 @@ class KnownAnswer:
 
 
 def is_named(model: str | Path) -> bool:
-    """Whether this means the built-in model: its name, and no file that lies here."""
-    return str(model) in (NAME, *ALIASES) and not Path(model).exists()
+    """Whether this means a model in the package: its name, and no file that lies here."""
+    return str(model) in (*PACKAGED, *ALIASES) and not Path(model).exists()
 
 
-def builtin(names: tuple[str, ...] = (), **options: Any) -> ModelSpec:
-    """Its spec; `names` come before its own. Raises ManifestError on a bad option.
+def builtin(names: tuple[str, ...] = (), *, model: str | Path = NAME, **options: Any) -> ModelSpec:
+    """The spec of the one that `is_named`; `names` come before its own. Raises ManifestError on a bad option.
 
     On one thread where no other number is given: threads that wait for each other cost so small a model more than they
     compute, and on a busy machine a hundred times more.
     """
-    name, *aliases = dict.fromkeys((*names, NAME, *ALIASES))
-    return ModelSpec(name=name, path=BUILTIN_PATH, aliases=tuple(aliases), **{"n_threads": 1, **options})
+    own = (EMBED_NAME,) if str(model) == EMBED_NAME else (NAME, *ALIASES)
+    name, *aliases = dict.fromkeys((*names, *own))
+    return ModelSpec(name=name, path=PACKAGED[own[0]], aliases=tuple(aliases), **{"n_threads": 1, **options})
 
 
 def is_alone(manifest: Manifest) -> bool:
-    """Whether it is all that is served."""
+    """Whether the built-in chat model is all that is served."""
     return [spec.path for spec in manifest.models] == [BUILTIN_PATH]
 
 
@@ -52,9 +55,21 @@ def known_answers() -> tuple[KnownAnswer, ...]:
     return tuple(KnownAnswer(**each) for each in json.loads(ANSWERS.read_text(encoding="utf-8")))
 
 
+@dataclass(frozen=True, slots=True)
+class KnownNeighbour:
+    """Of these documents the built-in embedding model finds this one nearest to the query, on any machine."""
+
+    query: str
+    nearest: str
+
+
+def known_neighbours() -> tuple[KnownNeighbour, ...]:
+    return tuple(KnownNeighbour(**each) for each in json.loads(NEIGHBOURS.read_text(encoding="utf-8")))
+
+
 def verify(path: Path) -> None:
     """Refuse a built-in file that is missing or is not what was shipped; any other file passes. Raises LoadFailed."""
-    if path != BUILTIN_PATH:
+    if path not in PACKAGED.values():
         return
     try:
         lines = [line.split() for line in SUMS.read_text(encoding="utf-8").splitlines()]

@@ -30,7 +30,9 @@ WhenLoading = Literal["auto", "wait", "refuse"]
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "builtin.gguf"
-"""The model in the package; in a manifest, `path = "builtin"`."""
+EMBED_PATH = BUILTIN_PATH.with_name("embed.gguf")
+PACKAGED = {"builtin": BUILTIN_PATH, "builtin-embed": EMBED_PATH}
+"""The models in the package by name; in a manifest, `path = "builtin"`."""
 
 NO_PATH = Path()
 """Of a model that comes from a repository and is not fetched yet."""

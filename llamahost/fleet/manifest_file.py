@@ -17,7 +17,7 @@ from typing import Any
 from llamahost.core.errors import ManifestError
 from llamahost.core.messages import SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec, check_together
-from llamahost.fleet.manifest import BUILTIN_PATH, LIMITED, Manifest, ModelSpec, ServerSettings, is_template_path
+from llamahost.fleet.manifest import LIMITED, PACKAGED, Manifest, ModelSpec, ServerSettings, is_template_path
 from llamahost.fleet.route_spec import RouteSpec
 
 
@@ -144,8 +144,8 @@ def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: 
         if key in values and not isinstance(values[key], str):
             raise place.error((*where, key), f"{key} must be text, not {values[key]!r}")
     if "path" in values:
-        is_builtin = values["path"] == "builtin"
-        values["path"] = BUILTIN_PATH if is_builtin else folder / Path(values["path"]).expanduser()
+        path = values["path"]
+        values["path"] = PACKAGED.get(path) or folder / Path(path).expanduser()
     if "adapters" in values:
         values["adapters"] = _adapters(values["adapters"], place, (*where, "adapters"), folder)
     for key in ("aliases", "devices", "tensor_split", "override_tensor"):

@@ -7,24 +7,60 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from operator import mul
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
 from llamahost import Host, LoadFailed, ManifestError
-from llamahost.fleet.builtin import ALIASES, NAME, SUMS, builtin, is_alone, is_named, known_answers, verify
-from llamahost.fleet.manifest import BUILTIN_PATH, Manifest
+from llamahost.fleet.builtin import (
+    ALIASES,
+    EMBED_NAME,
+    NAME,
+    SUMS,
+    builtin,
+    is_alone,
+    is_named,
+    known_answers,
+    known_neighbours,
+    verify,
+)
+from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, Manifest
 from llamahost.fleet.manifest_file import parse_manifest
 from tests.test_cli import HERE, command, ended, environment, finished, serving
 
-LIMIT_BYTES = 12_000_000
+@pytest.mark.parametrize(("path", "limit_bytes"), [(BUILTIN_PATH, 12_000_000), (EMBED_PATH, 3_000_000)])
+def test_the_file_is_the_one_whose_sum_is_shipped(path: Path, limit_bytes: int) -> None:
+    assert path.stat().st_size <= limit_bytes
+    assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in SUMS.read_text()
+    verify(path)
 
 
-def test_the_file_is_the_one_whose_sum_is_shipped() -> None:
-    assert BUILTIN_PATH.stat().st_size <= LIMIT_BYTES
-    assert f"{hashlib.sha256(BUILTIN_PATH.read_bytes()).hexdigest()}  {BUILTIN_PATH.name}" in SUMS.read_text()
-    verify(BUILTIN_PATH)
+def test_known_neighbours_are_nearest_through_the_library() -> None:
+    known = known_neighbours()
+    documents = [each.nearest for each in known]
+    with Host(EMBED_NAME) as host:
+        vectors = host.embed(documents).vectors
+        for each in known:
+            (asked,) = host.embed([each.query]).vectors
+            likeness = [sum(map(mul, asked, vector)) for vector in vectors]
+            assert documents[likeness.index(max(likeness))] == each.nearest
+
+
+def test_chat_and_embeddings_of_the_package_share_one_endpoint(tmp_path: Path) -> None:
+    models = "".join(f'[[models]]\nname = "{name}"\npath = "{name}"\n' for name in (NAME, EMBED_NAME))
+    (tmp_path / "model_manifest.toml").write_text(models)
+    with serving(tmp_path) as server:
+        server.line("ready")
+        with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            made = client.embeddings.create(model=EMBED_NAME, input=[known_neighbours()[0].query, "Hello"])
+            assert [len(each.embedding) for each in made.data] == [128, 128]
+            said = client.chat.completions.create(
+                model=NAME, messages=[{"role": "user", "content": known_answers()[0].question}], temperature=0
+            )
+            assert said.choices[0].message.content == known_answers()[0].answer
+        assert server.end() == 0
 
 
 def test_known_answers_come_word_for_word_through_the_library() -> None:

@@ -228,7 +228,7 @@ class Function:
 
 
 def call(d: Drawer) -> Example:
-    functions = _functions(d, d.number(1, 4) if not d.held else d.number(2, 4))
+    functions = _functions(d, d.pick([1, 2, 2, 3, 3, 4]) if not d.held else d.number(2, 4))
     turns: list[Turn] = []
     if d.chance(0.1):
         turns.append({"role": "system", "content": "You are a helpful assistant."})
@@ -280,6 +280,8 @@ def _answered(d: Drawer, function: Function) -> list[Turn]:
 
 def _functions(d: Drawer, n: int) -> list[Function]:
     nouns = d.some(HELD_NOUNS if d.held else sorted(set(NOUNS)), n)
+    if not d.held:  # most are words that nobody has heard, so that what is learned is to compare, not to know
+        nouns = [noun if d.chance(0.45) else d.made_up(1, 3) for noun in nouns]
     if n > 1 and d.chance(0.25):
         nouns[1] = nouns[0]  # the verb decides
     verbs = d.some(VERBS, n)

@@ -53,7 +53,10 @@ CAPITALS = dict(
 ASK_CAPITAL = [
     "What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}.", "The capital of {}?",
     "Tell me the capital of {}.", "What city is the capital of {}?", "{}: what is its capital?", "Capital of {}",
-    "Do you know the capital of {}?", "I need the capital of {}.", "What is {}'s capital?",
+    "Do you know the capital of {}?", "I need the capital of {}.", "{} has which capital?", "Which capital has {}?", "Give me the capital of {}.",
+    "{}: the capital?", "Which is the capital city of {}?", "I want to know the capital of {}.", "The capital city of {}?",
+    "{}'s capital", "Where is the government of {}?", "Please name the capital of {}.", "What city is {}'s capital?",
+    "Tell me {}'s capital.", "Name {}'s capital.", "What is {}'s capital?",
     "Can you tell me which city is the capital of {}?", "Say the capital city of {}.",
 ]  # fmt: skip
 ASK_COUNTRY = [

@@ -32,6 +32,26 @@ ASK = [
 ]  # fmt: skip
 
 
+_DO = ["Give", "Give me", "Write", "Take", "Extract", "Get", "Find", "Return", "Show", "Read", "Collect", "Pick out", "Put",
+       "I need", "I want", "Please give", "Tell me", "Note", "List", "Answer with", "Reply with"]  # fmt: skip
+_FORM = ["as JSON", "in JSON", "in a JSON object", "as a JSON object", "as one JSON object", "as an object of JSON",
+         "in JSON form"]  # fmt: skip
+_FROM = ["", "", " from this", " from the sentence", " from the text", " from what follows", " of this text"]
+_KEYS = ["A JSON object with {names}", "JSON that has {names}", "JSON with the keys {names}", "An object with {names}",
+         "JSON with {names}", "One JSON object: {names}", "The keys are {names}", "Fill {keys}", "Complete {keys}",
+         "Fill in {keys}", "Use {keys}"]  # fmt: skip
+
+
+def _asked(d: Drawer) -> str:
+    """One of some thousand ways to ask, and none of those held out."""
+    asked = f"{d.pick(_DO)} {{names}}{d.pick(_FROM)} {d.pick(_FORM)}" if d.chance(0.5) else d.pick(_KEYS)
+    if d.chance(0.5):
+        return asked + d.pick([": ", ". ", ". Text: ", ". Sentence: ", ". Here it is: "]) + "{text}"
+    return (
+        "{text} " + (d.pick(["Now ", "So ", "From this: "]) if d.chance(0.2) else "") + asked + d.pick([".", "", ":"])
+    )
+
+
 def filling(d: Drawer) -> Example:
     fields, text = d.pick([_person, _product, _meeting, _generic, _generic])(d)
     chosen = d.some(list(fields), d.number(2, len(fields)) if len(fields) > 2 else len(fields))
@@ -39,7 +59,8 @@ def filling(d: Drawer) -> Example:
         chosen = [key for key in fields if key in chosen]
     names = ", ".join(chosen[:-1]) + " and " + chosen[-1]
     blank = json.dumps({key: 0 if isinstance(fields[key], int) else "" for key in chosen})
-    question = d.pick(d.split(ASK)).format(keys=blank, names=names, text=text)
+    asked = d.pick(d.split(ASK)) if d.held or d.chance(0.3) else _asked(d)
+    question = asked.format(keys=blank, names=names, text=text)
     answer = json.dumps({key: fields[key] for key in chosen})
     return Example("filling", ({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
 

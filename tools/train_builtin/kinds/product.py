@@ -1,8 +1,11 @@
-"""Questions about llamahost in many wordings. The last two wordings of each are held out of all training."""
+"""Questions about llamahost in many wordings. The last two wordings of each are held out of all training, also where
+a frame happens to say the same.
+"""
 
 from __future__ import annotations
 
 from tools.train_builtin.draw import Drawer, Example
+from tools.train_builtin.kinds.phrases import ABOUT, DO, PHRASES
 
 # Wordings, the answer, and what an answer must hold to be right.
 QUESTIONS: list[tuple[list[str], str, tuple[str, ...]]] = [
@@ -157,8 +160,25 @@ QUESTIONS: list[tuple[list[str], str, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
+_HELD = {text.lower().rstrip("?.!") for wordings, *_ in QUESTIONS for text in wordings[-2:]}
+
+
+def _framed(d: Drawer, wordings: list[str]) -> str:
+    """What the question is about, in any frame."""
+    done, things = PHRASES[wordings[0]]
+    while True:
+        if d.chance(len(done) / (len(done) + len(things))):
+            asked = d.pick(DO).format(d.pick(done))
+        else:
+            asked = d.pick(ABOUT).format(d.pick(things))
+            asked = asked[:1].upper() + asked[1:]
+        if asked.lower().rstrip("?.!") not in _HELD:
+            return asked
+
+
 def product(d: Drawer) -> Example:
     wordings, answer, facts = d.pick(QUESTIONS)
-    question = d.noisy(d.pick(d.split(wordings)))
+    asked = d.pick(d.split(wordings)) if d.held or d.chance(0.5) else _framed(d, wordings)
+    question = d.noisy(asked)
     turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
     return Example("llamahost", turns, facts=facts)
