@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tools.train_builtin.draw import Drawer
 from tools.train_builtin.kinds import facts
-from tools.train_builtin.kinds.product import QUESTIONS
+from tools.train_builtin.kinds.product import QUESTIONS, framed
 from tools.train_builtin.kinds.relations import RELATIONS
 from tools.train_builtin.kinds.words import DAYS
 
@@ -28,8 +28,8 @@ def pairs(seed: int) -> Iterator[Pair]:
     d = Drawer(seed)
     while True:
         share = d.random.random()
-        if share < 0.45:
-            yield _made_up(d)
+        if share < 0.25:
+            yield from _made_up(d, d.number(1, 4))
         elif share < 0.85:
             yield _product(d)
         else:
@@ -50,18 +50,18 @@ def held_questions() -> list[Pair]:
 def held_sentences(seed: int, n: int) -> list[Pair]:
     """Sentences about things that nobody has heard of, each asked for in a held-out wording."""
     d = Drawer(seed, held=True)
-    return [_made_up(d) for _ in range(n)]
+    return [pair for _ in range(n) for pair in _made_up(d, 1)]
 
 
 def _product(d: Drawer) -> Pair:
     wordings, answer, _ = d.pick(QUESTIONS)
     known = d.split(wordings)
-    one, other = d.some(known, 2)
-    return Pair(d.noisy(one), answer if d.chance(0.6) else d.noisy(other), answer)
+    one, other = (d.pick(known) if d.chance(0.4) else framed(d, wordings) for _ in range(2))
+    return Pair(d.noisy(one), answer if d.chance(0.7) else d.noisy(other), answer)
 
 
-def _made_up(d: Drawer) -> Pair:
-    sentence, wordings = d.pick(RELATIONS)
+def _made_up(d: Drawer, n: int) -> Iterator[Pair]:
+    """Several things said of the same names: what is asked must be told apart as well as whom it is about."""
     values = {
         "a": d.person(),
         "b": d.person(),
@@ -71,5 +71,6 @@ def _made_up(d: Drawer) -> Pair:
         "day": d.pick(DAYS),
         "n": str(d.number(1, 999)),
     }
-    said = sentence.format(**values)
-    return Pair(d.noisy(d.pick(d.split(wordings)).format(**values)), said, said)
+    for sentence, wordings in d.some(RELATIONS, n):
+        said = sentence.format(**values)
+        yield Pair(d.noisy(d.pick(d.split(wordings)).format(**values)), said, said)

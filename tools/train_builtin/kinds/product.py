@@ -163,7 +163,7 @@ QUESTIONS: list[tuple[list[str], str, tuple[str, ...]]] = [
 _HELD = {text.lower().rstrip("?.!") for wordings, *_ in QUESTIONS for text in wordings[-2:]}
 
 
-def _framed(d: Drawer, wordings: list[str]) -> str:
+def framed(d: Drawer, wordings: list[str]) -> str:
     """What the question is about, in any frame."""
     done, things = PHRASES[wordings[0]]
     while True:
@@ -178,7 +178,7 @@ def _framed(d: Drawer, wordings: list[str]) -> str:
 
 def product(d: Drawer) -> Example:
     wordings, answer, facts = d.pick(QUESTIONS)
-    asked = d.pick(d.split(wordings)) if d.held or d.chance(0.5) else _framed(d, wordings)
+    asked = d.pick(d.split(wordings)) if d.held or d.chance(0.5) else framed(d, wordings)
     question = d.noisy(asked)
     turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
     return Example("llamahost", turns, facts=facts)
