@@ -111,7 +111,7 @@ def _found(text: str, manifest: Path | None) -> tuple[Path, Found | None] | None
         if text in (spec.name, *spec.aliases):
             return located(spec).path, None
     if is_named(text):
-        return builtin(model=name).path, None
+        return builtin(model=text).path, None
     found = named(_places(), text)
     return None if found is None else (found.path, found)
 
