@@ -116,7 +116,7 @@ def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]
     """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
     from llamahost.fleet.builtin import EMBED_NAME, NAME
-    from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED
+    from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH
 
     names = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():

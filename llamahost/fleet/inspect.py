@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from llamahost.core.errors import LoadFailed, PullFailed
-from llamahost.fleet.manifest import BUILTIN_PATH
+from llamahost.fleet.manifest import PACKAGED
 from llamahost.fleet.repo import shard_names
 
 logger = logging.getLogger("llamahost.fleet")
@@ -95,7 +95,7 @@ def ensure(
 
     `on_wait` is called all the while, and what it raises ends the try.
     """
-    if path == BUILTIN_PATH:
+    if path in PACKAGED.values():
         return  # its sum is known
     memory = memory or Memory.of(os.environ)
     if memory.holds(path):

@@ -30,6 +30,9 @@ from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, Manifest
 from llamahost.fleet.manifest_file import parse_manifest
 from tests.test_cli import HERE, command, ended, environment, finished, serving
 
+KNOWN = ("known_answers.json", "known_neighbours.json")
+
+
 @pytest.mark.parametrize(("path", "limit_bytes"), [(BUILTIN_PATH, 12_000_000), (EMBED_PATH, 3_000_000)])
 def test_the_file_is_the_one_whose_sum_is_shipped(path: Path, limit_bytes: int) -> None:
     assert path.stat().st_size <= limit_bytes
@@ -181,5 +184,6 @@ def test_the_wheel_contains_it(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
-        assert opened.read("llamahost/builtin/builtin.gguf") == BUILTIN_PATH.read_bytes()
-    assert {f"llamahost/builtin/{name}" for name in ("SHA256SUMS", "known_answers.json", "MODEL_CARD.md")} <= names
+        for path in (BUILTIN_PATH, EMBED_PATH):
+            assert opened.read(f"llamahost/builtin/{path.name}") == path.read_bytes()
+    assert {f"llamahost/builtin/{name}" for name in ("SHA256SUMS", *KNOWN, "MODEL_CARD.md")} <= names
