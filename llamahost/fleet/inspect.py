@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from llamahost.core.errors import LoadFailed, PullFailed
-from llamahost.fleet.manifest import PACKAGED
+from llamahost.fleet.manifest import BUILTIN_PATH, PACKAGED
 from llamahost.fleet.repo import shard_names
 
 logger = logging.getLogger("llamahost.fleet")
