@@ -221,6 +221,11 @@ def test_a_unix_socket_is_served_and_taken_away(tmp_path: Path) -> None:
             connection.connect(str(place))
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert connection.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")  # loaded by now, or not yet
+        server.line("ready: ")
+        checked = finished(tmp_path, "check", "--url", f"unix:{place}")
+        assert (checked.returncode, checked.stderr) == (0, "")
+        nobody = finished(tmp_path, "check", "--url", "unix:nowhere")
+        assert "unix:nowhere does not answer" in nobody.stdout
         assert server.end() == 0
     assert not place.exists()
 

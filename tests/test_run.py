@@ -66,7 +66,7 @@ def test_a_template_is_used_unless_raw_is_asked_for(chatty: Path, tmp_path: Path
         return n
 
     assert n_prompt(chatty, "--system", "Be kind.") > n_prompt(chatty) > n_prompt(chatty, "--raw")
-    assert n_prompt(plain) == n_prompt(plain, "--raw")
+    assert n_prompt(plain, "--template", "chatml") > n_prompt(plain) == n_prompt(plain, "--raw")
     assert finished(tmp_path, "run", chatty, "abc", "--raw", "--system", "x").returncode == 2
     bare = finished(tmp_path, "run", plain, "abc", "--system", "x", "--n-ctx", "256")
     assert bare.returncode == 2

@@ -11,6 +11,7 @@ import typer
 
 from llamahost.commands.exits import DONE, INTERRUPTED, NO_MODEL, UNEXPECTED, USAGE, fail, leave, told
 from llamahost.commands.opening import (
+    ChatTemplate,
     GpuLayers,
     ManifestPath,
     MaxTokens,
@@ -44,7 +45,7 @@ def chat(
     model: Annotated[
         str | None, typer.Argument(help="A GGUF file, a name in the manifest, or `builtin`. [the manifest's first]")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Talk to this running server instead.")] = None,
+    url: Annotated[str | None, typer.Option(help="Talk to this running server instead; or unix:PATH.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="For --url.")] = None,
     system: System = None,
     max_tokens: MaxTokens = None,
@@ -55,6 +56,7 @@ def chat(
     n_ctx: NCtx = None,
     threads: Threads = None,
     gpu_layers: GpuLayers = None,
+    template: ChatTemplate = None,
     manifest: ManifestPath = None,
     verbose: Verbose = False,
 ) -> None:
@@ -81,7 +83,7 @@ def chat(
             spec = spec_of(
                 model if model is not None else manifest_at(manifest).models[0].name,
                 manifest,
-                {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers},
+                {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers, "template": template},
             )
             with opened(spec, is_verbose=verbose) as ready:
                 _greet(f"{ready.card.name}, {ready.card.n_ctx} tokens")

@@ -10,7 +10,7 @@ import typer
 
 from llamahost import __version__
 from llamahost.commands import exits
-from llamahost.commands.opening import ManifestPath, manifest_at, missing_of, opened, spec_of
+from llamahost.commands.opening import ChatTemplate, ManifestPath, manifest_at, missing_of, opened, spec_of
 from llamahost.commands.words import bytes_told, gpu_told
 from llamahost.core.errors import LlamahostError, LoadFailed
 
@@ -29,10 +29,12 @@ def check(
         ),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="Probe this running server instead; MODEL is a name that it knows.")
+        str | None,
+        typer.Option(help="Probe this running server instead, or unix:PATH; MODEL is a name that it knows."),
     ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="For --url.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer of --url may take.")] = 60.0,
+    template: ChatTemplate = None,  # of MODEL
     manifest: ManifestPath = None,
 ) -> None:
     """Tell what is well and what is not: Python, llama.cpp, devices, memory, a real generation.
@@ -47,7 +49,7 @@ def check(
             with Remote(url, api_key, timeout_s=timeout) as remote:
                 n_wrong = _print(probe(remote, model, api_key))
         else:
-            n_wrong = _print(_system()) + _print(_generations(model, manifest))
+            n_wrong = _print(_system()) + _print(_generations(model, manifest, template))
     exits.leave(exits.UNEXPECTED if n_wrong else exits.DONE)
 
 
@@ -112,7 +114,7 @@ def _gpus() -> Iterator[Finding]:
         yield Finding(not gpu.trouble, f"GPU {gpu.index}", gpu.trouble or gpu_told(gpu))
 
 
-def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]:
+def _generations(model: str | None, manifest: ManifestPath, template: ChatTemplate) -> Iterator[Finding]:
     """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
     from llamahost.fleet.builtin import EMBED_NAME, NAME
@@ -127,7 +129,11 @@ def _generations(model: str | None, manifest: ManifestPath) -> Iterator[Finding]
     if model is None:
         names += [own for own in (NAME, EMBED_NAME) if own not in names]
     for name in names:
-        spec = spec_of(name, manifest, {"n_ctx": None, "n_threads": None, "n_gpu_layers": None})
+        spec = spec_of(
+            name,
+            manifest,
+            {"n_ctx": None, "n_threads": None, "n_gpu_layers": None, "template": template if model else None},
+        )
         try:
             with opened(spec, is_verbose=False) as ready:
                 if spec.path == BUILTIN_PATH:

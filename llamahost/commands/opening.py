@@ -26,6 +26,14 @@ MANIFEST = Path("model_manifest.toml")  # read where it lies in the current fold
 NCtx = Annotated[int | None, typer.Option("--n-ctx", envvar="LLAMAHOST_N_CTX", help="Tokens of prompt and answer.")]
 Threads = Annotated[int | None, typer.Option(envvar="LLAMAHOST_THREADS", help="CPU threads.")]
 GpuLayers = Annotated[int | None, typer.Option(envvar="LLAMAHOST_GPU_LAYERS", help="Layers on the GPU; -1: all.")]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        envvar="LLAMAHOST_TEMPLATE",
+        help="Chat template: a file, or a name: chatml, or one in the GGUF. [the GGUF's own]",
+    ),
+]
 ManifestPath = Annotated[
     Path | None, typer.Option("--manifest", envvar="LLAMAHOST_MANIFEST", help="[./model_manifest.toml]")
 ]
@@ -44,6 +52,7 @@ class Shape(TypedDict):
     n_ctx: int | None
     n_threads: int | None
     n_gpu_layers: int | None
+    template: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,22 @@ class Reply:
 
 
 class Remote:
-    """Owned by one thread. Raises Unreachable where nothing answers."""
+    """Owned by one thread. `url` may be a unix socket, as `unix:/run/llamahost.sock`. Raises Unreachable where nothing
+    answers.
+    """
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = ANSWER_S) -> None:
-        self.url = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
+        place = url.removeprefix("unix:") if url.startswith("unix:") else None
+        self.url = url if place or "://" in url else f"http://{url}"
+        if place is None:
+            self.url = self.url.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
             self._client = httpx.Client(
-                base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
+                base_url=self.url if place is None else "http://localhost",
+                headers=headers,
+                timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
+                transport=None if place is None else httpx.HTTPTransport(uds=place),
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise InvalidRequest(f"{url} is not a URL: {error}") from error

@@ -10,6 +10,7 @@ import typer
 
 from llamahost.commands.exits import INTERRUPTED, USAGE, fail, leave, told
 from llamahost.commands.opening import (
+    ChatTemplate,
     GpuLayers,
     ManifestPath,
     MaxTokens,
@@ -47,6 +48,7 @@ def run(
     n_ctx: NCtx = None,
     threads: Threads = None,
     gpu_layers: GpuLayers = None,
+    template: ChatTemplate = None,
     manifest: ManifestPath = None,
     verbose: Verbose = False,
 ) -> None:
@@ -62,7 +64,11 @@ def run(
         text = _read() if prompt == "-" else prompt
         if not text:
             fail(USAGE, "the prompt is empty")
-        spec = spec_of(model, manifest, {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers})
+        spec = spec_of(
+            model,
+            manifest,
+            {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers, "template": template},
+        )
         options = options_of(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         options["stop"] = tuple(stop or ())
         with opened(spec, is_verbose=verbose) as ready:
