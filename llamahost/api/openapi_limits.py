@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamahost.core.messages import MAX_BREAKERS, RANGES
+from llamahost.core.messages import MAX_BIASES, MAX_BREAKERS, RANGES
 from llamahost.core.vectors import MAX_INPUTS
 
 Json = dict[str, object]
@@ -54,6 +54,9 @@ def limit(components: dict[str, Json]) -> None:
         for branch in _branches(properties["dry_sequence_breakers"]):
             if branch.get("type") == "array":
                 branch["maxItems"] = MAX_BREAKERS
+        for branch in _branches(properties["logit_bias"]):
+            if (kind := branch.get("type")) in ("array", "object"):
+                branch["maxItems" if kind == "array" else "maxProperties"] = MAX_BIASES
         for field in ("messages", "prompt"):
             _lists(properties.get(field, {}), {"minItems": 1})
 

@@ -135,4 +135,6 @@ def _load(model: ModelStatus) -> ModelLoad:
         n_waiting=stats.n_waiting if stats else 0,
         n_cells=stats.n_cells if stats else 0,
         n_cells_used=stats.n_cells_used if stats else 0,
+        n_chars_asked=model.heard.n_asked,
+        n_chars_tokenised=model.heard.n_tokenised,
     )

@@ -167,6 +167,9 @@ MAX_BREAKERS = 32
 tokens.
 """
 
+MAX_BIASES = 65536
+"""Tokens of a logit_bias, each of which is looked at for every token of the answer."""
+
 _WHOLE = frozenset(name for name, (low, _) in RANGES.items() if isinstance(low, int))
 
 
@@ -240,6 +243,8 @@ class Sampling:
         for breaker in self.dry_sequence_breakers:
             if not isinstance(breaker, str):
                 raise InvalidRequest("dry_sequence_breakers must be texts", param="dry_sequence_breakers")
+        if len(self.logit_bias) > MAX_BIASES:
+            raise InvalidRequest(f"at most {MAX_BIASES} tokens in logit_bias", param="logit_bias")
         for pair in self.logit_bias:
             if not _is_bias(pair):
                 raise InvalidRequest(

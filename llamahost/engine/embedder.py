@@ -96,6 +96,8 @@ class Embedder:
         self.doing = Doing(began, self._pace.expected_s(n_tokens))
         try:
             vectors = self._backend.embed(inputs)
+            if len(vectors) != len(inputs):
+                raise BackendError(f"{len(vectors)} vectors came for {len(inputs)} inputs")
         except BackendLost as error:
             logger.error("an embedding step failed: %s", error)
             self._lose(str(error))

@@ -107,7 +107,7 @@ class Loading:
         for device, worker in self._workers.items():
             if not await in_thread("close", lambda worker=worker: worker.close(patience_s)):  # type: ignore[misc]  # mypy infers no lambda with a default
                 logger.error("a step did not return on %s; its thread is left behind", device)
-        self._lanes.close()  # idle by now: every replica has waited for its own
+        await in_thread("close", self._lanes.close)  # idle by now, unless a replica hangs
 
     def _worker(self, device: str, opened: Opened) -> Worker:
         worker = self._workers.get(device)

@@ -21,6 +21,7 @@ from llamahost.fleet.policy import ReplicaView, Wants, choose
 from llamahost.fleet.replica import Replica
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
+from llamahost.text.remembered import Heard
 
 _STATES: dict[residents.ReplicaState, State] = {
     "loading": "loading",
@@ -218,6 +219,7 @@ class Place:
             n_pending=len(self.waiters),
             card=card,
             stats=first.replica.stats if first is not None else None,
+            heard=first.replica.heard if first is not None else Heard(),
             is_stalled=any(each.is_stalled for each in replicas),
             replicas=replicas,
             adapters=self.adapters(),

@@ -21,12 +21,16 @@ from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
 from llamahost.text.formats.grammar import Rules
 from llamahost.text.formats.table import format_of
+from llamahost.text.remembered import Heard, Remembered
 from llamahost.text.reply import Reply
 from llamahost.text.splitter import Splitter
 from llamahost.text.template import Template
 
 MAX_ANSWERS = 1024
 """Of one request: prompts times n."""
+
+MAX_SCORES = 2**21
+"""Logprobs that a request may ask for of its prompts' tokens: each is held, at some 200 bytes, until it is told."""
 
 _STRIDE = 4096
 """Tokens that are checked at once, in a fifth of a millisecond."""
@@ -96,6 +100,11 @@ class Preparer:
         controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
         self._control_ids = {spelling(vocabulary, token): token for token in controls}
 
+    @property
+    def heard(self) -> Heard:
+        """What the memory of prompts was good for."""
+        return self.vocabulary.heard if isinstance(self.vocabulary, Remembered) else Heard()
+
     def chat(self, request: ChatRequest) -> Prepared:
         """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
         prompt = self.render(request)
@@ -130,6 +139,14 @@ class Preparer:
             prompts = [self._around(p, request.suffix) for p in request.prompts]
         else:
             prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
+        if request.n_prompt_logprobs is not None:
+            n_scores = sum(map(len, prompts)) * request.generation.n * (1 + request.n_prompt_logprobs)
+            if n_scores > MAX_SCORES:
+                raise InvalidRequest(
+                    f"the logprobs of the prompts' tokens would be {n_scores} (tokens times answers times likeliest), "
+                    f"and at most {MAX_SCORES} are told at once: ask for fewer of them, or in several requests",
+                    param="logprobs",
+                )
         return self._prepared(prompts, request.generation, "prompt", request, constraint)
 
     def render(self, request: ChatRequest) -> str:

@@ -33,6 +33,7 @@ from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.lanes import N_LARGE, Lanes
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.vectors import Vectors
+from llamahost.text.remembered import Heard
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.fleet.loader import ModelCard, Prepared
@@ -73,6 +74,9 @@ class OpenModel(Protocol):
 
 class Prepares(Protocol):
     """Words to jobs. Thread-safe; raises InvalidRequest."""
+
+    @property
+    def heard(self) -> Heard: ...
 
     def chat(self, request: ChatRequest, /) -> Prepared: ...
 
@@ -221,6 +225,11 @@ class Replica:
         if self._engine is not None:
             return self._engine.stats
         return self._vectors.stats if self._vectors is not None else EngineStats()
+
+    @property
+    def heard(self) -> Heard:
+        """What the memory of prompts was good for."""
+        return self._preparer.heard
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -9,6 +9,7 @@ from llamahost.engine.engine import EngineStats
 from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.manifest import LoadMode
+from llamahost.text.remembered import Heard
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.fleet.loader import ModelCard
@@ -46,7 +47,8 @@ class ModelStatus:
     why it failed.
 
     `card` and `stats` are there once it has been loaded, and are those of its first replica; `n_slots` and
-    `n_in_flight` are of all together. `n_pending` requests wait for it to be loaded.
+    `n_in_flight` are of all together. `n_pending` requests wait for it to be loaded. `heard` tells what the
+    first one's memory of prompts was good for.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelStatus:
     n_pending: int = 0
     card: ModelCard | None = None
     stats: EngineStats | None = None
+    heard: Heard = field(default_factory=Heard)
     is_stalled: bool = False
     replicas: tuple[ReplicaStatus, ...] = ()
     adapters: tuple[AdapterStatus, ...] = ()

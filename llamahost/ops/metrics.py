@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from llamahost.core.observe import RequestRecord
 
@@ -24,6 +26,30 @@ class ModelLoad:
     n_waiting: int = 0
     n_cells: int = 0
     n_cells_used: int = 0
+    n_chars_asked: int = 0  # of prompts, of their memory
+    n_chars_tokenised: int = 0  # that it had not
+
+
+class _Counted(Collector):
+    """Counters that somebody else counts: as they stand in the loads of this scrape."""
+
+    def __init__(self) -> None:
+        self.loads: tuple[ModelLoad, ...] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        asked = CounterMetricFamily(
+            "llamahost_prompt_memory_characters",
+            "Characters of prompts that it was asked for.",
+            labels=["model"],
+        )
+        tokenised = CounterMetricFamily(
+            "llamahost_prompt_memory_missed_characters", "Those of them that had to be tokenised.", labels=["model"]
+        )
+        for load in self.loads:
+            asked.add_metric([load.model], load.n_chars_asked)
+            tokenised.add_metric([load.model], load.n_chars_tokenised)
+        yield asked
+        yield tokenised
 
 
 class Metrics:
@@ -69,6 +95,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._counted = _Counted()
+        registry.register(self._counted)
         self._responses = Counter("llamahost_http_responses", "HTTP responses.", ("status",), registry=registry)
         self._ready = Gauge("llamahost_model_ready", "1 when the model can answer.", model, registry=registry)
         self._slots = Gauge("llamahost_slots", "Requests that can be computed at once.", model, registry=registry)
@@ -104,7 +132,8 @@ class Metrics:
         gauges = (self._ready, self._slots, self._running, self._waiting, self._cells, self._used)
         for gauge in gauges:
             gauge.clear()  # a model that is gone leaves no number behind
-        for load in loads:
+        self._counted.loads = tuple(loads)
+        for load in self._counted.loads:
             self._known.add(load.model)
             values = (load.is_ready, load.n_slots, load.n_running, load.n_waiting, load.n_cells, load.n_cells_used)
             for gauge, value in zip(gauges, values, strict=True):

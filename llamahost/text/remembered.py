@@ -10,6 +10,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from llamahost.core.work import Tokens, Vocabulary
 
@@ -29,6 +30,13 @@ _ENTRY_BYTES = 250
 """Of a part beside its text and its tokens."""
 
 
+class Heard(NamedTuple):
+    """Characters of the prompts that were looked up here, and those of them that had to be tokenised."""
+
+    n_asked: int = 0
+    n_tokenised: int = 0
+
+
 class Remembered:
     """Implements core.work.Vocabulary over another, whose prompts may be cut before the spellings in `cuts`.
 
@@ -46,8 +54,7 @@ class Remembered:
         self.eos = vocabulary.eos
         self.adds_bos = vocabulary.adds_bos
         self.fim_ids = vocabulary.fim_ids
-        self.n_chars_asked = 0
-        self.n_chars_tokenised = 0
+        self.heard = Heard()
         self._vocabulary = vocabulary
         self._frame = _frame(vocabulary)
         self._cuts = dict(list(cuts.items())[:_N_MAX_CUTS]) if self._frame is not None else {}
@@ -83,7 +90,7 @@ class Remembered:
             start = end
         tokens.extend(after)
         with self._lock:
-            self.n_chars_asked += len(text)
+            self.heard = self.heard._replace(n_asked=self.heard.n_asked + len(text))
         return tokens
 
     def _recall(self, part: str) -> Tokens | None:
@@ -100,7 +107,7 @@ class Remembered:
         if learnt is None:  # a part has made a token out of its text that begins another
             learnt = [self._encode(part) for part in parts]
         with self._lock:
-            self.n_chars_tokenised += sum(map(len, parts))
+            self.heard = self.heard._replace(n_tokenised=self.heard.n_tokenised + sum(map(len, parts)))
             for part, tokens in zip(parts, learnt, strict=True):
                 self._keep(part, tokens)
         return learnt

@@ -15,6 +15,7 @@ from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
 from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
+from llamahost.text.remembered import Heard
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.api.test_chat import ASK
@@ -165,7 +166,7 @@ def test_models_are_listed_and_found_by_alias() -> None:
 def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
     async def law() -> None:
         stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40)
-        host = FakeHost([Unavailable("x")], statuses=(replace(READY, stats=stats),))
+        host = FakeHost([Unavailable("x")], statuses=(replace(READY, stats=stats, heard=Heard(9, 4)),))
         async with client_of(app_of(host, Tally())) as client:
             await client.post(CHAT, json=ASK)
             text = (await client.get("/metrics")).text
@@ -175,6 +176,8 @@ def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
                 'llamahost_kv_cells_total{model="tiny"} 100.0',
                 'llamahost_kv_cells_used{model="tiny"} 40.0',
                 'llamahost_model_ready{model="tiny"} 1.0',
+                'llamahost_prompt_memory_characters_total{model="tiny"} 9.0',
+                'llamahost_prompt_memory_missed_characters_total{model="tiny"} 4.0',
                 'llamahost_http_responses_total{status="503"} 1.0',
             ):
                 assert line in text.splitlines()

@@ -15,6 +15,7 @@ from llamahost.api.openai_types import ChatBody, CompletionBody
 from llamahost.api.openapi import OPERATIONS, document
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.events import Delta, Finished, Started, Usage
+from llamahost.core.messages import MAX_BIASES
 from llamahost.fleet.loader import ModelCard
 from tests.api.fakes import READY, FakeHost, PreparingHost, Step, app_of, client_of, likely, run
 
@@ -192,6 +193,9 @@ def test_the_limits_that_are_told_are_those_that_hold(path: str) -> None:
             for n, status in ((32, 200), (33, 400)):
                 given = {**least, "dry_sequence_breakers": ["x"] * n}
                 assert (await client.post(path, json=given)).status_code == status
+            for biases in ({str(k): 1 for k in range(MAX_BIASES + 1)}, [[1, 1]] * (MAX_BIASES + 1)):
+                response = await client.post(path, json={**least, "logit_bias": biases})
+                assert (response.status_code, response.json()["error"]["param"]) == (400, "logit_bias")
 
     assert expected <= {field for field, told in limited.items() if told}
     run(law)

@@ -124,6 +124,15 @@ def test_a_failed_step_costs_only_the_jobs_that_were_in_it() -> None:
     embedder.submit(job_of(1, 3))  # the id is free again
 
 
+def test_a_backend_that_gives_too_few_vectors_has_failed_its_step() -> None:
+    backend = FakeEmbedBackend(n_batch=8, n_lost=1)
+    embedder, ends = embedder_on(backend)
+    embedder.submit(job_of(1, 4, 4))
+    finish(embedder)
+    assert ends[1].error == "1 vectors came for 2 inputs"
+    assert embedder.stats.n_failed_steps == 1
+
+
 def test_a_lost_backend_costs_all_and_later_jobs_are_told() -> None:
     lost: list[str] = []
     backend = FakeEmbedBackend(n_batch=8, failures={0: BackendLost("gone")})

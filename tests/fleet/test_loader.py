@@ -4,6 +4,7 @@ import logging
 import math
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ class TestPreparer:
         told = [reply.feed(Emission(job.id, (99,))) for job, reply in zip(prepared.jobs, prepared.replies, strict=True)]
         echoed = [event.text for events in told for event in events[1:2] if isinstance(event, Echoed)]
         assert echoed == ["a<|turn|>", "a<|turn|>", "b\ufffd", "b\ufffd"]
+
+    def test_logprobs_of_prompts_beyond_what_may_be_held_are_refused_before_anything_is_computed(self) -> None:
+        asked = CompletionRequest(prompts=("x" * 98,) * 1024, n_prompt_logprobs=19)
+        assert len(preparer().complete(asked).jobs) == 1024
+        with pytest.raises(InvalidRequest) as caught:
+            preparer().complete(replace(asked, n_prompt_logprobs=20))
+        assert caught.value.param == "logprobs"
 
     def test_a_chat_is_rendered_and_its_control_tokens_are_read(self) -> None:
         (job,) = preparer("{{ bos_token }}{{ messages[0].content }}<|turn|>").chat(chat("a")).jobs

@@ -47,6 +47,12 @@ def test_names_that_clients_make_up_are_no_labels() -> None:
     assert not any(line.startswith("llamahost_queue_seconds_count") for line in told)
 
 
+def test_what_a_memory_of_prompts_was_good_for_is_counted_by_model() -> None:
+    told = Metrics().render([ModelLoad(model="m", n_chars_asked=900, n_chars_tokenised=40)]).decode().splitlines()
+    assert 'llamahost_prompt_memory_characters_total{model="m"} 900.0' in told
+    assert 'llamahost_prompt_memory_missed_characters_total{model="m"} 40.0' in told
+
+
 def test_two_live_in_one_process() -> None:
     first, second = Metrics(), Metrics()
     first.responded(200)

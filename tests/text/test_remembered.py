@@ -46,8 +46,8 @@ def test_of_a_conversation_that_grows_only_the_new_turn_is_tokenised() -> None:
         *ByteVocabulary().encode(history + "<|turn|>three</s>", add_special=False, parse_special=True),
     ]
     assert vocabulary.asked == ["<|turn|>three"]
-    assert remembered.n_chars_asked == 2 * len(history) + len("<|turn|>three</s>")
-    assert remembered.n_chars_tokenised == len(history) + len("<|turn|>three")
+    assert remembered.heard.n_asked == 2 * len(history) + len("<|turn|>three</s>")
+    assert remembered.heard.n_tokenised == len(history) + len("<|turn|>three")
 
 
 def test_what_was_not_asked_for_the_longest_is_forgotten_first() -> None:
@@ -69,7 +69,7 @@ def test_short_texts_and_plain_ones_go_past_the_memory() -> None:
     remembered, vocabulary = remembering(n_whole=20)
     encode(remembered, "<|turn|>a")
     remembered.encode("<|turn|>" * 9, add_special=True, parse_special=False)
-    assert remembered.n_chars_asked == 0
+    assert remembered.heard.n_asked == 0
     assert len(vocabulary.asked) == 2
 
 
