@@ -5,7 +5,8 @@ gap between active slots costs, because split KV forms micro-batches only from a
 further run of them is about one more pass over the weights in every step. Among choices of nearly equal cost the one
 wins that destroys no cache worth keeping, then the least recently used slot. So the start of a prompt that is shorter
 than what its copy costs is computed again: to sit where it is would cost what that slot holds beyond it, the answer
-to a conversation that may go on, to save a few tokens of one step.
+to a conversation that may go on, to save a few tokens of one step. Whoever asks aside (a title, tags) pays for what it
+destroys: no conversation is to be computed again for a short answer beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llamahost.engine.prefix import reusable
-from llamahost.engine.sequence import Sequence, Slot
+from llamahost.engine.sequence import NOWHERE, Sequence, Slot
 from llamahost.engine.slots import Slots
 
 RUN_COST = 2048
@@ -64,6 +65,8 @@ def place(
         if source is not slot and n_copy - copy_cost > placement.n and slot.index not in no_targets:
             placement = Placement(slot, n_copy, source)
             cost = len(tokens) - n_copy + copy_cost
+        if sequence.job.is_aside and slot.used_at != NOWHERE:
+            cost += slot.n - (placement.n if placement.source is None else 0)  # which its owner would compute again
         if is_split:
             cost += RUN_COST * _runs_added(slots.all, slot.index)
         options.append((cost, placement))

@@ -62,7 +62,7 @@ class Slot:
     sequence: Sequence | None = None
     kept: Tokens = field(default_factory=lambda: array("i"))
     adapters: Adapters = NO_ADAPTERS  # under which the KV was computed
-    used_at: int = NOWHERE  # ticks of the table of slots; NOWHERE: never
+    used_at: int = NOWHERE  # ticks of the table of slots; NOWHERE: never, or by somebody aside
 
     @property
     def n(self) -> int:

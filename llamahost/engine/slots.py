@@ -91,6 +91,8 @@ class Slots:
         slot = self._stand(sequence)
         slot.kept = sequence.tokens[: sequence.n_computed]
         self.touch(slot)
+        if sequence.job.is_aside:
+            slot.used_at = NOWHERE  # the first to be given up
 
     def preempt(self, sequence: Sequence) -> None:
         """Take `sequence` out of its slot, which a save clears."""

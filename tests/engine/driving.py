@@ -54,6 +54,7 @@ class Drive:
         tells_progress: bool = False,
         n_logprobs: int | None = None,
         script: str = "",
+        is_aside: bool = False,
     ) -> int:
         job = Job(
             id=len(self.jobs) + 100,
@@ -67,6 +68,7 @@ class Drive:
             constraint=Constraint(grammar=script) if script else None,
             n_prompt_logprobs=n_prompt_logprobs,
             tells_progress=tells_progress,
+            is_aside=is_aside,
         )
         self.jobs[job.id] = job
         self.answers[job.id] = []

@@ -661,3 +661,31 @@ def test_after_a_failure_slots_are_cleared_before_anybody_enters() -> None:
     assert [(cut.slot, cut.n) for cut in plan.truncations] == [(0, 0)]
     d.run()
     d.check_answers()
+
+
+def test_questions_about_conversations_push_none_of_them_out() -> None:
+    for is_aside in (True, False):
+        drive = Drive(FakeBackend(n_slots=4, n_ctx=256))
+        talks = [array("i", [k, *range(60)]) for k in range(3)]
+        for talk in talks:
+            drive.add(talk)
+            drive.run()
+            for question in range(3):
+                drive.add([50 + question, talk[0], *range(9)], is_aside=is_aside)
+                drive.run()
+        held = [slot.kept for slot in drive.scheduler.slots.all]
+        assert all(any(kept[: len(talk)] == talk for kept in held) for talk in talks) == is_aside
+
+
+def test_a_question_aside_sits_beside_a_running_stream_only_where_it_destroys_less_than_that_is_worth() -> None:
+    for is_aside in (True, False):
+        drive = Drive(FakeBackend(n_slots=4, n_ctx=4096, n_batch=4096))
+        for tokens in ([1] * 3000, [2] * 40, [3] * 3000):
+            drive.add(tokens, n_max=1)
+        drive.run()
+        assert [slot.n > 2048 for slot in drive.scheduler.slots.all] == [True, False, True, False]
+        drive.add([2] * 45, n_max=200)
+        drive.step()
+        drive.add([9] * 20, n_max=2, is_aside=is_aside)
+        drive.run()
+        assert (sum(slot.n > 2048 for slot in drive.scheduler.slots.all) == 2) == is_aside
