@@ -20,6 +20,7 @@ from llamahost.api.border import Border, Gate
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
 from llamahost.api.embeddings import EmbeddingsRoute
+from llamahost.api.infill import InfillRoute
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
@@ -64,6 +65,7 @@ class App:
         chat = chat_route(service, settings, fingerprint, self._reading)
         completion = completion_route(service, settings, fingerprint, self._reading)
         embeddings = EmbeddingsRoute(service, settings, self._reading)
+        infill = InfillRoute(service, settings, self._reading)
         rerank = RerankRoute(service, settings, self._reading)
         rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
         metrics = tally.metrics
@@ -77,6 +79,7 @@ class App:
                 *[Route(path, chat, methods=["POST"]) for path in _both("/chat/completions")],
                 *[Route(path, completion, methods=["POST"]) for path in _both("/completions")],
                 *[Route(path, embeddings, methods=["POST"]) for path in _both("/embeddings")],
+                *[Route(path, infill, methods=["POST"]) for path in _both("/infill")],
                 *[Route(path, rerank, methods=["POST"]) for path in rerank_paths],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models")],
                 *[Route(path, models, methods=["GET"]) for path in _both("/models/{name:path}")],

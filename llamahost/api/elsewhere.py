@@ -22,7 +22,6 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
     "/api/embed": ("Ollama", EMBEDDINGS),
     "/api/embeddings": ("Ollama", EMBEDDINGS),
     "/completion": ("llama-server", COMPLETIONS),
-    "/infill": ("llama-server", ""),
     "/tokenize": ("llama-server", ""),
     "/detokenize": ("llama-server", ""),
     "/apply-template": ("llama-server", ""),
@@ -47,8 +46,8 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
 
 OF_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/models")
 OF_ADMIN = ("/api/models", "/api/stats", "/api/gpus", "/api/requests", "/api/events", "/api/reload", "/api/pull")
-OF_ADAPTERS = ("/lora-adapters", "/load_lora_adapter", "/unload_lora_adapter")
-SERVED = (*OF_OPENAI, *OF_ADMIN, *OF_ADAPTERS, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
+OF_OTHERS = ("/infill", "/lora-adapters", "/load_lora_adapter", "/unload_lora_adapter")
+SERVED = (*OF_OPENAI, *OF_ADMIN, *OF_OTHERS, "/health", "/ready", "/metrics", "/openapi.json", "/docs")
 """What there is; those of OpenAI also under /v1."""
 
 

@@ -105,7 +105,7 @@ def parse_chat(body: ChatBody) -> ChatRequest:
         tells_reasoning=_tells_reasoning(body.reasoning_format),
         continued=_continued(body, messages),
         template_options={**options, **(body.chat_template_kwargs or {})},
-        generation=_generation(body, n_logprobs),
+        generation=generation_of(body, n_logprobs),
     )
 
 
@@ -123,7 +123,7 @@ def parse_completion(body: CompletionBody) -> CompletionRequest:
         n_prompt_logprobs=body.logprobs if body.echo else None,
         suffix=body.suffix or "",
         output=output_of(body),
-        generation=_best_of(body, _generation(body, body.logprobs)),
+        generation=_best_of(body, generation_of(body, body.logprobs)),
     )
 
 
@@ -306,7 +306,8 @@ def _tokens(prompt: list[int | str | list[int]]) -> Sequence[int]:
     return tokens
 
 
-def _generation(body: Body, n_logprobs: int | None) -> Generation:
+def generation_of(body: Body, n_logprobs: int | None) -> Generation:
+    """How the answer is made, for every route that makes one. Raises InvalidRequest."""
     for name, is_asked in (("grammar_lazy", bool(body.grammar_lazy)),):
         if is_asked:
             raise InvalidRequest(f"`{name}` is not served by this version", param=name)

@@ -16,6 +16,7 @@ from llamahost.api.adapters import AdapterAnswer, DoneAnswer, LoadAdapterBody, U
 from llamahost.api.admin_types import GpusInfo, LoadBody, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo, UnloadBody
 from llamahost.api.docs_page import render
 from llamahost.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
+from llamahost.api.infill import InfillAnswer, InfillBody
 from llamahost.api.openai_answers import (
     ChatAnswer,
     CompletionAnswer,
@@ -41,6 +42,7 @@ _ERRORS = {
     401: "No key, or a wrong one.",
     404: "No such model.",
     403: "Not over HTTP as this server is set up, or not for a page of somebody else's.",
+    409: "A later request of the session has taken its place.",
     413: "The body is over the limit.",
     429: "The model's queue is full; see Retry-After.",
     500: "The server failed on this request.",
@@ -49,7 +51,7 @@ _ERRORS = {
     504: "The request's `timeout` passed.",
 }
 
-_OF_ANSWERS = tuple(status for status in _ERRORS if status not in (403, 502))
+_OF_ANSWERS = tuple(status for status in _ERRORS if status not in (403, 409, 502))
 _WHOLE: Json = {"type": "integer", "minimum": 1}
 
 
@@ -111,6 +113,15 @@ OPERATIONS = (
         answer=RerankAnswer,
         errors=_OF_ANSWERS,
         is_streamed=False,
+    ),
+    Operation(
+        method="post",
+        path="/infill",
+        name="infill",
+        summary="What stands between a prefix and a suffix, as editors ask for it; as llama-server. Also with /v1.",
+        body=InfillBody,
+        answer=InfillAnswer,
+        errors=(*_OF_ANSWERS, 409),
     ),
     Operation(
         method="get",

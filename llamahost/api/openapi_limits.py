@@ -31,6 +31,8 @@ LIMITS: dict[str, Json] = {
 
 COMPLETION_LIMITS: dict[str, Json] = {"logprobs": {"minimum": 0, "maximum": 20}}
 
+INFILL_LIMITS: dict[str, Json] = {**LIMITS, "n": {"minimum": 1, "maximum": 1}}
+
 TIMEOUT: dict[str, Json] = {"timeout": LIMITS["timeout"]}
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 64, 1024
@@ -43,7 +45,11 @@ def limit(components: dict[str, Json]) -> None:
         _lists(properties.get("input", {}), {"minItems": 1})  # which may be one input of many tokens
         for field in ("documents", "texts"):
             _lists(properties.get(field, {}), {"minItems": 1, "maxItems": MAX_INPUTS})
-    for name, limits in (("ChatBody", LIMITS), ("CompletionBody", {**LIMITS, **COMPLETION_LIMITS})):
+    for name, limits in (
+        ("ChatBody", LIMITS),
+        ("CompletionBody", {**LIMITS, **COMPLETION_LIMITS}),
+        ("InfillBody", INFILL_LIMITS),
+    ):
         properties = _numbers(components[name], limits)
         for branch in _branches(properties["stop"]):
             text: Json = {"minLength": 1, "maxLength": MAX_STOP_CHARACTERS}

@@ -1,8 +1,8 @@
 """Errors become a status and OpenAI's error body, here and nowhere else. Never a stack trace, never HTML.
 
 InvalidRequest 400 · no or wrong key 401 · not over HTTP 403 · unknown model or path 404 · wrong method 405 ·
-body too large 413 · queue full 429 · the hub refuses 502 · nothing can answer 503 · deadline passed 504 · anything
-else 500 with the request id, logged whole.
+superseded 409 · body too large 413 · queue full 429 · the hub refuses 502 · nothing can answer 503 · deadline passed
+504 · anything else 500 with the request id, logged whole.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class Unauthorized(LlamahostError):
 
 class Forbidden(LlamahostError):
     """Nobody may do that over HTTP as this server is set up."""
+
+
+class Superseded(LlamahostError):
+    """A later request has taken the place of this one."""
 
 
 class BodyTooLarge(LlamahostError):
@@ -93,6 +97,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
             return Problem(status=403, message=message, type="permission_error", code="forbidden")
         case ModelNotFound():
             return Problem(status=404, message=message, type="not_found_error", param="model", code="model_not_found")
+        case Superseded():
+            return Problem(status=409, message=message, type="invalid_request_error", code="superseded")
         case BodyTooLarge():
             return Problem(status=413, message=message, type="invalid_request_error", code="body_too_large")
         case Overloaded():

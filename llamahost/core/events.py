@@ -86,6 +86,7 @@ class Started:
     n_cached: int
     replica: str = ""
     n_tries: int = 1
+    is_cut: bool = False  # what was asked about was too long, and may be cut
 
 
 @dataclass(frozen=True, slots=True)

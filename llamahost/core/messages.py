@@ -392,13 +392,22 @@ class ChatRequest:
             raise InvalidRequest(f"tool_choice names `{self.tool_choice}`, which no tool is", param="tool_choice")
 
 
+class Snippet(NamedTuple):
+    """Of another file than the one in which is filled in."""
+
+    text: str
+    filename: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
     """Prompts to be continued as they are: text, or the tokens themselves; each is answered `generation.n` times.
 
     With `echo`, each answer begins with its prompt's text, which counts no tokens. With `n_prompt_logprobs`, each token
     of the prompt but the first is told with its logprob and so many of the likeliest in its place: all of the prompt is
-    then computed anew, for each answer. With `suffix`, the answer is what stands between the prompt and that.
+    then computed anew, for each answer. With `suffix`, the answer is what stands between the prompt and that; with
+    `snippets` too, which may be empty and so may it: then texts of other files stand before, and what is too long is
+    cut.
     """
 
     prompts: tuple[str | Sequence[int], ...]
@@ -406,6 +415,7 @@ class CompletionRequest:
     echo: bool = False
     n_prompt_logprobs: int | None = None
     suffix: str = ""
+    snippets: tuple[Snippet, ...] | None = None
     output: Output = field(default_factory=Output)
     generation: Generation = field(default_factory=Generation)
 

@@ -337,6 +337,7 @@ class Vocabulary(Protocol):
     eos: int
     adds_bos: bool
     fim_ids: tuple[int, int, int] | None  # before a prefix, a suffix and what is between; None: no such training
+    fim_files: tuple[int, int]  # before the name of a repository, and of a file in it; -1 where there is none
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         """Text to tokens; `parse_special` reads spellings such as <|im_end|> as the tokens that they name."""

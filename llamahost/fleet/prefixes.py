@@ -89,7 +89,7 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
 
 def _chain_of_completion(request: CompletionRequest) -> Chain:
     prompt = request.prompts[0] if request.prompts else ""
-    digest = hash((request.generation.adapters, request.suffix))
+    digest = hash((request.generation.adapters, request.suffix if request.snippets is None else request.snippets))
     digests: list[int] = []
     ends: list[int] = []
     size = 1 if isinstance(prompt, str) else N_CHARS_OF_TOKEN

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Text, Tool
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Snippet, Text, Tool
 from llamahost.core.work import Adapters, Constraint, Job, ThoughtLimit, Tokens, Vocabulary
+from llamahost.fleet.infill import N_ANSWER, filled_in
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
@@ -135,6 +136,8 @@ class Preparer:
         constraint = self._constraint(request.output)
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
+        if request.snippets is not None:
+            return self._infill(request, request.snippets, constraint)
         if request.suffix:
             prompts = [self._around(p, request.suffix) for p in request.prompts]
         else:
@@ -252,6 +255,20 @@ class Preparer:
                 self._known(stride, "prompt")
             given += array("i", stride)
         return given
+
+    def _infill(
+        self, request: CompletionRequest, snippets: Sequence[Snippet], constraint: Constraint | None
+    ) -> Prepared:
+        """One gap, with as much around it as there is room for."""
+        prefix = request.prompts[0]
+        assert isinstance(prefix, str), "code is given as text"
+        n_answer = request.generation.max_tokens
+        n_room = self.n_ctx - (min(N_ANSWER, self.n_ctx // 4) if n_answer is None else n_answer)
+        found = filled_in(self.vocabulary, prefix, request.suffix, snippets, n_room=n_room, model=self.model)
+        prepared = self._prepared([found.tokens], request.generation, "input_prefix", request, constraint)
+        for reply in prepared.replies:
+            reply.is_cut = found.is_cut
+        return prepared
 
     def _around(self, prefix: str | Sequence[int], suffix: str) -> Tokens:
         """Prefix, suffix, middle: the order that models are trained in. What is text in them stays text."""

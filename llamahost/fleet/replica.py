@@ -434,6 +434,7 @@ def _n_chars_of_completion(request: CompletionRequest) -> int:
     """Characters or tokens of the prompts, or what takes as long."""
     n_each = len(request.suffix) + N_ANSWER * request.generation.n
     n = sum(map(len, request.prompts)) + n_each * len(request.prompts)
+    n += sum(len(each.text) + N_MESSAGE for each in request.snippets or ())
     return n + _n_named(request.generation) + _n_chars_of_form(request.output)
 
 

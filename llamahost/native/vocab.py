@@ -34,6 +34,7 @@ class Vocab:
         self.eos: int = c.llama_vocab_eos(pointer)
         self.adds_bos = bool(c.llama_vocab_get_add_bos(pointer))
         self.fim_ids = _fim_ids(c, pointer)
+        self.fim_files = (int(c.llama_vocab_fim_rep(pointer)), int(c.llama_vocab_fim_sep(pointer)))
         self.pieces, self.is_control, self.end_ids = _tables(library, pointer, self.n_tokens)
         self.suppressed = _suppressed(c, pointer)
 

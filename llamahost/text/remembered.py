@@ -54,6 +54,7 @@ class Remembered:
         self.eos = vocabulary.eos
         self.adds_bos = vocabulary.adds_bos
         self.fim_ids = vocabulary.fim_ids
+        self.fim_files = vocabulary.fim_files
         self.heard = Heard()
         self._vocabulary = vocabulary
         self._frame = _frame(vocabulary)

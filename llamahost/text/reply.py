@@ -66,6 +66,7 @@ class Reply:
         "_utf8",
         "_vocabulary",
         "index",
+        "is_cut",
         "is_finished",
         "is_started",
         "model",
@@ -91,6 +92,7 @@ class Reply:
         self.model = model
         self.n_prompt = n_prompt
         self.is_started = False
+        self.is_cut = False  # as whoever prepares it says
         self.is_finished = False
         self._echo = echo  # None once it is told whole
         self._n_echoed = 0  # tokens of it that were told
@@ -153,7 +155,7 @@ class Reply:
         events: list[Event] = []
         if not self.is_started and (emission.tokens or emission.prompt_logprobs or emission.n_processed or finish):
             self.is_started = True
-            events.append(Started(self.index, self.model, self.n_prompt, self._n_cached))
+            events.append(Started(self.index, self.model, self.n_prompt, self._n_cached, is_cut=self.is_cut))
             if self._tells_progress:
                 events.append(Progress(self.index, self.n_prompt, self._n_cached, self._n_cached, 0.0))
         if self._tells_progress and self.is_started:

@@ -252,6 +252,7 @@ NUMBERLESS = frozenset(
         *("sampler_clone", "sampler_free", "llama_model_n_cls_out", "llama_model_n_embd_out", "llama_pooling_type"),
         *("llama_vocab_get_add_eos", "llama_vocab_get_add_sep", "llama_vocab_sep"),
         *("llama_vocab_fim_pre", "llama_vocab_fim_mid", "llama_vocab_fim_suf"),
+        *("llama_vocab_fim_rep", "llama_vocab_fim_sep"),
         *("llama_adapter_lora_init", "llama_adapter_lora_free"),
     )
 )

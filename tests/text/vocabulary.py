@@ -22,6 +22,7 @@ class ByteVocabulary:
         self.eos = EOS
         self.adds_bos = adds_bos
         self.fim_ids: tuple[int, int, int] | None = None
+        self.fim_files = (-1, -1)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         data = text.encode()

@@ -1,0 +1,216 @@
+"""llama-server's /infill: what stands between a prefix and a suffix, as editors ask for while somebody types.
+
+A request with a `session_id` takes the place of the one before it of that session and key, which ends with a 409:
+nobody waits for it any more, and what it computed of the prompt is there for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import msgspec
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from llamahost.api.body import Reading, decode_body, read_body
+from llamahost.api.openai_answers import Answer, TimingsAnswer
+from llamahost.api.openai_encode import Json, timings_json
+from llamahost.api.openai_output import output_of
+from llamahost.api.openai_parse import generation_of
+from llamahost.api.openai_types import Body, Name
+from llamahost.api.problems import Superseded, problem_of
+from llamahost.api.service import Service
+from llamahost.api.sse import EventStream, send_json, while_connected
+from llamahost.api.trace import trace_of
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.events import Delta, Event, Finished, Started
+from llamahost.core.messages import CompletionRequest, Snippet
+from llamahost.fleet.manifest import ServerSettings
+
+MAX_SNIPPETS = 4096
+
+
+class ExtraBody(msgspec.Struct, kw_only=True):
+    """Of another file."""
+
+    text: str
+    filename: Name | None = None
+
+
+class InfillBody(Body, kw_only=True):
+    """POST /infill. `prompt` is what stands between the prefix and the cursor, as in the line that is typed."""
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: list[ExtraBody] | None = None
+    prompt: str | None = None
+
+
+class InfillAnswer(Answer):
+    """llama-server's, of what there is here. `truncated`: what stands around the gap was too long, and was cut."""
+
+    index: int
+    content: str
+    tokens: list[int]
+    id_slot: int
+    stop: bool
+    model: str
+    tokens_predicted: int
+    tokens_evaluated: int
+    tokens_cached: int
+    truncated: bool
+    has_new_line: bool
+    stop_type: str
+    stopping_word: str
+    timings: TimingsAnswer
+
+
+INFILL = msgspec.json.Decoder(InfillBody)
+
+
+def parse_infill(body: InfillBody) -> CompletionRequest:
+    """Raises InvalidRequest with the field's path."""
+    if body.n is not None and body.n != 1:
+        raise InvalidRequest("one gap is filled in once: `n` must be 1", param="n")
+    if len(body.input_extra or ()) > MAX_SNIPPETS:
+        raise InvalidRequest(f"at most {MAX_SNIPPETS} texts of other files", param="input_extra")
+    return CompletionRequest(
+        prompts=(body.input_prefix + (body.prompt or ""),),
+        model=body.model or "",
+        suffix=body.input_suffix,
+        snippets=tuple(Snippet(each.text, each.filename or "") for each in body.input_extra or ()),
+        output=output_of(body),
+        generation=generation_of(body, None),
+    )
+
+
+class InfillEncoder:
+    """Owned by the task of one request. Both forms; the stream's has no [DONE]."""
+
+    def __init__(self) -> None:
+        self._model = ""
+        self._is_cut = False
+        self._texts: list[str] = []
+        self._last: Json = {}
+
+    def feed(self, event: Event) -> bytes:
+        if type(event) is Delta and event.text:
+            self._texts.append(event.text)
+            return _data({"index": 0, "content": event.text, "tokens": [], "stop": False, "id_slot": -1})
+        if type(event) is Started:
+            self._model, self._is_cut = event.model, event.is_cut
+        if type(event) is Finished:
+            self._finish(event)
+        return b""
+
+    def end(self) -> bytes:
+        return _data({**self._last, "content": ""})
+
+    def fail(self, error: Exception) -> bytes:
+        return b"data: " + problem_of(error).body + b"\n\n"
+
+    def body(self) -> bytes:
+        return orjson.dumps(self._last)
+
+    def _finish(self, event: Finished) -> None:
+        usage, text = event.usage, "".join(self._texts)
+        self._last = {
+            "index": 0,
+            "content": text,
+            "tokens": [],
+            "id_slot": -1,
+            "stop": True,
+            "model": self._model,
+            "tokens_predicted": usage.n_generated,
+            "tokens_evaluated": usage.n_prompt,
+            "tokens_cached": usage.n_total,
+            "truncated": self._is_cut,
+            "has_new_line": "\n" in text,
+            "stop_type": "limit" if event.reason == "length" else "eos",
+            "stopping_word": "",
+            "timings": timings_json(usage, [event.timings]),
+        }
+
+
+def _data(told: Json) -> bytes:
+    return b"data: " + orjson.dumps(told) + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class InfillRoute:
+    """One ASGI callable."""
+
+    service: Service
+    settings: ServerSettings
+    reading: Reading
+    latest: dict[tuple[bytes, str], asyncio.Event] = field(default_factory=dict)
+    """Of each session the event that ends its request, while it has one."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        request, is_streamed = await self.reading.run(lambda: _understood(data), len(data))
+        trace.model = request.model
+        session = request.generation.session_id
+        key = next((value for name, value in scope["headers"] if name == b"authorization"), b""), session
+        replaced = asyncio.Event()
+        if session:
+            if (before := self.latest.get(key)) is not None:
+                before.set()
+            self.latest[key] = replaced
+        events = until_set(self.service.complete(request), replaced) if session else self.service.complete(request)
+        encoder = InfillEncoder()
+        try:
+            if is_streamed:
+                stream = EventStream(
+                    events,
+                    encoder,
+                    note=trace.note,
+                    ping_s=self.settings.ping_s,
+                    stall_s=self.settings.stall_s,
+                )
+                await stream(receive, send)
+                return
+
+            async def fold() -> None:
+                async with aclosing(events) as open_events:
+                    async for event in open_events:
+                        trace.note(event)
+                        encoder.feed(event)
+
+            await while_connected(receive, fold())
+        finally:
+            if self.latest.get(key) is replaced:
+                del self.latest[key]
+        await send_json(send, encoder.body())
+
+
+def _understood(data: bytes) -> tuple[CompletionRequest, bool]:
+    body = decode_body(data, INFILL)
+    return parse_infill(body), bool(body.stream)
+
+
+async def until_set(events: AsyncGenerator[Event, None], replaced: asyncio.Event) -> AsyncGenerator[Event, None]:
+    """The same events, until that is set: then Superseded is raised, and the source is closed."""
+    waiting = asyncio.create_task(replaced.wait())
+    step: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(events))
+            await asyncio.wait((step, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                raise Superseded("a later request of this session has taken its place")
+            try:
+                event = step.result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        for task in (step, waiting):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+        await events.aclose()

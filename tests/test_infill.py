@@ -1,0 +1,120 @@
+"""/infill from end to end, as an editor uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llamahost import AsyncHost, create_app
+from tests.api.fakes import FakeHost, app_of, client_of, said
+from tests.gguf_models import write_model
+from tests.on_loop import on_loop, turns
+
+GAP: dict[str, Any] = {"input_prefix": "def f(", "input_suffix": "):\n    pass", "temperature": 0, "n_predict": 8}
+
+
+@pytest.fixture(scope="module")
+def filler(model_folder: Path) -> Path:
+    return write_model(model_folder / "filler.gguf", has_fim=True)
+
+
+@asynccontextmanager
+async def served(model: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with AsyncHost(model, n_ctx=512, n_slots=1, n_threads=1) as host, client_of(create_app(host)) as client:
+        yield client
+
+
+async def filled(client: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
+    answer = await client.post("/infill", json={**GAP, **more})
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+@on_loop
+async def test_a_gap_is_filled_as_the_model_fills_it_in_where_the_marks_are_spelled(filler: Path) -> None:
+    async with served(filler) as client:
+        told = await filled(client)
+        spelled = {"prompt": "<before>def f(<after>):\n    pass<between>", "temperature": 0, "max_tokens": 8}
+        expected = (await client.post("/v1/completions", json=spelled)).json()
+        assert told["content"] == expected["choices"][0]["text"]
+        assert told["tokens_evaluated"] == expected["usage"]["prompt_tokens"]
+        assert (told["tokens_predicted"], told["stop"], told["stop_type"], told["truncated"]) == (
+            8,
+            True,
+            "limit",
+            False,
+        )
+        typed = await filled(client, input_prefix="def ", prompt="f(")
+        assert typed["content"] == told["content"]
+        assert typed["timings"]["cache_n"] > 0
+        cut = await filled(
+            client, input_prefix="x = 1\n" * 400, input_extra=[{"text": "import os", "filename": "a.py"}]
+        )
+        assert cut["truncated"] is True
+        assert cut["tokens_evaluated"] <= 512 - 8
+
+
+@on_loop
+async def test_a_stream_is_in_llama_servers_form(filler: Path) -> None:
+    async with served(filler) as client:
+        whole = await filled(client)
+        answer = await client.post("/infill", json={**GAP, "stream": True})
+        events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+        assert "".join(event["content"] for event in events) == whole["content"]
+        assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
+        assert events[-1]["tokens_predicted"] == 8
+
+
+@on_loop
+async def test_what_cannot_be_filled_in_is_refused_by_its_field(filler: Path, tiny_llama: Path) -> None:
+    async with served(filler) as client:
+        for more, param in (
+            ({"input_prefix": None}, "input_prefix"),
+            ({"input_extra": [{"filename": "a"}]}, "input_extra[0].text"),
+            ({"n": 2}, "n"),
+            ({"n_predict": 511}, "n_predict"),
+        ):
+            answer = await client.post("/infill", json={**GAP, **more})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+    async with served(tiny_llama) as client:
+        answer = await client.post("/infill", json=GAP)
+        assert answer.status_code == 400
+        assert "does not fill in" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_next_request_of_a_session_ends_the_one_before_and_no_others(is_streamed: bool) -> None:
+    @on_loop
+    async def law() -> None:
+        gate = asyncio.Event()
+        host = FakeHost([*said("a")[:1], gate.wait, *said("a", "b")[1:]])
+        async with client_of(app_of(host)) as client:
+
+            async def ask(session: str, key: str = "k") -> httpx.Response:
+                body = {**GAP, "session_id": session, "stream": is_streamed}
+                return await client.post("/infill", json=body, headers={"authorization": f"Bearer {key}"})
+
+            asked = [asyncio.create_task(ask("one")), asyncio.create_task(ask("two"))]
+            asked.append(asyncio.create_task(ask("one", "another key")))
+            while host.n_open < 3:
+                await turns()
+            later = asyncio.create_task(ask("one"))
+            first = await asked[0]
+            if not is_streamed:
+                assert first.status_code == 409
+            assert "superseded" in first.text
+            assert host.n_cancelled == 1
+            gate.set()
+            for answer in [await asked[1], await asked[2], await later]:
+                assert answer.status_code == 200
+                assert "superseded" not in answer.text
+
+    law()
