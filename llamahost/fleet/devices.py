@@ -26,6 +26,10 @@ class Device:
     backend_index: int = -1  # among llama.cpp's devices; -1: the CPU, which it need not be told of
 
 
+_NO_GPU = "no CUDA-capable device"
+"""What CUDA says where it works and finds nothing to work on."""
+
+
 def is_same_card(pci_id: str, other: str) -> bool:
     """Whether two tools mean one card: one writes the domain with four digits, another with eight, or in capitals."""
     return _numbers(pci_id) == _numbers(other) != ()
@@ -53,6 +57,11 @@ class Devices(Protocol):
         ...
 
     @property
+    def is_broken(self) -> bool:
+        """Whether that is because a driver fails, and not because the machine has none."""
+        ...
+
+    @property
     def blocks(self) -> bool:
         """Whether asking takes long."""
         ...
@@ -69,6 +78,7 @@ class HostDevices:
 
     host_bytes: int | None = None
     trouble: str = ""
+    is_broken: bool = False
     blocks: bool = False
 
     @property
@@ -89,6 +99,7 @@ class BudgetedDevices:
     budgets: Mapping[str, int]
     kind: Kind = "cpu"
     trouble: str = ""
+    is_broken: bool = False
     blocks: bool = False
     is_budgeted: bool = True
 
@@ -106,6 +117,10 @@ class MachineDevices:
     host_bytes: int | None = None
     trouble: str = field(default="", init=False)
     blocks: bool = True
+
+    @property
+    def is_broken(self) -> bool:
+        return ": " in self.trouble and _NO_GPU not in self.trouble
 
     @property
     def is_budgeted(self) -> bool:

@@ -30,6 +30,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}
     input_bytes = rest_bytes = 0
+    is_tied = True
     for each in (header, *(read_metadata(path) for path in parts_of(spec.path, header))):
         for name, n_bytes in _bytes_of(each):
             if (layer := _LAYER.match(name)) is not None:
@@ -41,6 +42,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
                 input_bytes += n_bytes
             else:
                 rest_bytes += n_bytes
+                is_tied &= name != "output.weight"
     n_ff = max(
         header.number("feed_forward_length"),
         header.number("expert_feed_forward_length") * header.number("expert_used_count"),
@@ -53,6 +55,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         experts=tuple(experts.get(k, 0) for k in sorted(layers)),
         input_bytes=input_bytes,
         rest_bytes=rest_bytes,
+        is_tied=is_tied,
         cell_bytes=kv_bytes_per_token(header, spec.kv_type_k, spec.kv_type_v),
         state_bytes=_state_bytes(header),
         n_embd=header.number("embedding_length"),

@@ -113,7 +113,9 @@ class Fleet:
         if self._devices.trouble:
             logger.warning("%s", self._devices.trouble)
         room = room_of(devices, self._first_free, self._settings)
-        self._do(self._residency.equip(devices, room, self._now()))
+        trouble = "" if self._settings.cpu_fallback else self._devices.trouble
+        is_broken = self._devices.is_broken
+        self._do(self._residency.equip(devices, room, self._now(), trouble=trouble, is_broken=is_broken))
 
     async def wait_ready(self) -> None:
         """Wait until every model that is to be there is ready. Raises LoadFailed with the first reason."""

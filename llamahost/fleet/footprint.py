@@ -36,6 +36,7 @@ class FileFacts:
     experts: tuple[int, ...] = ()  # of each layer's bytes, those of its experts
     input_bytes: int = 0  # of the table of tokens, which stays with the host
     rest_bytes: int = 0  # output and whatever belongs to no layer
+    is_tied: bool = False  # the table of tokens is the output too, of which a GPU then has a copy
     cell_bytes: float = 0.0
     state_bytes: int = 0
     n_embd: int = 0
@@ -97,7 +98,7 @@ def on_device(spec: ModelSpec, facts: FileFacts, whole: Footprint, n_gpu_layers:
     n = n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
     first = max(0, n_layer - max(0, n - 1)) if n else n_layer  # llama.cpp counts the output as the last one
     kept = sum(facts.experts[: spec.n_cpu_moe][first:])
-    weights = sum(facts.layers[first:]) - kept + (facts.rest_bytes if n else 0)
+    weights = sum(facts.layers[first:]) - kept + (facts.rest_bytes + facts.input_bytes * facts.is_tied if n else 0)
     share = (n_layer - first) / n_layer if n_layer else 1.0
     there = Footprint(
         weights_bytes=weights,
@@ -105,7 +106,7 @@ def on_device(spec: ModelSpec, facts: FileFacts, whole: Footprint, n_gpu_layers:
         compute_bytes=whole.compute_bytes if n else 0,
     )
     here = Footprint(
-        weights_bytes=facts.weights_bytes - facts.input_bytes - weights,
+        weights_bytes=max(0, facts.weights_bytes - facts.input_bytes - weights),
         kv_bytes=whole.kv_bytes - there.kv_bytes,
         compute_bytes=0 if n else whole.compute_bytes,
     )

@@ -111,6 +111,15 @@ def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: B
     return ""
 
 
+def wants_gpu(spec: ModelSpec, *, is_said: bool) -> bool:
+    """Whether it is to be on a GPU: by what was said of it, or, unless `is_said`, because nothing says otherwise."""
+    if spec.n_gpu_layers == 0 or (
+        spec.devices != "auto" and all(name.lower().startswith("cpu") for name in spec.devices)
+    ):
+        return False
+    return not is_said or spec.n_gpu_layers > 0 or bool(devices) or spec.replicas == "per-gpu"
+
+
 def _sites(spec: ModelSpec, devices: Sequence[Device], free: Bytes, avoid: Collection[str]) -> Iterator[Site]:
     """Each single device, those with the most free memory first, then all GPUs together."""
     allowed = _allowed(spec, devices)

@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from llamahost.fleet.devices import Device
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.placement import Bytes, Placement, place
+from llamahost.fleet.placement import Bytes, Placement, place, wants_gpu
 from llamahost.fleet.refusal import why_not
 from llamahost.fleet.residents import MODELS, Effect, Load, Look, Measured, Model, Refuse, Replica, Unload
 
@@ -59,14 +59,22 @@ class Residency:
         self._may_page = may_page
         self._lost_s = lost_s
         self._quarantined: dict[str, str] = {}
+        self._trouble, self._is_broken = "", False
         self._effects: list[Effect] = []
         self._known: dict[str, tuple[Model, Replica]] = {}
         self._n_turns = 0
 
     # --- what happens; each returns what to do about it ---
 
-    def equip(self, devices: Sequence[Device], room: Bytes, now: float) -> tuple[Effect, ...]:
-        """These are the devices; until they are known, everyone waits."""
+    def equip(
+        self, devices: Sequence[Device], room: Bytes, now: float, *, trouble: str = "", is_broken: bool = False
+    ) -> tuple[Effect, ...]:
+        """These are the devices; until they are known, everyone waits.
+
+        `trouble` says why there is no GPU where there should be: then what asks for one is refused with it, and if a
+        driver `is_broken`, whatever does not ask for the CPU.
+        """
+        self._trouble, self._is_broken = trouble, is_broken
         self._devices = tuple(devices)
         self._room.update(room)
         return self.tick(now)
@@ -314,6 +322,9 @@ class Residency:
         for model in sorted(waiting, key=lambda each: each.turn):
             if model.live:
                 model.wanted_at = None
+            elif self._trouble and wants_gpu(model.spec, is_said=not self._is_broken):
+                hint = "n_gpu_layers = 0, or cpu_fallback = true for all, serves it on the CPU"
+                self._fail(model, f"`{model.spec.name}` is to be on a GPU; {self._trouble}; {hint}", now, is_room=True)
             elif model.facts is None:
                 if not model.is_looking:
                     model.is_looking = True

@@ -464,3 +464,26 @@ def test_a_device_that_is_not_there_is_named() -> None:
     w.ask("a")
     w.settle()
     assert w.refusals[-1].reason == "`a` has no device: it may go on CUDA7, there are cpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "is_broken", "is_refused"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"n_gpu_layers": 0}, True, False),
+        ({"devices": ("cpu",)}, True, False),
+        ({"n_gpu_layers": 20}, False, True),
+        ({"replicas": "per-gpu"}, False, True),
+    ],
+)
+def test_what_is_to_be_on_a_gpu_is_not_put_on_the_cpu_unsaid(
+    options: dict[str, Any], is_broken: bool, is_refused: bool
+) -> None:
+    w = world(spec("a", **options), a=10)
+    devices = [Device(id="cpu", total_bytes=100 * MB)]
+    w.do(w.residency.equip(devices, {"cpu": 100 * MB}, w.now, trouble="driver says: 999", is_broken=is_broken))
+    w.ask("a")
+    w.settle()
+    assert (w.up() == set()) == is_refused
+    assert not is_refused or "`a` is to be on a GPU; driver says: 999; n_gpu_layers = 0" in w.refusals[-1].reason
