@@ -113,9 +113,8 @@ def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: B
 
 def wants_gpu(spec: ModelSpec, *, is_said: bool) -> bool:
     """Whether it is to be on a GPU: by what was said of it, or, unless `is_said`, because nothing says otherwise."""
-    if spec.n_gpu_layers == 0 or (
-        spec.devices != "auto" and all(name.lower().startswith("cpu") for name in spec.devices)
-    ):
+    devices = () if spec.devices == "auto" else spec.devices
+    if spec.n_gpu_layers == 0 or (devices and all(name.lower().startswith("cpu") for name in devices)):
         return False
     return not is_said or spec.n_gpu_layers > 0 or bool(devices) or spec.replicas == "per-gpu"
 

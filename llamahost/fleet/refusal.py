@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-from llamahost.fleet.devices import Device
 from llamahost.fleet.footprint import FileFacts, size
+from llamahost.fleet.memory import Memory
 from llamahost.fleet.placement import Bytes, advice, least
 from llamahost.fleet.residents import MODELS, Model
 
 
-def why_not(
-    model: Model,
-    models: Iterable[Model],
-    devices: Sequence[Device],
-    free: Bytes,
-    room: Bytes,
-    quarantined: Mapping[str, str],
-) -> str:
-    """`devices` are those in use; `free` is what there is once everything has left that may be asked to."""
+def why_not(model: Model, memory: Memory, free: Bytes) -> str:
+    """`free` is what there is once everything has left that may be asked to."""
     name, facts = model.spec.name, model.facts or FileFacts()
+    devices, room = memory.usable(), memory.room
     smallest = least(model.spec, facts, devices, room)
     if smallest is None:
         wanted = "any" if model.spec.devices == "auto" else ", ".join(model.spec.devices)
         there = ", ".join(each.id for each in devices) or "none"
-        lost = "".join(f"; {device} is out of use: {reason}" for device, reason in quarantined.items())
+        lost = "".join(f"; {device} is out of use: {reason}" for device, reason in memory.quarantined.items())
         return f"`{name}` has no device: it may go on {wanted}, there are {there}{lost}"
     parts = []
     for device, n_bytes in smallest.bytes.items():
         told = f"on {device} that is {size(n_bytes)} of {size(room.get(device, 0))}"
-        holders = [text for each in models if (text := _held(each, device))]
+        holders = [text for each in memory.models.values() if (text := _held(each, device))]
         parts.append(told + (f", where {', '.join(holders)}" if holders else ""))
     if free[MODELS] < 1 and not model.replicas:
         parts.append(f"{room[MODELS]} models may be loaded at once")

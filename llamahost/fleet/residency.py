@@ -8,15 +8,16 @@ him no later one takes, so that every request is answered or refused. Knows no t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from llamahost.fleet.devices import Device
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.placement import Bytes, Placement, place, wants_gpu
+from llamahost.fleet.memory import Memory, may_go, take, without
+from llamahost.fleet.placement import Bytes, Placement, wants_gpu
 from llamahost.fleet.refusal import why_not
-from llamahost.fleet.residents import MODELS, Effect, Load, Look, Measured, Model, Refuse, Replica, Unload
+from llamahost.fleet.residents import Effect, Load, Look, Measured, Model, Refuse, Replica, Unload
 
 BACKOFF_S, MAX_BACKOFF_S = 5.0, 300.0
 """After a load that failed; doubled by each that follows."""
@@ -54,11 +55,8 @@ class Residency:
         lost_s: float = LOST_S,
     ) -> None:
         self.models = {spec.name: Model(spec) for spec in specs}
-        self._devices: tuple[Device, ...] = ()
-        self._room: dict[str, int] = {MODELS: max_loaded or 2**31}
-        self._may_page = may_page
+        self._memory = Memory(self.models, max_loaded=max_loaded, may_page=may_page)
         self._lost_s = lost_s
-        self._quarantined: dict[str, str] = {}
         self._trouble, self._is_broken = "", False
         self._effects: list[Effect] = []
         self._known: dict[str, tuple[Model, Replica]] = {}
@@ -75,8 +73,8 @@ class Residency:
         driver `is_broken`, whatever does not ask for the CPU.
         """
         self._trouble, self._is_broken = trouble, is_broken
-        self._devices = tuple(devices)
-        self._room.update(room)
+        self._memory.devices = tuple(devices)
+        self._memory.room.update(room)
         return self.tick(now)
 
     def begin(self, now: float) -> tuple[Effect, ...]:
@@ -202,7 +200,7 @@ class Residency:
 
     def quarantine(self, device_id: str, reason: str, now: float) -> tuple[Effect, ...]:
         """Put nothing on this device any more; what is on it goes, and comes back elsewhere if it can."""
-        self._quarantined[device_id] = reason
+        self._memory.quarantined[device_id] = reason
         for model in self.models.values():
             for replica in model.live:
                 if device_id in replica.placement.devices:
@@ -215,7 +213,7 @@ class Residency:
 
     def release(self, device_id: str, now: float) -> tuple[Effect, ...]:
         """The device may be used again."""
-        self._quarantined.pop(device_id, None)
+        self._memory.quarantined.pop(device_id, None)
         return self.tick(now)
 
     @property
@@ -225,11 +223,11 @@ class Residency:
 
     def resize(self, room: Bytes) -> None:
         """What models may take of each device, as it was seen."""
-        self._room.update(room)
+        self._memory.room.update(room)
 
     def adopt(self, specs: Sequence[ModelSpec], now: float, *, max_loaded: int | None = None) -> tuple[Effect, ...]:
         """A manifest that was changed: only what changed is touched."""
-        self._room[MODELS] = max_loaded or 2**31
+        self._memory.allow(max_loaded)
         new = {spec.name: spec for spec in specs}
         for name, model in tuple(self.models.items()):
             if name not in new:
@@ -263,7 +261,8 @@ class Residency:
                     self._want(known, now, may_evict=known.may_evict)
             elif was.load != spec.load == "start" and not known.live:
                 self._want(known, now, may_evict=False)
-        self.models = {name: self.models[name] for name in (*new, *(n for n in self.models if n not in new))}
+        for name in (*new, *(each for each in self.models if each not in new)):  # in the manifest's order
+            self.models[name] = self.models.pop(name)
         return self.tick(now)
 
     def tick(self, now: float) -> tuple[Effect, ...]:
@@ -288,35 +287,21 @@ class Residency:
                 times += [r.last_used + model.spec.idle_s for r in model.live if r.state == "ready" and not r.n_leases]
         return min(times, default=math.inf)
 
-    def taken(self, *, in_truth: bool = False) -> dict[str, int]:
-        """What replicas hold of each device, those on their way in and out among them.
-
-        `in_truth`: without those on their way in, which may have taken nothing yet.
-        """
-        taken = dict.fromkeys(self._room, 0)
-        for model in self.models.values():
-            taken[MODELS] += bool(model.replicas)
-            for replica in model.replicas:
-                if not in_truth or replica.state != "loading":
-                    _add(taken, replica.bytes)
-        return taken
+    def taken(self, *, in_truth: bool = False) -> Mapping[str, int]:
+        """See Memory.taken."""
+        return self._memory.taken(in_truth=in_truth)
 
     def room(self) -> Mapping[str, int]:
-        return self._room
+        return self._memory.room
 
     # --- deciding ---
 
     def _plan(self, now: float) -> None:
-        if not self._devices:
+        memory = self._memory
+        if not memory.devices:
             return
-        free = {device: max(0, room - n) for (device, room), n in zip(self._room.items(), self._taken(), strict=True)}
-        coming = dict(free)
-        for model in self.models.values():
-            leaving = [each for each in model.replicas if each.state in ("draining", "unloading") or each.is_doomed]
-            for replica in leaving:
-                _add(coming, replica.bytes)
-            if leaving and len(leaving) == len(model.replicas):
-                coming[MODELS] += 1
+        free = memory.free()
+        coming = memory.coming(free)
         waiting = [m for m in self.models.values() if m.wanted_at is not None and not m.is_gone and now >= m.retry_at]
         is_anyone_waiting = False
         for model in sorted(waiting, key=lambda each: each.turn):
@@ -344,50 +329,21 @@ class Residency:
     def _settle(self, model: Model, free: dict[str, int], coming: dict[str, int], now: float) -> bool:
         """Load it, promise it room that will be, or refuse it; False where it waits for room."""
         for is_any in (False, True):
-            if (found := self._fitting(model, free, is_any=is_any)) is not None:
+            if (found := self._memory.fitting(model, free, is_any=is_any)) is not None:
                 self._load(model, found, now)
-                _take(free, found.bytes, not model.replicas[:-1])
-                _take(coming, found.bytes, not model.replicas[:-1])
+                take(free, found.bytes, not model.replicas[:-1])
+                take(coming, found.bytes, not model.replicas[:-1])
                 return True
-            found = self._fitting(model, coming, is_any=is_any) or self._evict(model, coming, is_any=is_any)
+            found = self._memory.fitting(model, coming, is_any=is_any) or self._evict(model, coming, is_any=is_any)
             if found is not None:
-                _take(coming, found.bytes, not model.replicas)
+                take(coming, found.bytes, not model.replicas)
                 for device in free:  # a later one may have what is left over, and nothing of what was promised
                     free[device] = min(free[device], max(0, coming[device]))
                 return False
-        if model.may_evict and self._fitting(model, self._conceivable(model), is_any=True) is not None:
+        if model.may_evict and self._memory.fitting(model, self._memory.conceivable(model), is_any=True) is not None:
             return False  # those in its way load, leave, or have a promise: they can be asked when they are there
-        self._fail(
-            model,
-            why_not(model, self.models.values(), self._usable(), coming, self._room, self._quarantined),
-            now,
-            is_room=True,
-        )
+        self._fail(model, why_not(model, self._memory, coming), now, is_room=True)
         return True
-
-    def _fitting(
-        self,
-        model: Model,
-        free: Bytes,
-        *,
-        is_any: bool,
-        avoid: Collection[str] = (),
-        devices: Sequence[Device] | None = None,
-    ) -> Placement | None:
-        if not model.replicas and free[MODELS] < 1:
-            return None
-        return place(
-            model.spec,
-            model.facts or FileFacts(),
-            self._usable() if devices is None else devices,
-            free,
-            self._room,
-            avoid=avoid,
-            is_any=is_any,
-            n_skipped=model.n_skipped,
-            measured=model.measured,
-            may_page=self._may_page,
-        )
 
     def _evict(self, model: Model, coming: dict[str, int], *, is_any: bool) -> Placement | None:
         """Drain as few others as make room, the least recently used first; None, and nothing drained, where none do."""
@@ -396,35 +352,23 @@ class Residency:
             return None
         for victim in sorted(self._victims(model), key=_worth):
             chosen.append(victim)
-            if self._fitting(model, _with(coming, chosen), is_any=is_any) is not None:
+            if self._memory.fitting(model, without(coming, chosen), is_any=is_any) is not None:
                 break
         else:
             return None
         for victim in chosen[::-1]:  # what turned out not to be needed, the most valuable of them first
             fewer = [each for each in chosen if each is not victim]
-            if self._fitting(model, _with(coming, fewer), is_any=is_any) is not None:
+            if self._memory.fitting(model, without(coming, fewer), is_any=is_any) is not None:
                 chosen = fewer
-        found = self._fitting(model, _with(coming, chosen), is_any=is_any)
-        coming.update(_with(coming, chosen))
+        found = self._memory.fitting(model, without(coming, chosen), is_any=is_any)
+        coming.update(without(coming, chosen))
         for _, replica in chosen:
             self._drain(replica)
         return found
 
-    def _conceivable(self, model: Model) -> dict[str, int]:
-        """What there would be if all had left that may ever be asked to."""
-        left = dict(self._room)
-        for other in self.models.values():
-            if other is not model and not self._may_go(other, model):
-                for replica in other.live:
-                    _take(left, replica.bytes, is_first=replica is other.live[0])
-        return left
-
-    def _may_go(self, other: Model, model: Model) -> bool:
-        return not other.spec.pinned and other.spec.memory_priority <= model.spec.memory_priority
-
     def _victims(self, model: Model) -> Iterator[tuple[Model, Replica]]:
         for other in self.models.values():
-            if other is not model and self._may_go(other, model):
+            if other is not model and may_go(other, model):
                 yield from ((other, each) for each in other.live if each.state == "ready")
 
     def _multiply(self, free: dict[str, int], now: float) -> None:
@@ -432,28 +376,20 @@ class Residency:
         for model in self.models.values():
             if model.facts is None or model.is_gone or now < model.retry_at:
                 continue
-            n_wanted = self._n_wanted(model.spec)
+            n_wanted = self._memory.n_wanted(model.spec)
             surplus = [each for each in model.live if each.state == "ready"][n_wanted:]
             for replica in surplus:
                 self._drain(replica)
             while 0 < len(model.live) < n_wanted:
                 used = {each for replica in model.replicas for each in replica.placement.devices}
-                usable = self._usable()
+                usable = self._memory.usable()
                 if model.spec.replicas == "per-gpu":
                     usable = [each for each in usable if each.id not in used]
-                found = self._fitting(model, free, is_any=False, avoid=used, devices=usable)
+                found = self._memory.fitting(model, free, is_any=False, avoid=used, devices=usable)
                 if found is None:
                     break
                 self._load(model, found, now)
-                _take(free, found.bytes, is_first=False)
-
-    def _n_wanted(self, spec: ModelSpec) -> int:
-        if spec.replicas != "per-gpu":
-            return spec.replicas
-        return max(1, sum(each.kind == "gpu" for each in self._usable()))
-
-    def _usable(self) -> list[Device]:
-        return [each for each in self._devices if each.id not in self._quarantined]
+                take(free, found.bytes, is_first=False)
 
     def _load(self, model: Model, placement: Placement, now: float) -> None:
         known = {each.id for each in model.replicas}
@@ -489,10 +425,6 @@ class Residency:
 
     # --- the rest ---
 
-    def _taken(self) -> Iterator[int]:
-        taken = self.taken()
-        return (taken[device] for device in self._room)
-
     def _find(self, replica_id: str) -> tuple[Model, Replica]:
         return self._known[replica_id]
 
@@ -504,27 +436,3 @@ class Residency:
 def _worth(victim: tuple[Model, Replica]) -> tuple[int, bool, float]:
     model, replica = victim
     return model.spec.memory_priority, replica.n_leases > 0, replica.last_used
-
-
-def _add(total: dict[str, int], n_bytes: Bytes) -> None:
-    for device, n in n_bytes.items():
-        total[device] = total.get(device, 0) + n
-
-
-def _take(total: dict[str, int], n_bytes: Bytes, is_first: bool) -> None:
-    for device, n in n_bytes.items():
-        total[device] = total.get(device, 0) - n
-    total[MODELS] -= is_first
-
-
-def _with(coming: Mapping[str, int], chosen: Sequence[tuple[Model, Replica]]) -> dict[str, int]:
-    """What there would be without these."""
-    total = dict(coming)
-    gone = {replica.id for _, replica in chosen}
-    for _, replica in chosen:
-        _add(total, replica.bytes)
-    for model in {id(model): model for model, _ in chosen}.values():
-        stays = [each for each in model.replicas if each.id not in gone and each.state not in ("draining", "unloading")]
-        leaving = [each for each in model.replicas if each.id in gone]
-        total[MODELS] += bool(leaving) and not stays
-    return total

@@ -74,6 +74,10 @@ class Replica:
     is_doomed: bool = False  # unloaded as soon as it is loaded
     reason: str = ""
 
+    @property
+    def is_leaving(self) -> bool:
+        return self.is_doomed or self.state in ("draining", "unloading")
+
 
 @dataclass(slots=True)
 class Model:
