@@ -219,7 +219,7 @@ class Residency:
     @property
     def devices(self) -> tuple[Device, ...]:
         """Those that there are, out of use or not."""
-        return self._devices
+        return self._memory.devices
 
     def resize(self, room: Bytes) -> None:
         """What models may take of each device, as it was seen."""
