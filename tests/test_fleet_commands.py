@@ -12,53 +12,120 @@ import subprocess
 import termios
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
+import httpx
 import pytest
-from typer.testing import CliRunner, Result
 
-from llamahost.cli import app
 from llamahost.commands.top import ENTER, LEAVE, TERMINATED
-from tests.test_cli import Server, command, environment, serving
+from tests.test_cli import HERE, Server, command, ended, environment, serving
 
-FLAGS = ("--n-ctx", "256", "--slots", "2", "--api-key", "sesame", "--alias", "org/tiny")
+MANIFEST = """
+[server]
+api_key = "sesame"
+[[models]]
+name = "org/tiny"
+path = "{path}"
+n_ctx = 256
+n_slots = 2
+[[models]]
+name = "spare"
+aliases = ["s"]
+path = "{path}"
+load = "hand"
+n_ctx = 128
+[[models]]
+name = "broken"
+path = "model_manifest.toml"
+load = "hand"
+"""
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("served"), tiny_llama, *FLAGS) as running:
+def manifest(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served") / "model_manifest.toml"
+    path.write_text(MANIFEST.format(path=tiny_llama))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(manifest: Path) -> Iterator[Server]:
+    with serving(manifest.parent) as running:
         running.line("ready: ")
         yield running
 
 
-def asked(server: Server, *arguments: str, key: str = "sesame") -> Result:
+def asked(server: Server, *arguments: str, key: str = "sesame") -> CompletedProcess[str]:
     """In this process: only the server has one of its own."""
-    return CliRunner().invoke(app, [*arguments, "--url", server.url, "--api-key", key])
+    return ended(HERE, *arguments, "--url", server.url, "--api-key", key)
 
 
 def test_ps_lists_the_models_of_a_server(server: Server) -> None:
     done = asked(server, "ps")
-    assert done.exit_code == 0, done.output
-    titles, model = done.stdout.splitlines()
-    assert titles.split()[:2] == ["model", "state"]
-    assert model.split()[:2] == ["org/tiny", "ready"]
-    told = json.loads(asked(server, "ps", "--json").stdout)
-    assert [(each["id"], each["n_slots"], each["n_ctx"]) for each in told["models"]] == [("org/tiny", 2, 256)]
+    assert done.returncode == 0, done.stderr
+    titles, model, *others = done.stdout.splitlines()
+    assert titles.split()[:4] == ["model", "state", "devices", "memory"]
+    assert model.split()[:3] == ["org/tiny", "ready", "cpu"]
+    assert [line.split()[:2] for line in others] == [["spare", "unloaded"], ["broken", "unloaded"]]
+    told = json.loads(asked(server, "ps", "--json").stdout)["models"][0]
+    assert (told["id"], told["n_slots"], told["n_ctx"]) == ("org/tiny", 2, 256)
+    assert told["memory_bytes"] > 0
 
 
 def test_top_prints_one_frame_where_it_is_told_to(server: Server) -> None:
     done = asked(server, "top", "--once")
-    assert done.exit_code == 0, done.output
+    assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
-    assert "1 of 1 models loaded" in done.stdout
+    assert "1 of 3 models loaded" in done.stdout
     assert "org/tiny" in done.stdout
+
+
+def test_a_model_is_loaded_by_hand_as_it_was_asked_for_and_taken_out_again(server: Server) -> None:
+    loaded = asked(server, "load", "s", "--n-ctx", "64", "--slots", "3")
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.startswith("spare: ready, ")
+    assert "on cpu, 3 slots of 64 tokens" in loaded.stdout
+    gone = json.loads(asked(server, "unload", "spare", "--json").stdout)
+    assert (gone["state"], gone["replicas"]) == ("unloaded", [])
+    begun = asked(server, "load", "spare", "--no-wait")
+    assert begun.returncode == 0, begun.stderr
+    assert asked(server, "unload", "spare").stdout == "spare: unloaded\n"
+
+
+def test_a_model_that_cannot_be_loaded_and_one_that_is_not_known_have_their_status(server: Server) -> None:
+    broken = asked(server, "load", "broken")
+    assert broken.returncode == 3
+    assert "not a usable GGUF file" in broken.stderr
+    nowhere = asked(server, "load", "spare", "--device", "CUDA7")
+    assert nowhere.returncode == 3
+    assert "CUDA7" in nowhere.stderr
+    assert asked(server, "load", "spare", "--n-ctx", "1").returncode == 2
+    unknown = asked(server, "unload", "tiny")
+    assert unknown.returncode == 2
+    assert "`org/tiny`" in unknown.stderr
+
+
+def test_a_manifest_that_was_edited_is_read_again_and_one_that_is_wrong_changes_nothing(
+    server: Server, manifest: Path
+) -> None:
+    text = manifest.read_text()
+    with httpx.Client(base_url=server.url, headers={"x-api-key": "sesame"}) as client:
+        manifest.write_text(text.replace("broken", "mended") + "no_such_key = 1\n")
+        refused = client.post("/api/reload")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "no_such_key")
+        assert "broken" in asked(server, "ps").stdout
+        manifest.write_text(text.replace("broken", "mended"))
+        assert [each["id"] for each in client.post("/api/reload").json()["models"]] == ["org/tiny", "spare", "mended"]
+        manifest.write_text(text)
+        assert client.post("/api/reload").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["ps", "top"])
 def test_a_wrong_key_and_a_server_that_is_not_there_have_their_status(server: Server, name: str) -> None:
-    assert asked(server, name, key="wrong").exit_code == 2
-    gone = CliRunner().invoke(app, [name, "--url", "http://127.0.0.1:9"])
-    assert gone.exit_code == 4
-    assert "does not answer" in gone.output
+    assert asked(server, name, key="wrong").returncode == 2
+    gone = ended(HERE, name, "--url", "http://127.0.0.1:9")
+    assert gone.returncode == 4
+    assert "does not answer" in gone.stderr
 
 
 @pytest.mark.slow
