@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import signal
 import socket
 import subprocess
@@ -157,3 +160,40 @@ def test_a_reader_that_is_gone_ends_run_quietly(endless: Path, tmp_path: Path) -
             assert b"Traceback" not in process.stderr.read()
         finally:
             process.kill()
+
+
+def test_a_hang_up_reads_the_manifest_again_and_a_wrong_one_changes_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "model_manifest.toml"
+    text = f'[[models]]\nname = "one"\npath = "{tiny_llama}"\nn_ctx = 64\n'
+    manifest.write_text(text)
+    with serving(tmp_path) as server:
+        server.line("ready: one")
+        manifest.write_text(text + "n_slots = 0\n")
+        server.process.send_signal(signal.SIGHUP)
+        assert "line 5: n_slots" in server.line("the manifest is as before")
+        manifest.write_text(text + text.replace("one", "two"))
+        server.process.send_signal(signal.SIGHUP)
+        server.line("the manifest was read again")
+        assert [each["id"] for each in server.request("/v1/models")[1]["data"]] == ["one", "two"]
+        assert server.end(signal.SIGTERM) == 0
+
+
+def test_a_hang_up_because_the_terminal_is_gone_ends_it_well(tiny_llama: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *command("serve", tiny_llama, "--n-ctx", "64", "--port", "0")],
+            cwd=tmp_path, env=environment(), stdin=theirs, stdout=output, stderr=output,
+        )  # fmt: skip
+    os.close(theirs)
+    with process:
+        try:
+            while "ready: " not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                select.select([], [], [], 0.05)
+            os.close(ours)
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+    assert "stopping: 0 requests" in log.read_text()

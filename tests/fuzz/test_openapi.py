@@ -20,6 +20,9 @@ NOT_CHECKED = "positive_data_acceptance"
 """A schema tells types and ranges; that `best_of` is not below `n`, or that a prompt fits, it cannot tell."""
 
 
+LEFT_OUT = ("/api/events", "/api/models/{name}/load", "/api/models/{name}/unload")
+"""What never ends, and what takes the model away from the other routes, whose names it may have learnt."""
+
 CONFIG = """\
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 502, 504]
@@ -39,6 +42,7 @@ def test_schemathesis_finds_no_failure_and_no_violation(seed: int, tmp_path: Pat
             [
                 *(Path(sys.executable).with_name("schemathesis"), "run", f"{server.url}/openapi.json"),
                 *("--checks", "all", "--exclude-checks", NOT_CHECKED, "--max-examples", str(N_EXAMPLES)),
+                *(flag for path in LEFT_OUT for flag in ("--exclude-path", path)),
                 *("--seed", str(seed), "--request-timeout", "200", "--no-color", "--generation-database", "none"),
             ],
             cwd=tmp_path,
@@ -48,5 +52,5 @@ def test_schemathesis_finds_no_failure_and_no_violation(seed: int, tmp_path: Pat
             timeout=LIMIT_S,
         )
         assert done.returncode == 0, done.stdout
-        assert f"{len(OPERATIONS)} selected / {len(OPERATIONS)} total" in done.stdout
+        assert f"{len(OPERATIONS) - len(LEFT_OUT)} selected / {len(OPERATIONS)} total" in done.stdout
         assert_at_rest(server, n_slots=4)
