@@ -16,9 +16,11 @@ from typing import Literal
 from llamahost.core.errors import InvalidRequest, LlamahostError, LoadFailed, PullFailed
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.repo import (
+    MAIN,
     Choice,
     Reference,
     RepoFile,
+    checked,
     choose,
     is_model,
     parse_reference,
@@ -143,8 +145,7 @@ def located(spec: ModelSpec, places: Places | None = None) -> ModelSpec:
 
 def reference_of(spec: ModelSpec) -> Reference:
     """What a spec with a repository means on the hub. Raises InvalidRequest."""
-    what = f"/{spec.file}" if spec.file else f":{spec.quant}" if spec.quant else ""
-    return parse_reference(f"{spec.repo}{what}", revision=spec.revision)
+    return checked(Reference(spec.repo, quant=spec.quant, file=spec.file, revision=spec.revision or MAIN))
 
 
 def same(places: Places, file: RepoFile) -> Iterator[Path]:

@@ -97,6 +97,12 @@ def parse_reference(text: str, *, revision: str = "") -> Reference:
     found = Reference(f"{owner}/{name}", quant=quant, file=file, revision=revision or MAIN)
     if match := re.fullmatch(r"(?:blob|resolve|tree)/([^/]+)(?:/(.*))?", file):
         found = replace(found, file=match[2] or "", revision=revision or match[1])
+    return checked(found, text)
+
+
+def checked(found: Reference, text: str = "") -> Reference:
+    """The reference, each part of it what it claims to be; `text` is what a user wrote. Raises InvalidRequest."""
+    text = text or str(found)
     if not _REPO.fullmatch(found.repo) or "--" in found.repo or ".." in found.repo:
         raise InvalidRequest(
             f"{text!r:.200} names no repository of the hub; write OWNER/NAME, OWNER/NAME:Q4_K_M or "
@@ -115,9 +121,8 @@ def parse_reference(text: str, *, revision: str = "") -> Reference:
 
 
 def is_plain(path: str) -> bool:
-    """Whether a path that somebody else wrote stays within the folder that it is put in."""
-    parts = path.split("/")
-    return bool(path) and all(part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts)
+    """Whether a path that somebody else wrote stays in the folder that it is put in, and on the line that tells it."""
+    return path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def quant_of(path: str) -> str:

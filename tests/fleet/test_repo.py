@@ -8,8 +8,10 @@ from llamahost.core.errors import InvalidRequest, PullFailed
 from llamahost.fleet.repo import (
     Reference,
     RepoFile,
+    checked,
     choose,
     is_model,
+    is_plain,
     looks_like_repo,
     parse_reference,
     quant_of,
@@ -78,6 +80,21 @@ def test_what_names_no_repository_is_told_so(text: str) -> None:
 )
 def test_a_name_tells_its_quantisation(path: str, quant: str) -> None:
     assert quant_of(path) == quant
+
+
+def test_parts_that_are_given_apart_are_held_to_the_same() -> None:
+    assert (
+        checked(Reference("a/b", file="tree/v1/c.gguf")).file == "tree/v1/c.gguf"
+    )  # no address: a folder of that name
+    for wrong in (Reference("a/../b"), Reference("a/b", file="../c.gguf"), Reference("a/b", revision="../v")):
+        with pytest.raises(InvalidRequest):
+            checked(wrong)
+
+
+def test_a_path_of_somebody_else_is_plain_or_no_path() -> None:
+    assert is_plain("a/b c.gguf")
+    for path in ("", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a\\b", "a\0", "a\n", "a\x1b[2J"):
+        assert not is_plain(path)
 
 
 def test_what_stands_beside_a_model_is_none() -> None:
