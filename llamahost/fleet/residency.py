@@ -100,17 +100,17 @@ class Residency:
         if model is not None and not model.live and model.spec.load == "request":
             model.wanted_at = None
 
-    def looked(self, name: str, facts: FileFacts, now: float) -> tuple[Effect, ...]:
-        model = self.models.get(name)
-        if model is not None:
+    def looked(self, look: Look, facts: FileFacts, now: float) -> tuple[Effect, ...]:
+        model = self.models.get(look.name)
+        if model is not None and model.look == look.turn:
             if model.seen != facts.stamp:
                 model.measured.clear()
             model.facts, model.seen, model.is_looking = facts, facts.stamp, False
         return self.tick(now)
 
-    def failed_look(self, name: str, reason: str, now: float) -> tuple[Effect, ...]:
-        model = self.models.get(name)
-        if model is not None:
+    def failed_look(self, look: Look, reason: str, now: float) -> tuple[Effect, ...]:
+        model = self.models.get(look.name)
+        if model is not None and model.look == look.turn:
             model.is_looking = False
             self._fail(model, reason, now)
         return self.tick(now)
@@ -254,6 +254,7 @@ class Residency:
                 if each.name not in _IN_PLACE
             ):
                 is_wanted = bool(known.live) or known.wanted_at is not None or spec.load == "start"
+                known.is_looking, known.look = False, 0
                 known.facts, known.n_skipped, known.n_failures, known.retry_at, known.reason = None, 0, 0, -math.inf, ""
                 for replica in known.live:
                     self._drain(replica)
@@ -312,8 +313,9 @@ class Residency:
                 self._fail(model, f"`{model.spec.name}` is to be on a GPU; {self._trouble}; {hint}", now, is_room=True)
             elif model.facts is None:
                 if not model.is_looking:
-                    model.is_looking = True
-                    self._effects.append(Look(model.spec.name))
+                    self._n_turns += 1
+                    model.is_looking, model.look = True, self._n_turns
+                    self._effects.append(Look(model.spec.name, model.look))
             else:
                 is_anyone_waiting |= not self._settle(model, free, coming, now)
         if not is_anyone_waiting:

@@ -27,9 +27,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Read the header of this model's file; tell `looked` or `failed_look`."""
+    """Read the header of this model's file; tell `looked` or `failed_look`, with the same turn."""
 
     name: str
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Model:
     facts: FileFacts | None = None  # as the file is now; asked for anew before each load
     measured: dict[Shape, Footprint] = field(default_factory=dict)  # of loads of a file that is still the same
     is_looking: bool = False
+    look: int = 0  # the turn of the look that counts: a manifest may name another file meanwhile
     wanted_at: float | None = None
     turn: int = 0  # in which it is served; a clock may stand still, or go back
     retry_at: float = -math.inf

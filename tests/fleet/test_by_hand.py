@@ -13,7 +13,7 @@ from tests.on_loop import on_loop
 
 
 def n_ctx(fleet: Fleet) -> int | None:
-    return next(iter(fleet._places.values())).spec.n_ctx
+    return next(iter(fleet._crew.places.values())).spec.n_ctx
 
 
 @on_loop

@@ -40,7 +40,7 @@ class World:
     kind: Any = "cpu"
     max_loaded: int | None = None
     now: float = 1000.0
-    looks: list[str] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)  # requests by model
@@ -59,9 +59,9 @@ class World:
     def do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Look(name):
-                    assert name not in self.looks
-                    self.looks.append(name)
+                case Look():
+                    assert effect not in self.looks
+                    self.looks.append(effect)
                 case Load():
                     self.loads.append(effect)
                 case Unload(replica):
@@ -95,8 +95,8 @@ class World:
         self.n_served += 1
 
     def look(self, k: int = 0) -> None:
-        name = self.looks.pop(k)
-        self.do(self.residency.looked(name, self.sizes[name], self.now))
+        look = self.looks.pop(k)
+        self.do(self.residency.looked(look, self.sizes[look.name], self.now))
 
     def load(self, k: int = 0, *, measured: int | None = None) -> None:
         load = self.loads.pop(k)
@@ -487,3 +487,14 @@ def test_what_is_to_be_on_a_gpu_is_not_put_on_the_cpu_unsaid(
     w.settle()
     assert (w.up() == set()) == is_refused
     assert not is_refused or "`a` is to be on a GPU; driver says: 999; n_gpu_layers = 0" in w.refusals[-1].reason
+
+
+def test_what_was_seen_of_another_file_counts_for_nothing() -> None:
+    a = spec("a")
+    w = world(a, a=10)
+    w.ask("a")
+    w.do(w.residency.adopt([replace(a, path=Path("other.gguf"))], w.now))
+    w.look()
+    assert not w.loads
+    w.settle()
+    assert w.n_served == 1

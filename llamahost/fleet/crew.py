@@ -1,0 +1,274 @@
+"""Do what residency decides: look, open, close, in tasks and threads; tell what changed, and serve who waited for it.
+
+Owned by the loop, and its one writer. Who may have a lease, the fleet says; what is in memory, residency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+from llamahost.core.errors import LlamahostError, NoMemory
+from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
+from llamahost.fleet import residents
+from llamahost.fleet.devices import Devices
+from llamahost.fleet.loading import Loading
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.place import Place, Running
+from llamahost.fleet.residency import Residency
+from llamahost.fleet.residents import Effect, Refuse
+from llamahost.fleet.room import room_of
+from llamahost.fleet.status import State
+
+logger = logging.getLogger("llamahost.fleet")
+
+_epochs = itertools.count(1)
+
+
+class Crew:
+    """Owned by the loop. `places` are the models by name, `names` those by any name that they answer to."""
+
+    def __init__(self, residency: Residency, hardware: Devices, settings: ServerSettings) -> None:
+        self.residency = residency
+        self.hardware = hardware
+        self.settings = settings
+        self.places: dict[str, Place] = {}
+        self.names: dict[str, Place] = {}
+        self.loading: Loading | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.closes: set[asyncio.Task[None]] = set()
+        self.listeners: list[Callable[[FleetEvent], None]] = []
+        self.timer: asyncio.TimerHandle | None = None
+        self.clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
+        self.is_closed = False
+        self._told: dict[str, State] = {}
+        self._first_free: Mapping[str, int] = {}
+        self.list_places()
+
+    def now(self) -> float:
+        return self.clock()
+
+    def spawn(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]] | None = None) -> None:
+        kept = self.tasks if tasks is None else tasks
+        task = asyncio.get_running_loop().create_task(work)
+        kept.add(task)
+        task.add_done_callback(kept.discard)
+
+    def list_places(self) -> None:
+        """Places and names by what residency knows of."""
+        known = self.residency.models
+        self.places = {name: self.places.get(name) or Place(model) for name, model in known.items()}
+        self.names = {
+            name: place
+            for place in self.places.values()
+            if not place.model.is_gone
+            for name in (place.spec.name, *place.spec.aliases)
+        }
+
+    async def equip(self, loading: Loading) -> None:
+        devices, self._first_free = await loading.devices(self.hardware)
+        if self.hardware.trouble:
+            logger.warning("%s", self.hardware.trouble)
+        room = room_of(devices, self._first_free, self.settings)
+        trouble = "" if self.settings.cpu_fallback else self.hardware.trouble
+        is_broken = self.hardware.is_broken
+        self.do(self.residency.equip(devices, room, self.now(), trouble=trouble, is_broken=is_broken))
+
+    # --- leases ---
+
+    def take(self, place: Place, running: Running, n_jobs: int) -> None:
+        self.residency.leased(running.record.id, self.now())
+        place.take(running, n_jobs)
+
+    def give_back(self, place: Place, running: Running, n_jobs: int, began: float) -> None:
+        now = self.now()
+        effects = () if self.is_closed else self.residency.released(running.record.id, now)
+        place.give_back(running, n_jobs, now - began)
+        if effects or (place.spec.idle_s is not None and self.timer is None):
+            self.do(effects)
+
+    def grant(self, place: Place) -> None:
+        """Serve those that waited, in their order, before anything else is decided."""
+        while place.waiters:
+            waiter = place.waiters[0]
+            if not waiter.granted.done():
+                try:
+                    running = place.choose(waiter.n_jobs, waiter.wants)
+                except LlamahostError as error:
+                    waiter.granted.set_exception(error)
+                else:
+                    if running is None:
+                        return
+                    self.take(place, running, waiter.n_jobs)
+                    waiter.granted.set_result(running)
+            place.waiters.popleft()
+
+    # --- doing what was decided ---
+
+    def do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case residents.Look():
+                    self.spawn(self._look(effect))
+                case residents.Load():
+                    self.spawn(self._open(effect))
+                case residents.Unload(replica_id):
+                    self.spawn(self.close_replica(replica_id), self.closes)
+                case Refuse(name, _, retry_after_s):
+                    if (place := self.places.get(name)) is not None:
+                        place.is_on_demand = False
+                        place.refuse(place.unavailable(retry_after_s))
+        self._note()
+        self._schedule()
+
+    async def _look(self, effect: residents.Look) -> None:
+        loading, place = self.loading, self.places.get(effect.name)
+        if loading is None or place is None:
+            return
+        try:
+            facts = await loading.look(place.spec)
+            await self.see_room()
+        except LlamahostError as error:
+            logger.error("%s", error)
+            self.do(self.residency.failed_look(effect, str(error), self.now()))
+        except Exception as error:
+            logger.exception("could not look at %s", effect.name)
+            self.do(self.residency.failed_look(effect, f"{type(error).__name__}: {error}", self.now()))
+        else:
+            self.do(self.residency.looked(effect, facts, self.now()))
+
+    async def see_room(self) -> None:
+        """How much there is of each device now, by the settings as they are."""
+        assert self.loading is not None
+        devices, free = await self.loading.devices(self.hardware)
+        taken = self.residency.taken(in_truth=True)
+        self.residency.resize(room_of(devices, free, self.settings, taken=taken, first=self._first_free))
+
+    async def _open(self, effect: residents.Load) -> None:
+        """Load; ready or failed in the end."""
+        loading, id_ = self.loading, effect.replica
+        place = self.places[effect.spec.name]
+        assert loading is not None
+        loop = asyncio.get_running_loop()
+        last = 0.0
+
+        def on_progress(fraction: float) -> None:
+            nonlocal last
+            place.progress[id_] = fraction
+            if self.listeners and (fraction - last >= 0.01 or fraction >= 1.0):
+                last = fraction
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                    loop.call_soon_threadsafe(self.tell, LoadProgress(place.spec.name, id_, fraction))
+
+        try:
+            opened = await loading.open(id_, effect.spec, on_progress)
+        except LlamahostError as error:
+            logger.error("%s", error)
+            self._failed(id_, str(error), is_memory=isinstance(error, NoMemory))
+            return
+        except Exception as error:
+            logger.exception("could not load %s", id_)
+            self._failed(id_, f"{type(error).__name__}: {error}")
+            return
+        finally:
+            place.progress.pop(id_, None)
+        if opened is None:
+            self._failed(id_, "")
+            return
+
+        def on_lost(reason: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to mend it
+                loop.call_soon_threadsafe(self._lost, id_, reason)
+
+        record = next(each for each in place.model.replicas if each.id == id_)
+        measured = opened.measured(effect.placement.devices)
+        running = Running(loading.replica(opened, effect.placement.devices, on_lost), record, measured, next(_epochs))
+        place.running[id_] = running
+        if running.replica.adapters.specs != place.spec.adapters:
+            self.spawn(self.adapt(place, running))
+        effects = self.residency.loaded(id_, measured, self.now())
+        if record.state == "ready":
+            place.is_on_demand = False
+        self.grant(place)
+        self.do((*effects, *self.residency.tick(self.now())))
+
+    def _failed(self, replica_id: str, reason: str, *, is_memory: bool = False) -> None:
+        if self.is_closed:
+            return
+        self.do(self.residency.failed(replica_id, reason, self.now(), is_memory=is_memory))
+
+    def _lost(self, replica_id: str, reason: str) -> None:
+        """A backend is gone: its jobs have failed, what is needed now is a new one."""
+        place = self.places.get(replica_id.rpartition("#")[0])
+        if self.is_closed or place is None or replica_id not in place.running:
+            return
+        logger.error("`%s` is lost: %s", replica_id, reason)
+        self.do(self.residency.lost(replica_id, reason, self.now()))
+
+    async def close_replica(self, replica_id: str) -> None:
+        place = self.places[replica_id.rpartition("#")[0]]
+        running = place.running.pop(replica_id, None)
+        if running is None:
+            return
+        await running.replica.close()
+        effects = self.residency.unloaded(replica_id, self.now())
+        self.list_places()
+        self.do(() if self.is_closed else effects)
+
+    async def adapt(self, place: Place, running: Running) -> None:
+        """Those that changed while it was loaded, or by another manifest."""
+        try:
+            await running.replica.adapt(place.spec.adapters)
+        except LlamahostError as error:
+            logger.error("%s", error)
+
+    # --- telling ---
+
+    def _note(self) -> None:
+        """See what changed, tell it, and wake whoever waits for it."""
+        seen: dict[str, State] = {}
+        for place in tuple(self.places.values()):
+            state, model = place.state, place.model
+            (place.settled.clear if state in ("loading", "draining") else place.settled.set)()
+            (place.empty.clear if model.replicas else place.empty.set)()
+            for record in model.replicas:
+                seen[record.id] = residents_state = _state_of(record)
+                if self._told.get(record.id) != residents_state:
+                    self.tell(ModelChanged(place.spec.name, record.id, residents_state, record.reason))
+            seen[place.spec.name] = state
+            if self._told.get(place.spec.name, "unloaded") != state:
+                self.tell(ModelChanged(place.spec.name, "", state, "" if state == "ready" else model.reason))
+        for id_ in self._told.keys() - seen.keys():
+            if "#" in id_:
+                self.tell(ModelChanged(id_.rpartition("#")[0], id_, "unloaded", ""))
+        self._told = seen
+
+    def tell(self, event: FleetEvent) -> None:
+        for callback in tuple(self.listeners):
+            try:
+                callback(event)
+            except Exception:
+                logger.exception("a listener failed")
+
+    def _schedule(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        at = self.residency.next_at()
+        if at < math.inf and not self.is_closed and self.loading is not None:
+            self.timer = asyncio.get_running_loop().call_at(max(at, self.now()), self._tick)
+
+    def _tick(self) -> None:
+        self.timer = None
+        self.do(self.residency.tick(self.now()))
+
+
+def _state_of(record: residents.Replica) -> State:
+    if record.reason:
+        return "failed"
+    return "draining" if record.state == "unloading" else record.state
