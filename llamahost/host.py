@@ -301,6 +301,7 @@ class AsyncHost:
     async def adopt(self, manifest: Manifest) -> None:
         """Serve another manifest: only what changed is touched. How the server listens stays as it was."""
         await self._fleet.adopt(manifest)
+        self._router.adopt(manifest)
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
         """Have it told on the loop when a model changes, and how its load goes; returns what ends that."""

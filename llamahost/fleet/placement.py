@@ -103,10 +103,10 @@ def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: B
                 return f"n_gpu_layers = {n} would fit"
     n_ctx, n_slots = spec.n_ctx or 0, spec.n_slots or 1
     while n_ctx // 2 >= LEAST_N_CTX or n_slots > 1:
-        n_slots, n_ctx = (1, n_ctx) if n_slots > 1 else (1, n_ctx // 2)
+        n_slots, n_ctx = (n_slots // 2, n_ctx) if n_slots > 1 else (1, n_ctx // 2)
         smaller = replace(spec, n_ctx=n_ctx or None, n_slots=n_slots, n_cells=None)
         if place(smaller, facts, devices, free, room, is_any=True):
-            told = [f"n_ctx = {n_ctx}"] if n_ctx and n_ctx != spec.n_ctx else []
+            told = [f"n_ctx = {n_ctx}"] if n_ctx != (spec.n_ctx or 0) else []
             return " with ".join([*told, f"n_slots = {n_slots}"]) + " would fit"
     return ""
 

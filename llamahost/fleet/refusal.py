@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamahost.fleet.footprint import FileFacts, size
-from llamahost.fleet.memory import Memory
+from llamahost.fleet.memory import Memory, may_go
 from llamahost.fleet.placement import Bytes, advice, least
 from llamahost.fleet.residents import MODELS, Model
 
@@ -21,7 +21,9 @@ def why_not(model: Model, memory: Memory, free: Bytes) -> str:
     parts = []
     for device, n_bytes in smallest.bytes.items():
         told = f"on {device} that is {size(n_bytes)} of {size(room.get(device, 0))}"
-        holders = [text for each in memory.models.values() if (text := _held(each, device))]
+        others = [each for each in memory.models.values() if each is not model]
+        stay = [each for each in others if not (model.may_evict and may_go(each, model))]
+        holders = [text for each in stay if (text := _held(each, device))]
         parts.append(told + (f", where {', '.join(holders)}" if holders else ""))
     if free[MODELS] < 1 and not model.replicas:
         parts.append(f"{room[MODELS]} models may be loaded at once")

@@ -342,9 +342,10 @@ class Residency:
                 for device in free:  # a later one may have what is left over, and nothing of what was promised
                     free[device] = min(free[device], max(0, coming[device]))
                 return False
-        if model.may_evict and self._memory.fitting(model, self._memory.conceivable(model), is_any=True) is not None:
+        conceivable = self._memory.conceivable(model)
+        if model.may_evict and self._memory.fitting(model, conceivable, is_any=True) is not None:
             return False  # those in its way load, leave, or have a promise: they can be asked when they are there
-        self._fail(model, why_not(model, self._memory, coming), now, is_room=True)
+        self._fail(model, why_not(model, self._memory, conceivable if model.may_evict else coming), now, is_room=True)
         return True
 
     def _evict(self, model: Model, coming: dict[str, int], *, is_any: bool) -> Placement | None:

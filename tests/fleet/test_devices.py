@@ -169,12 +169,11 @@ async def test_another_manifest_touches_only_what_changed_and_is_told(tiny_llama
         told: list[FleetEvent] = []
         unlisten = host._fleet.listen(told.append)
         async with host._fleet.lease("a") as before:
-            await host._fleet.adopt(Manifest(models=(replace(a, aliases=("z",)), spec("c", tiny_llama))))
+            await host.adopt(Manifest(models=(replace(a, aliases=("z",)), spec("c", tiny_llama))))
             async with host._fleet.lease("z") as after:
                 assert before is after
         assert states(host).keys() == {"a", "c"}
-        async with host._fleet.lease("c"):
-            pass
+        assert isinstance((await ask(host, "c"))[-1], Finished)
         unlisten()
     changes = [(each.model, each.state) for each in told if isinstance(each, ModelChanged) and each.replica == ""]
     assert ("c", "loading") in changes

@@ -245,6 +245,13 @@ def test_a_refusal_says_what_would_fit() -> None:
     w.ask("a")
     w.settle()
     assert w.refusals[-1].reason.endswith("; n_slots = 1 would fit")
+    w = world(spec("a", n_ctx=4096, n_slots=8, kv_layout="split"), spec("b"), a=10, b=30)
+    w.sizes["a"] = replace(facts(10), cell_bytes=5_000.0)
+    w.ask("b")
+    w.settle()
+    w.ask("a")
+    w.settle()
+    assert w.refusals[-1].reason.endswith("of 95 MiB; n_slots = 4 would fit")
 
 
 def test_under_a_lease_it_drains_and_the_newcomer_waits() -> None:
