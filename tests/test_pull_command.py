@@ -71,6 +71,17 @@ def test_a_model_is_pulled_listed_shown_and_removed(hub: LoopbackHub, home: Path
     assert "lies here" in said("rm", f"{NAME}:F16", status=3).stderr
 
 
+def test_what_broke_off_is_told_and_can_be_given_up(hub: LoopbackHub, home: Path) -> None:
+    cache = home / ".cache/huggingface/hub/models--Maker--Tiny-GGUF/blobs"
+    cache.mkdir(parents=True)
+    (cache / "0123.llamahost.incomplete").write_bytes(b"GGUF" * 512)
+    assert "1 unfinished: 2.0 KiB" in said("list").stdout
+    assert "2.0 KiB are free" in said("rm", "--unfinished").stdout
+    assert not cache.exists()
+    assert "unfinished" not in said("list").stdout
+    said("rm", status=2)
+
+
 def test_a_model_of_another_program_is_not_removed(hub: LoopbackHub, home: Path, tiny_llama: Path) -> None:
     copy = home / ".lmstudio/models/Maker/Other-GGUF/tiny-Q8_0.gguf"
     copy.parent.mkdir(parents=True)

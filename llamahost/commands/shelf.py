@@ -25,7 +25,7 @@ def list_models(as_json: AsJson = False) -> None:
     Looks into Hugging Face's and llama.cpp's caches, LM Studio's folder and Ollama's. `llamahost models` tells of the
     manifest.
     """
-    from llamahost.fleet.local import models
+    from llamahost.fleet.local import models, unfinished
 
     places = _places()
     with told():
@@ -33,10 +33,18 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([_described(each) for each in found], ensure_ascii=False, indent=2))
         return
+    left = unfinished(places)
     if not found:
         print(f"no model lies in {places.hub} or where llama.cpp, LM Studio and Ollama keep theirs")
         print("`llamahost pull OWNER/NAME` fetches one from Hugging Face")
-        return
+    else:
+        _print(found)
+    if left:
+        taken = bytes_told(sum(path.stat().st_size for path in left if path.is_file()))
+        print(f"{len(left)} unfinished: {taken}; `llamahost pull` goes on, `llamahost rm --unfinished` gives up")
+
+
+def _print(found: list[Found]) -> None:
     rows = [("name", "size", "of", "")]
     rows += (
         (each.name, bytes_told(each.n_bytes), each.owner, "" if each.is_whole else "files are missing")
@@ -64,14 +72,22 @@ def show(
 
 
 def rm(
-    model: Annotated[str, typer.Argument(help="A name that `list` tells, of Hugging Face's cache.")],
+    model: Annotated[str | None, typer.Argument(help="A name that `list` tells, of Hugging Face's cache.")] = None,
+    of_broken: Annotated[
+        bool, typer.Option("--unfinished", help="What pulls that broke off left behind, in place of a model.")
+    ] = False,
 ) -> None:
     """Remove a pulled model from this machine, and the bytes that nothing else names."""
     from llamahost.fleet.local import models, named
-    from llamahost.fleet.remove import remove
+    from llamahost.fleet.remove import remove, remove_unfinished
 
     places = _places()
+    if (model is None) != of_broken:
+        raise typer.BadParameter("give a model, or --unfinished", param_hint="MODEL")
     with told():
+        if model is None:
+            print(f"{bytes_told(remove_unfinished(places))} are free")
+            return
         known = models(places)
         ours = [each for each in known if each.name == model]
         found = next((each for each in ours if each.owner == "Hugging Face"), None) or next(iter(ours), None)

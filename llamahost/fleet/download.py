@@ -23,7 +23,7 @@ from typing import Literal
 from llamahost.core.errors import LoadFailed, PullFailed
 from llamahost.fleet import hub as hubs
 from llamahost.fleet.hub import BrokenOff, Hub, Listing, Offline
-from llamahost.fleet.local import Places, chosen, find, models, same
+from llamahost.fleet.local import UNFINISHED, Places, chosen, find, models, same
 from llamahost.fleet.repo import Choice, Reference, RepoFile, choose, size_told
 from llamahost.native.gguf import read_metadata
 
@@ -337,7 +337,7 @@ def _digest(file: RepoFile) -> str:
 
 
 def _partial(blob: Path) -> Path:
-    return blob.with_name(f"{blob.name}.llamahost.incomplete")
+    return blob.with_name(f"{blob.name}{UNFINISHED}")
 
 
 def _is_whole(blob: Path, file: RepoFile) -> bool:

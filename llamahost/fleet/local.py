@@ -30,6 +30,9 @@ from llamahost.fleet.repo import (
 
 Owner = Literal["Hugging Face", "llama.cpp", "LM Studio", "Ollama"]
 
+UNFINISHED = ".llamahost.incomplete"
+"""How the names end of what is not whole yet: no program takes such a file for a model."""
+
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _OLLAMA_LIBRARY = "registry.ollama.ai/library/"
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -97,6 +100,11 @@ def models(places: Places) -> list[Found]:
             continue
         found.setdefault((each.owner, each.name, stat.st_dev, stat.st_ino), each)
     return sorted(found.values(), key=lambda each: each.name.lower())
+
+
+def unfinished(places: Places) -> list[Path]:
+    """What pulls left behind that broke off, or are under way."""
+    return sorted(places.hub.glob(f"models--*--*/blobs/*{UNFINISHED}"))
 
 
 def find(places: Places, reference: Reference) -> Found | None:

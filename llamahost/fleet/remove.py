@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 from pathlib import Path
 
 from llamahost.core.errors import InvalidRequest, PullFailed
-from llamahost.fleet.local import Found, Places
+from llamahost.fleet.local import UNFINISHED, Found, Places, unfinished
 
 _HOW = {
     "Ollama": "`ollama rm {name}` removes it",
@@ -41,6 +42,26 @@ def remove(found: Found, places: Places) -> int:
     return n_freed
 
 
+def remove_unfinished(places: Places) -> int:
+    """Forget what broken pulls left, but not what a process works on now. Returns how many bytes are free then."""
+    n_freed = 0
+    try:
+        for path in unfinished(places):
+            with path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                n_freed += path.stat().st_size
+                path.unlink()
+            for folder in (path.parent, path.parent.parent):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+    except OSError as error:
+        raise PullFailed(f"cannot remove {error.filename}: {error.strerror or error}") from error
+    return n_freed
+
+
 def _links(folder: Path) -> list[Path]:
     return [path for path in (folder / "snapshots").rglob("*") if path.is_symlink() or path.is_file()]
 
@@ -48,7 +69,7 @@ def _links(folder: Path) -> list[Path]:
 def _sweep(folder: Path) -> None:
     """Folders that hold nothing any more; where nothing is left that has a name, also what pulls left unfinished."""
     if not _links(folder):
-        for each in (folder / "blobs").glob("*.llamahost.incomplete"):
+        for each in (folder / "blobs").glob(f"*{UNFINISHED}"):
             each.unlink()
         for each in (path for path in (folder / "refs").rglob("*") if path.is_file()):
             each.unlink()
