@@ -25,7 +25,7 @@ from llamahost.core.errors import (
     Overloaded,
     Unavailable,
 )
-from llamahost.core.events import Event, Finished, Started
+from llamahost.core.events import Delta, Event, Finished, Started
 from llamahost.core.machine import Machine
 from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, SamplingOptions
 from llamahost.core.observe import FleetEvent, Kind, Observer, Outcome, RequestRecord, request_id
@@ -419,7 +419,7 @@ class AsyncHost:
                             if reply.is_finished:
                                 stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
                             for event in events:
-                                if not account.first_s or isinstance(event, Finished | Started):
+                                if type(event) is not Delta or not account.first_s:
                                     tries.has_begun = True
                                     asked = None  # half a megabyte of text need not stay while the answer is made
                                     event = account.see(event)
@@ -484,8 +484,8 @@ class _Account:
             case Started(index=index, n_cached=n_cached):
                 if index % self._n == 0:
                     self._n_cached += n_cached
-                if self.tries is not None:
-                    return replace(event, replica=self.tries.replica, n_tries=self.tries.n_tries)
+                if (tries := self.tries) is not None:
+                    return Started(index, event.model, event.n_prompt, n_cached, tries.replica, tries.n_tries)
             case Finished(index, reason):
                 self._n_open -= 1
                 if index == 0:

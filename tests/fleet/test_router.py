@@ -1,8 +1,8 @@
 """Laws of the router: which models a name stands for, who is asked next, and when no more."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,6 +11,7 @@ import pytest
 
 from llamahost.core.errors import (
     BackendError,
+    BackendLost,
     ContextTooLong,
     GenerationFailed,
     InvalidRequest,
@@ -24,6 +25,7 @@ from llamahost.core.errors import (
 from llamahost.core.events import Delta, Event, Started
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
 from llamahost.core.observe import RequestRecord
+from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.manifest import Manifest, ServerSettings
 from llamahost.fleet.policy import ANYTHING, ReplicaView, Wants
 from llamahost.fleet.rates import Answered
@@ -33,7 +35,7 @@ from llamahost.fleet.router import PAUSE_S, Kind, Router, Tries
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, spec_of
-from tests.on_loop import on_loop
+from tests.on_loop import on_loop, turns
 
 
 @dataclass
@@ -344,9 +346,70 @@ async def test_a_step_that_fails_later_is_an_error_of_the_streams_in_it_alone() 
     async with host_of(records, a=backend, b=FakeBackend()) as host:
         async with aclosing(host.complete(to_route(90_000))) as running:
             assert isinstance(await anext(running), Started)
-            backend.failures = {backend.n_steps + 5000: BackendError("a bad step")}
+            backend.failures = {backend.n_steps + 1500: BackendError("a bad step")}
             with pytest.raises(GenerationFailed, match="a bad step"):
                 async for _ in running:
                     pass
         assert len([event async for event in host.complete(to_route(3))]) > 2
     assert [(r.outcome, r.replica, r.n_tries) for r in records] == [("error", "a#0", 1), ("length", "a#0", 1)]
+
+
+@asynccontextmanager
+async def two_replicas(*backends: FakeBackend, records: Records, max_queue: int = 9) -> AsyncIterator[AsyncHost]:
+    loader = FakeLoader(lambda: backends[loader.n_loads - 1])
+    devices = BudgetedDevices({"cpu-0": 2**30, "cpu-1": 2**30})
+    manifest = Manifest(models=(spec_of("m", replicas=2, max_queue=max_queue),))
+    async with AsyncHost(manifest, observer=records, load=loader, hardware=devices) as host:
+        while [replica.state for replica in host.models()[0].replicas] != ["ready", "ready"]:
+            await turns()
+        yield host
+
+
+@on_loop
+async def test_a_replica_that_is_lost_ends_its_running_stream_alone_and_its_other_requests_move() -> None:
+    records = Records()
+    backends = [FakeBackend(n_ctx=10**5, n_slots=1), FakeBackend(n_ctx=10**5, n_slots=1)]
+    async with two_replicas(*backends, records=records) as host, AsyncExitStack() as stack:
+        running = []
+        for _ in range(2):  # one on each
+            events = await stack.enter_async_context(aclosing(host.complete(to_model(90_000))))
+            first = await anext(events)
+            assert isinstance(first, Started)
+            running.append((first.replica, events))
+        assert sorted(replica for replica, _ in running) == ["m#0", "m#1"]
+        waiting = [asyncio.ensure_future(all_of(host.complete(to_model(3)))) for _ in range(4)]
+        await turns()
+        # The fleet has loaded them side by side: which of the two is m#0 shows by whose stream ends.
+        backends[0].failures = {backends[0].n_steps + 1500: BackendLost("the device is gone")}
+        lost = [asyncio.ensure_future(all_of(events)) for _, events in running]
+        await asyncio.wait(lost, return_when=asyncio.FIRST_COMPLETED)
+        [failed] = [k for k, task in enumerate(lost) if task.done()]
+        assert isinstance(lost[failed].exception(), GenerationFailed)
+        assert not lost[1 - failed].done()
+        lost[1 - failed].cancel()  # so that the others have a slot
+        await asyncio.wait(lost)
+        await running[1 - failed][1].aclose()
+        answers = await asyncio.gather(*waiting)
+        survivor = running[1 - failed][0]
+        firsts = [events[0] for events in answers]
+        assert all(isinstance(first, Started) and first.replica == survivor for first in firsts)
+        assert {first.n_tries for first in firsts if isinstance(first, Started)} == {1, 2}
+
+
+@on_loop
+async def test_all_replicas_full_is_overloaded() -> None:
+    records = Records()
+    gated = [FakeBackend(n_slots=1, n_ctx=10**5), FakeBackend(n_slots=1, n_ctx=10**5)]
+    async with two_replicas(*gated, records=records, max_queue=0) as host, AsyncExitStack() as stack:
+        for _ in range(2):
+            await anext(await stack.enter_async_context(aclosing(host.complete(to_model(90_000)))))
+        with pytest.raises(Overloaded):
+            await all_of(host.complete(to_model(3)))
+
+
+def to_model(n_tokens: int) -> CompletionRequest:
+    return CompletionRequest(prompts=("abc",), model="m", generation=Generation(max_tokens=n_tokens))
+
+
+async def all_of(events: AsyncGenerator[Event, None]) -> list[Event]:
+    return [event async for event in events]
