@@ -12,7 +12,8 @@ import pytest
 
 from llamahost.api.openai_answers import ChatAnswer, CompletionAnswer, ErrorAnswer, ModelAnswer, ModelsAnswer
 from llamahost.api.openai_types import ChatBody, CompletionBody
-from llamahost.api.openapi import OPERATIONS, document
+from llamahost.api.openapi import document
+from llamahost.api.operations import OPERATIONS
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import MAX_BIASES

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from llamahost.core.errors import ManifestError, Unavailable
+from llamahost.core.errors import ManifestError, ModelNotFound, Unavailable
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.manifest import Manifest
+from llamahost.fleet.route_spec import RouteSpec
+from llamahost.host import AsyncHost
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.fleet.test_fleet import fleet_of
 from tests.on_loop import on_loop
@@ -54,3 +56,15 @@ async def test_a_manifest_that_is_read_again_undoes_what_was_given_by_hand() -> 
         assert n_ctx(fleet) == 64
         await fleet.load("m", {"n_slots": 2})
         assert n_ctx(fleet) == 64
+
+
+@on_loop
+async def test_models_and_routes_of_a_manifest_that_is_read_again_are_asked_for_by_their_names() -> None:
+    one, two = spec_of("one"), spec_of("two", aliases=("second",))
+    async with AsyncHost(Manifest(models=(one,)), load=FakeLoader(), is_strict=True) as host:
+        await host.adopt(Manifest(models=(two,), routes=(RouteSpec(name="any", models=("two",)),)))
+        await host.load("two")
+        for name in ("two", "second", "any"):
+            assert await host.tokenize("a", model=name)
+        with pytest.raises(ModelNotFound):
+            await host.tokenize("a", model="one")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamahost.api.openapi import OPERATIONS
+from llamahost.api.operations import OPERATIONS
 from tests.fuzz.rest import assert_at_rest
 from tests.gguf_models import write_model
 from tests.test_cli import environment, serving
