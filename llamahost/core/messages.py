@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple, TypedDict
 
@@ -258,15 +257,22 @@ class Sampling:
 
     def with_options(self, options: SamplingOptions) -> Sampling:
         """These values, with those that `options` gives in their place."""
-        merged = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not options:
+            return self
+        merged = {name: getattr(self, name) for name in _SAMPLING_FIELDS}
         merged.update(options)
         return Sampling(**merged)
 
     def with_seed(self, seed: int) -> Sampling:
         """These values but for the seed, in [0, 2**32); checked once for all answers, which share a long bias."""
-        made = copy(self)
+        made = object.__new__(Sampling)  # `copy` takes more than twice as long, and each answer has one
+        for name in _SAMPLING_FIELDS:
+            object.__setattr__(made, name, getattr(self, name))
         object.__setattr__(made, "seed", seed)
         return made
+
+
+_SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))
 
 
 class AdapterUse(NamedTuple):
