@@ -19,13 +19,13 @@ from llamahost.api.body import Reading
 from llamahost.api.border import Border, Gate
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
-from llamahost.api.embeddings import EmbeddingsRoute
+from llamahost.api.embeddings import embeddings_route
 from llamahost.api.infill import InfillRoute
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
 from llamahost.api.pull import PullRoute
-from llamahost.api.rerank import RerankRoute
+from llamahost.api.rerank import rerank_route
 from llamahost.api.service import Service
 from llamahost.api.watch import Watch
 from llamahost.api.web import Page
@@ -64,9 +64,9 @@ class App:
         self._reading = Reading()
         chat = chat_route(service, settings, fingerprint, self._reading)
         completion = completion_route(service, settings, fingerprint, self._reading)
-        embeddings = EmbeddingsRoute(service, settings, self._reading)
+        embeddings = embeddings_route(service, settings, self._reading)
         infill = InfillRoute(service, settings, self._reading)
-        rerank = RerankRoute(service, settings, self._reading)
+        rerank = rerank_route(service, settings, self._reading)
         rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
         metrics = tally.metrics
         metrics.registry.register(GpuCollector(gpus))

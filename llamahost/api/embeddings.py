@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from llamahost.api.affinity import with_priority
-from llamahost.api.body import Reading, decode_body, read_body
+from llamahost.api.body import Reading
 from llamahost.api.openai_answers import Answer
-from llamahost.api.openai_types import Name, Token
+from llamahost.api.openai_types import Name, Prompt
+from llamahost.api.pieces import InPieces
 from llamahost.api.service import Service
-from llamahost.api.sse import send_json, while_connected
-from llamahost.api.trace import trace_of
+from llamahost.api.whole import Whole
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind
 from llamahost.fleet.manifest import ServerSettings
@@ -35,7 +33,7 @@ _KINDS: dict[str | None, InputKind] = {
 class EmbeddingsBody(msgspec.Struct, kw_only=True):
     """POST /v1/embeddings. `input_type` chooses the model's own prefix; `truncate` cuts what is too long."""
 
-    input: str | list[Token | str | list[Token]]
+    input: str | list[Prompt]
     model: Name | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
@@ -66,34 +64,15 @@ class EmbeddingsAnswer(Answer):
     usage: InputUsage
 
 
-EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
+EMBEDDINGS = InPieces(EmbeddingsBody, "input", Prompt)
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingsRoute:
-    """One ASGI callable."""
-
-    service: Service
-    settings: ServerSettings
-    reading: Reading
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
-        body, request = await self.reading.run(lambda: _understood(data), len(data))
-        request = with_priority(request, scope)
-        trace.model = request.model
-        found = await while_connected(receive, self.service.embed(request))
-        trace.answered_by(found.model, found.replica, found.n_tries)
-        trace.n_prompt = found.n_tokens
-        n_bytes = sum(4 * len(vector) for vector in found.vectors)
-        is_text = body.encoding_format == "base64"
-        await send_json(send, await self.reading.run(lambda: encoded(found, is_text=is_text), n_bytes))
+def embeddings_route(service: Service, settings: ServerSettings, reading: Reading) -> ASGIApp:
+    return Whole(EMBEDDINGS, parse_embeddings, service.embed, encoded, _n_numbers, settings, reading)
 
 
-def _understood(data: bytes) -> tuple[EmbeddingsBody, EmbedRequest]:
-    body = decode_body(data, EMBEDDINGS)
-    return body, parse_embeddings(body)
+def _n_numbers(found: Embeddings) -> int:
+    return sum(map(len, found.vectors))
 
 
 def parse_embeddings(body: EmbeddingsBody) -> EmbedRequest:
@@ -124,8 +103,9 @@ def inputs_of(given: str | Sequence[int | str | Sequence[int]]) -> tuple[str | t
     return tuple(inputs)
 
 
-def encoded(found: Embeddings, *, is_text: bool) -> bytes:
+def encoded(body: EmbeddingsBody, request: EmbedRequest, found: Embeddings) -> bytes:
     """The answer's JSON, vector by vector: a whole request's at once would hold the GIL for as long as it takes."""
+    is_text = body.encoding_format == "base64"
     cut = frozenset(found.cut)
     items: list[bytes] = []
     for index, vector in enumerate(found.vectors):

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from llamahost.api.affinity import with_priority
-from llamahost.api.body import Reading, decode_body, read_body
+from llamahost.api.body import Reading
 from llamahost.api.embeddings import InputUsage
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_types import Name
+from llamahost.api.pieces import InPieces
 from llamahost.api.service import Service
-from llamahost.api.sse import send_json, while_connected
-from llamahost.api.trace import trace_of
+from llamahost.api.whole import Whole
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.vectors import Ranking, RerankRequest
 from llamahost.fleet.manifest import ServerSettings
@@ -31,11 +29,14 @@ class DocumentBody(msgspec.Struct):
     text: str
 
 
+Document: TypeAlias = str | DocumentBody
+
+
 class RerankBody(msgspec.Struct, kw_only=True):
     """POST /v1/rerank. `texts` in place of `documents` asks for TEI's answer, a bare list."""
 
     query: str
-    documents: list[str | DocumentBody] | None = None
+    documents: list[Document] | None = None
     texts: list[str] | None = None
     model: Name | None = None
     top_n: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
@@ -72,33 +73,15 @@ class RankedText(Answer):
     text: str | msgspec.UnsetType = msgspec.UNSET
 
 
-RERANK = msgspec.json.Decoder(RerankBody)
+RERANK = InPieces(RerankBody, "documents", Document)
 
 
-@dataclass(frozen=True, slots=True)
-class RerankRoute:
-    """One ASGI callable."""
-
-    service: Service
-    settings: ServerSettings
-    reading: Reading
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
-        body, request = await self.reading.run(lambda: _understood(data), len(data))
-        request = with_priority(request, scope)
-        trace.model = request.model
-        found = await while_connected(receive, self.service.rerank(request))
-        trace.answered_by(found.model, found.replica, found.n_tries)
-        trace.n_prompt = found.n_tokens
-        answer = await self.reading.run(lambda: encoded(body, request.documents, found), len(data))
-        await send_json(send, answer)
+def rerank_route(service: Service, settings: ServerSettings, reading: Reading) -> ASGIApp:
+    return Whole(RERANK, parse_rerank, service.rerank, encoded, _n_numbers, settings, reading)
 
 
-def _understood(data: bytes) -> tuple[RerankBody, RerankRequest]:
-    body = decode_body(data, RERANK)
-    return body, parse_rerank(body)
+def _n_numbers(found: Ranking) -> int:
+    return len(found.scores)
 
 
 def parse_rerank(body: RerankBody) -> RerankRequest:
@@ -119,8 +102,9 @@ def parse_rerank(body: RerankBody) -> RerankRequest:
     )
 
 
-def encoded(body: RerankBody, documents: tuple[str, ...], found: Ranking) -> bytes:
+def encoded(body: RerankBody, request: RerankRequest, found: Ranking) -> bytes:
     """The answer's JSON."""
+    documents = request.documents
     is_raw = bool(body.raw_scores) or found.is_probability
     scores = found.scores if is_raw else tuple(map(logistic, found.scores))
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: body.top_n]
