@@ -66,6 +66,15 @@ class Metrics:
         self._requests = Counter(
             "llamahost_requests", "Requests by how they ended.", ("model", "outcome"), registry=registry
         )
+        self._routed = Counter(
+            "llamahost_route_requests",
+            "Requests to a route, by the model that answered.",
+            ("route", "model", "outcome"),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "llamahost_retries", "Tries beyond the first, by the model that answered.", model, registry=registry
+        )
         self._prompt = Counter(
             "llamahost_prompt_tokens", "Prompt tokens, those from a cache among them.", model, registry=registry
         )
@@ -112,6 +121,10 @@ class Metrics:
             self._known.add(record.model)
         model = record.model if record.model in self._known else ""
         self._requests.labels(model, record.outcome).inc()
+        if record.route:
+            self._routed.labels(record.route, model, record.outcome).inc()
+        if record.n_tries > 1:
+            self._retries.labels(model).inc(record.n_tries - 1)
         if record.outcome == "rejected":
             return
         self._prompt.labels(model).inc(record.n_prompt)

@@ -35,6 +35,18 @@ def test_a_request_counts_its_tokens_and_times() -> None:
     assert 'llamahost_request_duration_seconds_sum{model="m"} 0.6' in told
 
 
+def test_the_arms_of_a_route_and_further_tries_are_counted_apart() -> None:
+    metrics = Metrics()
+    for model, n_tries in (("a", 1), ("a", 1), ("b", 3)):
+        metrics.finished(RequestRecord(model=model, kind="chat", route="split", n_tries=n_tries))
+    metrics.finished(RequestRecord(model="a", kind="chat"))
+    told = lines(metrics)
+    assert 'llamahost_route_requests_total{model="a",outcome="stop",route="split"} 2.0' in told
+    assert 'llamahost_route_requests_total{model="b",outcome="stop",route="split"} 1.0' in told
+    assert 'llamahost_requests_total{model="a",outcome="stop"} 3.0' in told
+    assert 'llamahost_retries_total{model="b"} 2.0' in told
+
+
 def test_names_that_clients_make_up_are_no_labels() -> None:
     metrics = Metrics()
     metrics.render([ModelLoad(model="known")])
