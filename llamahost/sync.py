@@ -6,7 +6,6 @@ Knows no thread of the engine; may be used from several threads at once.
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -15,24 +14,17 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, cast, overload
 
-from llamahost.core.errors import InvalidRequest, Unavailable
+from llamahost.core.errors import Unavailable
 from llamahost.core.events import Delta, Event
 from llamahost.core.messages import (
-    AdapterUse,
     ChatRequest,
     CompletionRequest,
-    Continued,
-    Generation,
     Message,
     Output,
-    Role,
-    SamplingOptions,
-    Text,
-    Tool,
-    ToolCall,
 )
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result
 from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind, Ranking, RerankRequest
+from llamahost.given import ChatOptions, CompletionOptions, generation_of, message_of, prompts_of
 from llamahost.host import AsyncHost, SpecOptions, check_names
 
 if TYPE_CHECKING:
@@ -40,42 +32,6 @@ if TYPE_CHECKING:
     from llamahost.fleet.manifest import Manifest, ModelSpec
 
 Result = TypeVar("Result")
-
-
-class Options(SamplingOptions, total=False):
-    """What may be said of an answer beside its words; `Generation` and `Sampling` say what each means."""
-
-    model: str
-    max_tokens: int | None
-    stop: str | Sequence[str]
-    stop_ids: Sequence[int]
-    n: int
-    n_logprobs: int | None
-    ignore_eos: bool
-    adapters: Mapping[str | int, float | None]
-    priority: int
-    timeout_s: float | None
-    output: Output
-
-
-class ChatOptions(Options, total=False):
-    """And of a chat alone."""
-
-    tools: Sequence[Tool]
-    tool_choice: str
-    n_calls: int | None
-    tells_reasoning: bool
-    thinking: bool | None
-    continued: Continued
-    template_options: Mapping[str, object]
-
-
-class CompletionOptions(Options, total=False):
-    """And of a completion alone; `CompletionRequest` says what each means."""
-
-    echo: bool
-    n_prompt_logprobs: int | None
-    suffix: str
 
 
 class Stream(Generic[Result]):
@@ -200,7 +156,7 @@ class Host:
         given = cast("dict[str, Any]", options)
         turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         request = ChatRequest(
-            messages=tuple(_message_of(turn, k) for k, turn in enumerate(turns)),
+            messages=tuple(message_of(turn, k) for k, turn in enumerate(turns)),
             model=given.get("model", ""),
             tools=tuple(given.get("tools", ())),
             tool_choice=given.get("tool_choice", "auto"),
@@ -210,7 +166,7 @@ class Host:
             thinking=given.get("thinking"),
             continued=given.get("continued", "no"),
             template_options=given.get("template_options", {}),
-            generation=_generation_of(given),
+            generation=generation_of(given),
         )
         return self._answer(lambda: self._host.chat(request), Fold(chat_result), is_streamed=stream)
 
@@ -247,13 +203,13 @@ class Host:
         check_names(options, CompletionOptions.__annotations__, "option")
         given = cast("dict[str, Any]", options)
         request = CompletionRequest(
-            prompts=_prompts_of(prompt),
+            prompts=prompts_of(prompt),
             model=given.get("model", ""),
             echo=given.get("echo", False),
             n_prompt_logprobs=given.get("n_prompt_logprobs"),
             suffix=given.get("suffix", ""),
             output=given.get("output", Output()),
-            generation=_generation_of(given),
+            generation=generation_of(given),
         )
         return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)
 
@@ -393,89 +349,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:  # there is none for Windows
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def _generation_of(given: Mapping[str, Any]) -> Generation:
-    sampling = {name: given[name] for name in SamplingOptions.__annotations__ if name in given}
-    stop = given.get("stop", ())
-    return Generation(
-        sampling=cast("SamplingOptions", sampling),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        stop_ids=tuple(given.get("stop_ids", ())),
-        max_tokens=given.get("max_tokens"),
-        n=given.get("n", 1),
-        n_logprobs=given.get("n_logprobs"),
-        ignore_eos=given.get("ignore_eos", False),
-        adapters=tuple(AdapterUse(name, scale) for name, scale in given.get("adapters", {}).items()),
-        priority=given.get("priority", 0),
-        timeout_s=given.get("timeout_s"),
-    )
-
-
-def _prompts_of(prompt: str | Sequence[int] | Sequence[str]) -> tuple[str | tuple[int, ...], ...]:
-    if isinstance(prompt, str):
-        return (prompt,)
-    if prompt and all(isinstance(item, str) for item in prompt):
-        return tuple(cast("Sequence[str]", prompt))
-    return (tuple(cast("Sequence[int]", prompt)),)
-
-
-_ROLES = ("system", "developer", "user", "assistant", "tool")
-
-
-def _message_of(turn: Message | Mapping[str, object], k: int) -> Message:
-    if isinstance(turn, Message):
-        return turn
-    known = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
-    for key in turn:
-        if key not in known:
-            raise InvalidRequest(f"messages[{k}] has an unknown key `{key}`", param=f"messages[{k}].{key}")
-    role = turn.get("role")
-    if role not in _ROLES:
-        raise InvalidRequest(f"messages[{k}].role must be one of {', '.join(_ROLES)}", param=f"messages[{k}].role")
-    return Message(
-        role=cast("Role", role),
-        parts=_parts_of(turn.get("content"), k),
-        tool_calls=_calls_of(turn.get("tool_calls"), k),
-        reasoning=str(turn.get("reasoning_content") or ""),
-        name=str(turn.get("name") or ""),
-        tool_call_id=str(turn.get("tool_call_id") or ""),
-    )
-
-
-def _calls_of(calls: object, k: int) -> tuple[ToolCall, ...]:
-    found: list[ToolCall] = []
-    for call in calls if isinstance(calls, list | tuple) else [calls] if calls else []:
-        given = call if isinstance(call, Mapping) else {}
-        function = given.get("function")
-        if isinstance(call, ToolCall):
-            found.append(call)
-        elif isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            id_ = str(given.get("id") or f"call_{k}_{len(found)}")
-            arguments = function.get("arguments") or "{}"
-            if isinstance(arguments, Mapping):  # as Hugging Face's templates have them
-                arguments = json.dumps(arguments, ensure_ascii=False)
-            found.append(ToolCall(id_, function["name"], str(arguments)))
-        else:
-            raise InvalidRequest(
-                f'messages[{k}].tool_calls holds ToolCall or {{"id": …, "function": {{"name": …, "arguments": …}}}}',
-                param=f"messages[{k}].tool_calls",
-            )
-    return tuple(found)
-
-
-def _parts_of(content: object, k: int) -> tuple[Text, ...]:
-    if content is None:
-        return ()
-    if isinstance(content, str):
-        return (Text(content),)
-    texts: list[Text] = []
-    for part in content if isinstance(content, list | tuple) else [None]:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        if not isinstance(text, str):
-            raise InvalidRequest(
-                f'messages[{k}].content must be text or a list of {{"type": "text", "text": …}}',
-                param=f"messages[{k}].content",
-            )
-        texts.append(Text(text))
-    return tuple(texts)

@@ -17,7 +17,8 @@ from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import Message, Text, ToolCall
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result
 from llamahost.fleet.manifest import Manifest, ServerSettings
-from llamahost.sync import Host, _message_of
+from llamahost.given import message_of
+from llamahost.sync import Host
 from tests.fakes import BackendError, FakeBackend, alone
 from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
 
@@ -81,7 +82,7 @@ def test_text_alone_is_a_users_turn() -> None:
 @pytest.mark.parametrize("arguments", ['{"a": "é"}', {"a": "é"}])
 def test_the_arguments_of_a_call_may_be_text_or_an_object(arguments: object) -> None:
     turn = {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": arguments}}]}
-    assert _message_of(turn, 0).tool_calls == (ToolCall("c1", "f", '{"a": "é"}'),)
+    assert message_of(turn, 0).tool_calls == (ToolCall("c1", "f", '{"a": "é"}'),)
 
 
 def test_more_answers_are_in_others_by_index() -> None:

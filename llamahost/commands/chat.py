@@ -32,7 +32,8 @@ from llamahost.core.errors import LlamahostError
 
 if TYPE_CHECKING:
     from llamahost.core.events import Delta
-    from llamahost.sync import Host, Options
+    from llamahost.given import Options
+    from llamahost.sync import Host
 
 Turn = dict[str, str]
 Replies = Callable[[list[Turn]], Generator["Delta", None, None]]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from llamahost.fleet.loader import ModelCard
     from llamahost.fleet.manifest import Manifest, ModelSpec
     from llamahost.fleet.replica import Opened
-    from llamahost.sync import Host, Options
+    from llamahost.given import Options
+    from llamahost.sync import Host
 
 MANIFEST = Path("model_manifest.toml")  # read where it lies in the current folder and no other is named
 

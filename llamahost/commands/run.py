@@ -30,7 +30,8 @@ from llamahost.commands.opening import (
 
 if TYPE_CHECKING:
     from llamahost.core.results import ChatResult, CompletionResult
-    from llamahost.sync import Options, Stream
+    from llamahost.given import Options
+    from llamahost.sync import Stream
 
 
 def run(
