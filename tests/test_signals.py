@@ -178,12 +178,15 @@ def test_a_hang_up_reads_the_manifest_again_and_a_wrong_one_changes_nothing(tiny
         assert server.end(signal.SIGTERM) == 0
 
 
-def test_a_hang_up_because_the_terminal_is_gone_ends_it_well(tiny_llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "said"), [((), "stopping: 0 requests"), (("nohup",), "the manifest was read again")])
+def test_a_terminal_that_goes_away_ends_it_well_but_not_under_nohup(
+    way: tuple[str, ...], said: str, tiny_llama: Path, tmp_path: Path
+) -> None:
     ours, theirs = pty.openpty()
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["setsid", "--ctty", *command("serve", tiny_llama, "--n-ctx", "64", "--port", "0")],
+            ["setsid", "--ctty", *way, *command("serve", tiny_llama, "--n-ctx", "64", "--port", "0")],
             cwd=tmp_path, env=environment(), stdin=theirs, stdout=output, stderr=output,
         )  # fmt: skip
     os.close(theirs)
@@ -193,7 +196,11 @@ def test_a_hang_up_because_the_terminal_is_gone_ends_it_well(tiny_llama: Path, t
                 assert process.poll() is None, log.read_text()
                 select.select([], [], [], 0.05)
             os.close(ours)
+            while said not in log.read_text():
+                select.select([], [], [], 0.05)
+            if way:
+                assert process.poll() is None
+                process.send_signal(signal.SIGTERM)
             assert process.wait(LIMIT_S) == 0
         finally:
             process.kill()
-    assert "stopping: 0 requests" in log.read_text()

@@ -132,7 +132,8 @@ class Runner:
         self._app: App | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[None] | None = None
-        self._had_terminal = _has_terminal()
+        # Under nohup, which has it ignored, the server is meant to outlive its terminal.
+        self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     def run(self, make_app: Callable[[Callable[[], None]], App]) -> int:
         """Serve until told to stop; the exit status. `make_app` gets what the app must call when it begins to live."""
@@ -185,7 +186,7 @@ class Runner:
 
     def hang_up(self) -> None:
         """Read the manifest again, unless it is the terminal that went away."""
-        if self._had_terminal and not _has_terminal():
+        if self._ends_with_terminal and not _has_terminal():
             self.stop()
         elif self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())

@@ -111,7 +111,7 @@ def _tell(model: ModelDetails, *, is_json: bool) -> None:
     if model.memory_bytes:
         line += f", {bytes_told(model.memory_bytes)} on {', '.join(model.devices)}"
     if model.n_ctx and model.state == "ready":
-        line += f", {model.n_slots} slots of {model.n_ctx} tokens"
+        line += f", {model.n_slots} {'slot' if model.n_slots == 1 else 'slots'} of {model.n_ctx} tokens"
     print(clean(line + (f": {model.reason}" if model.reason else "")))
 
 
