@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from llamahost.core.messages import Sampling
 
@@ -207,6 +207,27 @@ class Plan:
     @property
     def n_tokens(self) -> int:
         return sum(len(span.tokens) for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSlot:
+    """What a slot held, in host memory: the tokens, and their KV as the backend writes it."""
+
+    tokens: Tokens
+    state: bytes
+
+
+@runtime_checkable
+class KeepsSlots(Protocol):
+    """A backend whose slots can be kept beyond its life. Called by its worker, between steps."""
+
+    def take_slot(self, slot: int, n: int) -> bytes:
+        """The state of a slot that holds [0, n); empty where it cannot be had."""
+        ...
+
+    def put_slot(self, slot: int, kept: bytes) -> None:
+        """Into an empty slot. Raises BackendError where it does not fit."""
+        ...
 
 
 class RowLogprobs(NamedTuple):

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import Backend, Emission, Job, Plan
+from llamahost.core.work import NO_ADAPTERS, Backend, Emission, Job, KeepsSlots, KeptSlot, Plan
 from llamahost.engine.pace import Pace
 from llamahost.engine.scheduler import Scheduler
 
@@ -124,6 +124,37 @@ class Engine:
         self._untold.discard(job_id)
         if emission is not None:
             self._note([emission])
+
+    def keep(self, n_bytes: int) -> tuple[KeptSlot, ...]:
+        """What idle slots hold, within so many bytes, the last used last. Called by the worker, as all of this."""
+        backend, kept = self._backend, []
+        if self.lost or self._is_closed or not isinstance(backend, KeepsSlots):
+            return ()
+        slots = [each for each in self._scheduler.slots.all if each.sequence is None and each.adapters == NO_ADAPTERS]
+        for slot in sorted(slots, key=lambda each: each.used_at, reverse=True):
+            taken = backend.take_slot(slot.index, len(slot.kept)) if slot.kept else b""
+            n_bytes -= len(taken)
+            if n_bytes < 0:
+                break
+            if taken:
+                kept.append(KeptSlot(slot.kept[:], taken))
+        return tuple(kept[::-1])
+
+    def restore(self, kept: Sequence[KeptSlot]) -> None:
+        """Have empty slots hold what was kept, before any job comes. What does not fit is left out."""
+        backend, slots = self._backend, self._scheduler.slots
+        if not isinstance(backend, KeepsSlots):
+            return
+        for slot, each in zip(slots.all, kept, strict=False):
+            n = len(each.tokens)
+            if n > backend.n_ctx or slots.n_cells_used + n > backend.n_cells or slot.sequence or slot.kept:
+                continue
+            try:
+                backend.put_slot(slot.index, each.state)
+            except BackendError as error:
+                self._log(error)
+            else:
+                slots.fill(slot, each.tokens)
 
     def step(self) -> bool:
         """Make one step. False: there was nothing to do, and the news of all that was done is out."""

@@ -128,6 +128,14 @@ class Slots:
         if self.cells is not None:
             self.cells.extend(index, n)
 
+    def fill(self, slot: Slot, tokens: array[int]) -> None:
+        """The backend holds these in an empty slot, from a life before this one."""
+        assert slot.sequence is None, f"slot {slot.index} is taken"
+        assert not slot.kept, f"slot {slot.index} keeps something"
+        slot.kept = tokens[:]
+        self.computed(slot.index, len(tokens))
+        self.touch(slot)
+
     def keep_more(self, index: int, tokens: array[int]) -> None:
         """A step that was under way when its sequence left has computed these into the slot."""
         self.all[index].kept.extend(tokens)

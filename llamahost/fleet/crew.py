@@ -11,12 +11,13 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 
 from llamahost.core.errors import LlamahostError, NoMemory
 from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
 from llamahost.fleet import residents
 from llamahost.fleet.devices import Devices
+from llamahost.fleet.kept import KeptPrefixes
 from llamahost.fleet.loading import Loading
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.place import Place, Running
@@ -47,6 +48,7 @@ class Crew:
         self.clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
         self.is_closed = False
         self._told: dict[str, State] = {}
+        self._kept = KeptPrefixes()
         self._first_free: Mapping[str, int] = {}
         self.list_places()
 
@@ -189,6 +191,7 @@ class Crew:
         measured = opened.measured(effect.placement.devices)
         running = Running(loading.replica(opened, effect.placement.devices, on_lost), record, measured, next(_epochs))
         place.running[id_] = running
+        running.replica.restore(self._kept.take(_key_of(place.model, record)))
         if running.replica.adapters.specs != place.spec.adapters:
             self.spawn(self.adapt(place, running))
         effects = self.residency.loaded(id_, measured, self.now())
@@ -215,6 +218,13 @@ class Crew:
         running = place.running.pop(replica_id, None)
         if running is None:
             return
+        if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
+            try:
+                slots = await running.replica.keep(self.settings.prefix_bytes)
+            except LlamahostError as error:  # they are computed again, that is all
+                logger.warning("%s: its prefixes could not be kept: %s", replica_id, error)
+            else:
+                self._kept.put(_key_of(place.model, running.record), slots, self.settings.prefix_bytes)
         await running.replica.close()
         effects = self.residency.unloaded(replica_id, self.now())
         self.list_places()
@@ -266,6 +276,12 @@ class Crew:
     def _tick(self) -> None:
         self.timer = None
         self.do(self.residency.tick(self.now()))
+
+
+def _key_of(model: residents.Model, record: residents.Replica) -> Hashable:
+    """What a kept state fits into: the same file, in a context of the same shape."""
+    spec = model.spec
+    return model.seen, record.placement.shape, spec.kv_type_k, spec.kv_type_v, spec.rope_freq_base, spec.rope_freq_scale
 
 
 def _state_of(record: residents.Replica) -> State:

@@ -24,7 +24,7 @@ from llamahost.core.errors import (
 )
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Text
 from llamahost.core.vectors import EmbedRequest, RerankRequest
-from llamahost.core.work import Backend, EmbedBackend, Job, Vector, Vocabulary
+from llamahost.core.work import Backend, EmbedBackend, Job, KeptSlot, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox, Reader
 from llamahost.engine.worker import Worker
@@ -356,6 +356,28 @@ class Replica:
         """End a job before the next plan. Idempotent, returns at once."""
         assert self._engine is not None, "nothing is submitted without one"
         self._worker.abort(self._engine, job_id)
+
+    async def keep(self, n_bytes: int) -> tuple[KeptSlot, ...]:
+        """What its slots hold, within so many bytes; nothing runs on it any more."""
+        engine = self._engine
+        if engine is None:
+            return ()
+        kept: Future[tuple[KeptSlot, ...]] = Future()
+
+        def keep() -> None:
+            try:
+                kept.set_result(engine.keep(n_bytes))
+            except Exception as error:  # told where it is waited for: the unload goes on
+                kept.set_exception(error)
+
+        self._worker.call(keep)
+        return await asyncio.wrap_future(kept)
+
+    def restore(self, kept: Sequence[KeptSlot]) -> None:
+        """Have that in its slots before any request comes."""
+        engine = self._engine
+        if engine is not None and kept:
+            self._worker.call(lambda: engine.restore(kept))
 
     def refuse(self, error: Exception) -> None:
         """End every stream with this error, and whatever is asked for later too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,10 +17,12 @@ from llamahost.core.events import Delta, Event, Finished
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
 from llamahost.core.observe import FleetEvent, ModelChanged
+from llamahost.core.work import KeptSlot
 from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.facts import facts_of
 from llamahost.fleet.fit import Shape
 from llamahost.fleet.footprint import footprint
+from llamahost.fleet.kept import KeptPrefixes
 from llamahost.fleet.loader import load
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.policy import Wants
@@ -198,6 +201,43 @@ async def test_a_lost_device_ends_its_streams_and_the_model_comes_back_elsewhere
         await until(host, lambda: states(host)["a"] == "ready")
         assert isinstance((await ask(host, "a"))[-1], Finished)
         assert host.models()[0].replicas[-1].devices == ("cpu-1",)
+
+
+@pytest.mark.parametrize("kv_layout", ["split", "unified"])
+@pytest.mark.parametrize("architecture", ["llama", "swa", "recurrent", "hybrid"])
+def test_prefixes_survive_an_unload_where_that_is_asked(
+    architecture: str, kv_layout: str, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(f"tiny_{architecture}")
+
+    @on_loop
+    async def law() -> None:
+        prompt = tuple(range(20, 70))
+        greedy = Generation(max_tokens=8, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
+        longer = CompletionRequest(prompts=((*prompt, 71, 72, 73),), model="a", generation=greedy)
+        found = []
+        for is_kept in (False, True):
+            a = spec("a", path, n_ctx=256, kv_layout=kv_layout, keep_prefixes=is_kept)
+            async with host_of(a, budgets={"cpu-0": 100 * MB}) as host:
+                first = CompletionRequest(prompts=(prompt,), model="a", generation=Generation(max_tokens=0))
+                assert [event async for event in host.complete(first)]
+                await host.unload("a")
+                events = [event async for event in host.complete(longer)]
+                (end,) = (event for event in events if isinstance(event, Finished))
+                assert (end.usage.n_cached == len(prompt)) == is_kept
+                found.append("".join(event.text for event in events if isinstance(event, Delta)))
+        assert found[0] == found[1]
+
+    law()
+
+
+def test_what_is_kept_stays_within_its_budget() -> None:
+    kept = KeptPrefixes()
+    for k in range(4):
+        kept.put(k, (KeptSlot(array("i", [1]), bytes(40)),), 100)
+        assert kept.n_bytes <= 100
+    assert [bool(kept.take(k)) for k in range(4)] == [False, False, True, True]
+    assert kept.n_bytes == 0
 
 
 @pytest.mark.parametrize("architecture", ["llama", "recurrent", "hybrid"])
