@@ -201,9 +201,8 @@ class Crew:
         self.do((*effects, *self.residency.tick(self.now())))
 
     def _failed(self, replica_id: str, reason: str, *, is_memory: bool = False) -> None:
-        if self.is_closed:
-            return
-        self.do(self.residency.failed(replica_id, reason, self.now(), is_memory=is_memory))
+        effects = self.residency.failed(replica_id, reason, self.now(), is_memory=is_memory)
+        self.do(() if self.is_closed else effects)
 
     def _lost(self, replica_id: str, reason: str) -> None:
         """A backend is gone: its jobs have failed, what is needed now is a new one."""

@@ -109,6 +109,7 @@ class Fleet:
         if self._crew.is_closed:
             return
         self._crew.is_closed = True
+        self._crew.residency.end()
         if self._crew.timer is not None:
             self._crew.timer.cancel()
         places = tuple(self._crew.places.values())

@@ -6,8 +6,6 @@ Every value is checked when it is made, whether it comes from a manifest, the co
 from __future__ import annotations
 
 import difflib
-import ipaddress
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Literal
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import Sampling, SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec, check_together
+from llamahost.fleet.ranges import Kind, check, is_network, is_pattern, is_share
 from llamahost.fleet.route_spec import RouteSpec
 
 KvLayout = Literal["auto", "split", "unified"]
@@ -111,7 +110,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is as good
-        _check(self, _MODEL_KINDS)
+        check(self, _MODEL_KINDS)
         _check_source(self)
         _check_placement(self)
         _check_most(self)
@@ -165,7 +164,7 @@ def _check_placement(spec: ModelSpec) -> None:
             raise ManifestError(f"devices must be 1 to {MAX_DEVICES} different ones", key="devices")
     shares = spec.tensor_split
     if shares:
-        if len(shares) > MAX_DEVICES or not all(_is_share(share) for share in shares) or sum(shares) <= 0:
+        if len(shares) > MAX_DEVICES or not all(is_share(share) for share in shares) or sum(shares) <= 0:
             raise ManifestError(
                 f"tensor_split must be up to {MAX_DEVICES} numbers between 0 and 1e6, not all 0", key="tensor_split"
             )
@@ -178,21 +177,8 @@ def _check_placement(spec: ModelSpec) -> None:
     if len(spec.override_tensor) > _N_OVERRIDES:
         raise ManifestError(f"override_tensor may hold up to {_N_OVERRIDES} patterns", key="override_tensor")
     for each in spec.override_tensor:
-        if not isinstance(each, str) or not _OVERRIDE.fullmatch(each) or not _is_pattern(each.partition("=")[0]):
+        if not isinstance(each, str) or not _OVERRIDE.fullmatch(each) or not is_pattern(each.partition("=")[0]):
             raise ManifestError(f'override_tensor must be like "ffn_.*_exps=CPU", not {each!r}', key="override_tensor")
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e6
-
-
-def _is_pattern(text: str) -> bool:
-    """Whether this is a regular expression here; what C++ thinks of it besides, it says without dying."""
-    try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError):
-        return False
-    return text.isascii() and text.isprintable() and max(text.count("("), text.count("["), text.count("{")) <= 16
 
 
 def _check_most(spec: ModelSpec) -> None:
@@ -235,7 +221,7 @@ class ServerSettings:
     adapter_folders: tuple[Path, ...] = ()  # from which adapters may be loaded over HTTP; none: not at all
 
     def __post_init__(self) -> None:
-        _check(self, _SERVER_KINDS)
+        check(self, _SERVER_KINDS)
         if not self.host:
             raise ManifestError("host must not be empty; 0.0.0.0 listens on every interface", key="host")
         if self.api_key is not None and not self.api_key.strip():
@@ -252,7 +238,7 @@ class ServerSettings:
                     key="cors_origins",
                 )
         for proxy in self.forwarded_allow_ips:
-            if not _is_network(proxy):
+            if not is_network(proxy):
                 raise ManifestError(
                     f'forwarded_allow_ips must be addresses, networks like 10.0.0.0/8, or "*"; not {proxy!r}',
                     key="forwarded_allow_ips",
@@ -284,121 +270,83 @@ class Manifest:
                     raise ManifestError(f"route `{route.name}` names `{name}`, which is no model{hint}", key="models")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What a field may hold: of this type, within the range or among the choices."""
-
-    type: type
-    low: float = -math.inf
-    high: float = math.inf
-    choices: tuple[str, ...] = ()
-    is_optional: bool = False
-
-
 _MODEL_KINDS = {
-    "name": _Kind(str),
-    "path": _Kind(Path),
-    "aliases": _Kind(tuple),
-    "n_ctx": _Kind(int, 8, _INT32, is_optional=True),
-    "n_slots": _Kind(int, 1, 256, is_optional=True),  # llama.cpp knows 256 sequences
-    "kv_layout": _Kind(str, choices=("auto", "split", "unified")),
-    "n_cells": _Kind(int, 8, _INT32, is_optional=True),
-    "kv_type_k": _Kind(str, choices=KV_TYPES),
-    "kv_type_v": _Kind(str, choices=KV_TYPES),
-    "n_batch": _Kind(int, 1, 2**20),
-    "n_ubatch": _Kind(int, 1, 2**20),
-    "n_gpu_layers": _Kind(int, -1, _INT32),
-    "flash_attention": _Kind(str, choices=("auto", "on", "off")),
-    "n_threads": _Kind(int, 1, 512, is_optional=True),  # ggml's own bound
-    "swa_full": _Kind(bool),
-    "template": _Kind(str),
-    "sampling": _Kind(dict),
-    "adapters": _Kind(tuple),
-    "embeddings": _Kind(bool),
-    "pooling": _Kind(str, choices=("auto", "none", "mean", "cls", "last", "rank")),
-    "query_prefix": _Kind(str),
-    "document_prefix": _Kind(str),
-    "max_queue": _Kind(int, 0, 10**6),
-    "timeout_s": _Kind(float, 1e-3, 1e9, is_optional=True),
-    "target_step_s": _Kind(float, 1e-3, 60.0),
-    "repo": _Kind(str),
-    "file": _Kind(str),
-    "quant": _Kind(str),
-    "revision": _Kind(str),
-    "task": _Kind(str, choices=("auto", "chat", "completion", "embedding", "rerank")),
-    "load": _Kind(str, choices=("start", "request", "hand")),
-    "split_mode": _Kind(str, choices=("none", "layer", "row", "tensor")),
-    "tensor_split": _Kind(tuple),
-    "main_device": _Kind(int, 0, MAX_DEVICES - 1),
-    "n_cpu_moe": _Kind(int, 0, 4096),
-    "override_tensor": _Kind(tuple),
-    "mmap": _Kind(bool),
-    "mlock": _Kind(bool),
-    "rope_freq_base": _Kind(float, 1.0, 1e12, is_optional=True),
-    "rope_freq_scale": _Kind(float, 1e-4, 1e4, is_optional=True),
-    "pinned": _Kind(bool),
-    "memory_priority": _Kind(int, -1000, 1000),
-    "idle_s": _Kind(float, 1.0, 1e9, is_optional=True),
-    "when_loading": _Kind(str, choices=("auto", "wait", "refuse")),
-    "max_sampling": _Kind(dict),
-    "keep_prefixes": _Kind(bool),
+    "name": Kind(str),
+    "path": Kind(Path),
+    "aliases": Kind(tuple),
+    "n_ctx": Kind(int, 8, _INT32, is_optional=True),
+    "n_slots": Kind(int, 1, 256, is_optional=True),  # llama.cpp knows 256 sequences
+    "kv_layout": Kind(str, choices=("auto", "split", "unified")),
+    "n_cells": Kind(int, 8, _INT32, is_optional=True),
+    "kv_type_k": Kind(str, choices=KV_TYPES),
+    "kv_type_v": Kind(str, choices=KV_TYPES),
+    "n_batch": Kind(int, 1, 2**20),
+    "n_ubatch": Kind(int, 1, 2**20),
+    "n_gpu_layers": Kind(int, -1, _INT32),
+    "flash_attention": Kind(str, choices=("auto", "on", "off")),
+    "n_threads": Kind(int, 1, 512, is_optional=True),  # ggml's own bound
+    "swa_full": Kind(bool),
+    "template": Kind(str),
+    "sampling": Kind(dict),
+    "adapters": Kind(tuple),
+    "embeddings": Kind(bool),
+    "pooling": Kind(str, choices=("auto", "none", "mean", "cls", "last", "rank")),
+    "query_prefix": Kind(str),
+    "document_prefix": Kind(str),
+    "max_queue": Kind(int, 0, 10**6),
+    "timeout_s": Kind(float, 1e-3, 1e9, is_optional=True),
+    "target_step_s": Kind(float, 1e-3, 60.0),
+    "repo": Kind(str),
+    "file": Kind(str),
+    "quant": Kind(str),
+    "revision": Kind(str),
+    "task": Kind(str, choices=("auto", "chat", "completion", "embedding", "rerank")),
+    "load": Kind(str, choices=("start", "request", "hand")),
+    "split_mode": Kind(str, choices=("none", "layer", "row", "tensor")),
+    "tensor_split": Kind(tuple),
+    "main_device": Kind(int, 0, MAX_DEVICES - 1),
+    "n_cpu_moe": Kind(int, 0, 4096),
+    "override_tensor": Kind(tuple),
+    "mmap": Kind(bool),
+    "mlock": Kind(bool),
+    "rope_freq_base": Kind(float, 1.0, 1e12, is_optional=True),
+    "rope_freq_scale": Kind(float, 1e-4, 1e4, is_optional=True),
+    "pinned": Kind(bool),
+    "memory_priority": Kind(int, -1000, 1000),
+    "idle_s": Kind(float, 1.0, 1e9, is_optional=True),
+    "when_loading": Kind(str, choices=("auto", "wait", "refuse")),
+    "max_sampling": Kind(dict),
+    "keep_prefixes": Kind(bool),
 }
 
 _SERVER_KINDS = {
-    "host": _Kind(str),
-    "port": _Kind(int, 0, 65535),
-    "unix_socket": _Kind(Path, is_optional=True),
-    "api_key": _Kind(str, is_optional=True),
-    "api_key_file": _Kind(Path, is_optional=True),
-    "cors_origins": _Kind(tuple),
-    "tls_cert": _Kind(Path, is_optional=True),
-    "tls_key": _Kind(Path, is_optional=True),
-    "base_path": _Kind(str),
-    "forwarded_allow_ips": _Kind(tuple),
-    "drain_s": _Kind(float, 0.0, 86400.0),
-    "ping_s": _Kind(float, 0.1, 86400.0),
-    "stall_s": _Kind(float, 0.1, 86400.0),
-    "gpu_sample_s": _Kind(float, 0.0, 86400.0),
-    "timeout_s": _Kind(float, 1e-3, 1e9, is_optional=True),
-    "max_body_bytes": _Kind(int, 1024, 2**40),
-    "memory_fraction": _Kind(float, 0.01, 1.0),
-    "reserved_bytes": _Kind(int, 0, 2**50),
-    "host_bytes": _Kind(int, 2**20, 2**50, is_optional=True),
-    "cpu_fallback": _Kind(bool),
-    "max_loaded": _Kind(int, 1, 1000, is_optional=True),
-    "n_retries": _Kind(int, 0, 10),
-    "breaker_failures": _Kind(int, 1, 1000),
-    "breaker_s": _Kind(float, 0.0, 86400.0),
-    "prefix_bytes": _Kind(int, 0, 2**50),
-    "adapter_folders": _Kind(tuple),
+    "host": Kind(str),
+    "port": Kind(int, 0, 65535),
+    "unix_socket": Kind(Path, is_optional=True),
+    "api_key": Kind(str, is_optional=True),
+    "api_key_file": Kind(Path, is_optional=True),
+    "cors_origins": Kind(tuple),
+    "tls_cert": Kind(Path, is_optional=True),
+    "tls_key": Kind(Path, is_optional=True),
+    "base_path": Kind(str),
+    "forwarded_allow_ips": Kind(tuple),
+    "drain_s": Kind(float, 0.0, 86400.0),
+    "ping_s": Kind(float, 0.1, 86400.0),
+    "stall_s": Kind(float, 0.1, 86400.0),
+    "gpu_sample_s": Kind(float, 0.0, 86400.0),
+    "timeout_s": Kind(float, 1e-3, 1e9, is_optional=True),
+    "max_body_bytes": Kind(int, 1024, 2**40),
+    "memory_fraction": Kind(float, 0.01, 1.0),
+    "reserved_bytes": Kind(int, 0, 2**50),
+    "host_bytes": Kind(int, 2**20, 2**50, is_optional=True),
+    "cpu_fallback": Kind(bool),
+    "max_loaded": Kind(int, 1, 1000, is_optional=True),
+    "n_retries": Kind(int, 0, 10),
+    "breaker_failures": Kind(int, 1, 1000),
+    "breaker_s": Kind(float, 0.0, 86400.0),
+    "prefix_bytes": Kind(int, 0, 2**50),
+    "adapter_folders": Kind(tuple),
 }
-
-_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
-
-
-def _check(owner: ModelSpec | ServerSettings, kinds: Mapping[str, _Kind]) -> None:
-    for key, kind in kinds.items():
-        value = getattr(owner, key)
-        if value is None and kind.is_optional:
-            continue
-        is_right = isinstance(value, (int, float) if kind.type is float else kind.type)
-        if not is_right or (isinstance(value, bool) and kind.type is not bool):
-            wanted = _TYPE_NAMES.get(kind.type, "a table")
-            raise ManifestError(f"{key} must be {wanted}, not {value!r}", key=key)
-        if kind.choices and value not in kind.choices:
-            raise ManifestError(f"{key} must be one of {', '.join(kind.choices)}, not {value!r}", key=key)
-        if kind.type in (int, float) and not kind.low <= value <= kind.high:
-            raise ManifestError(f"{key} must be between {kind.low:g} and {kind.high:g}, not {value}", key=key)
-
-
-def _is_network(text: object) -> bool:
-    """Whether this is an IP address, a network of them, or `*`."""
-    if text == "*":
-        return True
-    try:
-        return isinstance(text, str) and bool(ipaddress.ip_network(text))
-    except ValueError:
-        return False
 
 
 def is_template_name(template: str) -> bool:

@@ -221,6 +221,10 @@ class Residency:
         """Those that there are, out of use or not."""
         return self._memory.devices
 
+    def end(self) -> None:
+        """Load nothing any more."""
+        self._memory.devices = ()
+
     def resize(self, room: Bytes) -> None:
         """What models may take of each device, as it was seen."""
         self._memory.room.update(room)
@@ -282,7 +286,8 @@ class Residency:
 
     def next_at(self) -> float:
         """When `tick` has something to do though nothing happens; infinite where never."""
-        times = [model.retry_at for model in self.models.values() if model.wanted_at is not None]
+        wanted = (model for model in self.models.values() if model.wanted_at is not None)
+        times = [model.retry_at for model in wanted if model.retry_at > -math.inf]
         for model in self.models.values():
             if model.spec.idle_s is not None:
                 times += [r.last_used + model.spec.idle_s for r in model.live if r.state == "ready" and not r.n_leases]
@@ -304,6 +309,8 @@ class Residency:
         free = memory.free()
         coming = memory.coming(free)
         waiting = [m for m in self.models.values() if m.wanted_at is not None and not m.is_gone and now >= m.retry_at]
+        for model in waiting:
+            model.retry_at = -math.inf  # it has come
         is_anyone_waiting = False
         for model in sorted(waiting, key=lambda each: each.turn):
             if model.live:

@@ -237,3 +237,22 @@ async def test_a_model_that_loses_both_its_contexts_is_loaded_anew_once() -> Non
         await embed()
         assert len(await generate(fleet, 2)) == 4
     assert loader.n_loads == 2
+
+
+@on_loop
+async def test_a_replica_that_is_lost_fails_its_streams_alone_and_is_told_apart() -> None:
+    backends = iter([FakeBackend(failures={1: BackendLost("the device is gone")}), FakeBackend(), FakeBackend()])
+    loader = FakeLoader(lambda: next(backends))  # which two threads may ask at once
+    async with fleet_of(spec_of(replicas=2), loader=loader) as fleet:
+        while [each.state for each in fleet.statuses()[0].replicas] != ["ready", "ready"]:
+            await turns()
+        ends = await asyncio.gather(*(generate(fleet, k, n_max=8) for k in range(1, 5)), return_exceptions=True)
+        lost = [end for end in ends if isinstance(end, GenerationFailed)]
+        assert 1 <= len(lost) <= 3
+        assert all(len(end) == 8 for end in ends if isinstance(end, list))
+        (status,) = fleet.statuses()
+        assert status.state == "ready"
+        assert len(await generate(fleet, 9)) == 4, "the other one answers on"
+        while [each.state for each in fleet.statuses()[0].replicas] != ["ready", "ready"]:
+            await turns()
+        assert loader.n_loads == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,7 +145,7 @@ def world(*specs: ModelSpec, budget: int = 100, **sizes: int) -> World:
     return World(specs, {name: facts(mb) for name, mb in sizes.items()}, {"cpu": budget * MB})
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(16))
 def test_the_laws_hold_whatever_happens(seed: int) -> None:
     """Memory is never over-committed, nothing goes under a lease, no request is lost, and all come to their end."""
     dice = random.Random(seed)
@@ -262,6 +263,7 @@ def test_under_a_lease_it_drains_and_the_newcomer_waits() -> None:
     w.ask("b")
     w.settle()
     assert (w.leases, w.up(), w.unloads) == (["a#0"], set(), [])
+    assert w.residency.next_at() == math.inf, "nothing is due until something happens"
     w.ask("a")  # waits too, and comes after b
     w.release()
     w.settle()
@@ -417,6 +419,7 @@ def test_a_lost_replica_comes_back_and_later_where_it_is_lost_again() -> None:
     w.settle()
     w.now = w.residency.next_at()
     w.do(w.residency.tick(w.now))
+    assert w.residency.next_at() == math.inf
     w.settle()
     assert w.up() == {"a#0"}
     w.do(w.residency.lost("a#0", "gone", w.now))
