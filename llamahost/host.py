@@ -40,6 +40,7 @@ from llamahost.fleet.loading import Load
 from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.rates import Answered
 from llamahost.fleet.replica import Opened, Replica
+from llamahost.fleet.route_spec import RouteSpec
 from llamahost.fleet.router import Router, Tries
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 
@@ -275,6 +276,10 @@ class AsyncHost:
     def models(self) -> tuple[ModelStatus, ...]:
         """Every model of the manifest as it stands now. Cheap: for /v1/models, /ready and /metrics."""
         return self._fleet.statuses()
+
+    def routes(self) -> tuple[RouteSpec, ...]:
+        """The names that stand for several models."""
+        return self._router.routes
 
     def health(self) -> Health:
         """All of it in one. Cheap, and never waits for a step."""

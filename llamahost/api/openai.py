@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
@@ -23,6 +23,7 @@ from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import ModelStatus
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class ListModels:
         if wanted is None:
             data = [self._json(model) for model in models]
             data += [self._adapter_json(model, adapter) for model in models for adapter in model.adapters]
+            data += [self._route_json(route, models) for route in self.service.routes()]
             await send_json(send, orjson.dumps({"object": "list", "data": data}))
             return
         for model in models:
@@ -141,7 +143,23 @@ class ListModels:
                 if wanted == f"{model.name}:{adapter.spec.name}":
                     await send_json(send, orjson.dumps(self._adapter_json(model, adapter)))
                     return
+        for route in self.service.routes():
+            if wanted in (route.name, *route.aliases):
+                await send_json(send, orjson.dumps(self._route_json(route, models)))
+                return
         await send_json(send, orjson.dumps(self._json(model_named(models, wanted))))
+
+    def _route_json(self, route: RouteSpec, models: Sequence[ModelStatus]) -> Json:
+        """As the first of its models that is ready, or as the first."""
+        of = [model for name in route.models for model in models if model.name == name]
+        whole = self._json(next((model for model in of if model.state == "ready"), of[0]))
+        return {
+            **whole,
+            "id": route.name,
+            "aliases": list(route.aliases),
+            "models": list(route.models),
+            "strategy": route.strategy,
+        }
 
     def _adapter_json(self, model: ModelStatus, adapter: AdapterStatus) -> Json:
         """As vLLM lists one: a model of its own, with what it changes."""

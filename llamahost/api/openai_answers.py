@@ -166,6 +166,8 @@ class ModelAnswer(Answer):
     status: ModelState
     parent: str | UnsetType = UNSET  # of an adapter: the model that it changes
     root: str | UnsetType = UNSET  # and its file's name
+    models: list[str] | UnsetType = UNSET  # of a route: those that it stands for
+    strategy: str | UnsetType = UNSET  # and who of them answers
     context_length: int | UnsetType = UNSET
     max_model_len: int | UnsetType = UNSET
     capabilities: list[str] | UnsetType = UNSET

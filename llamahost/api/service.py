@@ -12,6 +12,7 @@ from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
+from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import Health, ModelStatus
 
 
@@ -49,6 +50,8 @@ class Service(Protocol):
     def quarantine(self, pci_id: str, reason: str) -> None: ...
 
     def models(self) -> tuple[ModelStatus, ...]: ...
+
+    def routes(self) -> tuple[RouteSpec, ...]: ...
 
     def health(self) -> Health: ...
 

@@ -150,15 +150,17 @@ class Held:
 
     def place(self, chain: Chain) -> None:
         """The replica is about to compute this prompt."""
-        if not chain.digests:
+        digests = chain.digests
+        if not digests:
             return
-        for digest in reversed(chain.digests):
-            if digest in self._chains:  # the prompt that this one goes on with, in its slot
-                self._drop(digest)
-                break
-        self._chains[chain.digests[-1]] = chain
+        start = len(digests)
+        while start and digests[start - 1] not in self._chains:
+            start -= 1
+        if start:  # [0, start) is the whole of a prompt that this one goes on with, in its slot
+            self._n_chars -= self._chains.pop(digests[start - 1]).n_chars
+        self._chains[digests[-1]] = chain
         self._n_chars += chain.n_chars
-        for digest in chain.digests:
+        for digest in digests[start:]:
             self._n_of[digest] = self._n_of.get(digest, 0) + 1
         while len(self._chains) > 1 and (len(self._chains) > self.n_prompts or self._n_chars > self._room):
             self._drop(next(iter(self._chains)))

@@ -130,6 +130,10 @@ class Router:
         self._names = Names((name, each.name) for each in named for name in (each.name, *each.aliases))
         self.settings = manifest.server
 
+    @property
+    def routes(self) -> tuple[RouteSpec, ...]:
+        return tuple(self._routes.values())
+
     def tries(self, request: Request, kind: Kind, n_jobs: int) -> Tries:
         """The tries of one request. Raises ModelNotFound."""
         route, models = self._candidates(request, kind)

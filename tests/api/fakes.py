@@ -21,6 +21,7 @@ from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.preparer import Preparer
+from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.template import CHATML, Template
@@ -55,6 +56,7 @@ class FakeHost:
 
     script: Iterable[Step] = field(default_factory=lambda: said("Hel", "lo"))
     statuses: tuple[ModelStatus, ...] = (READY,)
+    known_routes: tuple[RouteSpec, ...] = ()
     is_stalled: bool = False
     is_draining: bool = False
     requests: list[Request] = field(default_factory=list)
@@ -150,6 +152,9 @@ class FakeHost:
 
     def models(self) -> tuple[ModelStatus, ...]:
         return self.statuses
+
+    def routes(self) -> tuple[RouteSpec, ...]:
+        return self.known_routes
 
     def health(self) -> Health:
         is_ready = any(status.state == "ready" for status in self.statuses)

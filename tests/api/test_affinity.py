@@ -3,13 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from llamahost.api.affinity import SESSION_HEADERS
+from llamahost.api.openai_answers import ModelsAnswer
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.events import Started
 from llamahost.core.messages import Generation
-from tests.api.fakes import FakeHost, app_of, client_of, run, said
+from llamahost.fleet.route_spec import RouteSpec
+from llamahost.host import ModelStatus
+from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
 
 
 async def asked(body: dict[str, Any], headers: dict[str, str] | None = None) -> tuple[Generation, int]:
@@ -66,5 +70,20 @@ def test_the_headers_say_who_answered_after_how_many_tries(is_streamed: bool) ->
             assert answer.headers["x-llamahost-tries"] == "2"
         async with client_of(app_of(FakeHost([InvalidRequest("no")]))) as client:
             assert "x-llamahost-replica" not in (await client.post("/v1/chat/completions", json=body)).headers
+
+    run(law)
+
+
+def test_a_route_is_listed_as_a_model_that_says_which_it_stands_for() -> None:
+    async def law() -> None:
+        loading = ModelStatus(name="big", state="loading")
+        route = RouteSpec(name="org/chat", models=("big", "tiny"), aliases=("gpt-*",))
+        host = FakeHost(statuses=(loading, READY), known_routes=(route,))
+        async with client_of(app_of(host)) as client:
+            listed = msgspec.json.decode((await client.get("/v1/models")).content, type=ModelsAnswer)
+            assert [model.id for model in listed.data] == ["big", "tiny", "org/chat"]
+            assert (listed.data[2].models, listed.data[2].strategy) == (["big", "tiny"], "fallback")
+            assert listed.data[2].status.value == "ready", "one of them is"
+            assert (await client.get("/v1/models/org/chat")).json()["id"] == "org/chat"
 
     run(law)
