@@ -1,4 +1,4 @@
-"""What llama.cpp ships with its sources, for slow tests: fetched once, by pip, into a cache of its own."""
+"""What others ship with their sources, for slow tests: fetched once, by pip, into a cache of its own."""
 
 from __future__ import annotations
 
@@ -16,29 +16,18 @@ FETCH_S = 600
 
 
 @cache
-def archive() -> Path:
-    """The source archive of the installed llama-cpp-python. Skips the test where it cannot be had."""
+def archive(name: str = "llama-cpp-python") -> Path:
+    """The source archive of this installed package. Skips the test where it cannot be had."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamahost-tests"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = f"llama_cpp_python-{version('llama-cpp-python')}.tar.gz"
-    if not (folder / wanted).exists():
-        name = f"llama-cpp-python=={version('llama-cpp-python')}"
-        fetch = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            name,
-            "--no-binary",
-            "llama-cpp-python",
-            "--no-deps",
-            "-d",
-            str(folder),
-        ]
+    wanted = folder / f"{name.replace('-', '_')}-{version(name)}.tar.gz"
+    if not wanted.exists():
+        options = ["--no-binary", name, "--no-deps", "-d", str(folder)]
+        fetch = [sys.executable, "-m", "pip", "download", f"{name}=={version(name)}", *options]
         done = subprocess.run(fetch, capture_output=True, text=True, timeout=FETCH_S, check=False)
-        if not (folder / wanted).exists():
-            pytest.skip(f"the sources of llama.cpp could not be fetched: {done.stderr[-300:]}")
-    return folder / wanted
+        if not wanted.exists():
+            pytest.skip(f"the sources of {name} could not be fetched: {done.stderr[-300:]}")
+    return wanted
 
 
 def texts(inside: str, ending: str) -> dict[str, str]:

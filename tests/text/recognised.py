@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from llamahost.text.gbnf import read
-from llamahost.text.grammar_tree import Chars, Choice, Node, Ref, Repeat, Sequence
+from llamahost.text.grammar_tree import Chars, Choice, Node, Ref, Repeat, Sequence, refs
 
 
 class Recogniser:
@@ -69,7 +69,7 @@ class Recogniser:
             now = following
         return frozenset(found)
 
-    def derived(self, draw: random.Random, depth: int = 12) -> str:
+    def derived(self, draw: random.Random, depth: int = 8) -> str:
         return self._text(self._rules["root"], draw, depth)
 
     def _text(self, node: Node, draw: random.Random, depth: int) -> str:
@@ -82,8 +82,8 @@ class Recogniser:
             case Sequence(items):
                 return "".join(self._text(item, draw, depth) for item in items)
             case Choice(options):
-                if depth < 0:  # the option that calls the least
-                    return min((self._text(o, draw, depth - 1) for o in options), key=len) if depth > -5 else ""
+                if depth < 0:  # one that calls no rule, if there is any
+                    options = tuple(option for option in options if not refs(option)) or options
                 return self._text(draw.choice(options), draw, depth)
             case Repeat(inner, least, most):
                 n = least if depth < 0 else draw.randint(least, least + 2 if most is None else min(most, least + 2))

@@ -110,7 +110,7 @@ def test_any_grammar_and_its_lark_derive_the_same(grammar: str) -> None:
 
 @pytest.mark.slow
 @given(any_grammar(3))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_many_grammars_and_their_larks_derive_the_same(grammar: str) -> None:
     same(grammar, 6)
 
@@ -120,4 +120,4 @@ def test_every_grammar_that_llama_cpp_ships_is_held_to_exactly() -> None:
     found = texts("grammars", ".gbnf")
     assert {"json", "c", "chess", "english", "japanese", "list", "arithmetic", "json_arr"} <= set(found)
     for name, grammar in sorted(found.items()):
-        assert check(grammar, 2, 60) > 20, name
+        assert check(grammar, 2, 30) > 20, name
