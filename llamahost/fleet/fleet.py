@@ -83,7 +83,11 @@ class Fleet:
     # --- life ---
 
     def start(self) -> None:
-        """Begin to load every model that is to be there from the start, and return at once."""
+        """Begin to load every model that is to be there from the start, and return at once. Idempotent: an application
+        starts what it serves, which may have been started by whoever made it.
+        """
+        if self._crew.loading is not None:
+            return
         self._crew.clock = asyncio.get_running_loop().time
         self._crew.loading = Loading(self._load, self._facts, reader_stall_s=self._reader_stall_s)
         self._crew.do(self._crew.residency.begin(self._crew.now()))

@@ -24,7 +24,11 @@ async def listening(app: App) -> AsyncIterator[int]:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[place])
+    try:
+        await server.startup(sockets=[place])
+    except SystemExit:  # the application failed to start, and has logged why
+        place.close()
+        raise
     await server.on_tick(0)  # which sets the headers of every answer
     try:
         yield port

@@ -81,7 +81,7 @@ CHAT_MISTAKES: list[tuple[bytes, str | None]] = [
     (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
     (chat(response_format={"type": "xml"}), "response_format.type"),
     (chat(response_format={"type": "json_schema"}), "response_format.json_schema.schema"),
-    (chat(lora=[{"id": 0, "scale": 1.0}]), "lora"),
+    (chat(lora=[{"id": "x", "scale": 1.0}]), "lora[0].id"),
     (
         chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]),
         "messages[0].content[0].image_url.url",

@@ -41,6 +41,18 @@ async def generate(fleet: Fleet, job_id: int, n_max: int = 4) -> list[int]:
 
 
 @on_loop
+async def test_to_start_twice_loads_once() -> None:
+    """An application starts the host that it serves, also where that was started already."""
+    loader = FakeLoader()
+    async with fleet_of(loader=loader) as fleet:
+        await fleet.wait_ready()
+        fleet.start()
+        await fleet.wait_ready()
+        assert [status.state for status in fleet.statuses()] == ["ready"]
+        assert loader.n_loads == 1
+
+
+@on_loop
 async def test_a_lease_before_the_load_is_refused_with_the_progress_and_granted_after() -> None:
     loader = FakeLoader()
     loader.gate.clear()

@@ -100,6 +100,7 @@ BODY = {
     "t_max_predict_ms": Range(-(2**63), 10**12 - 1),
     "reasoning_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),
     "thinking_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),
+    "thinking_budget": Range(-1, -1, perhaps=tuple(range(513))),
 }
 CHAT_BODY = {**BODY, "top_logprobs": Range(0, 20)}
 COMPLETION_BODY = {
@@ -180,6 +181,7 @@ def _within(hint: Any) -> set[str]:
 CALLS = {
     # tokens: known to the preparer, else refused by llama_decode, by decode() and by rows
     "token_to_piece": "ids of the vocabulary, counted here",
+    "llama_token_to_piece": "ids of the vocabulary, counted here",
     "vocab_get_attr": "ids of the vocabulary, counted here",
     "vocab_is_eog": "ids of the vocabulary, counted here",
     "llama_vocab_get_text": "ids of the vocabulary, counted here",
@@ -231,7 +233,12 @@ NUMBERLESS = frozenset(
         *("llama_model_meta_val_str_by_index", "llama_model_n_ctx_train", "llama_model_n_embd"),
         *("llama_model_n_layer", "llama_model_n_params", "llama_model_n_swa", "llama_model_size", "llama_n_batch"),
         *("llama_n_ctx_seq", "llama_max_devices", "llama_print_system_info", "llama_progress_callback"),
-        *("llama_sampler_chain_default_params", "llama_sampler_chain_init", "llama_supports_gpu_offload"),
+        *(
+            "llama_token",
+            "llama_sampler_chain_default_params",
+            "llama_sampler_chain_init",
+            "llama_supports_gpu_offload",
+        ),
         *(
             "llama_synchronize",
             "llama_version",
