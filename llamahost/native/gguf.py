@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,14 +197,31 @@ def _tensor(reader: _Reader, index: int) -> Tensor:
     return Tensor(name, shape, kind, offset)
 
 
+_N_HEADERS = 4
+_headers: dict[tuple[object, ...], GgufHeader] = {}
+"""The last ones that were read: a load looks at a file several times, and a large vocabulary takes half a second."""
+_lock = threading.Lock()
+
+
 def read_metadata(path: Path) -> GgufHeader:
     """The header of the file. Raises LoadFailed where it is missing, truncated, absurd or something else."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < 4:
+            stat = os.fstat(file.fileno())
+            if stat.st_size < 4:
                 raise LoadFailed(f"{path} is not a GGUF file: it is all but empty")
+            key = (path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            with _lock:
+                known = _headers.get(key)
+            if known is not None:
+                return known
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _read(_Reader(path, data))
+                header = _read(_Reader(path, data))
+            with _lock:
+                _headers[key] = header
+                while len(_headers) > _N_HEADERS:
+                    del _headers[next(iter(_headers))]
+            return header
     except OSError as error:
         raise LoadFailed(f"cannot read {path}: {error.strerror or error}") from error
 

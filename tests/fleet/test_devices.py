@@ -122,7 +122,7 @@ async def test_a_model_in_use_is_not_taken_away_and_the_newcomer_waits(tiny_llam
     large = footprint(a, facts, Shape(n_ctx=2048, n_slots=1, n_cells=2048, is_unified=True)).total_bytes + 1000
     async with host_of(a, b, budgets={"cpu-0": large}) as host:
         running = host.complete(
-            CompletionRequest(prompts=("a",), model="a", generation=Generation(max_tokens=400, ignore_eos=True))
+            CompletionRequest(prompts=("a",), model="a", generation=Generation(max_tokens=120, ignore_eos=True))
         )
         assert await anext(running)
         newcomer = asyncio.ensure_future(ask(host, "b"))

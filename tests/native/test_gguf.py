@@ -149,3 +149,13 @@ def test_amx_is_avoided_where_the_compiler_breaks_it(tmp_path: Path) -> None:
     assert amx_is_broken("AVX2 = 1 | AMX_INT8 = 1 | ", library)
     assert not amx_is_broken("AVX2 = 1 | ", library)
     assert amx_is_broken("AMX_INT8 = 1", tmp_path / "elsewhere.so")
+
+
+def test_a_header_is_read_once_and_again_when_the_file_is_another(tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(tiny_llama.read_bytes())
+    first = read_metadata(path)
+    assert read_metadata(path) is first
+    path.write_bytes(b"GGUF" + bytes(path.stat().st_size - 4))
+    with pytest.raises(LoadFailed):
+        read_metadata(path)
