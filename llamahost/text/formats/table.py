@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from llamahost.text.formats.apertus import APERTUS
 from llamahost.text.formats.command_r import COMMAND_R, COMMAND_R_PLUS
 from llamahost.text.formats.deepseek import DEEPSEEK_3_1, DEEPSEEK_3_2, DEEPSEEK_4, DEEPSEEK_R1
 from llamahost.text.formats.format import Family, Format, Talk, Thinking
@@ -43,6 +44,7 @@ FAMILIES: tuple[Family, ...] = (
     FUNCTION_GEMMA,
     COMMAND_R,
     COMMAND_R_PLUS,
+    APERTUS,
     GIGACHAT,
     GRANITE,
     PHI,

@@ -284,6 +284,26 @@ GRANITE = [
     *json_cases("<|tool_call|>", ""),
     Case("<think>If so</think>\n<response>Yes.</response>", reasoning="If so", text="Yes."),
 ]
+APERTUS = [
+    *NOTHING,
+    Case(
+        f'Let me look.\n<|tools_prefix|>[{{"get_weather": {CITY[1]}}}]<|tools_suffix|>',
+        text="Let me look.",
+        calls=(CITY,),
+    ),
+    Case(
+        f'<|tools_prefix|>[{{"get": {{}}}}, {{"get_weather": {SLY[1]}}}]<|tools_suffix|> So.',
+        text="So.",
+        calls=(call("get"), SLY),
+    ),
+    Case('<|tools_prefix|>[{"other": {}}]<|tools_suffix|>', text='<|tools_prefix|>[{"other": {}}]<|tools_suffix|>'),
+    Case('<|tools_prefix|>[{"get": 3}]', text='<|tools_prefix|>[{"get": 3}]'),
+    Case("<|tools_prefix|>[oops", text="<|tools_prefix|>[oops"),
+    Case('<|tools_prefix|>[{"get_weather": {"city": "Sa', calls=(("get_weather", '{"city": "Sa'),), is_cut=True),
+    Case('<|tools_prefix|>[{"get": {}}, oops', text="oops", calls=(call("get"),)),
+    Case("<|tools_prefi", text="<|tools_prefi"),
+    Case("<|inner_prefix|>If so<|inner_suffix|>Yes.", reasoning="If so", text="Yes."),
+]
 PHI = json_cases("<|tool_call|>", "<|/tool_call|>")
 NEMOTRON = json_cases("<TOOLCALL>", "</TOOLCALL>")
 MINIMAX_1 = [

@@ -38,6 +38,7 @@ FORMATS: dict[str, tuple[Format, list[Case]]] = {
     "command-r-plus": (Talk(BY_NAME["command-r-plus"]), corpus.COMMAND_R_PLUS),
     "gigachat": (Talk(BY_NAME["gigachat"]), corpus.GIGACHAT),
     "granite": (Talk(BY_NAME["granite"], BY_SIGN["<response>"]), corpus.GRANITE),
+    "apertus": (Talk(BY_NAME["apertus"], BY_SIGN["<|inner_prefix|>"]), corpus.APERTUS),
     "phi": (Talk(BY_NAME["phi"]), corpus.PHI),
     "nemotron": (Talk(BY_NAME["nemotron"], THINK), corpus.NEMOTRON),
     "functionary": (Talk(BY_NAME["functionary"]), corpus.FUNCTIONARY),
