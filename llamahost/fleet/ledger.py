@@ -25,11 +25,13 @@ class Ask:
     """What a choice may know of a request. `session` is empty, or unique to a conversation of one model.
 
     `is_single`: it has one turn, so it may be the first of a conversation, or a page's question about one.
+    `is_of_user`: the session is no conversation, but all that one user asks.
     """
 
     chain: Chain = NO_CHAIN
     session: str = ""
     is_single: bool = False
+    is_of_user: bool = False
 
 
 NO_ASK = Ask()
@@ -51,6 +53,7 @@ class _Known:
 class _Session:
     home: str
     chain: Chain
+    aside: Chain = NO_CHAIN  # of the last question beside it
 
 
 class Ledger:
@@ -100,18 +103,22 @@ class Ledger:
         session = self._sessions.get(ask.session) if ask.session else None
         if session is None or not ask.is_single or not ask.chain.digests:
             return False
-        n_shared = sum(end for end in ask.chain.ends[: n_common(session.chain, ask.chain)][-1:])
-        return n_shared < WORTH and n_shared < ask.chain.n_chars
+        if _shares(session.chain, ask.chain):
+            return False
+        # A user whose prompts begin alike again and again is a program: what they begin with is worth keeping.
+        return not (ask.is_of_user and _shares(session.aside, ask.chain))
 
     def began(self, view: ReplicaView, ask: Ask) -> int:
         """A request was given to it. Its ticket for `ended`."""
         known = self._of(view)
         ticket = known.breaker.enter()
         if self.is_aside(ask):
+            self._sessions[ask.session].aside = ask.chain
             return ticket
         known.held.place(ask.chain)
         if ask.session:
-            self._sessions[ask.session] = _Session(view.id, ask.chain)
+            before = self._sessions.get(ask.session)
+            self._sessions[ask.session] = _Session(view.id, ask.chain, before.aside if before else NO_CHAIN)
             self._sessions.move_to_end(ask.session)
             while len(self._sessions) > self._n_sessions:
                 self._sessions.popitem(last=False)
@@ -138,3 +145,9 @@ class Ledger:
             held = Held(view.n_slots, view.n_cells * N_CHARS_OF_TOKEN)
             known = self._known[view.id] = _Known(view.epoch, held, breaker)
         return known
+
+
+def _shares(known: Chain, chain: Chain) -> bool:
+    """Whether they begin with the same, so long that it is worth keeping, or are one and the same."""
+    n = n_common(known, chain)
+    return n > 0 and (chain.ends[n - 1] >= WORTH or n == len(chain.digests))

@@ -355,6 +355,7 @@ class Tries:
             chain=chain_of(request),
             session=f"{self.model}\0{session}" if session else "",
             is_single=is_single,
+            is_of_user=not generation.session_id,
         )
 
 

@@ -1,5 +1,7 @@
 """Laws of the book of replicas: caches, homes, failures, and who asks merely about a conversation."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +67,16 @@ def test_a_question_about_a_conversation_is_told_from_the_conversation() -> None
     give(ledger, 1, title)
     assert ledger.pick(VIEWS, talk(1, 2, 3, session="chat"), 0.0) == 0, "it did not move the session"
     assert not ledger.is_aside(talk(9, 10, session="chat")), "a question that goes on is a conversation"
+
+
+def test_a_user_whose_prompts_begin_alike_again_and_again_is_a_program_that_keeps_its_caches() -> None:
+    for is_of_user in (True, False):
+        ledger = Ledger()
+        for k, start in enumerate((1, 2, 1, 2, 1, 2)):
+            ask = replace(talk(start, 10 + k, session="me", is_single=True), is_of_user=is_of_user)
+            is_aside = ledger.is_aside(ask)
+            give(ledger, 0, ask)
+        assert is_aside != is_of_user
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([True, False, None]), st.floats(0, 100)), max_size=40))
