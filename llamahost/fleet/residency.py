@@ -273,6 +273,8 @@ class Residency:
     def tick(self, now: float) -> tuple[Effect, ...]:
         """Unload what has idled, load what is wanted and has room. Any number of times, at any time."""
         for model in self.models.values():
+            if now >= model.retry_at:
+                model.retry_at = -math.inf  # it has come
             idle_s = model.spec.idle_s
             if idle_s is not None:
                 for replica in model.live:
@@ -286,8 +288,8 @@ class Residency:
 
     def next_at(self) -> float:
         """When `tick` has something to do though nothing happens; infinite where never."""
-        wanted = (model for model in self.models.values() if model.wanted_at is not None)
-        times = [model.retry_at for model in wanted if model.retry_at > -math.inf]
+        lacking = (model for model in self.models.values() if model.wanted_at is not None or model.live)
+        times = [model.retry_at for model in lacking if model.retry_at > -math.inf]
         for model in self.models.values():
             if model.spec.idle_s is not None:
                 times += [r.last_used + model.spec.idle_s for r in model.live if r.state == "ready" and not r.n_leases]
@@ -309,8 +311,6 @@ class Residency:
         free = memory.free()
         coming = memory.coming(free)
         waiting = [m for m in self.models.values() if m.wanted_at is not None and not m.is_gone and now >= m.retry_at]
-        for model in waiting:
-            model.retry_at = -math.inf  # it has come
         is_anyone_waiting = False
         for model in sorted(waiting, key=lambda each: each.turn):
             if model.live:

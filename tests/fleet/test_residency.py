@@ -428,6 +428,21 @@ def test_a_lost_replica_comes_back_and_later_where_it_is_lost_again() -> None:
     assert "again" in w.residency.models["a"].reason
 
 
+def test_the_second_replica_comes_back_too() -> None:
+    w = world(spec("a", replicas=2), a=10)
+    w.ask("a")
+    w.settle()
+    assert w.up() == {"a#0", "a#1"}
+    w.do(w.residency.lost("a#1", "gone", w.now))
+    w.settle()
+    assert w.up() == {"a#0"}
+    w.now = w.residency.next_at()
+    w.do(w.residency.tick(w.now))
+    assert w.residency.next_at() == math.inf
+    w.settle()
+    assert w.up() == {"a#0", "a#1"}
+
+
 def test_replicas_spread_over_devices_and_leave_a_quarantined_one() -> None:
     budgets = {"d0": 50 * MB, "d1": 50 * MB}
     w = World([spec("a", replicas=2)], {"a": facts(20)}, budgets)
