@@ -209,6 +209,7 @@ class AsyncHost:
                 model=replica.spec.name,
                 n_tokens=prepared.n_tokens,
                 cut=prepared.cut,
+                n_token_dim=replica.n_token_dim,
                 replica=record.replica,
                 n_tries=record.n_tries,
             )

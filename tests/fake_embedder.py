@@ -19,6 +19,7 @@ class FakeEmbedBackend:
 
     n_ctx: int = 64
     n_batch: int = 32
+    n_enough: int = 2**20
     n_inputs: int = 8
     n_dim: int = 2
     pooling: Pooling = "mean"

@@ -20,6 +20,7 @@ from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Vector
 from llamahost.host import AsyncHost
+from tests.api.fakes import client_of
 from tests.api.sockets import listening
 from tests.gguf_encoders import write_encoder
 from tests.gguf_models import write_model
@@ -199,6 +200,19 @@ async def test_the_official_client_gets_vectors_over_a_socket(encoder: Path) -> 
             with pytest.raises(openai.BadRequestError) as told:
                 await client.embeddings.create(model="any", input="x" * 1000)
             assert told.value.code == "context_length_exceeded"
+
+
+@on_loop
+async def test_without_pooling_an_input_has_a_vector_for_each_token(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "none.gguf", "none", n_ctx=64)
+    async with open_host(model) as host, client_of(create_app(host)) as client:
+        library = await host.embed(EmbedRequest(inputs=("one", "two words")))
+        answer = await client.post("/embeddings", json={"input": ["one", "two words"], "encoding_format": "float"})
+        rows = [each["embedding"] for each in answer.json()["data"]]
+        assert sum(map(len, rows)) == library.n_tokens == answer.json()["usage"]["prompt_tokens"]
+        for row, vector in zip(rows, library.vectors, strict=True):
+            assert {len(each) for each in row} == {library.n_token_dim} == {32}
+            assert close([number for each in row for number in each], vector)
 
 
 @on_loop

@@ -44,11 +44,13 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
 
 
 class EmbeddingAnswer(Answer):
-    """`embedding` is numbers, or in base64 the same as 32-bit floats, lowest byte first."""
+    """`embedding` is numbers, or in base64 the same as 32-bit floats, lowest byte first. Under pooling `none` it has a
+    list of numbers for each token.
+    """
 
     object: Literal["embedding"]
     index: int
-    embedding: list[float] | str
+    embedding: list[float | list[float]] | str
     truncated: bool | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -110,6 +112,7 @@ def encoded(body: EmbeddingsBody, request: EmbedRequest, found: Embeddings) -> b
     items: list[bytes] = []
     for index, vector in enumerate(found.vectors):
         row = np.frombuffer(vector, np.float32).astype("<f4", copy=False)
+        row = row.reshape(-1, found.n_token_dim) if found.n_token_dim else row
         value = b'"%s"' % b64encode(row.tobytes()) if is_text else orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
         mark = b',"truncated":true' if index in cut else b""
         items.append(b'{"object":"embedding","index":%d,"embedding":%s%s}' % (index, value, mark))

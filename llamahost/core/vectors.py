@@ -57,12 +57,16 @@ class RerankRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """A vector for each input, in order. `cut` are the indices of those that were too long and had been cut."""
+    """A vector for each input, in order. `cut` are the indices of those that were too long and had been cut.
+
+    With an `n_token_dim`, which pooling `none` has, a vector for each token: so many numbers each, one after the other.
+    """
 
     vectors: tuple[Vector, ...]
     model: str
     n_tokens: int
     cut: tuple[int, ...] = ()
+    n_token_dim: int = 0
     replica: str = ""  # of the model, the last of so many that were asked
     n_tries: int = 1
 

@@ -329,6 +329,7 @@ class EmbedBackend(Protocol):
 
     n_ctx: int  # tokens that one input may hold
     n_batch: int  # tokens that one step may hold; a longer input is a step of its own
+    n_enough: int  # tokens of a step beyond which each costs no less, and the step only takes longer
     n_inputs: int  # inputs that one step may hold
     n_dim: int  # numbers in a vector; under pooling `none` a token has so many
     pooling: Pooling

@@ -161,11 +161,12 @@ class Embedder:
         return taken
 
     def _budget(self) -> int:
-        """Tokens of a step that takes the target time; all that a step holds while its price is unknown."""
+        """Tokens of a step that takes the target time; all that is worth it while its price is unknown."""
+        n_most = min(self._backend.n_enough, self._backend.n_batch)
         if self._token_s == 0.0:
-            return self._backend.n_batch
+            return n_most
         target_s = self._target_step_s * (IDLE_FACTOR if self._is_alone() else 1)
-        return max(1, min(self._backend.n_batch, int(target_s / self._token_s)))
+        return max(1, min(n_most, int(target_s / self._token_s)))
 
     def _learn(self, n_tokens: int, step_s: float) -> None:
         self._pace.learn(n_tokens, step_s)

@@ -232,6 +232,11 @@ class Replica:
         return self._preparer.heard
 
     @property
+    def n_token_dim(self) -> int:
+        """Numbers of a token's vector, where an input has one for each; else 0."""
+        return self.n_dim if self._pooling == "none" else 0
+
+    @property
     def vocabulary(self) -> Vocabulary:
         return self._model.vocab
 

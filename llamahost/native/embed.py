@@ -39,6 +39,11 @@ _MAX_FAILURES = 3
 
 _SOFTMAX = ("qwen3", "qwen3vl")  # whose heads for scores C ends in a softmax
 
+N_ENOUGH = 128
+"""Tokens of a step that fill a core: more are multiplied no faster, and each is compared with all the others, also with
+those of other inputs, before these are masked. Inputs of 26 tokens: 4 at once took 8% less a piece than 19.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
@@ -81,7 +86,9 @@ class LlamaEmbedder:
         self.n_ctx = options.n_ctx
         n_batch = min(options.n_batch, n_rows) if can_split else max(options.n_ctx, min(options.n_batch, n_rows))
         self.n_inputs = min(MAX_INPUTS, n_batch)
+        is_on_host = not model.library.has_gpu
         self.n_batch = -(-n_batch // self.n_inputs) * self.n_inputs  # C asserts that its trial batch divides evenly
+        self.n_enough = min(self.n_batch, N_ENOUGH * max(1, options.n_threads)) if is_on_host else self.n_batch
         params = c.llama_context_default_params()
         params.n_ctx = max(self.n_ctx, self.n_batch)
         params.n_batch = params.n_ubatch = self.n_batch

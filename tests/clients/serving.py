@@ -88,14 +88,14 @@ class Served:
 
 
 @contextmanager
-def served(model: Path, folder: Path) -> Iterator[Served]:
+def served(model: Path, folder: Path, *more: str) -> Iterator[Served]:
     """A process of its own that serves this model, strict about names, keys and length."""
     arguments = ("--alias", NAME, "--strict-model", "--api-key", KEY)
     size = ("--n-ctx", str(N_CTX), "--slots", "4", "--threads", "1")
     # Warnings alone are logged: nobody reads the pipe while clients are tried, and it must not fill.
     with (
-        serving(folder, model, *arguments, *size, "--log-level", "warning") as process,
-        Host(model, n_ctx=N_CTX, n_slots=1, n_threads=1) as host,
+        serving(folder, model, *arguments, *size, *more, "--log-level", "warning") as process,
+        Host(model, n_ctx=N_CTX, n_slots=1, n_threads=1, embeddings="--embeddings" in more) as host,
     ):
         process.line("ready: ")
         yield Served(f"{process.url}/v1", host)

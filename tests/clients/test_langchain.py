@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import openai
 import pytest
 
-from tests.clients.serving import ENDLESS, KEY, LIMIT_S, N_MANY, NAME, TOO_LONG, Served, installed, stop_within
+from tests.clients.serving import ENDLESS, KEY, LIMIT_S, N_MANY, NAME, TOO_LONG, Served, installed, served, stop_within
 
 pytestmark = pytest.mark.slow
 
@@ -163,3 +164,20 @@ def test_a_chain_that_is_cancelled_frees_the_slot(langchain: Any, words: dict[st
         stream = langchain.ChatOpenAI(**endless).stream(PROMPT)
         next(stream)
         stream.close()
+
+
+def test_embeddings_are_the_librarys_own_in_batches_and_of_long_texts_in_parts(
+    langchain: Any, tiny_llama: Path, tmp_path: Path
+) -> None:
+    with served(tiny_llama, tmp_path, "--embeddings") as server, httpx.Client(timeout=LIMIT_S) as client:
+        words = {"base_url": server.url, "api_key": KEY, "model": NAME, "max_retries": 0, "http_client": client}
+        vectors = langchain.OpenAIEmbeddings(**words, check_embedding_ctx_length=False, chunk_size=2)
+        texts = ["one", "two words", "", "a third text"]
+        found = vectors.embed_documents(texts)
+        expected = server.host.embed(texts).vectors
+        assert [len(each) for each in found] == [len(each) for each in expected]
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine == pytest.approx(list(theirs), abs=2e-3)
+        assert vectors.embed_query("one") == pytest.approx(found[0], abs=2e-3)
+        with pytest.raises(openai.BadRequestError):
+            vectors.embed_query(TOO_LONG)

@@ -87,6 +87,17 @@ def test_a_step_takes_no_longer_than_the_target_once_its_price_is_known() -> Non
     assert all(sum(map(len, step)) >= 80 for step in backend.steps[1:-1])
 
 
+def test_a_step_holds_no_more_than_is_enough_but_an_input_that_is_longer() -> None:
+    backend = FakeEmbedBackend(n_ctx=512, n_batch=512, n_inputs=64, n_enough=100)
+    embedder, ends = embedder_on(backend)
+    embedder.submit(job_of(1, *[30] * 10))
+    embedder.submit(job_of(2, 300))
+    finish(embedder)
+    assert {1, 2} <= set(ends)
+    assert all(sum(map(len, step)) <= 100 or len(step) == 1 for step in backend.steps)
+    assert any(len(step) == 3 for step in backend.steps)
+
+
 def test_a_step_may_be_longer_where_it_holds_up_nobody_else() -> None:
     backend = FakeEmbedBackend(n_ctx=512, n_batch=512, n_inputs=64, token_s=TARGET_STEP_S / 100)
     ends: dict[int, Embedded] = {}
