@@ -48,6 +48,8 @@ class ChatOptions(Options, total=False):
     n_calls: int | None
     tells_reasoning: bool
     thinking: bool | None
+    max_reasoning: int | None
+    reasoning_end: str
     continued: Continued
     template_options: Mapping[str, object]
 

@@ -164,6 +164,8 @@ class Host:
             tells_reasoning=given.get("tells_reasoning", True),
             output=given.get("output", Output()),
             thinking=given.get("thinking"),
+            max_reasoning=given.get("max_reasoning"),
+            reasoning_end=given.get("reasoning_end", ""),
             continued=given.get("continued", "no"),
             template_options=given.get("template_options", {}),
             generation=generation_of(given),

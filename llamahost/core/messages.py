@@ -358,9 +358,11 @@ class ChatRequest:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message", param="messages")
         self._check_tools()
-        if self.max_reasoning is not None and not 0 <= self.max_reasoning < 2**31:
+        budget = self.max_reasoning
+        if budget is not None and not (_is_number(budget, is_whole=True) and 0 <= budget < 2**31):
             raise InvalidRequest(
-                f"a budget for reasoning must be at least 0, not {self.max_reasoning}", param="reasoning_budget_tokens"
+                f"a budget for reasoning must be a whole number from 0 on, not {budget!r:.40}",
+                param="reasoning_budget_tokens",
             )
         if len(self.reasoning_end) > MAX_REASONING_END:
             raise InvalidRequest(
