@@ -201,7 +201,9 @@ class Crew:
         self.do((*effects, *self.residency.tick(self.now())))
 
     def _failed(self, replica_id: str, reason: str, *, is_memory: bool = False) -> None:
+        place = self.places[replica_id.rpartition("#")[0]]
         effects = self.residency.failed(replica_id, reason, self.now(), is_memory=is_memory)
+        place.forget(replica_id)
         self.do(() if self.is_closed else effects)
 
     def _lost(self, replica_id: str, reason: str) -> None:
@@ -226,6 +228,7 @@ class Crew:
                 self._kept.put(_key_of(place.model, running.record), slots, self.settings.prefix_bytes)
         await running.replica.close()
         effects = self.residency.unloaded(replica_id, self.now())
+        place.forget(replica_id)
         self.list_places()
         self.do(() if self.is_closed else effects)
 
@@ -244,7 +247,6 @@ class Crew:
         for place in tuple(self.places.values()):
             state, model = place.state, place.model
             (place.settled.clear if state in ("loading", "draining") else place.settled.set)()
-            (place.empty.clear if model.replicas else place.empty.set)()
             for record in model.replicas:
                 seen[record.id] = residents_state = _state_of(record)
                 if self._told.get(record.id) != residents_state:

@@ -146,6 +146,9 @@ class Fleet:
                 for task in tuple(self._crew.closes):
                     await asyncio.shield(task)
         await self._crew.loading.close(CLOSE_PATIENCE_S)
+        for place in places:
+            for id_ in tuple(place.gone):
+                place.forget(id_)
 
     # --- leases ---
 
@@ -292,8 +295,10 @@ class Fleet:
     async def unload(self, name: str) -> None:
         """Take a model out of memory when its leases have ended, pinned or not, and wait for that. Idempotent."""
         place = self._find(name)
+        leaving = [place.gone.setdefault(each.id, asyncio.Event()) for each in place.model.replicas]
         self._crew.do(self._crew.residency.unload(place.spec.name, self._crew.now()))
-        await place.empty.wait()
+        for gone in leaving:  # and no other: it may be asked for again meanwhile
+            await gone.wait()
 
     async def adopt(self, manifest: Manifest) -> None:
         """Another manifest: only what changed is touched. Returns when it is decided, not when all is loaded."""

@@ -77,11 +77,10 @@ class Place:
     numbers: Numbers = field(default_factory=Numbers)  # of its adapters
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nobody holds a lease
-    empty: asyncio.Event = field(default_factory=asyncio.Event)  # set while no replica is in memory
+    gone: dict[str, asyncio.Event] = field(default_factory=dict)  # by replica, for whoever waits for its end
 
     def __post_init__(self) -> None:
         self.idle.set()
-        self.empty.set()
 
     @property
     def spec(self) -> ModelSpec:
@@ -147,6 +146,11 @@ class Place:
             )
             for spec in self.spec.adapters
         )
+
+    def forget(self, replica_id: str) -> None:
+        """It is out of memory; another may have its id from now on."""
+        if (gone := self.gone.pop(replica_id, None)) is not None:
+            gone.set()
 
     def check_queue(self, n_jobs: int) -> None:
         """Raises Overloaded where as many wait for the load as it will have room for."""

@@ -1,6 +1,8 @@
 """Laws of the fleet: who may use a model now, who is refused and how, what loading and losing one does."""
 
 import asyncio
+import contextlib
+import random
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,9 +14,12 @@ from llamahost.core.errors import BackendLost, GenerationFailed, LoadFailed, Mod
 from llamahost.core.machine import Machine
 from llamahost.core.vectors import EmbedRequest
 from llamahost.core.work import Job
+from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.inputs import Inputs
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.policy import Wants
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
@@ -268,3 +273,52 @@ async def test_a_replica_that_is_lost_fails_its_streams_alone_and_is_told_apart(
         while [each.state for each in fleet.statuses()[0].replicas] != ["ready", "ready"]:
             await turns()
         assert loader.n_loads == 3
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_is_done_to_the_fleet_every_request_and_every_unload_ends(seed: int) -> None:
+    """Two devices, more models than fit, clients that leave, unloads, other manifests, a device that is lost."""
+    dice = random.Random(seed)
+    sizes = {f"m{k}": dice.randint(10, 70) * 10**6 for k in range(5)}
+
+    def made(name: str) -> ModelSpec:
+        load = dice.choice(["request", "start"])
+        return spec_of(name, n_ctx=64, n_slots=2, load=load, replicas=dice.choice([1, 2]), pinned=dice.random() < 0.1)
+
+    def facts(spec: ModelSpec) -> FileFacts:
+        return FileFacts(layers=(sizes[spec.name],), n_ctx_train=512)
+
+    @on_loop
+    async def law() -> None:
+        devices = BudgetedDevices({"d0": 100 * 10**6, "d1": 80 * 10**6})
+        async with fleet_of(*map(made, sizes), devices=devices, facts=facts) as fleet:
+
+            async def ask(job_id: int) -> None:
+                wants = Wants(waits=dice.choice([None, True]))
+                with contextlib.suppress(Unavailable, Overloaded, GenerationFailed):
+                    async with fleet.lease(dice.choice(list(sizes)), wants=wants) as replica:
+                        with replica.stream([Job(id=job_id, tokens=array("i", [1, 2]), n_max=4)]) as stream:
+                            async for _ in stream:
+                                pass
+
+            tasks = []
+            for step in range(1, 151):
+                tasks.append(asyncio.ensure_future(ask(step)))
+                if dice.random() < 0.1:
+                    dice.choice(tasks).cancel()
+                match dice.randrange(25):
+                    case 0:
+                        tasks.append(asyncio.ensure_future(fleet.unload(dice.choice(list(sizes)))))
+                    case 1:
+                        await fleet.adopt(Manifest(models=tuple(map(made, sizes))))
+                    case 2:
+                        fleet.quarantine("d1", "lost")
+                    case 3:
+                        fleet.release("d1")
+                    case _:
+                        await turns(dice.randrange(6))
+            fleet.release("d1")
+            for end in await asyncio.gather(*tasks, return_exceptions=True):
+                assert end is None or isinstance(end, asyncio.CancelledError)
+
+    law()
