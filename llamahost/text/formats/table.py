@@ -9,6 +9,7 @@ from llamahost.text.formats.apertus import APERTUS
 from llamahost.text.formats.command_r import COMMAND_R, COMMAND_R_PLUS
 from llamahost.text.formats.deepseek import DEEPSEEK_3_1, DEEPSEEK_3_2, DEEPSEEK_4, DEEPSEEK_R1
 from llamahost.text.formats.format import Family, Format, Talk, Thinking
+from llamahost.text.formats.functionary import FUNCTIONARY_3_2, is_functionary
 from llamahost.text.formats.gemma import FUNCTION_GEMMA, GEMMA_4
 from llamahost.text.formats.generic import GENERIC
 from llamahost.text.formats.gigachat import GIGACHAT
@@ -91,6 +92,8 @@ def format_of(template: str, *, is_native: bool = True) -> Format:
     """
     if is_harmony(template):
         return HARMONY
+    if is_native and is_functionary(template):
+        return FUNCTIONARY_3_2
     family = next(family for family in FAMILIES if family.is_spoken(template)) if is_native else GENERIC
     thinking = next((thinking for sign, thinking in THINKING if sign in template), None)
     if thinking is not None:

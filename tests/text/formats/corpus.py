@@ -284,6 +284,17 @@ GRANITE = [
     *json_cases("<|tool_call|>", ""),
     Case("<think>If so</think>\n<response>Yes.</response>", reasoning="If so", text="Yes."),
 ]
+FUNCTIONARY_3_2 = [
+    *NOTHING,
+    Case("all\nYes, all.", text="Yes, all."),
+    Case("all of it", text="all of it"),
+    Case(f"all\nLet me look.>>>get_weather\n{CITY[1]}", text="Let me look.", calls=(CITY,)),
+    Case(f"get_weather\n{SLY[1]}>>>get\n{{}}", calls=(SLY, call("get"))),
+    Case("get_weather\noops", text="get_weather\noops"),
+    Case("all\n1 >>> 0 >>>other\n{}", text="1 >>> 0 >>>other\n{}"),
+    Case('get_weather\n{"city": "Sa', calls=(("get_weather", '{"city": "Sa'),), is_cut=True),
+    Case("all\nYes.>>", text="Yes.>>"),
+]
 APERTUS = [
     *NOTHING,
     Case(

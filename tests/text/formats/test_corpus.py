@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.text.formats.format import Asked, Format, Talk
+from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.harmony import HARMONY
 from llamahost.text.formats.table import FAMILIES, THINKING
 from tests.text.formats import corpus
@@ -46,6 +47,7 @@ FORMATS: dict[str, tuple[Format, list[Case]]] = {
     "llama-python": (Talk(BY_NAME["llama-python"]), corpus.LLAMA_PYTHON),
     "lfm": (Talk(BY_NAME["lfm"], THINK), corpus.LFM),
     "generic": (Talk(BY_NAME["generic"], THINK), corpus.GENERIC),
+    "functionary-v3.2": (FUNCTIONARY_3_2, corpus.FUNCTIONARY_3_2),
     "harmony": (HARMONY, corpus.HARMONY),
 }
 CASES = [(format_, case) for format_, cases in FORMATS.values() for case in cases]
@@ -130,4 +132,4 @@ def test_without_tools_no_call_is_read_and_without_telling_thoughts_they_stay(na
 
 
 def test_every_family_of_the_table_has_its_cases() -> None:
-    assert set(FORMATS) == {*BY_NAME, "harmony"}
+    assert set(FORMATS) == {*BY_NAME, "harmony", "functionary-v3.2"}

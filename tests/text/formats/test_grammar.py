@@ -14,6 +14,7 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
 from llamahost.text.formats.format import Asked, Talk, Thinking
+from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.grammar import Embed, Held, Rules, Writes, calls_constraint
 from llamahost.text.formats.harmony import HARMONY
 from llamahost.text.formats.table import FAMILIES
@@ -261,6 +262,22 @@ def test_words_of_harmony_stand_in_a_message_of_their_own(tools: tuple[Tool, ...
     assert not allows(wanted.grammar, words)
     call = "<|channel|>commentary to=functions.get <|constrain|>json<|message|>{}"
     assert allows(wanted.grammar, thought + call) == bool(tools)
+
+
+def test_parts_of_functionary_are_calls_or_words() -> None:
+    required = FUNCTIONARY_3_2.constraint(Asked(tools=TOOLS, n_calls=1), rules(), is_required=True)
+    assert required is not None
+    found = read(FUNCTIONARY_3_2, walked(required.grammar, 1), 5, tools=TOOLS)
+    assert [is_valid(*call) for call in found.calls] == [True]
+    free = FUNCTIONARY_3_2.constraint(Asked(tools=TOOLS), rules(), is_required=False)
+    assert free is not None
+    assert (free.triggers, free.starts) == ((">>>",), ("get_weather\n", "get\n"))
+    assert allows(free.grammar, "all\n")
+    assert allows(free.grammar, "get\n{}")
+    formed = FUNCTIONARY_3_2.constraint(Asked(tools=TOOLS), rules(), is_required=False, words=embed(PERSON, ""))
+    assert formed is not None
+    assert allows(formed.grammar, 'all\n{"name": "Bob", "n": 3}')
+    assert allows(formed.grammar, "get\n{}")
 
 
 @pytest.mark.parametrize("name", ["llama-python", "gemma-4"])

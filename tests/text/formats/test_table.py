@@ -30,6 +30,7 @@ EXCERPTS = {
     "command-r": "<|START_ACTION|>",
     "command-r-plus": "<|CHATBOT_TOKEN|>Action: ```json",
     "gigachat": "<|role_sep|><|message_sep|>",
+    "functionary-v3.2": "{{ '>>>all\\n' + message['content'] }}",
     "apertus": "{%- set tool_calls_token = '<|tools_prefix|>' -%}",
     "granite": "<|start_of_role|> respond only with <|tool_call|>",
     "phi": "<|tool|>{{ tools }}<|/tool|>",
@@ -47,7 +48,7 @@ SHIPPED = {
         "HuggingFaceTB-SmolLM3-3B", "fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it",
         "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
         # Forms of their own that are not read yet: calls stay text.
-        "Kimi-K3", "MiniMax-M3", "meetkai-functionary-medium-v3.2", "muse-glimmer",
+        "Kimi-K3", "MiniMax-M3", "muse-glimmer",
         "upstage-Solar-Open-100B",
     ),
     "hermes": (
@@ -79,6 +80,7 @@ SHIPPED = {
     "command-r": ("Cohere2MoE", "CohereForAI-c4ai-command-r7b-12-2024-tool_use"),
     "command-r-plus": ("CohereForAI-c4ai-command-r-plus-tool_use",),
     "gigachat": ("GigaChat3-10B-A1.8B", "GigaChat3.1-10B-A1.8B"),
+    "functionary-v3.2": ("meetkai-functionary-medium-v3.2",),
     "apertus": ("Apertus-8B-Instruct",),
     "granite": ("ibm-granite-granite-3.3-2B-Instruct",),
     "nemotron": ("NVIDIA-Nemotron-Nano-v2",),
