@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from llamahost.core.messages import MAX_BIASES, MAX_BREAKERS, RANGES
 from llamahost.core.vectors import MAX_INPUTS
+from llamahost.fleet.adapters import MAX_SCALE
 
 Json = dict[str, object]
 
@@ -40,6 +41,9 @@ MAX_STOPS, MAX_STOP_CHARACTERS = 64, 1024
 
 def limit(components: dict[str, Json]) -> None:
     """Write the limits into the schemas of the bodies."""
+    scale: Json = {"minimum": -MAX_SCALE, "maximum": MAX_SCALE}
+    for name in ("LoraScale", "LoadAdapterBody"):
+        _numbers(components[name], {"scale": scale})
     for name in ("EmbeddingsBody", "RerankBody"):
         properties = _numbers(components[name], TIMEOUT)
         _lists(properties.get("input", {}), {"minItems": 1})  # which may be one input of many tokens
