@@ -491,7 +491,8 @@ class _Account:
                 if index % self._n == 0:
                     self._n_cached += n_cached
                 if (tries := self.tries) is not None:
-                    return Started(index, event.model, event.n_prompt, n_cached, tries.replica, tries.n_tries)
+                    replica, n_tries = tries.replica, tries.n_tries
+                    return Started(index, event.model, event.n_prompt, n_cached, replica, n_tries, event.is_cut)
             case Finished(index, reason):
                 self._n_open -= 1
                 if index == 0:
