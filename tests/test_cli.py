@@ -170,7 +170,7 @@ def test_a_binding_that_does_not_load_is_told_with_what_to_do(tmp_path: Path, ti
     done = finished(tmp_path, "serve", tiny_llama, "--port", "0", "--log-level", "error", PYTHONPATH=path)
     assert done.returncode == 3
     told = "llama.cpp cannot be loaded: libcuda.so.1: cannot open shared object file (no NVIDIA driver is in reach"
-    assert f"llamahost: {told}" in done.stderr
+    assert told in done.stderr
     assert "--gpus all" in done.stderr
     assert "Traceback" not in done.stderr
     checked = finished(tmp_path, "check", PYTHONPATH=path)

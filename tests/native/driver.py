@@ -33,8 +33,11 @@ class Driver:
         n_batch: int = 128,
         swa_full: bool = True,
         n_rows: int | None = None,
+        model: Model | None = None,
     ) -> None:
-        self.model = Model.open(path)
+        """`model` is the file, opened by somebody who closes it."""
+        self._owns_model = model is None
+        self.model = model or Model.open(path)
         options = ContextOptions(
             n_ctx=n_ctx,
             n_slots=n_slots,
@@ -53,7 +56,8 @@ class Driver:
 
     def __exit__(self, *_: object) -> None:
         self.backend.close()
-        self.model.close()
+        if self._owns_model:
+            self.model.close()
 
     def begin(self, sampling: Sampling = GREEDY, prompt: Iterable[int] = (), n_logprobs: int | None = None) -> int:
         self._last_job += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,7 +36,7 @@ KINDS = [
 
 
 @pytest.fixture(params=KINDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, model_of: Callable[[Path], Model]) -> Iterator[Backend]:
     name, layout = request.param.split("-")
     if name == "fake":
         yield FakeBackend(
@@ -49,7 +49,6 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         )
         return
     path: Path = request.getfixturevalue(name)
-    model = Model.open(path)
     options = ContextOptions(
         n_ctx=N_CTX,
         n_slots=N_SLOTS,
@@ -61,10 +60,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         kv_type_v="f32",
         flash_attention="off",
     )
-    made = LlamaBackend(model, options)
+    made = LlamaBackend(model_of(path), options)
     yield made
     made.close()
-    model.close()
 
 
 def text(n: int, seed: int = 0) -> list[int]:

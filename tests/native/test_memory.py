@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from llamahost.core.errors import BackendError
 from llamahost.core.work import Copy, Plan, Restore, Span, Truncation
+from llamahost.native.model import Model
 from tests.native.driver import Driver, assert_close
 
 ARCHITECTURES = ("llama", "swa", "recurrent", "hybrid")
@@ -18,10 +19,10 @@ MORE = [300, 9, 77, 301]
 
 
 @pytest.fixture(params=[f"{a}-{layout}" for a in ARCHITECTURES for layout in ("split", "unified")])
-def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+def driver(request: pytest.FixtureRequest, model_of: Callable[[Path], Model]) -> Iterator[Driver]:
     architecture, layout = request.param.split("-")
     path: Path = request.getfixturevalue(f"tiny_{architecture}")
-    with Driver(path, is_unified=layout == "unified") as driver:
+    with Driver(path, is_unified=layout == "unified", model=model_of(path)) as driver:
         yield driver
 
 
