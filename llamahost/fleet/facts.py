@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llamahost.core.errors import LoadFailed
+from llamahost.fleet.builtin import verify
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.local import located
 from llamahost.fleet.manifest import ModelSpec, Task
@@ -25,6 +26,8 @@ _RANK = 4  # LLAMA_POOLING_TYPE_RANK
 def facts_of(spec: ModelSpec) -> FileFacts:
     """By the headers of the file, and of its other parts where it is split. Raises LoadFailed."""
     spec = located(spec)
+    if not spec.path.is_file():
+        verify(spec.path)  # a package that is not whole says what to do
     header = read_metadata(spec.path)
     stat = spec.path.stat()
     layers: dict[int, int] = {}
