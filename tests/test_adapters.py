@@ -188,6 +188,14 @@ class TestHttp:
                 assert answer.status_code == status, answer.text
 
     @on_loop
+    async def test_a_page_of_somebody_else_s_changes_none(self, tiny_llama: Path, folder: Path) -> None:
+        async with self.served(tiny_llama, folder) as client:
+            for path in ("/lora-adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+                answer = await client.post(path, content="[]", headers={"origin": "https://evil.example"})
+                assert answer.status_code == 403
+                assert "cors_origins" in answer.json()["error"]["message"]
+
+    @on_loop
     async def test_without_such_folders_they_are_refused(self, tiny_llama: Path, folder: Path) -> None:
         async with self.served(tiny_llama, folder) as client:
             load = {"lora_name": "x", "lora_path": str(folder / "clerk.gguf")}

@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from llamahost import AsyncHost, create_app
+from llamahost.api.infill import InfillEncoder
+from llamahost.core.events import Finished, Usage
 from tests.api.fakes import FakeHost, app_of, client_of, said
 from tests.gguf_models import write_model
 from tests.on_loop import on_loop, turns
@@ -23,6 +25,15 @@ GAP: dict[str, Any] = {"input_prefix": "def f(", "input_suffix": "):\n    pass",
 @pytest.fixture(scope="module")
 def filler(model_folder: Path) -> Path:
     return write_model(model_folder / "filler.gguf", has_fim=True)
+
+
+def test_a_stop_string_is_named_as_llama_server_does() -> None:
+    encoder = InfillEncoder()
+    usage = Usage(n_prompt=3, n_generated=2, n_cached=0)
+    for reason, stop, told in (("stop", "\n\n", "word"), ("stop", "", "eos"), ("length", "", "limit")):
+        encoder.feed(Finished(0, reason, usage, stop=stop))  # type: ignore[arg-type] # each is a Reason
+        last = json.loads(encoder.body())
+        assert (last["stop_type"], last["stopping_word"]) == (told, stop)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.body import decode_body, read_body
+from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_parse import adapter_of
 from llamahost.api.openai_types import LoraScale, Name
@@ -77,6 +78,7 @@ class AdaptersRoute:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("model", [""])[0]
         model = _base(self.service.models(), asked)
         if scope["method"] == "POST":
+            refuse_strange_pages(scope, self.settings)
             data = await read_body(scope, receive, self.settings.max_body_bytes)
             given: list[LoraScale] = decode_body(data, SCALES)
             uses = [adapter_of(each, f"[{k}]") for k, each in enumerate(given)]
@@ -95,6 +97,7 @@ class LoadAdapterRoute:
     settings: ServerSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_strange_pages(scope, self.settings)
         body = decode_body(await read_body(scope, receive, self.settings.max_body_bytes), LOAD)
         folders = _folders(self.settings)
         model = _base(self.service.models(), body.model or "")
@@ -112,6 +115,7 @@ class UnloadAdapterRoute:
     settings: ServerSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_strange_pages(scope, self.settings)
         body = decode_body(await read_body(scope, receive, self.settings.max_body_bytes), UNLOAD)
         _folders(self.settings)
         owners = [m for m in self.service.models() if any(a.spec.name == body.lora_name for a in m.adapters)]

@@ -161,7 +161,7 @@ class Change:
     way: Literal["load", "unload"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refuse_strange_pages(scope, self.admin.settings.cors_origins)
+        refuse_strange_pages(scope, self.admin.settings)
         data = await read_body(scope, receive, MAX_BYTES)
         status = model_named(self.admin.service.models(), scope["path_params"]["name"])
         do = self.admin.load if self.way == "load" else self.admin.unload
@@ -180,7 +180,7 @@ class Reload:
     admin: Admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refuse_strange_pages(scope, self.admin.settings.cors_origins)
+        refuse_strange_pages(scope, self.admin.settings)
         await read_body(scope, receive, MAX_BYTES)
         await self.admin.again()
         await send_json(send, _encode(self.admin.watch.models()))

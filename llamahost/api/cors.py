@@ -5,16 +5,20 @@ Outermost but for the base path, so that refusals can be read by a page as well.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamahost.api.problems import Problem
+from llamahost.api.problems import Forbidden, Problem
 from llamahost.api.sse import send_json
+from llamahost.fleet.manifest import ServerSettings
 
 METHODS = b"GET, HEAD, POST"
 EXPOSED = b"retry-after, x-request-id, x-llamahost-model, x-llamahost-replica, x-llamahost-tries"
+_PRIVATE = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+"""Names that nobody can have the world's servers answer for."""
+
 MAX_AGE_S = b"600"  # that a browser may remember an answer; Chromium allows 7200, others less
 
 
@@ -82,13 +86,33 @@ def _header(scope: Scope, wanted: bytes) -> bytes:
     return next((value for name, value in headers if name == wanted), b"")
 
 
-def refuse_strange_pages(scope: Scope, origins: tuple[str, ...]) -> None:
+def refuse_strange_pages(scope: Scope, settings: ServerSettings) -> None:
     """A page of somebody else's that a browser shows must not change this server: a browser sends such a request
-    without asking, and keeps only the answer from the page. Raises HTTPException."""
+    without asking, and keeps only the answer from the page. Raises Forbidden.
+
+    Where no key is asked for, a page's own name proves nothing if the world's servers answer for it: it may be had to
+    mean this machine.
+    """
     origin = _header(scope, b"origin").decode("latin-1")
-    if not origin or origin in origins or "*" in origins:
+    if not origin or origin in settings.cors_origins or "*" in settings.cors_origins:
         return
-    if urlsplit(origin).netloc.lower() != _header(scope, b"host").decode("latin-1").lower():
-        raise HTTPException(
-            403, f"pages of {origin[:200]!r} may not change this server; cors_origins names those that may"
-        )
+    try:
+        parts = urlsplit(origin)
+        place, name = parts.netloc.lower(), parts.hostname or ""
+    except ValueError:  # a bracket that is left open
+        place, name = "", ""
+    has_key = settings.api_key is not None or settings.api_key_file is not None
+    is_own = place == _header(scope, b"host").decode("latin-1").lower() and (has_key or _is_near(name))
+    if not (place and is_own):
+        raise Forbidden(f"pages of {origin[:200]!r} may not change this server; cors_origins names those that may")
+
+
+def _is_near(name: str) -> bool:
+    """Whether a host's name is an address, or one that means something on this machine or network alone."""
+    if "." not in name or name.endswith(_PRIVATE):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

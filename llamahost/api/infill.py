@@ -15,6 +15,7 @@ import msgspec
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from llamahost.api.affinity import with_headers
 from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_answers import Answer, TimingsAnswer
 from llamahost.api.openai_encode import Json, timings_json
@@ -129,8 +130,8 @@ class InfillEncoder:
             "tokens_cached": usage.n_total,
             "truncated": self._is_cut,
             "has_new_line": "\n" in text,
-            "stop_type": "limit" if event.reason == "length" else "eos",
-            "stopping_word": "",
+            "stop_type": "limit" if event.reason == "length" else "word" if event.stop else "eos",
+            "stopping_word": event.stop,
             "timings": timings_json(usage, [event.timings]),
         }
 
@@ -154,7 +155,8 @@ class InfillRoute:
         data = await read_body(scope, receive, self.settings.max_body_bytes)
         request, is_streamed = await self.reading.run(lambda: _understood(data), len(data))
         trace.model = request.model
-        session = request.generation.session_id
+        session = request.generation.session_id  # headers name conversations, in which nothing takes another's place
+        request = with_headers(request, scope)
         key = next((value for name, value in scope["headers"] if name == b"authorization"), b""), session
         replaced = asyncio.Event()
         if session:

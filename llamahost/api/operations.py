@@ -114,7 +114,7 @@ OPERATIONS = (
         summary="How adapters work from now on for requests that name none: those left out do not. Also with /v1.",
         body=list[LoraScale],
         answer=DoneAnswer,
-        errors=(400, 401, 404, 413, 503),
+        errors=(400, 401, 403, 404, 413, 503),
         query=("model",),
         is_streamed=False,
     ),

@@ -75,9 +75,9 @@ class PullRoute:
     reading: Reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refuse_strange_pages(scope, self.settings.cors_origins)
         data = await read_body(scope, receive, self.settings.max_body_bytes)
         try:
+            refuse_strange_pages(scope, self.settings)
             body = await self.reading.run(lambda: decode_body(data, PULL), len(data))
             name = body.model or body.name
             if not name:

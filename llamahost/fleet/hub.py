@@ -96,7 +96,7 @@ class Hub:
             if error.is_busy:
                 raise
             raise Offline(f"{self.name} does not answer: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise PullFailed(
                 f"{self.name} answers for {reference.repo} what no hub does; is HF_ENDPOINT right?"
             ) from error
@@ -223,7 +223,7 @@ def _token_told(token: str | None) -> str:
 
 
 def _listing(body: bytes) -> Listing:
-    """Raises ValueError, KeyError, TypeError or RecursionError on what is none."""
+    """Raises ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError on what is none."""
     found = json.loads(body)
     files = []
     for each in found["siblings"]:

@@ -240,6 +240,8 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
     """A context of the first shape that the device has room for. Raises LoadFailed."""
     if model.has_encoder:
         raise LoadFailed(f"{spec.path} ({model.architecture}) has an encoder; this version serves decoders only")
+    if spec.n_ctx:
+        model.check_positions(spec.n_ctx)
     if spec.n_ctx and model.n_ctx_train and spec.n_ctx > model.n_ctx_train:
         logger.warning("%s: n_ctx %d is above the %d it was trained on", spec.name, spec.n_ctx, model.n_ctx_train)
     is_on_host = spec.n_gpu_layers == 0 or not model.library.has_gpu
@@ -273,8 +275,8 @@ def _open_embedder(spec: ModelSpec, model: Model, machine: Machine, shape: Shape
     if model.has_encoder:
         raise LoadFailed(f"{spec.path} ({model.architecture}) is an encoder beside a decoder, which is not served")
     n_ctx = shape.n_ctx if shape is not None else spec.n_ctx or min(model.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
-    if not model.is_causal and model.n_ctx_train:
-        n_ctx = min(n_ctx, model.n_ctx_train)  # its table of positions ends there
+    if model.n_positions:
+        n_ctx = min(n_ctx, model.n_positions)
     while True:
         options = EmbedOptions(
             n_ctx=n_ctx,

@@ -30,7 +30,7 @@ def remove(found: Found, places: Places) -> int:
         named = {link.resolve() for link in _links(folder)}
         n_freed = 0
         for blob in blobs - named:
-            if folder in blob.parents and blob.is_file():
+            if blob.is_relative_to(folder.resolve()) and blob.is_file():
                 n_freed += blob.stat().st_size if blob.stat().st_nlink == 1 else 0
                 blob.unlink()
         for blob in (folder / "blobs").iterdir():

@@ -117,6 +117,7 @@ class Context:
         self.library = model.library
         self.c = c = model.library.c
         self.options = options
+        model.check_positions(options.n_ctx)
         params = c.llama_context_default_params()
         params.n_ctx = options.cells
         params.n_batch = options.n_batch

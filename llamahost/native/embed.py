@@ -71,10 +71,7 @@ class LlamaEmbedder:
     def __init__(self, model: Model, options: EmbedOptions) -> None:
         self.model = model
         self._c = c = model.library.c
-        if not model.is_causal and options.n_ctx > model.n_ctx_train > 0:  # its table of positions ends there
-            raise LoadFailed(
-                f"{model.path.name} has {model.n_ctx_train} positions; n_ctx {options.n_ctx} is above that"
-            )
+        model.check_positions(options.n_ctx)
         if options.pooling == "rank" and model.header.number("pooling_type") != POOLINGS["rank"]:
             raise LoadFailed(f"{model.path.name} has no head for scores, which pooling `rank` needs")
         pooling = options.pooling or _NAMES.get(model.header.number("pooling_type", _UNSPECIFIED))

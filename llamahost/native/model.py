@@ -18,6 +18,9 @@ from llamahost.native.library import Library, LogTap, buffers_in, library
 from llamahost.native.offload import ModelOptions, fill
 from llamahost.native.vocab import Vocab
 
+_POSITIONS = "position_embd.weight"
+_LEARNED = frozenset({"gpt2", "starcoder"})  # which have it always, though the first of several files may not tell
+
 _MODEL_BUFFER = re.compile(r"(\S+) model buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -45,6 +48,9 @@ class Model:
         self.n_embd_out: int = c.llama_model_n_embd_out(pointer)
         self.n_scores: int = c.llama_model_n_cls_out(pointer)
         self.is_causal = header.is_causal
+        has_table = not header.is_causal or _POSITIONS in header.tensors or header.architecture in _LEARNED
+        self.n_positions = self.n_ctx_train if has_table else 0
+        """Where its table of positions ends, beyond which C ends the process; 0 where there is none."""
         self.n_swa: int = c.llama_model_n_swa(pointer)
         self.is_recurrent = bool(c.llama_model_is_recurrent(pointer))
         self.is_hybrid = bool(c.llama_model_is_hybrid(pointer))
@@ -138,6 +144,11 @@ class Model:
         """The Jinja source in the file, the default one or the one of that name (such as `tool_use`)."""
         found = self.library.c.llama_model_chat_template(self.pointer, name.encode() if name else None)
         return found.decode("utf-8", "replace") if found else None
+
+    def check_positions(self, n_ctx: int) -> None:
+        """Raises LoadFailed where a sequence of that length would leave the table of positions."""
+        if 0 < self.n_positions < n_ctx:
+            raise LoadFailed(f"{self.path.name} has {self.n_positions} positions; n_ctx {n_ctx} is above that")
 
     def close(self) -> None:
         """Free the weights. Idempotent; a double free would end the process."""

@@ -359,6 +359,7 @@ def test_a_page_of_somebody_else_s_changes_nothing(path: str) -> None:
             for origin, status in (
                 ("https://evil.org", 403),
                 ("null", 403),
+                ("http://[", 403),
                 ("http://test", 200),
                 ("https://mine.org", 200),
             ):

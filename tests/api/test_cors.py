@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import httpx
+from contextlib import nullcontext
+from typing import Any
 
+import httpx
+import pytest
+
+from llamahost.api.cors import refuse_strange_pages
+from llamahost.api.problems import Forbidden
+from llamahost.fleet.manifest import ServerSettings
 from tests.api.fakes import FakeHost, app_of, client_of, run
 from tests.api.test_chat import ASK
 
@@ -95,3 +102,28 @@ def test_options_that_are_no_preflight_are_answered_as_ever() -> None:
             assert (await client.options(CHAT)).status_code == 405
 
     run(law)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "settings", "is_refused"),
+    [
+        ("http://127.0.0.1:8080", "127.0.0.1:8080", {}, False),
+        ("http://[::1]:8080", "[::1]:8080", {}, False),
+        ("http://localhost:8080", "localhost:8080", {}, False),
+        ("http://nas.local", "nas.local", {}, False),
+        ("http://localhost:3000", "localhost:8080", {}, True),
+        ("http://rebound.example", "rebound.example", {}, True),  # whoever owns the name may have it mean 127.0.0.1
+        ("http://rebound.example", "rebound.example", {"api_key": "k"}, False),  # which that page does not know
+        ("http://ui.example", "ui.example", {"cors_origins": ("http://ui.example",)}, False),
+        ("http://[", "[", {}, True),
+        ("null", "", {}, True),
+        ("", "rebound.example", {}, False),  # no page's
+    ],
+)
+def test_a_page_changes_the_server_only_where_it_is_the_server_s_own(
+    origin: str, host: str, settings: dict[str, Any], is_refused: bool
+) -> None:
+    headers = [(b"origin", origin.encode()), (b"host", host.encode())]
+    scope = {"type": "http", "headers": headers}
+    with pytest.raises(Forbidden) if is_refused else nullcontext():
+        refuse_strange_pages(scope, ServerSettings(**settings))

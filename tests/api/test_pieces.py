@@ -115,6 +115,17 @@ def test_lists_of_others_and_lists_without_end_are_what_they_were(body: bytes) -
     same(body)
 
 
+@pytest.mark.parametrize("gap", [b"\x0b", b"\x0c", b"\xa0", b" \x0b "])
+def test_what_only_looks_like_white_space_is_refused_between_items_too(gap: bytes) -> None:
+    message = b'{"role":"user","content":"hello there, hello there"}'
+    for field, items in (("messages", [message] * 6), ("prompt", [b"[1,2]"] * 20), ("prompt", [b'"abc"'] * 20)):
+        for before, after in ((b"", gap), (gap, b"")):
+            cut = b",".join(items[:-2]) + before + b"," + after + b",".join(items[-2:])
+            early = items[0] + b"," + items[1] + before + b"," + after + b",".join(items[2:])
+            for body in (cut, early):
+                same(b'{"%b":[%b]}' % (field.encode(), body))
+
+
 def test_long_lists_are_really_cut() -> None:
     """Told by what only pieces leave: their list is joined anew, and holds no stand-in."""
     for decoder, field, item, n in (

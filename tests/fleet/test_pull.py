@@ -17,6 +17,7 @@ from llamahost.fleet.download import Cancelled, Pulled, Puller, Step
 from llamahost.fleet.hub import Hub, Offline
 from llamahost.fleet.local import Places, find, located, models, named
 from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.remove import remove
 from llamahost.fleet.repo import RepoFile, parse_reference
 from tests.gguf_models import write_model
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
@@ -350,3 +351,18 @@ def test_a_file_in_git_itself_is_checked_by_git_s_sum(hub: LoopbackHub, places: 
     found = replace(puller(hub, places), hub=OfGit(hub.endpoint, token="none")).pull(parse_reference(NAME))
     assert str(found.paths[0].readlink()) == f"../../blobs/{git}"
     assert found.paths[0].read_bytes() == model
+
+
+def test_what_lies_behind_a_link_is_removed_with_its_bytes(
+    hub: LoopbackHub, places: Places, model: bytes, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "link").symlink_to(disk)
+    behind = replace(places, hub=tmp_path / "link" / "hub")
+    hub.add(NAME, {"tiny-Q4_K_M.gguf": model})
+    pulled(hub, behind, NAME)
+    found = named(behind, NAME)
+    assert found is not None
+    assert remove(found, behind) == len(model)
+    assert not [path for path in disk.rglob("*") if path.is_file()]

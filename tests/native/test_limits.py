@@ -10,7 +10,10 @@ import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, InvalidRequest, LoadFailed, NoRoom
 from llamahost.core.work import Copy, Plan, Restore, Save, Span, Truncation
+from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
+from llamahost.native.embed import EmbedOptions, LlamaEmbedder
+from llamahost.native.model import Model
 from tests.native.driver import Driver
 
 
@@ -18,6 +21,16 @@ from tests.native.driver import Driver
 def driver(tiny_llama: Path) -> Iterator[Driver]:
     with Driver(tiny_llama, n_ctx=64, n_slots=2, n_batch=32, n_rows=4) as driver:
         yield driver
+
+
+def test_a_context_ends_where_the_table_of_positions_does(shared_models: Path) -> None:
+    with Model.open(shared_models / "tinytalk-3M-chat-q8_0.gguf") as model:
+        for n_ctx, is_unified in ((257, False), (1024, True)):
+            with pytest.raises(LoadFailed, match="256 positions"):
+                LlamaBackend(model, ContextOptions(n_ctx=n_ctx, is_unified=is_unified))
+        with pytest.raises(LoadFailed, match="256 positions"):
+            LlamaEmbedder(model, EmbedOptions(n_ctx=257))
+        LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=4, is_unified=True)).close()
 
 
 def span(slot: int, n: int, *, start: int = 0, n_rows: int = 0, token: int = 20) -> Span:
