@@ -338,7 +338,7 @@ class AsyncHost:
                     f"`{request.model}` is an adapter, which answers and does not embed", param="model"
                 )
             tries = self._router.tries(request, kind, 1)
-            measure.route = tries.route
+            measure.route, measure.model = tries.route, tries.model
             while True:
                 async with tries.lease() as replica:
                     measure.model, measure.replica, measure.n_tries = tries.model, tries.replica, tries.n_tries
@@ -400,6 +400,7 @@ class AsyncHost:
             adapter, request = self._adapted(request)
             asked: ChatRequest | CompletionRequest | None = request
             tries = account.tries = self._router.tries(request, kind, n_jobs)
+            account.model = tries.model  # a client that leaves now is counted by no name of its own
             generation = request.generation
             del request
             while True:

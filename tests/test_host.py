@@ -209,7 +209,7 @@ async def test_who_cannot_be_served_is_refused_and_that_is_told_once() -> None:
             await events_of(host, completion())
         assert not host.health().is_ready
     assert records.outcomes == ["rejected", "rejected", "cancelled", "rejected"]
-    assert [record.model for record in records] == ["gpt-4", "", "fake", ""]
+    assert [record.model for record in records] == ["gpt-4", "fake", "fake", "fake"]
 
 
 @on_loop

@@ -39,6 +39,7 @@ class Crew:
         self.hardware = hardware
         self.settings = settings
         self.places: dict[str, Place] = {}
+        self.served: tuple[Place, ...] = ()  # those that the manifest has
         self.names: dict[str, Place] = {}
         self.loading: Loading | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -63,14 +64,16 @@ class Crew:
 
     def list_places(self) -> None:
         """Places and names by what residency knows of."""
+        before = {id(place.model): place for place in self.places.values()}
         known = self.residency.models
-        self.places = {name: self.places.get(name) or Place(model) for name, model in known.items()}
-        self.names = {
-            name: place
-            for place in self.places.values()
-            if not place.model.is_gone
-            for name in (place.spec.name, *place.spec.aliases)
+        self.places = {
+            name: before.pop(id(model)) if id(model) in before else Place(model) for name, model in known.items()
         }
+        self.served = tuple(place for place in self.places.values() if not place.model.is_gone)
+        self.names = {name: place for place in self.served for name in (place.spec.name, *place.spec.aliases)}
+        for place in before.values():
+            place.refuse(place.unavailable("it was taken from the manifest"))
+            place.settled.set()
 
     async def equip(self, loading: Loading) -> None:
         devices, self._first_free = await loading.devices(self.hardware)
@@ -113,7 +116,7 @@ class Crew:
     # --- doing what was decided ---
 
     def do(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
+        for effect in effects if not self.is_closed else ():
             match effect:
                 case residents.Look():
                     self.spawn(self._look(effect))
@@ -121,10 +124,10 @@ class Crew:
                     self.spawn(self._open(effect))
                 case residents.Unload(replica_id):
                     self.spawn(self.close_replica(replica_id), self.closes)
-                case Refuse(name, _, retry_after_s):
+                case Refuse(name, reason, retry_after_s):
                     if (place := self.places.get(name)) is not None:
                         place.is_on_demand = False
-                        place.refuse(place.unavailable(retry_after_s))
+                        place.refuse(place.unavailable(reason, retry_after_s))
         self._note()
         self._schedule()
 
@@ -187,11 +190,18 @@ class Crew:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to mend it
                 loop.call_soon_threadsafe(self._lost, id_, reason)
 
+        devices = effect.placement.devices
         record = next(each for each in place.model.replicas if each.id == id_)
-        measured = opened.measured(effect.placement.devices)
-        running = Running(loading.replica(opened, effect.placement.devices, on_lost), record, measured, next(_epochs))
+        try:
+            measured = opened.measured(devices)
+            running = Running(loading.replica(opened, devices, on_lost), record, measured, next(_epochs))
+        except Exception as error:
+            logger.exception("could not serve %s", id_)
+            await loading.discard(opened)
+            self._failed(id_, f"{type(error).__name__}: {error}")
+            return
         place.running[id_] = running
-        running.replica.restore(self._kept.take(_key_of(place.model, record)))
+        running.replica.restore(self._kept.take(_key_of(running)))
         if running.replica.adapters.specs != place.spec.adapters:
             self.spawn(self.adapt(place, running))
         effects = self.residency.loaded(id_, measured, self.now())
@@ -204,7 +214,8 @@ class Crew:
         place = self.places[replica_id.rpartition("#")[0]]
         effects = self.residency.failed(replica_id, reason, self.now(), is_memory=is_memory)
         place.forget(replica_id)
-        self.do(() if self.is_closed else effects)
+        self.list_places()
+        self.do(effects)
 
     def _lost(self, replica_id: str, reason: str) -> None:
         """A backend is gone: its jobs have failed, what is needed now is a new one."""
@@ -222,15 +233,15 @@ class Crew:
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             try:
                 slots = await running.replica.keep(self.settings.prefix_bytes)
-            except LlamahostError as error:  # they are computed again, that is all
+            except Exception as error:  # they are computed again, that is all
                 logger.warning("%s: its prefixes could not be kept: %s", replica_id, error)
             else:
-                self._kept.put(_key_of(place.model, running.record), slots, self.settings.prefix_bytes)
+                self._kept.put(_key_of(running), slots, self.settings.prefix_bytes)
         await running.replica.close()
         effects = self.residency.unloaded(replica_id, self.now())
         place.forget(replica_id)
         self.list_places()
-        self.do(() if self.is_closed else effects)
+        self.do(effects)
 
     async def adapt(self, place: Place, running: Running) -> None:
         """Those that changed while it was loaded, or by another manifest."""
@@ -279,10 +290,11 @@ class Crew:
         self.do(self.residency.tick(self.now()))
 
 
-def _key_of(model: residents.Model, record: residents.Replica) -> Hashable:
-    """What a kept state fits into: the same file, in a context of the same shape."""
-    spec = model.spec
-    return model.seen, record.placement.shape, spec.kv_type_k, spec.kv_type_v, spec.rope_freq_base, spec.rope_freq_scale
+def _key_of(running: Running) -> Hashable:
+    """What a kept state fits into: the same file, in a context of the same shape, as it was loaded."""
+    record, spec = running.record, running.replica.spec
+    kinds = spec.kv_type_k, spec.kv_type_v, spec.flash_attention, spec.swa_full
+    return record.seen, record.placement.shape, kinds, spec.rope_freq_base, spec.rope_freq_scale
 
 
 def _state_of(record: residents.Replica) -> State:

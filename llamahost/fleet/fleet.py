@@ -214,15 +214,16 @@ class Fleet:
             self._crew.give_back(place, granted.result(), waiter.n_jobs, self._crew.now())
 
     def _find(self, name: str) -> Place:
-        if not self._crew.places:
+        served = self._crew.served
+        if not served:
             raise Unavailable(
                 "no model is served here: start llamahost with the path of a GGUF file", retry_after_s=60.0
             )
         place = self._crew.names.get(name)
         if place is not None:
             return place
-        if len(self._crew.places) == 1 and (not name or not self._is_strict):
-            return next(iter(self._crew.places.values()))
+        if len(served) == 1 and (not name or not self._is_strict):
+            return served[0]
         nearest = difflib.get_close_matches(name, self._crew.names, n=1, cutoff=0.5)
         raise ModelNotFound(name, nearest=nearest[0] if nearest else "")
 
@@ -235,11 +236,13 @@ class Fleet:
         Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason where it cannot be loaded.
         """
         place = self._find(name)
+        if self._is_draining:
+            raise Unavailable("the server is shutting down")
         plain = self._plain.get(place.spec.name, place.spec)
         wanted = replace(plain, **(overrides or {})) if overrides or not place.ready() else place.spec
         if wanted != place.spec:
             self._plain[plain.name] = plain
-            specs = [wanted if each.model is place.model else each.spec for each in self._crew.places.values()]
+            specs = [wanted if each is place else each.spec for each in self._crew.served]
             self._adopt(specs)
         if not place.ready():
             place.model.retry_at = -math.inf  # whoever asks by hand does not wait for a backoff
@@ -344,7 +347,7 @@ class Fleet:
                 stalled[device] = self._crew.loading is not None and self._crew.loading.watch(device).is_stalled
             return stalled[device]
 
-        return tuple(place.status(now, is_stalled) for place in self._crew.places.values() if not place.model.is_gone)
+        return tuple(place.status(now, is_stalled) for place in self._crew.served)
 
     def watch(self) -> Watch:
         """Whether a step does not return. Never waits for it."""

@@ -78,6 +78,10 @@ class Loading:
 
         return await in_thread(f"load-{replica_id}", work)
 
+    async def discard(self, opened: Opened) -> None:
+        """Close what no worker has."""
+        await in_thread("discard", lambda: _discard(opened))
+
     def replica(self, opened: Opened, devices: tuple[str, ...], on_lost: Callable[[str], None]) -> Replica:
         """The model with its engines on the worker of its first device."""
         worker = self._worker(devices[0], opened)

@@ -176,10 +176,8 @@ class Place:
             return f"`{name}` waits for memory that other models still use"
         return f"`{name}` is still loading ({progress:.0%})"
 
-    def unavailable(self, retry_after_s: float = 60.0) -> Unavailable:
-        return Unavailable(
-            f"`{self.spec.name}` could not be loaded: {self.model.reason}", retry_after_s=max(1.0, retry_after_s)
-        )
+    def unavailable(self, reason: str, retry_after_s: float = 60.0) -> Unavailable:
+        return Unavailable(f"`{self.spec.name}` could not be loaded: {reason}", retry_after_s=max(1.0, retry_after_s))
 
     def retry_after_s(self) -> float:
         """When half of those that wait will have been answered, at the rate of late. Whole seconds in [1, 60]."""

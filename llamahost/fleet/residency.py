@@ -120,7 +120,8 @@ class Residency:
         model, replica = self._find(replica_id)
         if measured is not None:
             replica.bytes = measured.bytes
-            if replica.placement.shape is not None and len(replica.placement.devices) == 1:
+            is_as_now = replica.seen == model.seen and not replica.is_doomed  # its file and settings
+            if is_as_now and replica.placement.shape is not None and len(replica.placement.devices) == 1:
                 model.measured[replica.placement.shape] = measured.footprint
         replica.last_used = replica.ready_at = now
         if replica.is_doomed:
@@ -135,7 +136,7 @@ class Residency:
         model, replica = self._find(replica_id)
         model.replicas.remove(replica)
         del self._known[replica_id]
-        if is_memory and not replica.is_doomed and not model.is_gone:
+        if is_memory and not replica.is_doomed and not model.is_gone and not model.live:
             model.n_skipped += 1
             self._want(model, now, may_evict=model.may_evict)
             model.reason = reason
@@ -177,7 +178,7 @@ class Residency:
         for replica in model.live:
             self._drain(replica)
         if waits:
-            self._effects.append(Refuse(name, f"`{name}` was unloaded by hand", 1.0))
+            self._effects.append(Refuse(name, "it was unloaded by hand", 1.0))
         return self.tick(now)
 
     def lost(self, replica_id: str, reason: str, now: float) -> tuple[Effect, ...]:
@@ -238,7 +239,7 @@ class Residency:
                 model.is_gone, model.wanted_at = True, None
                 for replica in model.live:
                     self._drain(replica)
-                self._effects.append(Refuse(name, f"`{name}` was taken from the manifest", 60.0))
+                self._effects.append(Refuse(name, "it was taken from the manifest", 60.0))
                 self._forget(model)
         for name, spec in new.items():
             known = self.models.get(name)
@@ -259,6 +260,7 @@ class Residency:
             ):
                 is_wanted = bool(known.live) or known.wanted_at is not None or spec.load == "start"
                 known.is_looking, known.look = False, 0
+                known.measured.clear()
                 known.facts, known.n_skipped, known.n_failures, known.retry_at, known.reason = None, 0, 0, -math.inf, ""
                 for replica in known.live:
                     self._drain(replica)
@@ -334,6 +336,8 @@ class Residency:
         if model.wanted_at is None:
             self._n_turns += 1
             model.wanted_at, model.turn = now, self._n_turns
+            if not model.replicas and not model.is_looking:
+                model.facts = None  # the file may be another by now, and what is free another amount
 
     def _settle(self, model: Model, free: dict[str, int], coming: dict[str, int], now: float) -> bool:
         """Load it, promise it room that will be, or refuse it; False where it waits for room."""
@@ -404,7 +408,7 @@ class Residency:
     def _load(self, model: Model, placement: Placement, now: float) -> None:
         known = {each.id for each in model.replicas}
         id_ = next(name for k in range(len(known) + 1) if (name := f"{model.spec.name}#{k}") not in known)
-        replica = Replica(id_, placement, placement.bytes, last_used=now)
+        replica = Replica(id_, placement, placement.bytes, last_used=now, seen=model.seen)
         model.replicas.append(replica)
         self._known[id_] = model, replica
         spec = placement.spec(model.spec)
@@ -425,6 +429,7 @@ class Residency:
     def _fail(self, model: Model, reason: str, now: float, *, is_room: bool = False) -> None:
         """`is_room`: nothing is wrong with it, so that the next request tries again at once."""
         model.reason, model.wanted_at = reason, None
+        is_room, model.n_skipped = is_room and not model.n_skipped, 0
         backoff_s = 1.0
         if not is_room:
             model.n_failures += 1

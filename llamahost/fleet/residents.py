@@ -73,6 +73,7 @@ class Replica:
     n_leases: int = 0
     ready_at: float = math.inf
     is_doomed: bool = False  # unloaded as soon as it is loaded
+    seen: object = None  # by which its file is known
     reason: str = ""
 
     @property

@@ -523,3 +523,40 @@ def test_what_was_seen_of_another_file_counts_for_nothing() -> None:
     assert not w.loads
     w.settle()
     assert w.n_served == 1
+
+
+def test_memory_that_was_short_once_is_not_short_for_ever() -> None:
+    w = world(spec("a"), a=20)
+    w.ask("a")
+    w.look()
+    w.fail(is_memory=True)  # of the one shape that there is
+    assert w.n_refused == 1
+    w.ask("a")
+    assert (w.n_refused, w.looks) == (2, []), "a load was tried, and is not tried with each request"
+    w.now += BACKOFF_S
+    w.ask("a")
+    w.settle()
+    assert w.n_served == 1
+
+
+def test_a_file_that_did_not_fit_is_looked_at_anew() -> None:
+    w = world(spec("a"), a=200)
+    w.ask("a")
+    w.settle()
+    assert w.n_refused == 1
+    w.sizes["a"] = facts(20)
+    w.ask("a")
+    w.settle()
+    assert w.n_served == 1
+
+
+def test_what_was_measured_of_other_settings_counts_no_more() -> None:
+    w = world(spec("a"), a=20)
+    w.ask("a")
+    w.look()
+    w.load(measured=30 * MB)
+    w.settle()
+    w.do(w.residency.adopt([spec("a", kv_type_k="f32")], w.now))
+    w.settle()
+    (replica,) = w.residency.models["a"].replicas
+    assert replica.bytes["cpu"] < 25 * MB

@@ -1,0 +1,124 @@
+"""Laws of a fleet whose manifest is read again: whoever waits is told, and what has left leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llamahost.core.errors import LoadFailed, Unavailable
+from llamahost.core.machine import Machine
+from llamahost.core.observe import ModelChanged
+from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.footprint import FileFacts
+from llamahost.fleet.manifest import Manifest, ModelSpec
+from tests.fleet.fakes import WAIT_S, FakeLoader, FakeOpened, spec_of
+from tests.fleet.test_fleet import fleet_of
+from tests.on_loop import on_loop, turns
+
+
+async def named(fleet: Fleet, name: str) -> str:
+    async with fleet.lease(name) as replica:
+        return replica.spec.name
+
+
+@on_loop
+async def test_who_waits_for_a_model_that_leaves_the_manifest_is_told() -> None:
+    gate = threading.Event()
+
+    def facts(spec: ModelSpec) -> FileFacts:
+        assert gate.wait(WAIT_S)
+        return FileFacts()
+
+    other = spec_of("b", load="request")
+    async with fleet_of(spec_of("a", load="request"), other, facts=facts) as fleet:
+        waiting = asyncio.ensure_future(named(fleet, "a"))
+        await turns()
+        await fleet.adopt(Manifest(models=(other,)))
+        with pytest.raises(Unavailable, match="taken from the manifest"):
+            await waiting
+        gate.set()
+
+
+@on_loop
+async def test_a_model_whose_load_failed_after_it_left_can_come_back() -> None:
+    loader = FakeLoader(failures=[LoadFailed("no")])
+    loader.gate.clear()
+    leaves, stays = spec_of("a"), spec_of("b", load="hand")
+    async with fleet_of(leaves, stays, loader=loader) as fleet:
+        await turns()
+        is_gone = asyncio.Event()
+        left = ModelChanged("a", "a#0", "unloaded")
+        unlisten = fleet.listen(lambda event: is_gone.set() if event == left else None)
+        await fleet.adopt(Manifest(models=(stays,)))
+        loader.gate.set()
+        await is_gone.wait()
+        unlisten()
+        await fleet.adopt(Manifest(models=(leaves, stays)))
+        await fleet.wait_ready()
+        assert await named(fleet, "a") == "a"
+
+
+@on_loop
+async def test_what_left_is_brought_back_by_no_other_and_answers_nobody() -> None:
+    leaves, stays = spec_of("a"), spec_of("b")
+    async with fleet_of(leaves, stays) as fleet:
+        await fleet.wait_ready()
+        async with fleet.lease("a"):
+            await fleet.adopt(Manifest(models=(stays,)))
+            await fleet.load("b", {"n_slots": 2})
+            assert [status.name for status in fleet.statuses()] == ["b"]
+            assert await named(fleet, "a") == "b", "one model answers to any name"
+            await fleet.adopt(Manifest())
+            with pytest.raises(Unavailable, match="no model"):
+                await named(fleet, "a")
+
+
+@on_loop
+async def test_who_waits_while_it_is_unloaded_by_hand_is_told_so() -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    async with fleet_of(spec_of("a", load="request"), loader=loader) as fleet:
+        waiting = asyncio.ensure_future(named(fleet, "a"))
+        await turns()
+        unloading = asyncio.ensure_future(fleet.unload("a"))
+        with pytest.raises(Unavailable, match="unloaded by hand"):
+            await waiting
+        loader.gate.set()
+        await unloading
+
+
+@on_loop
+async def test_nothing_is_loaded_by_hand_while_the_fleet_drains() -> None:
+    async with fleet_of(spec_of("a", load="hand")) as fleet:
+        fleet.drain()
+        with pytest.raises(Unavailable, match="shutting down"):
+            await fleet.load("a")
+
+
+class OpensWrong(FakeLoader):
+    """The first model that it opens cannot be served."""
+
+    def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
+        opened = super().__call__(spec, machine, on_progress)
+        if len(self.opened) > 1:
+            return opened
+        return _Unmeasured(**{name: getattr(opened, name) for name in FakeOpened.__dataclass_fields__})
+
+
+class _Unmeasured(FakeOpened):
+    def measured(self, devices: tuple[str, ...]) -> Any:
+        raise ValueError("a bug")
+
+
+@on_loop
+async def test_what_fails_between_a_load_and_its_first_lease_is_told_and_closed() -> None:
+    loader = OpensWrong()
+    async with fleet_of(spec_of("a", load="request"), loader=loader) as fleet:
+        with pytest.raises(Unavailable, match="a bug"):
+            await named(fleet, "a")
+        assert loader.is_all_closed
+        assert fleet.statuses()[0].state == "failed"
