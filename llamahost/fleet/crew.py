@@ -246,7 +246,8 @@ class Crew:
     async def adapt(self, place: Place, running: Running) -> None:
         """Those that changed while it was loaded, or by another manifest."""
         try:
-            await running.replica.adapt(place.spec.adapters)
+            async with place.changing:
+                await running.replica.adapt(place.spec.adapters)
         except LlamahostError as error:
             logger.error("%s", error)
 

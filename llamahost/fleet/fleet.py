@@ -275,20 +275,24 @@ class Fleet:
     async def load_adapter(self, model: str, spec: AdapterSpec) -> None:
         """Put an adapter beside a model's replicas, and beside those to come. Raises as `lease`, and InvalidRequest."""
         async with self.lease(model, n_jobs=0) as replica:
-            await replica.load_adapter(spec)
             place = self._find(model)
-            await self._change_adapters(place, (*place.spec.adapters, spec))
+            async with place.changing:
+                await replica.load_adapter(spec)
+                others = [each for each in place.spec.adapters if each.name != spec.name]
+                await self._change_adapters(place, (*others, spec))
 
     async def unload_adapter(self, model: str, name: str) -> None:
         """Answer nobody new with it; answers that are being made go on. Raises ModelNotFound, InvalidRequest."""
         place = self._find(model)
-        kept = tuple(spec for spec in place.spec.adapters if spec.name != place.adapter(name, "lora_name").name)
-        await self._change_adapters(place, kept)
+        async with place.changing:
+            gone = place.adapter(name, "lora_name")
+            await self._change_adapters(place, tuple(spec for spec in place.spec.adapters if spec != gone))
 
     async def scale_adapters(self, model: str, scales: Mapping[int | str, float]) -> None:
         """How adapters work for requests that name none; those left out do not. Raises as `unload_adapter`."""
         place = self._find(model)
-        await self._change_adapters(place, place.scaled(scales))
+        async with place.changing:
+            await self._change_adapters(place, place.scaled(scales))
 
     async def _change_adapters(self, place: Place, specs: tuple[AdapterSpec, ...]) -> None:
         place.model.spec = replace(place.spec, adapters=specs)

@@ -75,6 +75,7 @@ class Place:
     is_on_demand: bool = False  # what it is loaded for now is a request
     mean_s: float = 0.0  # of a lease's life, a moving average
     numbers: Numbers = field(default_factory=Numbers)  # of its adapters
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while they change, one replica after another
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nobody holds a lease
     gone: dict[str, asyncio.Event] = field(default_factory=dict)  # by replica, for whoever waits for its end

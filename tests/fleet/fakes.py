@@ -46,12 +46,17 @@ class SlowVocabulary(ByteVocabulary):
 
 
 class FakeAdapters:
-    """Opens whatever is not called bad."""
+    """Opens whatever is not called bad, when its gate is open."""
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
 
     def open(self, path: Path) -> int:
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
         if path.stem == "bad":
             raise LoadFailed(f"{path} cannot be used as an adapter: it is bad")
         return next(self._ids)

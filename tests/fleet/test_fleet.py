@@ -6,14 +6,23 @@ import random
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llamahost.core.errors import BackendLost, GenerationFailed, LoadFailed, ModelNotFound, Overloaded, Unavailable
+from llamahost.core.errors import (
+    BackendLost,
+    GenerationFailed,
+    LoadFailed,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+)
 from llamahost.core.machine import Machine
 from llamahost.core.vectors import EmbedRequest
 from llamahost.core.work import Job
+from llamahost.fleet.adapters import AdapterSpec
 from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
@@ -273,6 +282,31 @@ async def test_a_replica_that_is_lost_fails_its_streams_alone_and_is_told_apart(
         while [each.state for each in fleet.statuses()[0].replicas] != ["ready", "ready"]:
             await turns()
         assert loader.n_loads == 3
+
+
+@on_loop
+async def test_changes_of_adapters_wait_for_each_other_until_every_replica_has_them() -> None:
+    loader = FakeLoader()
+    async with fleet_of(spec_of(replicas=2), loader=loader) as fleet:
+        while [each.state for each in fleet.statuses()[0].replicas] != ["ready", "ready"]:
+            await turns()
+        first, second = (opened.model.adapters for opened in loader.opened)
+        first.gate.clear()
+        second.gate.clear()
+        loading = asyncio.create_task(fleet.load_adapter("fake", AdapterSpec(name="a", path=Path("a.gguf"))))
+        while not (first.entered.is_set() or second.entered.is_set()):
+            await turns()
+        one, other = (first, second) if first.entered.is_set() else (second, first)
+        one.gate.set()
+        while not other.entered.is_set():
+            await turns()
+        scaling = asyncio.create_task(fleet.scale_adapters("fake", {"a": 0.5}))
+        await turns()
+        other.gate.set()
+        await loading
+        await scaling
+        (status,) = fleet.statuses()[0].adapters
+        assert status.spec.default_scale == 0.5
 
 
 @pytest.mark.parametrize("seed", [1, 2])
