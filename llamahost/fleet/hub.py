@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -63,7 +63,7 @@ class Hub:
     """One endpoint. `token` None: the one that `hf auth login` or HF_TOKEN left on this machine, if any."""
 
     endpoint: str = ENDPOINT
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     is_offline: bool = False
 
     @classmethod

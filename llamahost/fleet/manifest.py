@@ -196,7 +196,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     unix_socket: Path | None = None  # listened on instead
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None  # more keys, one a line
     cors_origins: tuple[str, ...] = ()  # whose pages may ask from a browser; "*": anybody's
     tls_cert: Path | None = None  # PEM, with the chain

@@ -16,7 +16,7 @@ from llamahost.core.errors import LoadFailed, PullFailed
 from llamahost.fleet.download import Cancelled, Pulled, Puller, Step
 from llamahost.fleet.hub import Hub, Offline
 from llamahost.fleet.local import Places, find, located, models, named
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.remove import remove
 from llamahost.fleet.repo import RepoFile, parse_reference
 from tests.gguf_models import write_model
@@ -219,6 +219,15 @@ def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, place
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert models(places) == []
     assert pulled(hub, places, NAME).n_fetched == len(model) - 40_000
+
+
+def test_secrets_are_in_no_text_that_is_made_of_what_holds_them() -> None:
+    for holder in (
+        Hub(token="sesame"),
+        ServerSettings(api_key="sesame"),
+        Manifest(server=ServerSettings(api_key="sesame")),
+    ):
+        assert "sesame" not in f"{holder!r} {holder}"
 
 
 def test_tokens_reach_the_hub_and_never_the_store(hub: LoopbackHub, places: Places, model: bytes) -> None:
