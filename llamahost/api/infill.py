@@ -204,6 +204,8 @@ async def until_set(events: AsyncGenerator[Event, None], replaced: asyncio.Event
             step = asyncio.ensure_future(anext(events))
             await asyncio.wait((step, waiting), return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
+                if step.done() and not step.cancelled():
+                    step.exception()  # nobody is told of it any more
                 raise Superseded("a later request of this session has taken its place")
             try:
                 event = step.result()

@@ -308,9 +308,8 @@ def _tokens(prompt: list[int | str | list[int]]) -> Sequence[int]:
 
 def generation_of(body: Body, n_logprobs: int | None) -> Generation:
     """How the answer is made, for every route that makes one. Raises InvalidRequest."""
-    for name, is_asked in (("grammar_lazy", bool(body.grammar_lazy)),):
-        if is_asked:
-            raise InvalidRequest(f"`{name}` is not served by this version", param=name)
+    if body.grammar_lazy:
+        raise InvalidRequest("`grammar_lazy` is not served by this version", param="grammar_lazy")
     n_probs = body.n_probs or 0
     if n_probs > 0:
         if n_logprobs is not None:
