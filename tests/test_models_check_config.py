@@ -24,7 +24,7 @@ def manifest(tiny_llama: Path, tmp_path: Path) -> Path:
     path = tmp_path / "model_manifest.toml"
     path.write_text(
         '[server]\nport = 9001\ndrain_s = 4\napi_key = "from the manifest"\n'
-        f'[[models]]\nname = "here"\naliases = ["h"]\npath = "{tiny_llama}"\nn_ctx = 256\n'
+        f'[[models]]\nname = "here"\naliases = ["h"]\npath = "{tiny_llama}"\nn_ctx = 256\nload = "request"\n'
         '[[models]]\nname = "gone"\npath = "gone.gguf"\nn_slots = 3\n'
     )
     return path

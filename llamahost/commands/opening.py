@@ -148,7 +148,8 @@ def opened(spec: ModelSpec, *, is_verbose: bool) -> Iterator[Ready]:
             cards.append(loaded.card)
             return loaded
 
-        host = Host(spec, load=load)
+        # Here it is wanted now, and once, whatever its manifest says of a server.
+        host = Host(replace(spec, load="start", replicas=1), load=load)
     with host:
         has_template = cards[0].has_chat_template or bool(spec.template)
         yield Ready(host, cards[0], has_template, time.monotonic() - began)

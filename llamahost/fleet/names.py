@@ -8,13 +8,12 @@ that is most particular. Where two differ in none of this, it is neither.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 WILDCARD = "*"
 
-_ENDINGS = re.compile(r"(?:[.-]gguf|:latest)+$")
+_ENDINGS = (".gguf", "-gguf", ":latest")
 
 
 class Names:
@@ -69,9 +68,16 @@ def folded(name: str) -> str:
 def bare(name: str) -> str:
     """Without a folder, `.gguf`, `-GGUF` and `:latest`. The tag stays: `qwen3-8b-gguf:q4-0` is `qwen3-8b:q4-0`."""
     whole = folded(name)
-    short = _ENDINGS.sub("", whole.rpartition("/")[2])
-    stem, colon, tag = short.partition(":")
-    return f"{_ENDINGS.sub('', stem)}{colon}{tag}" or whole
+    stem, colon, tag = _unended(whole.rpartition("/")[2]).partition(":")
+    return f"{_unended(stem)}{colon}{tag}" or whole
+
+
+def _unended(name: str) -> str:
+    """In time by the name's length: clients send what they like."""
+    end = len(name)
+    while ending := next((each for each in _ENDINGS if name.endswith(each, 0, end)), ""):
+        end -= len(ending)
+    return name[:end]
 
 
 def _only(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

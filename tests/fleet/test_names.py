@@ -75,3 +75,11 @@ def test_stars_cost_no_more_than_the_length_of_a_name() -> None:
     began = time.thread_time()
     assert names.find("a" * 1024) is None
     assert time.thread_time() - began < 0.1
+
+
+def test_endings_cost_no_more_than_the_length_of_a_name() -> None:
+    names = Names([("qwen3-8b", "x")])
+    began = time.thread_time()
+    assert names.find(".gguf" * 20_000 + "-") is None
+    assert names.find("qwen3-8b" + ".gguf:latest" * 20_000) == "x"
+    assert time.thread_time() - began < 0.5
