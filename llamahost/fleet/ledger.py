@@ -5,6 +5,7 @@ Owned by the loop; does nothing by itself and is told the time. One book for all
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class _Known:
 
 @dataclass(slots=True)
 class _Session:
+    """Of its prompts the starts alone: thousands of sessions may have thousands of messages each."""
+
     home: str
     chain: Chain
     aside: Chain = NO_CHAIN  # of the last question beside it
@@ -65,6 +68,12 @@ class Ledger:
         self._n_sessions = n_sessions
         self._known: dict[str, _Known] = {}
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
+
+    def allow(self, *, n_failures: int, open_s: float) -> None:
+        """What breakers take from now on, those too that there are."""
+        self._n_failures, self._open_s = n_failures, open_s
+        for known in self._known.values():
+            known.breaker.n_failures, known.breaker.open_s = n_failures, open_s
 
     def pick(
         self, views: Sequence[ReplicaView], ask: Ask, now: float, *, tried: Collection[str] = (), is_last: bool = True
@@ -113,12 +122,12 @@ class Ledger:
         known = self._of(view)
         ticket = known.breaker.enter()
         if self.is_aside(ask):
-            self._sessions[ask.session].aside = ask.chain
+            self._sessions[ask.session].aside = _start(ask.chain)
             return ticket
         known.held.place(ask.chain)
         if ask.session:
             before = self._sessions.get(ask.session)
-            self._sessions[ask.session] = _Session(view.id, ask.chain, before.aside if before else NO_CHAIN)
+            self._sessions[ask.session] = _Session(view.id, _start(ask.chain), before.aside if before else NO_CHAIN)
             self._sessions.move_to_end(ask.session)
             while len(self._sessions) > self._n_sessions:
                 self._sessions.popitem(last=False)
@@ -145,6 +154,12 @@ class Ledger:
             held = Held(view.n_slots, view.n_cells * N_CHARS_OF_TOKEN)
             known = self._known[view.id] = _Known(view.epoch, held, breaker)
         return known
+
+
+def _start(chain: Chain) -> Chain:
+    """As much of it as tells whether another shares it."""
+    n = bisect_left(chain.ends, WORTH) + 1
+    return Chain(chain.digests[:n], chain.ends[:n])
 
 
 def _shares(known: Chain, chain: Chain) -> bool:

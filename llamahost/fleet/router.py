@@ -119,7 +119,7 @@ class Router:
         self._is_strict = is_strict
         self.draw = draw
         self.views: dict[str, Sequence[ReplicaView]] = {}  # of each model, as they were when it was last asked
-        self.ledger = Ledger(n_failures=manifest.server.breaker_failures, open_s=manifest.server.breaker_s)
+        self.ledger = Ledger()
         self.adopt(manifest)
 
     def adopt(self, manifest: Manifest) -> None:
@@ -129,6 +129,7 @@ class Router:
         named: tuple[ModelSpec | RouteSpec, ...] = (*manifest.models, *manifest.routes)
         self._names = Names((name, each.name) for each in named for name in (each.name, *each.aliases))
         self.settings = manifest.server
+        self.ledger.allow(n_failures=self.settings.breaker_failures, open_s=self.settings.breaker_s)
 
     @property
     def routes(self) -> tuple[RouteSpec, ...]:

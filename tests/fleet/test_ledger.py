@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.ledger import Ask, Ledger
-from llamahost.fleet.policy import ReplicaView
+from llamahost.fleet.ledger import Ask, Ledger, _shares, _start
+from llamahost.fleet.policy import WORTH, ReplicaView
 from llamahost.fleet.prefixes import Chain
 
 VIEWS = [ReplicaView(0, 10, id=f"m#{k}", n_slots=4) for k in range(3)]
@@ -86,3 +86,24 @@ def test_somebody_is_always_picked_where_somebody_has_room(story: list[tuple[int
         now += step
         give(ledger, index, talk(index), now, is_failure=is_failure)
         assert ledger.pick(VIEWS, talk(index), now, tried={"m#0"}) is not None
+
+
+def test_a_breaker_takes_what_a_manifest_that_is_read_again_says() -> None:
+    ledger = Ledger(n_failures=2, open_s=60.0)
+    give(ledger, 0, talk(1), is_failure=True)
+    assert not ledger.is_open(VIEWS[0], 0.0)
+    ledger.allow(n_failures=1, open_s=5.0)
+    give(ledger, 0, talk(1), is_failure=True)
+    assert ledger.is_open(VIEWS[0], 4.0)
+    assert not ledger.is_open(VIEWS[0], 5.0)
+
+
+@given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6), st.sampled_from([1, 100, 300]))
+def test_a_session_s_start_tells_as_much_as_its_whole_and_is_short(a: list[int], b: list[int], size: int) -> None:
+    def chain(said: list[int]) -> Chain:
+        return Chain(
+            tuple(hash(tuple(said[: k + 1])) for k in range(len(said))), tuple(size * (k + 1) for k in range(len(said)))
+        )
+
+    assert _shares(_start(chain(a)), chain(b)) == _shares(chain(a), chain(b))
+    assert len(_start(chain([0] * 5000)).digests) <= WORTH
