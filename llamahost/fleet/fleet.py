@@ -71,6 +71,7 @@ class Fleet:
         self._reader_stall_s = reader_stall_s
         self._is_strict = is_strict
         self._is_draining = False
+        self._adopting = asyncio.Lock()
 
     @property
     def is_draining(self) -> bool:
@@ -309,10 +310,11 @@ class Fleet:
 
     async def adopt(self, manifest: Manifest) -> None:
         """Another manifest: only what changed is touched. Returns when it is decided, not when all is loaded."""
-        self._crew.settings = manifest.server
-        self._plain.clear()
-        await self._crew.see_room()
-        self._adopt(manifest.models)
+        async with self._adopting:  # whichever came last holds
+            self._crew.settings = manifest.server
+            self._plain.clear()
+            await self._crew.see_room()
+            self._adopt(manifest.models)
 
     def _adopt(self, specs: Sequence[ModelSpec]) -> None:
         effects = self._crew.residency.adopt(specs, self._crew.now(), max_loaded=self._crew.settings.max_loaded)

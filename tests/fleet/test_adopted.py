@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from llamahost.core.errors import LoadFailed, Unavailable
 from llamahost.core.machine import Machine
 from llamahost.core.observe import ModelChanged
+from llamahost.fleet.devices import HostDevices
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.manifest import Manifest, ModelSpec
@@ -97,6 +98,34 @@ async def test_nothing_is_loaded_by_hand_while_the_fleet_drains() -> None:
         fleet.drain()
         with pytest.raises(Unavailable, match="shutting down"):
             await fleet.load("a")
+
+
+class SlowOnce(HostDevices):
+    """Says what is free only when the gate is open, the first time that it is asked while it `is_slow`."""
+
+    gate = threading.Event()
+    is_slow = False
+
+    def free_bytes(self) -> Mapping[str, int]:
+        if SlowOnce.is_slow:
+            SlowOnce.is_slow = False
+            assert self.gate.wait(WAIT_S)
+        return super().free_bytes()
+
+
+@on_loop
+async def test_of_two_manifests_the_one_that_was_read_last_holds() -> None:
+    hardware = SlowOnce(blocks=True)
+    async with fleet_of(spec_of("a", load="hand"), devices=hardware) as fleet:
+        await fleet.load("a")
+        SlowOnce.is_slow = True
+        adopting = [
+            asyncio.ensure_future(fleet.adopt(Manifest(models=(spec_of(name, load="hand"),)))) for name in ("b", "c")
+        ]
+        await turns()
+        hardware.gate.set()
+        await asyncio.gather(*adopting)
+        assert [status.name for status in fleet.statuses()] == ["c"]
 
 
 class OpensWrong(FakeLoader):
