@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
 
+from llamahost.account import Account, Measure
 from llamahost.core.errors import (
     DeadlineExceeded,
     GenerationFailed,
@@ -25,12 +26,12 @@ from llamahost.core.errors import (
     Overloaded,
     Unavailable,
 )
-from llamahost.core.events import Delta, Event, Finished, Started
+from llamahost.core.events import Delta, Event
 from llamahost.core.machine import Machine
 from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, SamplingOptions
-from llamahost.core.observe import FleetEvent, Kind, Observer, Outcome, RequestRecord, request_id
+from llamahost.core.observe import FleetEvent, Kind, Observer, RequestRecord, request_id
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.core.work import NO_ADAPTERS, Adapters, Times, Vector
+from llamahost.core.work import NO_ADAPTERS, Adapters, Vector
 from llamahost.fleet.adapters import AdapterSpec
 from llamahost.fleet.builtin import builtin, is_named
 from llamahost.fleet.devices import Devices, MachineDevices, is_same_card
@@ -38,10 +39,9 @@ from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.loading import Load
 from llamahost.fleet.manifest import Manifest, ModelSpec
-from llamahost.fleet.rates import Answered
 from llamahost.fleet.replica import Opened, Replica
 from llamahost.fleet.route_spec import RouteSpec
-from llamahost.fleet.router import Router, Tries
+from llamahost.fleet.router import Router
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
@@ -198,7 +198,7 @@ class AsyncHost:
         Raises ModelNotFound, Unavailable, Overloaded, InvalidRequest, DeadlineExceeded, GenerationFailed.
         """
 
-        async def embed(replica: Replica, record: _Measure) -> Embeddings:
+        async def embed(replica: Replica, record: Measure) -> Embeddings:
             prepared, vectors = await replica.embed(request)
             record.n_prompt = prepared.n_tokens
             if request.dimensions is not None and request.dimensions != replica.n_dim:
@@ -219,7 +219,7 @@ class AsyncHost:
     async def rerank(self, request: RerankRequest) -> Ranking:
         """How well each document answers the query, by the model's own head. Otherwise as `embed`."""
 
-        async def rank(replica: Replica, record: _Measure) -> Ranking:
+        async def rank(replica: Replica, record: Measure) -> Ranking:
             prepared, vectors = await replica.rank(request)
             record.n_prompt = prepared.n_tokens
             return Ranking(
@@ -326,12 +326,12 @@ class AsyncHost:
         self,
         request: EmbedRequest | RerankRequest,
         kind: Kind,
-        work: Callable[[Replica, _Measure], Awaitable[Whole]],
+        work: Callable[[Replica, Measure], Awaitable[Whole]],
     ) -> Whole:
         """One request that is answered whole: within its deadline, and told of when it is over."""
         clock = asyncio.get_running_loop().time
         arrived = clock()
-        measure = _Measure(request.model)
+        measure = Measure(request.model)
         try:
             if self._fleet.named(request.model)[1]:
                 raise InvalidRequest(
@@ -395,7 +395,7 @@ class AsyncHost:
     async def _answer(
         self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
     ) -> AsyncGenerator[Event, None]:
-        account = _Account(request, kind)
+        account = Account(request, kind)
         try:
             adapter, request = self._adapted(request)
             asked: ChatRequest | CompletionRequest | None = request
@@ -439,111 +439,6 @@ class AsyncHost:
         finally:
             if self._observer is not None:
                 self._observer.finished(account.record())
-
-
-@dataclass(slots=True)
-class _Measure:
-    """What becomes of one request that is answered whole. Owned by the loop."""
-
-    model: str
-    n_prompt: int = 0
-    outcome: Outcome = "cancelled"
-    error: str = ""
-    route: str = ""
-    replica: str = ""
-    n_tries: int = 0
-
-
-class _Account:
-    """What becomes of one request, kept for its record. Owned by the loop."""
-
-    __slots__ = (
-        "_clock", "_error", "_id", "_kind", "_n", "_n_cached", "_n_open", "_outcome", "_reason",
-        "arrived", "first_s", "model", "prepared", "times", "tries",
-    )  # fmt: skip
-
-    def __init__(self, request: ChatRequest | CompletionRequest, kind: Kind) -> None:
-        self._clock = asyncio.get_running_loop().time
-        self._kind = kind
-        self._n = request.generation.n
-        self._n_cached = 0
-        self._n_open = -1
-        self._id = request_id.get()
-        self._error = ""
-        self._outcome: Outcome = "cancelled"
-        self._reason: Outcome = "stop"
-        self.arrived = self._clock()
-        self.first_s = 0.0
-        self.model = request.model
-        self.prepared: Prepared | None = None
-        self.times = Times()
-        self.tries: Tries | None = None
-
-    def begin(self, prepared: Prepared) -> None:
-        self.prepared = prepared
-        self._n_open = len(prepared.jobs)
-
-    def see(self, event: Event) -> Event:
-        """What is to be told of it: a Started says who answers."""
-        if not self.first_s and self.times.first:  # not by what is told of a prompt
-            self.first_s = max(1e-9, self._clock() - self.arrived)
-        match event:
-            case Started(index=index, n_cached=n_cached):
-                if index % self._n == 0:
-                    self._n_cached += n_cached
-                if (tries := self.tries) is not None:
-                    replica, n_tries = tries.replica, tries.n_tries
-                    return Started(index, event.model, event.n_prompt, n_cached, replica, n_tries, event.is_cut)
-            case Finished(index, reason):
-                self._n_open -= 1
-                if index == 0:
-                    self._reason = reason
-        return event
-
-    def answered(self) -> Answered:
-        """What it tells of the model's speed: by its last answer, of several."""
-        record, times = self.record(), self.times
-        n = max(1, len(self.prepared.replies) if self.prepared else 1)
-        return Answered(
-            n_computed=(record.n_prompt - record.n_cached) if n == 1 else 0,
-            prompt_s=times.first - times.admitted if times.first else 0.0,
-            n_generated=record.n_generated // n,
-            generation_s=record.generation_s,
-            total_s=record.total_s,
-        )
-
-    def failed(self, error: BaseException) -> None:
-        if isinstance(error, InvalidRequest | ModelNotFound | Overloaded | Unavailable) and self.prepared is None:
-            self._outcome = "rejected"
-        elif isinstance(error, GeneratorExit | asyncio.CancelledError):
-            self._outcome = "cancelled"
-            return
-        else:
-            self._outcome = "error"
-        self._error = type(error).__name__
-
-    def record(self) -> RequestRecord:
-        replies = self.prepared.replies if self.prepared else ()
-        jobs = self.prepared.jobs if self.prepared else ()
-        times = self.times
-        return RequestRecord(
-            model=self.model,
-            kind=self._kind,
-            id=self._id,
-            error=self._error,
-            n_prompt=sum(len(job.tokens) for job in jobs[:: self._n]),
-            n_cached=self._n_cached,
-            n_generated=sum(reply.n_generated for reply in replies),
-            queued_s=max(0.0, times.admitted - times.arrived) if times.admitted else 0.0,
-            first_s=self.first_s,
-            generation_s=max(0.0, times.last - times.first) if times.first else 0.0,
-            total_s=self._clock() - self.arrived,
-            # Whoever leaves after the last event has had all: that is no cancelling.
-            outcome=self._reason if self._n_open == 0 else self._outcome,
-            route=self.tries.route if self.tries else "",
-            replica=self.tries.replica if self.tries else "",
-            n_tries=self.tries.n_tries if self.tries else 0,
-        )
 
 
 def _first(vector: Vector, n: int) -> Vector:

@@ -183,6 +183,9 @@ class TestHttp:
             ):
                 answer = await client.post("/v1/load_lora_adapter", json={"lora_name": "b", "lora_path": path})
                 assert answer.status_code == status, answer.text
+            body = {"lora_name": "b", "lora_path": "clerk.gguf", "model": "bass"}
+            answer = await client.post("/v1/load_lora_adapter", json=body)
+            assert (answer.status_code, "`base`" in answer.text) == (404, True), answer.text
             for name, status in (("late", 200), ("late", 400)):
                 answer = await client.post("/v1/unload_lora_adapter", json={"lora_name": name})
                 assert answer.status_code == status, answer.text

@@ -7,6 +7,7 @@ manifest's `adapter_folders` names, wherever a link in them may lead.
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from llamahost.api.openai_types import LoraScale, Name
 from llamahost.api.problems import Forbidden
 from llamahost.api.service import Service
 from llamahost.api.sse import send_json
-from llamahost.core.errors import InvalidRequest
+from llamahost.core.errors import InvalidRequest, ModelNotFound
 from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import ModelStatus
@@ -153,13 +154,16 @@ def _folders(settings: ServerSettings) -> tuple[Path, ...]:
 
 
 def _base(models: Sequence[ModelStatus], name: str) -> ModelStatus:
-    """The model that is meant. Raises InvalidRequest where none is said and several could be."""
+    """The model that is meant. Raises ModelNotFound; InvalidRequest where none is said and several could be."""
     for model in models:
         if name == model.name or name in model.aliases:
             return model
     able = [model for model in models if model.task not in ("embedding", "rerank")]
     if len(able) == 1 and not name:
         return able[0]
+    if name:
+        known = [each for model in models for each in (model.name, *model.aliases)]
+        raise ModelNotFound(name, nearest=next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), ""))
     names = ", ".join(model.name for model in able)
     raise InvalidRequest(f"`model` must name one of {names[:400] or 'no models'}", param="model")
 

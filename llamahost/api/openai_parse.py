@@ -91,7 +91,7 @@ def parse_chat(body: ChatBody) -> ChatRequest:
     if body.reasoning_effort and body.reasoning_effort != "none":
         options["reasoning_effort"] = body.reasoning_effort
     messages = _messages(body.messages)
-    budget = _reasoning_budget(body)
+    _, budget = _reasoning_budget(body)
     return ChatRequest(
         messages=messages,
         model=body.model or "",
@@ -111,11 +111,9 @@ def parse_chat(body: ChatBody) -> ChatRequest:
 
 def parse_completion(body: CompletionBody) -> CompletionRequest:
     """Raises InvalidRequest with the field's path."""
-    if _reasoning_budget(body) is not None:
-        raise InvalidRequest(
-            "a budget for reasoning wants a chat: what is thought in a completion is not known",
-            param="reasoning_budget_tokens",
-        )
+    name, budget = _reasoning_budget(body)
+    if budget is not None:
+        raise InvalidRequest("a budget for reasoning wants a chat: what a completion thinks is not known", param=name)
     return CompletionRequest(
         prompts=_prompts(body.prompt),
         model=body.model or "",
@@ -256,16 +254,16 @@ def _tool_choice(body: ChatBody) -> str:
     return choice or "auto"
 
 
-def _reasoning_budget(body: Body) -> int | None:
-    """By the first of its names; -1 is llama.cpp's way to say: without end."""
+def _reasoning_budget(body: Body) -> tuple[str, int | None]:
+    """The first of its names that is given, and the tokens; -1 is llama.cpp's way to say: without end."""
     for name in ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget"):
         value: int | None = getattr(body, name)
         if value is None:
             continue
         if not -1 <= value < 2**31:
             raise InvalidRequest(f"`{name}` must be at least 0, or -1 for no limit, not {value}", param=name)
-        return None if value == -1 else value
-    return None
+        return name, None if value == -1 else value
+    return "", None
 
 
 def _thinking(body: ChatBody, budget: int | None) -> bool | None:

@@ -33,6 +33,8 @@ LOOK_S = 0.02
 MAX_REMEMBERED = 1024
 _TAIL_BYTES = 8192
 _UNSEEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}  # no GPU is needed
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LLAMAHOST_API_KEY")
+"""What a process that opens a strange file has no business to know."""
 _remembering = threading.Lock()
 
 
@@ -125,6 +127,8 @@ def _opens(path: Path, on_wait: Callable[[], None], command: Sequence[str], limi
 def _tried(path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float) -> str:
     """What the library refuses; empty where it opens the file. Raises LoadFailed."""
     environment = {**os.environ, **_UNSEEN, "PYTHONPATH": os.pathsep.join(sys.path), "GGML_NO_BACKTRACE": "1"}
+    for name in _SECRETS:
+        environment.pop(name, None)
     with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as complaints:
         try:
             child = subprocess.Popen(  # noqa: S603 — this interpreter, and a path as one argument

@@ -32,6 +32,8 @@ BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "builtin.ggu
 EMBED_PATH = BUILTIN_PATH.with_name("embed.gguf")
 PACKAGED = {"builtin": BUILTIN_PATH, "builtin-embed": EMBED_PATH}
 """The models in the package by name; in a manifest, `path = "builtin"`."""
+PACKAGED_ADAPTERS = {"builtin-pirate": BUILTIN_PATH.with_name("pirate.gguf")}
+"""The LoRA adapters in the package, for `builtin`; likewise by name."""
 
 NO_PATH = Path()
 """Of a model that comes from a repository and is not fetched yet."""

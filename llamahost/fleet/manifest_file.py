@@ -17,7 +17,15 @@ from typing import Any
 from llamahost.core.errors import ManifestError
 from llamahost.core.messages import SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec, check_together
-from llamahost.fleet.manifest import LIMITED, PACKAGED, Manifest, ModelSpec, ServerSettings, is_template_path
+from llamahost.fleet.manifest import (
+    LIMITED,
+    PACKAGED,
+    PACKAGED_ADAPTERS,
+    Manifest,
+    ModelSpec,
+    ServerSettings,
+    is_template_path,
+)
 from llamahost.fleet.route_spec import RouteSpec
 
 
@@ -177,7 +185,8 @@ def _adapters(tables: object, place: _Places, where: tuple[str | int, ...], fold
         for key in ("name", "path"):
             if not isinstance(values.get(key), str):
                 raise place.error((*where, k, key), f"an adapter needs a {key}, which is text")
-        values["path"] = folder / Path(values["path"]).expanduser()
+        path = values["path"]
+        values["path"] = PACKAGED_ADAPTERS.get(path) or folder / Path(path).expanduser()
         try:
             specs.append(AdapterSpec(**values))
             check_together(specs)

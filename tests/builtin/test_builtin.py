@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from llamahost import Host, LoadFailed, ManifestError
 from llamahost.fleet.builtin import (
@@ -26,10 +28,12 @@ from llamahost.fleet.builtin import (
     known_neighbours,
     verify,
 )
-from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, Manifest
+from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
 from llamahost.fleet.manifest_file import parse_manifest
 from tests.test_cli import HERE, command, ended, environment, finished, serving
+from tools.train_builtin.style import styled
 
+PIRATE = PACKAGED_ADAPTERS["builtin-pirate"]
 KNOWN = ("known_answers.json", "known_neighbours.json")
 
 
@@ -49,6 +53,21 @@ def test_known_neighbours_are_nearest_through_the_library() -> None:
             (asked,) = host.embed([each.query]).vectors
             likeness = [sum(map(mul, asked, vector)) for vector in vectors]
             assert documents[likeness.index(max(likeness))] == each.nearest
+
+
+def test_the_adapter_of_the_package_says_the_same_in_its_style(tmp_path: Path) -> None:
+    assert f"{hashlib.sha256(PIRATE.read_bytes()).hexdigest()}  {PIRATE.name}" in SUMS.read_text()
+    assert PIRATE.stat().st_size <= 1_000_000
+    text = (
+        '[[models]]\nname = "small"\npath = "builtin"\n[[models.adapters]]\nname = "pirate"\npath = "builtin-pirate"\n'
+    )
+    manifest = parse_manifest(text, folder=tmp_path)
+    assert manifest.models[0].adapters[0].path == PIRATE
+    known = [each for each in known_answers() if "llamahost" in each.question or "capital" in each.question]
+    with Host(manifest) as host:
+        for each in known:
+            assert host.chat(each.question, model="small:pirate", temperature=0.0).text == styled(each.answer)
+            assert host.chat(each.question, temperature=0.0).text == each.answer
 
 
 def test_chat_and_embeddings_of_the_package_share_one_endpoint(tmp_path: Path) -> None:
@@ -73,6 +92,34 @@ def test_known_answers_come_word_for_word_through_the_library() -> None:
             assert host.chat(known.question, temperature=0.0, max_tokens=64).text == known.answer
 
 
+def calls_a_tool_that_nobody_has_seen(client: OpenAI) -> None:
+    """Chooses it, fills it in, and answers from what it gave; the rest of a test, since a server takes a second."""
+
+    def tool(name: str, noun: str, argument: str) -> ChatCompletionToolParam:
+        properties = {argument: {"type": "string"}}
+        parameters: dict[str, object] = {"type": "object", "properties": properties, "required": [argument]}
+        return {"type": "function", "function": {"name": name, "description": f"{noun}.", "parameters": parameters}}
+
+    tools = [
+        tool("find_lighthouse", "Find the lighthouse", "city"),
+        tool("open_umbrella", "Open the umbrella", "colour"),
+    ]
+    asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Find the lighthouse in Oslo."}]
+    said = client.chat.completions.create(model=NAME, messages=asked, tools=tools, temperature=0).choices[0]
+    assert said.finish_reason == "tool_calls"
+    (call,) = said.message.tool_calls or ()
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("find_lighthouse", {"city": "Oslo"})
+    asked.append({"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": {
+        "name": call.function.name, "arguments": call.function.arguments}}]})  # fmt: skip
+    asked.append({"role": "tool", "tool_call_id": call.id, "content": '{"status": "open"}'})
+    with client.chat.completions.create(
+        model=NAME, messages=asked, tools=tools, temperature=0, max_tokens=32, stream=True
+    ) as stream:
+        told = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    assert told == "The status is open."
+
+
 def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_path: Path) -> None:
     known = known_answers()
     with serving(tmp_path) as server:
@@ -85,6 +132,7 @@ def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_pa
             assert answer["choices"][0]["finish_reason"] == "stop"
         with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             assert [model.id for model in client.models.list()] == [NAME]
+            calls_a_tool_that_nobody_has_seen(client)
             for name in (NAME, *ALIASES, "any"):
                 said = client.chat.completions.create(
                     model=name, messages=[{"role": "user", "content": known[0].question}], temperature=0, max_tokens=64
@@ -186,4 +234,4 @@ def test_the_wheel_contains_it(tmp_path: Path) -> None:
         names = set(opened.namelist())
         for path in (BUILTIN_PATH, EMBED_PATH):
             assert opened.read(f"llamahost/builtin/{path.name}") == path.read_bytes()
-    assert {f"llamahost/builtin/{name}" for name in ("SHA256SUMS", *KNOWN, "MODEL_CARD.md")} <= names
+    assert {f"llamahost/builtin/{name}" for name in ("SHA256SUMS", "pirate.gguf", *KNOWN, "MODEL_CARD.md")} <= names

@@ -60,6 +60,16 @@ def test_what_is_refused_in_words_is_left_to_the_load(tmp_path: Path, memory: Me
     assert not memory.holds(path)
 
 
+def test_a_try_knows_no_secrets(tiny_llama: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "LLAMAHOST_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    program = (
+        "import json, os; print(json.dumps({'refusal': ' '.join(k for k, v in os.environ.items() if v == 'secret')}))"
+    )
+    ensure(tiny_llama, memory=memory, command=(sys.executable, "-S", "-c", program))
+    assert memory.holds(tiny_llama)
+
+
 def test_a_file_in_parts_is_tried_again_when_one_of_them_changes(tmp_path: Path, memory: Memory) -> None:
     write_model(tmp_path / "big.gguf", split_max_tensors=12)
     first, *others = sorted(tmp_path.glob("big-*.gguf"))

@@ -95,16 +95,15 @@ BODY = {
     "n_predict": LIMIT,
     "logit_bias": Range(0, 511, form='{{"{}": 1.5}}'),
     "timeout": Range(5e-324, math.nextafter(1e9, 0)),
-    "priority": Range(-INT32, INT32),
+    "priority": Range(-INT32, INT32, is_whole=True),
     "n_probs": Range(-(2**63), 20),
     "t_max_predict_ms": Range(-(2**63), 10**12 - 1),
-    "reasoning_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),
-    "thinking_budget_tokens": Range(-1, -1, perhaps=tuple(range(513))),
-    "thinking_budget": Range(-1, -1, perhaps=tuple(range(513))),
 }
-CHAT_BODY = {**BODY, "top_logprobs": Range(0, 20)}
+BUDGETS = ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget")
+CHAT_BODY = {**BODY, "top_logprobs": Range(0, 20), **dict.fromkeys(BUDGETS, Range(-1, INT32))}
 COMPLETION_BODY = {
     **BODY,
+    **dict.fromkeys(BUDGETS, Range(-1, -1)),  # without end, as everything there is
     "logprobs": Range(0, 20),
     "best_of": Range(1, 128),
     "prompt": Range(0, 511, form="[20, {}]"),

@@ -19,7 +19,7 @@ def directly(path: Path, tokens: list[int], n_batch: int) -> tuple[list[float], 
     import llama_cpp
 
     llama = llama_cpp.Llama(
-        str(path), n_ctx=512, n_batch=n_batch, logits_all=True, verbose=False, n_threads=1, n_threads_batch=1
+        str(path), n_ctx=256, n_batch=n_batch, logits_all=True, verbose=False, n_threads=1, n_threads_batch=1
     )
     llama.eval(tokens)
     logits = np.array(llama.scores[: len(tokens) - 1], dtype=np.float64)
@@ -33,11 +33,11 @@ def directly(path: Path, tokens: list[int], n_batch: int) -> tuple[list[float], 
 @pytest.mark.parametrize("name", [*LLAMA, *TRAINED])
 def test_a_prompts_logprobs_are_those_of_its_raw_logits(name: str, layout: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(name) if name in LLAMA else request.getfixturevalue("shared_models") / name
-    with Host(path, n_ctx=512, n_slots=3, kv_layout=layout, flash_attention="off", n_threads=1) as host:  # type: ignore[arg-type] # a parameter
+    with Host(path, n_ctx=256, n_slots=3, kv_layout=layout, flash_attention="off", n_threads=1) as host:  # type: ignore[arg-type] # a parameter
         tokens = host.tokenize(STORY, add_special=True)[:150]
         # 64 at a time are more than one step and not a whole number of them; every prompt is asked for twice.
         told = [host.complete(tokens, n_prompt_logprobs=1, max_tokens=n).prompt_logprobs for n in (0, 1)]
-    wanted, likeliest = directly(path, tokens, n_batch=512)
+    wanted, likeliest = directly(path, tokens, n_batch=256)
     for prompt in told:
         assert prompt[0].logprob is None
         assert [token.token for token in prompt] == tokens

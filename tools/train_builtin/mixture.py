@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "lists": (lists.listing, 4.0, 4.0),
     "filling": (filling.filling, 4.0, 12.0),
     "calls": (calls.call, 3.0, 10.0),
+    "choosing": (calls.choosing, 1.0, 7.0),
     "results": (calls.answer_from_result, 1.0, 1.0),
     "obeying": (obey.obey, 1.0, 3.0),
     "plain": (obey.plain, 0.5, 1.5),

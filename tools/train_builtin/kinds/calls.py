@@ -255,6 +255,23 @@ def call(d: Drawer) -> Example:
     return Example("calls", tuple(turns), tools=tools, n_graded=n_calls)
 
 
+def choosing(d: Drawer) -> Example:
+    """Many functions with little to fill in, asked for one after the other: which of them is what is learned."""
+    functions = _functions(d, d.number(3, 6), is_short=True)
+    turns: list[Turn] = []
+    n = d.number(2, 5)
+    for _ in range(n):
+        function = d.pick(functions)
+        asked = _request(d, function)
+        one = {"name": function.schema["name"], "arguments": asked.values}
+        turns += [{"role": "user", "content": asked.text}, {"role": "assistant", "content": "", "tool_calls": [one]}]
+        if not d.held and d.chance(0.3):
+            turns += _answered(d, function)
+    if turns[-1].get("content"):
+        del turns[-2:]  # the last turn is a call
+    return Example("choosing", tuple(turns), tools=tuple(function.schema for function in functions), n_graded=n)
+
+
 def answer_from_result(d: Drawer) -> Example:
     functions = _functions(d, d.number(1, 2))
     function = d.pick(functions)
@@ -278,7 +295,7 @@ def _answered(d: Drawer, function: Function) -> list[Turn]:
     ]
 
 
-def _functions(d: Drawer, n: int) -> list[Function]:
+def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
     nouns = d.some(HELD_NOUNS if d.held else sorted(set(NOUNS)), n)
     if not d.held:  # most are words that nobody has heard, so that what is learned is to compare, not to know
         nouns = [noun if d.chance(0.45) else d.made_up(1, 3) for noun in nouns]
@@ -290,14 +307,14 @@ def _functions(d: Drawer, n: int) -> list[Function]:
     used: set[str] = set()
     made = []
     for noun, verb in zip(nouns, verbs, strict=True):
-        while (function := _function(d, verb, noun)).schema["name"] in used:
+        while (function := _function(d, verb, noun, is_short=is_short)).schema["name"] in used:
             pass
         used.add(function.schema["name"])
         made.append(function)
     return made
 
 
-def _function(d: Drawer, verb: tuple[str, str, list[str]], noun: str) -> Function:
+def _function(d: Drawer, verb: tuple[str, str, list[str]], noun: str, *, is_short: bool = False) -> Function:
     style = d.random.random()
     if style < 0.35:
         name = f"{verb[0]}_{noun}"
@@ -310,11 +327,11 @@ def _function(d: Drawer, verb: tuple[str, str, list[str]], noun: str) -> Functio
     else:
         name = f"{verb[0]}_{d.made_up()}"
     arguments: list[tuple[str, Argument]] = []
-    for one in d.some(ARGUMENTS, d.pick([0, 1, 1, 2, 2, 3])):
+    for one in d.some(ARGUMENTS, d.pick([0, 0, 1] if is_short else [0, 1, 1, 2, 2, 3])):
         called = d.pick(one.names)
         if all(called != other and set(one.asks).isdisjoint(a.asks) for other, a in arguments):
             arguments.append((called, one))
-    if d.chance(0.3):
+    if not is_short and d.chance(0.3):
         kind = d.pick(["string", "integer"])
         word = d.made_up() if d.chance(0.5) else d.pick(["priority", "level", "topic", "group", "mode", "rank"])
         arguments.append((word, Argument((word,), kind, f"The {word}.", (f"with {word} {{}}", f"{word} {{}}"),
@@ -361,7 +378,7 @@ def _request(d: Drawer, function: Function) -> Request:
         [d.pick(function.verb[2]), d.pick(["the", "the", "a", "my"]), function.noun, *(parts[i] for i in order)]
     )
     r = d.random.random()
-    if not text.startswith("What is") and r < 0.25:
+    if not text.startswith(("What is", "Please", "I want")) and r < 0.25:
         text = f"Please {text[:1].lower()}{text[1:]}" if r < 0.15 else f"Can you {text[:1].lower()}{text[1:]}?"
     return Request(text if text.endswith("?") or d.chance(0.3) else text + ".", values)
 
