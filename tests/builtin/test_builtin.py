@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.chat import (
+    ChatCompletionMessageFunctionToolCall,
+    ChatCompletionMessageParam,
+    ChatCompletionToolParam,
+)
 
 from llamahost import Host, LoadFailed, ManifestError
 from llamahost.fleet.builtin import (
@@ -107,8 +111,8 @@ def calls_a_tool_that_nobody_has_seen(client: OpenAI) -> None:
     asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Find the lighthouse in Oslo."}]
     said = client.chat.completions.create(model=NAME, messages=asked, tools=tools, temperature=0).choices[0]
     assert said.finish_reason == "tool_calls"
-    (call,) = said.message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = said.message.tool_calls or [None]
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert (call.function.name, json.loads(call.function.arguments)) == ("find_lighthouse", {"city": "Oslo"})
     asked.append({"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": {
         "name": call.function.name, "arguments": call.function.arguments}}]})  # fmt: skip
