@@ -111,7 +111,8 @@ def calls_a_tool_that_nobody_has_seen(client: OpenAI) -> None:
     asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Find the lighthouse in Oslo."}]
     said = client.chat.completions.create(model=NAME, messages=asked, tools=tools, temperature=0).choices[0]
     assert said.finish_reason == "tool_calls"
-    (call,) = said.message.tool_calls or [None]
+    assert said.message.tool_calls
+    (call,) = said.message.tool_calls
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert (call.function.name, json.loads(call.function.arguments)) == ("find_lighthouse", {"city": "Oslo"})
     asked.append({"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": {
