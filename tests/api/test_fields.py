@@ -118,8 +118,8 @@ REFUSED_CHAT: dict[str, tuple[Any, str]] = {
 REFUSED_COMPLETION: dict[str, tuple[Any, str]] = {
     "suffix": ("x", "suffix"),  # served where the model fills in
     "reasoning_budget_tokens": (0, "reasoning_budget_tokens"),
-    "thinking_budget_tokens": (50, "reasoning_budget_tokens"),
-    "thinking_budget": (50, "reasoning_budget_tokens"),
+    "thinking_budget_tokens": (50, "thinking_budget_tokens"),
+    "thinking_budget": (50, "thinking_budget"),
 }
 
 ROUTES: dict[str, dict[str, Any]] = {
