@@ -31,6 +31,7 @@ $(VENV)/installed-dev: pyproject.toml tools/install.py
 
 $(VENV)-clients/installed: pyproject.toml tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV)-clients --extras dev,clients
+	@$(VENV)-clients/bin/python -m pip install --quiet --no-deps 'litellm>=1.106,<2'
 	@touch $@
 
 serve: $(VENV)/installed
