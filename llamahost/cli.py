@@ -212,7 +212,7 @@ def serve(
     except ManifestError as error:
         fail(BAD_MANIFEST, str(error))
     is_one = model is not None or is_alone(wanted)
-    missing = [why for spec in wanted.models if (why := missing_of(spec))]
+    missing = [why for spec in wanted.models if not spec.repo and (why := missing_of(spec))]  # the hub may have it
     if missing and len(missing) == len(wanted.models) and not is_alone(wanted):
         fail(NO_MODEL, missing[0])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import math
+import threading
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -45,6 +46,7 @@ from llamahost.fleet.router import Router
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
+    from llamahost.fleet.download import Step
     from llamahost.fleet.loader import Prepared
 
 Whole = TypeVar("Whole", Embeddings, Ranking)
@@ -140,6 +142,7 @@ class AsyncHost:
             settings=manifest.server,
             devices=hardware,
             facts=_facts if load is None else None,
+            fetch=_fetch if load is None else None,
         )
         self._router = Router(self._fleet, manifest, is_strict=is_strict)
 
@@ -495,3 +498,9 @@ def _facts(spec: ModelSpec) -> FileFacts:
     from llamahost.fleet.facts import facts_of
 
     return facts_of(spec)
+
+
+def _fetch(spec: ModelSpec, on_step: Callable[[Step], None], cancelled: threading.Event) -> ModelSpec:
+    from llamahost.fleet.bring import brought
+
+    return brought(spec, on_step, cancelled)

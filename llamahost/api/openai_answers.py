@@ -134,7 +134,7 @@ class CompletionAnswer(Answer):
 
 
 class ModelState(Answer):
-    value: Literal["unloaded", "loading", "ready", "failed", "draining"]
+    value: Literal["unloaded", "pulling", "loading", "ready", "failed", "draining"]
     progress: float | UnsetType = UNSET
     reason: str | UnsetType = UNSET
 

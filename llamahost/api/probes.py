@@ -107,7 +107,7 @@ def _is_well(model: ModelStatus) -> bool:
 
 def _state(model: ModelStatus) -> dict[str, object]:
     state: dict[str, object] = {"state": model.state}
-    if model.state == "loading":
+    if model.state in ("loading", "pulling"):
         state["progress"] = round(model.progress, 3)
     if model.reason:
         state["reason"] = model.reason

@@ -187,7 +187,7 @@ def table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Li
 def state_told(state: str, progress: float, *, is_stalled: bool) -> str:
     if is_stalled:
         return "stalled"
-    return f"loading {progress:.0%}" if state == "loading" else state
+    return f"{state} {progress:.0%}" if state in ("loading", "pulling") else state
 
 
 def ago(at: float | None, now: float) -> str:

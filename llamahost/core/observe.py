@@ -48,13 +48,14 @@ class ModelChanged:
 
     model: str
     replica: str
-    state: str  # unloaded, loading, ready, failed, draining
+    state: str  # unloaded, pulling, loading, ready, failed, draining
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a replica's load is, in [0, 1]; told about each hundredth."""
+    """How far a replica's load is, in [0, 1]; told about each hundredth. Where `replica` is empty, the model's file is
+    being fetched."""
 
     model: str
     replica: str

@@ -17,6 +17,7 @@ from llamahost.core.errors import LlamahostError, NoMemory
 from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
 from llamahost.fleet import residents
 from llamahost.fleet.devices import Devices
+from llamahost.fleet.fetches import Fetch, Fetches, Fetching
 from llamahost.fleet.kept import KeptPrefixes
 from llamahost.fleet.loading import Loading
 from llamahost.fleet.manifest import ServerSettings
@@ -34,7 +35,9 @@ _epochs = itertools.count(1)
 class Crew:
     """Owned by the loop. `places` are the models by name, `names` those by any name that they answer to."""
 
-    def __init__(self, residency: Residency, hardware: Devices, settings: ServerSettings) -> None:
+    def __init__(
+        self, residency: Residency, hardware: Devices, settings: ServerSettings, fetch: Fetch | None = None
+    ) -> None:
         self.residency = residency
         self.hardware = hardware
         self.settings = settings
@@ -50,6 +53,7 @@ class Crew:
         self.is_closed = False
         self._told: dict[str, State] = {}
         self._kept = KeptPrefixes()
+        self.fetches = Fetches(fetch, self._fetched)
         self._first_free: Mapping[str, int] = {}
         self.list_places()
 
@@ -67,13 +71,17 @@ class Crew:
         before = {id(place.model): place for place in self.places.values()}
         known = self.residency.models
         self.places = {
-            name: before.pop(id(model)) if id(model) in before else Place(model) for name, model in known.items()
+            name: before.pop(id(model)) if id(model) in before else self._place(name, model)
+            for name, model in known.items()
         }
         self.served = tuple(place for place in self.places.values() if not place.model.is_gone)
         self.names = {name: place for place in self.served for name in (place.spec.name, *place.spec.aliases)}
         for place in before.values():
             place.refuse(place.unavailable("it was taken from the manifest"))
             place.settled.set()
+
+    def _place(self, name: str, model: residents.Model) -> Place:
+        return Place(model, fetching=lambda: self.fetches.of(name))
 
     async def equip(self, loading: Loading) -> None:
         devices, self._first_free = await loading.devices(self.hardware)
@@ -128,18 +136,31 @@ class Crew:
                     if (place := self.places.get(name)) is not None:
                         place.is_on_demand = False
                         place.refuse(place.unavailable(reason, retry_after_s))
+        self.fetches.keep(self._is_meant)
         self._note()
         self._schedule()
+
+    def _is_meant(self, name: str, turn: int) -> bool:
+        model = self.residency.models.get(name)
+        return model is not None and model.is_looking and model.look == turn and not model.is_gone
+
+    def _fetched(self, name: str, fetching: Fetching) -> None:
+        """A step of it."""
+        if self._told.get(name) != "pulling":
+            self._note()
+        self.tell(LoadProgress(name, "", fetching.fraction))
 
     async def _look(self, effect: residents.Look) -> None:
         loading, place = self.loading, self.places.get(effect.name)
         if loading is None or place is None:
             return
         try:
-            facts = await loading.look(place.spec)
+            spec = await self.fetches.have(place.spec, effect.turn, self.now)
+            facts = await loading.look(spec)
             await self.see_room()
         except LlamahostError as error:
-            logger.error("%s", error)
+            if self._is_meant(effect.name, effect.turn) and not self.is_closed:
+                logger.error("%s", error)
             self.do(self.residency.failed_look(effect, str(error), self.now()))
         except Exception as error:
             logger.exception("could not look at %s", effect.name)
@@ -258,14 +279,14 @@ class Crew:
         seen: dict[str, State] = {}
         for place in tuple(self.places.values()):
             state, model = place.state, place.model
-            (place.settled.clear if state in ("loading", "draining") else place.settled.set)()
+            (place.settled.clear if state in ("pulling", "loading", "draining") else place.settled.set)()
             for record in model.replicas:
                 seen[record.id] = residents_state = _state_of(record)
                 if self._told.get(record.id) != residents_state:
                     self.tell(ModelChanged(place.spec.name, record.id, residents_state, record.reason))
             seen[place.spec.name] = state
             if self._told.get(place.spec.name, "unloaded") != state:
-                self.tell(ModelChanged(place.spec.name, "", state, "" if state == "ready" else model.reason))
+                self.tell(ModelChanged(place.spec.name, "", state, "" if state == "ready" else place.reason))
         for id_ in self._told.keys() - seen.keys():
             if "#" in id_:
                 self.tell(ModelChanged(id_.rpartition("#")[0], id_, "unloaded", ""))

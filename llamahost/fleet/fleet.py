@@ -24,6 +24,7 @@ from llamahost.engine.worker import Watch
 from llamahost.fleet.adapters import AdapterSpec, adapter_named
 from llamahost.fleet.crew import Crew
 from llamahost.fleet.devices import Device, Devices, HostDevices
+from llamahost.fleet.fetches import Fetch
 from llamahost.fleet.loading import Facts, Load, Loading
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.place import Place, Running, Waiter
@@ -60,12 +61,13 @@ class Fleet:
         settings: ServerSettings | None = None,
         devices: Devices | None = None,
         facts: Facts | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         settings = settings or ServerSettings()
         hardware = devices or HostDevices(settings.host_bytes)
         may_page = len(specs) == 1 and not hardware.is_budgeted
         residency = Residency(specs, max_loaded=settings.max_loaded, may_page=may_page, lost_s=reload_delay_s)
-        self._crew = Crew(residency, hardware, settings)
+        self._crew = Crew(residency, hardware, settings, fetch)
         self._plain: dict[str, ModelSpec] = {}  # the manifest's own, of those that were loaded otherwise by hand
         self._load, self._facts = load, facts
         self._reader_stall_s = reader_stall_s
@@ -126,6 +128,7 @@ class Fleet:
         if self._crew.loading is None:
             return
         self._crew.loading.is_closed = True
+        self._crew.fetches.close()
         for place in places:
             for running in place.running.values():
                 running.replica.refuse(Unavailable("the server is shutting down"))
@@ -192,13 +195,14 @@ class Fleet:
                 self._crew.residency.want(place.spec.name, self._crew.now())
             )  # may refuse, which is told by the future
             if not waits and not waiter.granted.done():
-                raise Unavailable(place.loading_told(), retry_after_s=2.0)
+                raise Unavailable(place.loading_told(), retry_after_s=place.loading_left_s(self._crew.now()))
             deadline = wants.deadline if wants.deadline is not None else self._crew.now() + WAIT_S
             async with asyncio.timeout_at(deadline):
                 return await waiter.granted
         except TimeoutError as error:
             self._undo(place, waiter)
-            raise Unavailable(f"{place.loading_told()}, beyond this request's time", retry_after_s=2.0) from error
+            left_s = place.loading_left_s(self._crew.now())
+            raise Unavailable(f"{place.loading_told()}, beyond this request's time", retry_after_s=left_s) from error
         except asyncio.CancelledError:
             self._undo(place, waiter)
             raise

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from llamahost.core.errors import Overloaded, Unavailable
 from llamahost.fleet import residents
 from llamahost.fleet.adapters import AdapterSpec, AdapterStatus, Numbers, rescaled
+from llamahost.fleet.fetches import Fetching
 from llamahost.fleet.fit import DEFAULT_N_SLOTS
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.policy import ReplicaView, Wants, choose
@@ -71,6 +72,7 @@ class Place:
     running: dict[str, Running] = field(default_factory=dict)
     waiters: deque[Waiter] = field(default_factory=deque)
     progress: dict[str, float] = field(default_factory=dict)  # written by the threads that load
+    fetching: Callable[[], Fetching | None] = lambda: None  # what of its files comes now
     n_leases: int = 0
     is_on_demand: bool = False  # what it is loaded for now is a request
     mean_s: float = 0.0  # of a lease's life, a moving average
@@ -173,9 +175,16 @@ class Place:
     def loading_told(self) -> str:
         """Why there is no answer yet."""
         name, progress = self.spec.name, max(self.progress.values(), default=0.0)
+        if (fetching := self.fetching()) is not None:
+            return f"`{name}` is not on this machine yet: {fetching.told()}"
         if self.model.wanted_at is not None and self.model.facts is not None and not self.model.live:
             return f"`{name}` waits for memory that other models still use"
         return f"`{name}` is still loading ({progress:.0%})"
+
+    def loading_left_s(self, now: float) -> float:
+        """When to ask again."""
+        fetching = self.fetching()
+        return 2.0 if fetching is None else fetching.left_s(now)
 
     def unavailable(self, reason: str, retry_after_s: float = 60.0) -> Unavailable:
         return Unavailable(f"`{self.spec.name}` could not be loaded: {reason}", retry_after_s=max(1.0, retry_after_s))
@@ -189,12 +198,20 @@ class Place:
     # --- told ---
 
     @property
+    def reason(self) -> str:
+        """Why it is not ready."""
+        fetching = self.fetching()
+        return self.model.reason if fetching is None else fetching.told()
+
+    @property
     def state(self) -> State:
         model = self.model
         if model.is_ready:
             return "ready"
         if any(each.state == "loading" for each in model.replicas):
             return "loading"
+        if self.fetching() is not None:
+            return "pulling"
         if model.reason and (model.wanted_at is None or model.retry_at > -math.inf):
             return "failed"
         if model.wanted_at is not None:
@@ -203,7 +220,8 @@ class Place:
 
     def status(self, now: float, is_stalled: Callable[[str], bool]) -> ModelStatus:
         """`is_stalled` is asked of the device that owns a replica."""
-        state = self.state
+        state, fetching = self.state, self.fetching()
+        progress = 0.0 if fetching is None else fetching.fraction
         replicas = tuple(self._replicas(now, is_stalled))
         first = next(iter(self.ready() or self.running.values()), None)
         card = first.replica.card if first is not None else None
@@ -213,8 +231,8 @@ class Place:
             name=self.spec.name,
             aliases=self.spec.aliases,
             state=state,
-            progress=1.0 if state == "ready" else max((each.progress for each in replicas), default=0.0),
-            reason="" if state == "ready" else self.model.reason,
+            progress=1.0 if state == "ready" else progress or max((each.progress for each in replicas), default=0.0),
+            reason="" if state == "ready" else self.reason,
             task="" if task == "auto" else task,
             load=self.spec.load,
             n_slots=sum(each.n_slots for each in replicas if each.state == "ready"),

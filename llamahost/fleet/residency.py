@@ -173,7 +173,7 @@ class Residency:
         """By hand: every replica goes as soon as nobody uses it, pinned or not."""
         model = self.models[name]
         waits = model.wanted_at is not None or not model.is_ready
-        model.wanted_at = None
+        model.wanted_at, model.is_looking, model.look = None, False, 0  # what is fetched for it is fetched no more
         model.retry_at, model.reason = -math.inf, ""
         for replica in model.live:
             self._drain(replica)

@@ -14,7 +14,7 @@ from llamahost.text.remembered import Heard
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.fleet.loader import ModelCard
 
-State = Literal["unloaded", "loading", "ready", "failed", "draining"]
+State = Literal["unloaded", "pulling", "loading", "ready", "failed", "draining"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """A model as it stands now: ready while one of its replicas is. `progress` in [0, 1] while loading; `reason` says
-    why it failed.
+    """A model as it stands now: ready while one of its replicas is. `progress` in [0, 1] while loading, or pulling its
+    file; `reason` says why it failed, and while pulling how far that is.
 
     `card` and `stats` are there once it has been loaded, and are those of its first replica; `n_slots` and
     `n_in_flight` are of all together. `n_pending` requests wait for it to be loaded. `heard` tells what the
