@@ -68,7 +68,7 @@ class SpecOptions(TypedDict, total=False):
     kv_type_v: str
     n_batch: int
     n_ubatch: int
-    n_gpu_layers: int
+    n_gpu_layers: int | Literal["auto"]
     flash_attention: Literal["auto", "on", "off"]
     n_threads: int | None
     swa_full: bool

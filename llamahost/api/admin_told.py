@@ -91,6 +91,7 @@ def replica_told(status: ReplicaStatus) -> ReplicaInfo:
         progress=round(status.progress, 3),
         is_stalled=status.is_stalled,
         devices=list(status.devices),
+        note=status.note,
         estimated=memory_told(status.estimated),
         measured=memory_told(status.measured) if status.measured else None,
         n_slots=status.n_slots,

@@ -35,7 +35,8 @@ class MemoryInfo(Told):
 
 
 class ReplicaInfo(Told):
-    """One copy of a model: `estimated` before it was loaded, `measured` after."""
+    """One copy of a model: `estimated` before it was loaded, `measured` after. `note` says what of it stays with the
+    CPU though it is for a GPU."""
 
     id: str
     state: State
@@ -43,6 +44,7 @@ class ReplicaInfo(Told):
     progress: float
     is_stalled: bool
     devices: list[str]
+    note: str
     estimated: MemoryInfo
     measured: MemoryInfo | None
     n_slots: int
@@ -105,7 +107,7 @@ class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     devices: list[Annotated[str, msgspec.Meta(min_length=1, max_length=128)]] | Literal["auto"] | None = None
     n_ctx: Annotated[int, msgspec.Meta(ge=8, le=2**31 - 1)] | None = None
     n_slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
-    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
+    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | Literal["auto"] | None = None
     wait: bool = True
 
 

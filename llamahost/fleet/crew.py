@@ -102,7 +102,7 @@ class Crew:
         now = self.now()
         effects = () if self.is_closed else self.residency.released(running.record.id, now)
         place.give_back(running, n_jobs, now - began)
-        if effects or (place.spec.idle_s is not None and self.timer is None):
+        if effects or self.residency.is_anyone_waiting or (place.spec.idle_s is not None and self.timer is None):
             self.do(effects)
 
     def grant(self, place: Place) -> None:
@@ -111,7 +111,7 @@ class Crew:
             waiter = place.waiters[0]
             if not waiter.granted.done():
                 try:
-                    running = place.choose(waiter.n_jobs, waiter.wants)
+                    running = place.new() if waiter.is_new else place.choose(waiter.n_jobs, waiter.wants)
                 except LlamahostError as error:
                     waiter.granted.set_exception(error)
                 else:
@@ -168,16 +168,24 @@ class Crew:
         else:
             self.do(self.residency.looked(effect, facts, self.now()))
 
-    async def see_room(self) -> None:
-        """How much there is of each device now, by the settings as they are."""
+    async def see_room(self, host_bytes: int | None = None, *, is_bounded_anew: bool = False) -> None:
+        """How much there is of each device now, by the settings as they are, or by another bound on the CPU's."""
         assert self.loading is not None
+        if is_bounded_anew:
+            self.hardware = self.hardware.budgeted(host_bytes)
         devices, free = await self.loading.devices(self.hardware)
         taken = self.residency.taken(in_truth=True)
+        trouble = "" if self.settings.cpu_fallback else self.hardware.trouble
+        self.residency.say_trouble(trouble, is_broken=self.hardware.is_broken)
+        if is_bounded_anew:
+            self._first_free = {name: n + taken.get(name, 0) for name, n in free.items()}
         self.residency.resize(room_of(devices, free, self.settings, taken=taken, first=self._first_free))
 
     async def _open(self, effect: residents.Load) -> None:
         """Load; ready or failed in the end."""
         loading, id_ = self.loading, effect.replica
+        if effect.placement.note:
+            logger.warning("%s: %s", id_, effect.placement.note)
         place = self.places[effect.spec.name]
         assert loading is not None
         loop = asyncio.get_running_loop()
@@ -258,7 +266,10 @@ class Crew:
                 logger.warning("%s: its prefixes could not be kept: %s", replica_id, error)
             else:
                 self._kept.put(_key_of(running), slots, self.settings.prefix_bytes)
-        await running.replica.close()
+        try:
+            await running.replica.close()
+        except Exception:  # what it took is given back all the same, or nothing could be loaded in its place ever
+            logger.exception("%s could not be closed as it should", replica_id)
         effects = self.residency.unloaded(replica_id, self.now())
         place.forget(replica_id)
         self.list_places()

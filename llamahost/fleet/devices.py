@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from llamahost.core.errors import LoadFailed
@@ -24,6 +24,11 @@ class Device:
     pci_id: str = ""
     total_bytes: int = 0
     backend_index: int = -1  # among llama.cpp's devices; -1: the CPU, which it need not be told of
+
+    def is_called(self, name: str) -> bool:
+        """Whether a manifest may mean it by this: its id, its UUID or its PCI id, in any case."""
+        wanted = name.lower()
+        return wanted in (self.id.lower(), self.uuid.lower() or None) or is_same_card(self.pci_id, wanted)
 
 
 _NO_GPU = "no CUDA-capable device"
@@ -71,6 +76,10 @@ class Devices(Protocol):
         """Whether the memory was said by somebody, and is kept to by the byte."""
         ...
 
+    def budgeted(self, host_bytes: int | None) -> Devices:
+        """The same with another bound on the CPU's memory, or with none."""
+        ...
+
 
 @dataclass(frozen=True)
 class HostDevices:
@@ -84,6 +93,9 @@ class HostDevices:
     @property
     def is_budgeted(self) -> bool:
         return self.host_bytes is not None
+
+    def budgeted(self, host_bytes: int | None) -> HostDevices:
+        return replace(self, host_bytes=host_bytes)
 
     def all(self) -> tuple[Device, ...]:
         return (Device(id="cpu", total_bytes=self.host_bytes or Machine.read().memory_bytes),)
@@ -102,6 +114,9 @@ class BudgetedDevices:
     is_broken: bool = False
     blocks: bool = False
     is_budgeted: bool = True
+
+    def budgeted(self, host_bytes: int | None) -> BudgetedDevices:
+        return self  # each has its own
 
     def all(self) -> tuple[Device, ...]:
         return tuple(Device(id=name, kind=self.kind, total_bytes=n) for name, n in self.budgets.items())
@@ -125,6 +140,11 @@ class MachineDevices:
     @property
     def is_budgeted(self) -> bool:
         return self.host_bytes is not None
+
+    def budgeted(self, host_bytes: int | None) -> MachineDevices:
+        new = MachineDevices(host_bytes)
+        new.trouble = self.trouble
+        return new
 
     def all(self) -> tuple[Device, ...]:
         from llamahost.core.errors import (

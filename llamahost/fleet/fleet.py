@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from llamahost.core.errors import LoadFailed, ModelNotFound, Unavailable
@@ -26,7 +26,7 @@ from llamahost.fleet.crew import Crew
 from llamahost.fleet.devices import Device, Devices, HostDevices
 from llamahost.fleet.fetches import Fetch
 from llamahost.fleet.loading import Facts, Load, Loading
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.manifest import RELOADED, Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.place import Place, Running, Waiter
 from llamahost.fleet.policy import ANYTHING, Wants
 from llamahost.fleet.replica import Replica
@@ -47,6 +47,11 @@ WAIT_S = 600.0
 """How long a request waits for a load when it gives no deadline."""
 
 
+def _may_page(specs: Sequence[ModelSpec], hardware: Devices) -> bool:
+    """Whether weights may be larger than the memory: nothing else would be pushed out, and nobody set a bound."""
+    return len(specs) == 1 and not hardware.is_budgeted
+
+
 class Fleet:
     """Owned by the loop that starts it. One model answers to any name unless `is_strict`; several want theirs."""
 
@@ -65,7 +70,7 @@ class Fleet:
     ) -> None:
         settings = settings or ServerSettings()
         hardware = devices or HostDevices(settings.host_bytes)
-        may_page = len(specs) == 1 and not hardware.is_budgeted
+        may_page = _may_page(specs, hardware)
         residency = Residency(specs, max_loaded=settings.max_loaded, may_page=may_page, lost_s=reload_delay_s)
         self._crew = Crew(residency, hardware, settings, fetch)
         self._plain: dict[str, ModelSpec] = {}  # the manifest's own, of those that were loaded otherwise by hand
@@ -187,7 +192,7 @@ class Fleet:
         place.check_queue(n_jobs)
         waits = place.spec.when_loading == "wait" or (place.spec.when_loading == "auto" and place.is_on_demand)
         waits = waits if wants.waits is None else wants.waits
-        waiter = Waiter(n_jobs, wants, asyncio.get_running_loop().create_future())
+        waiter = Waiter(n_jobs, wants, asyncio.get_running_loop().create_future(), is_new=is_by_hand)
         at = next((k for k, each in enumerate(place.waiters) if each.wants.priority < wants.priority), None)
         place.waiters.insert(len(place.waiters) if at is None else at, waiter)
         try:
@@ -245,14 +250,26 @@ class Fleet:
             raise Unavailable("the server is shutting down")
         plain = self._plain.get(place.spec.name, place.spec)
         wanted = replace(plain, **(overrides or {})) if overrides or not place.ready() else place.spec
-        if wanted != place.spec:
+        before, had = place.spec, bool(place.ready())
+        if wanted != before:
             self._plain[plain.name] = plain
-            specs = [wanted if each is place else each.spec for each in self._crew.served]
-            self._adopt(specs)
-        if not place.ready():
-            place.model.retry_at = -math.inf  # whoever asks by hand does not wait for a backoff
+            self._change(place, wanted)
+        if place.new() is not None:
+            return
+        place.model.retry_at = -math.inf  # whoever asks by hand does not wait for a backoff
+        try:
             running = await self._waited(place, 0, Wants(waits=True), is_by_hand=True)
-            self._crew.give_back(place, running, 0, self._crew.now())
+        except Unavailable:
+            if wanted != before and place.spec is wanted:  # it stays, or comes back, as it was
+                self._change(place, before)
+                if had and not place.model.current and not self._is_draining:
+                    self._crew.do(self._crew.residency.want(before.name, self._crew.now()))
+            raise
+        self._crew.give_back(place, running, 0, self._crew.now())
+
+    def _change(self, place: Place, spec: ModelSpec) -> None:
+        """Have one model otherwise."""
+        self._adopt([spec if each is place else each.spec for each in self._crew.served])
 
     # --- adapters ---
 
@@ -315,13 +332,28 @@ class Fleet:
     async def adopt(self, manifest: Manifest) -> None:
         """Another manifest: only what changed is touched. Returns when it is decided, not when all is loaded."""
         async with self._adopting:  # whichever came last holds
-            self._crew.settings = manifest.server
+            before, self._crew.settings = self._crew.settings, manifest.server
+            changed = [
+                each.name
+                for each in fields(before)
+                if getattr(before, each.name) != getattr(manifest.server, each.name)
+            ]
+            if late := [name for name in changed if name not in RELOADED]:
+                logger.warning("%s of [server] changed, which takes a restart", ", ".join(late))
             self._plain.clear()
-            await self._crew.see_room()
+            if self._outbox is not None:
+                self._outbox.stall_s = manifest.server.stall_s
+            host_bytes = manifest.server.host_bytes
+            await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
             self._adopt(manifest.models)
 
     def _adopt(self, specs: Sequence[ModelSpec]) -> None:
-        effects = self._crew.residency.adopt(specs, self._crew.now(), max_loaded=self._crew.settings.max_loaded)
+        effects = self._crew.residency.adopt(
+            specs,
+            self._crew.now(),
+            max_loaded=self._crew.settings.max_loaded,
+            may_page=_may_page(specs, self._crew.hardware),
+        )
         self._crew.list_places()
         self._crew.do(effects)
         for place in self._crew.places.values():

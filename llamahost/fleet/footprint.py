@@ -89,7 +89,7 @@ def footprint(spec: ModelSpec, facts: FileFacts, shape: Shape) -> Footprint:
     return Footprint(weights_bytes=facts.weights_bytes, kv_bytes=kv, compute_bytes=compute)
 
 
-def on_device(spec: ModelSpec, facts: FileFacts, whole: Footprint, n_gpu_layers: int) -> tuple[Footprint, Footprint]:
+def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: int) -> tuple[Footprint, Footprint]:
     """What of it goes to the GPU and what stays with the host: the last layers go first, the output with the very last.
 
     The table of tokens stays in the file's pages, which the system takes back when it must: it counts for nobody.
@@ -97,7 +97,7 @@ def on_device(spec: ModelSpec, facts: FileFacts, whole: Footprint, n_gpu_layers:
     n_layer = len(facts.layers)
     n = n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
     first = max(0, n_layer - max(0, n - 1)) if n else n_layer  # llama.cpp counts the output as the last one
-    kept = sum(facts.experts[: spec.n_cpu_moe][first:])
+    kept = sum(facts.experts[:n_cpu_moe][first:])
     weights = sum(facts.layers[first:]) - kept + (facts.rest_bytes + facts.input_bytes * facts.is_tied if n else 0)
     share = (n_layer - first) / n_layer if n_layer else 1.0
     there = Footprint(
@@ -108,7 +108,7 @@ def on_device(spec: ModelSpec, facts: FileFacts, whole: Footprint, n_gpu_layers:
     here = Footprint(
         weights_bytes=max(0, facts.weights_bytes - facts.input_bytes - weights),
         kv_bytes=whole.kv_bytes - there.kv_bytes,
-        compute_bytes=0 if n else whole.compute_bytes,
+        compute_bytes=0 if n > n_layer else whole.compute_bytes,  # where layers are, there are their values
     )
     return there, here
 

@@ -298,7 +298,7 @@ def _model_options(spec: ModelSpec, header: GgufHeader) -> ModelOptions:
     on_cpu = [f"blk\\.{k}\\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU" for k in range(spec.n_cpu_moe)]
     n_layer = max(0, header.number("block_count"))
     return ModelOptions(
-        n_gpu_layers=spec.n_gpu_layers,
+        n_gpu_layers=-1 if spec.n_gpu_layers == "auto" else spec.n_gpu_layers,
         devices=() if spec.devices == "auto" else spec.devices,
         split_mode=spec.split_mode,
         tensor_split=spec.tensor_split,

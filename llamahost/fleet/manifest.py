@@ -77,7 +77,7 @@ class ModelSpec:
     kv_type_v: str = "f16"
     n_batch: int = 2048
     n_ubatch: int = 512  # of a batch, computed at once; never above n_batch
-    n_gpu_layers: int = -1  # -1: all that llama.cpp can
+    n_gpu_layers: int | Literal["auto"] = "auto"  # auto: all, or as many as there is room for; -1: all
     flash_attention: FlashAttention = "auto"
     n_threads: int | None = None
     swa_full: bool = True
@@ -152,6 +152,14 @@ def _check_source(spec: ModelSpec) -> None:
 
 
 def _check_placement(spec: ModelSpec) -> None:
+    if spec.n_gpu_layers != "auto" and (
+        not isinstance(spec.n_gpu_layers, int)
+        or isinstance(spec.n_gpu_layers, bool)
+        or not -1 <= spec.n_gpu_layers <= _INT32
+    ):
+        raise ManifestError(
+            f'n_gpu_layers must be between -1 and {_INT32}, or "auto", not {spec.n_gpu_layers!r}', key="n_gpu_layers"
+        )
     if spec.replicas != "per-gpu" and (
         not isinstance(spec.replicas, int) or isinstance(spec.replicas, bool) or not 1 <= spec.replicas <= 64
     ):
@@ -247,6 +255,24 @@ class ServerSettings:
                 )
 
 
+RELOADED = frozenset(
+    {
+        "memory_fraction",
+        "reserved_bytes",
+        "host_bytes",
+        "cpu_fallback",
+        "max_loaded",
+        "prefix_bytes",
+        "stall_s",
+        "timeout_s",
+        "n_retries",
+        "breaker_failures",
+        "breaker_s",
+    }
+)
+"""Of the server's settings, those that hold from when a manifest is read again; others take a restart."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything that one server serves. No two models or routes share a name or an alias; routes name models."""
@@ -284,7 +310,6 @@ _MODEL_KINDS = {
     "kv_type_v": Kind(str, choices=KV_TYPES),
     "n_batch": Kind(int, 1, 2**20),
     "n_ubatch": Kind(int, 1, 2**20),
-    "n_gpu_layers": Kind(int, -1, _INT32),
     "flash_attention": Kind(str, choices=("auto", "on", "off")),
     "n_threads": Kind(int, 1, 512, is_optional=True),  # ggml's own bound
     "swa_full": Kind(bool),

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from llamahost.fleet.devices import Device
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.placement import Bytes, Placement, place
+from llamahost.fleet.placement import Bytes, Effort, Placement, place
 from llamahost.fleet.residents import MODELS, Model, Replica
 
 
@@ -22,7 +22,7 @@ class Memory:
         self.devices: tuple[Device, ...] = ()
         self.room: dict[str, int] = {}
         self.quarantined: dict[str, str] = {}
-        self._may_page = may_page
+        self.may_page = may_page
         self.allow(max_loaded)
 
     def allow(self, max_loaded: int | None) -> None:
@@ -74,8 +74,8 @@ class Memory:
         self,
         model: Model,
         free: Bytes,
+        effort: Effort,
         *,
-        is_any: bool,
         avoid: Collection[str] = (),
         devices: Sequence[Device] | None = None,
     ) -> Placement | None:
@@ -89,10 +89,10 @@ class Memory:
             free,
             self.room,
             avoid=avoid,
-            is_any=is_any,
+            effort=effort,
             n_skipped=model.n_skipped,
             measured=model.measured,
-            may_page=self._may_page,
+            may_page=self.may_page,
         )
 
     def n_wanted(self, spec: ModelSpec) -> int:

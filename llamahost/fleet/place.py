@@ -62,6 +62,7 @@ class Waiter:
     n_jobs: int
     wants: Wants
     granted: asyncio.Future[Running]
+    is_new: bool = False  # for none of those that are about to be replaced
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +96,10 @@ class Place:
 
     def ready(self) -> list[Running]:
         return [each for each in self.running.values() if each.record.state == "ready"]
+
+    def new(self) -> Running | None:
+        """One that is as the manifest says."""
+        return next((each for each in self.ready() if not each.record.is_old), None)
 
     def choose(self, n_jobs: int, wants: Wants) -> Running | None:
         """A ready replica; None where there is none. Raises Overloaded where all are full."""
@@ -232,7 +237,7 @@ class Place:
             aliases=self.spec.aliases,
             state=state,
             progress=1.0 if state == "ready" else progress or max((each.progress for each in replicas), default=0.0),
-            reason="" if state == "ready" else self.reason,
+            reason="" if state == "ready" and not self.model.old else self.reason,
             task="" if task == "auto" else task,
             load=self.spec.load,
             n_slots=sum(each.n_slots for each in replicas if each.state == "ready"),
@@ -256,6 +261,7 @@ class Place:
                 reason=record.reason,
                 progress=self.progress.get(record.id, 0.0) if record.state == "loading" else 1.0,
                 devices=record.placement.devices,
+                note=record.placement.note,
                 estimated=record.placement.footprint,
                 measured=running.measured.footprint if running is not None and running.measured is not None else None,
                 n_slots=running.replica.card.n_slots if running is not None else 0,

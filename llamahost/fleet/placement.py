@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from llamahost.fleet.devices import Device
 from llamahost.fleet.fit import LEAST_N_CTX, Facts, Shape, shapes
-from llamahost.fleet.footprint import FileFacts, Footprint, footprint, on_device, shape_of_inputs
+from llamahost.fleet.footprint import FileFacts, Footprint, footprint, on_device, shape_of_inputs, size
 from llamahost.fleet.manifest import ModelSpec
 
 Bytes = Mapping[str, int]
 """By device id."""
+
+Effort = Literal["asked", "smaller", "partly"]
+EFFORTS: tuple[Effort, ...] = ("asked", "smaller", "partly")
+"""What is given up for a place: cells alone; also context and slots; also, where that is left open, layers or experts
+that then stay with the CPU."""
+
+LEAST_AUTO_N_CTX = 4096
+"""A context is not made shorter than that to have every layer on the GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +31,8 @@ class Placement:
     devices: tuple[str, ...]
     shares: tuple[float, ...] = ()  # of several devices
     n_gpu_layers: int = -1
+    n_cpu_moe: int = 0
+    note: str = ""  # what of it stays with the CPU though it is for a GPU
     shape: Shape | None = None  # None: nothing is known of the file, the loader chooses
     footprint: Footprint = field(default_factory=Footprint)
     bytes: Bytes = field(default_factory=dict)
@@ -28,7 +40,12 @@ class Placement:
     def spec(self, spec: ModelSpec) -> ModelSpec:
         """What the loader is told: the model as it was decided here."""
         decided = replace(
-            spec, devices=self.devices, tensor_split=self.shares, n_gpu_layers=self.n_gpu_layers, main_device=0
+            spec,
+            devices=self.devices,
+            tensor_split=self.shares,
+            n_gpu_layers=self.n_gpu_layers,
+            n_cpu_moe=self.n_cpu_moe,
+            main_device=0,
         )
         if spec.split_mode == "none" and len(self.devices) == 1:
             decided = replace(decided, split_mode="layer")
@@ -60,30 +77,34 @@ def place(
     room: Bytes,
     *,
     avoid: Collection[str] = (),
-    is_any: bool = False,
+    effort: Effort = "asked",
     n_skipped: int = 0,
     may_page: bool = False,
     measured: Mapping[Shape, Footprint] | None = None,
 ) -> Placement | None:
     """The best placement that fits into `free`, None where none does. `room` is what models may take when alone.
 
-    Several cells fewer are given up for a place, a shorter context or fewer slots only if `is_any`. `n_skipped` of the
-    shapes were found not to fit in truth; those in `measured` are known, not estimated. Devices in
+    `n_skipped` of the shapes were found not to fit in truth; those in `measured` are known, not estimated. Devices in
     `avoid` come last. With `may_page` the weights may be larger than the memory.
     """
     sites = list(_sites(spec, devices, free, avoid))
     if not facts.is_known:
-        return next((Placement(devices=_ids(site), n_gpu_layers=_layers(spec, site)) for site in sites), None)
+        return next((_unknown(spec, site) for site in sites), None)
     for several in (False, True):  # one device that holds it whole is faster than two that share it
         group = [site for site in sites if (len(site.devices) > 1) == several]
-        for k, shape in enumerate(_shapes_at(spec, facts, group, room, is_any=is_any)):
+        for k, shape in enumerate(_shapes_at(spec, facts, group, room, effort)):
             if k < n_skipped:
                 continue
             for site in group:
                 found = _placed(spec, facts, shape, site, measured)
-                if all(n <= free.get(device, 0) for device, n in found.bytes.items()):
+                if _fits(found, free):
                     return found
-    return _from_the_file(spec, facts, sites, free, room) if is_any and may_page else None
+    if effort == "partly" and _may_be_partly(spec, sites):
+        for k, shape in enumerate(_shapes_at(spec, facts, sites, room, effort, from_n_ctx=LEAST_AUTO_N_CTX)):
+            parts = [_partly(spec, facts, shape, site, free, measured) for site in sites] if k >= n_skipped else []
+            if found_parts := [each for each in parts if each is not None]:
+                return max(found_parts, key=lambda each: sum(each.bytes[device] for device in each.devices))
+    return _from_the_file(spec, facts, sites, free, room) if effort == "partly" and may_page else None
 
 
 def least(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], room: Bytes) -> Placement | None:
@@ -91,21 +112,23 @@ def least(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], room: By
     sites = list(_sites(spec, devices, room, ()))
     if not sites or not facts.is_known:
         return None
-    *_, shape = _shapes_at(spec, facts, sites[:1], room, is_any=True)
+    *_, shape = _shapes_at(spec, facts, sites[:1], room, "partly")
+    if _may_be_partly(spec, sites):
+        return _partly(spec, facts, shape, sites[0], room, is_forced=True)
     return _placed(spec, facts, shape, sites[0])
 
 
 def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: Bytes, room: Bytes) -> str:
     """What would fit: fewer layers on the GPU, a smaller context, fewer slots; empty where nothing of it does."""
     if any(device.kind == "gpu" for device in devices) and spec.n_gpu_layers != 0:
-        for n in range(len(facts.layers), 0, -1):
-            if place(replace(spec, n_gpu_layers=n), facts, devices, free, room, is_any=True):
+        for n in range(len(facts.layers), -1, -1):
+            if place(replace(spec, n_gpu_layers=n), facts, devices, free, room, effort="smaller"):
                 return f"n_gpu_layers = {n} would fit"
     n_ctx, n_slots = spec.n_ctx or 0, spec.n_slots or 1
     while n_ctx // 2 >= LEAST_N_CTX or n_slots > 1:
         n_slots, n_ctx = (n_slots // 2, n_ctx) if n_slots > 1 else (1, n_ctx // 2)
         smaller = replace(spec, n_ctx=n_ctx or None, n_slots=n_slots, n_cells=None)
-        if place(smaller, facts, devices, free, room, is_any=True):
+        if place(smaller, facts, devices, free, room, effort="partly"):
             told = [f"n_ctx = {n_ctx}"] if n_ctx != (spec.n_ctx or 0) else []
             return " with ".join([*told, f"n_slots = {n_slots}"]) + " would fit"
     return ""
@@ -116,7 +139,8 @@ def wants_gpu(spec: ModelSpec, *, is_said: bool) -> bool:
     devices = () if spec.devices == "auto" else spec.devices
     if spec.n_gpu_layers == 0 or (devices and all(name.lower().startswith("cpu") for name in devices)):
         return False
-    return not is_said or spec.n_gpu_layers > 0 or bool(devices) or spec.replicas == "per-gpu"
+    is_some = spec.n_gpu_layers != "auto" and spec.n_gpu_layers > 0
+    return not is_said or is_some or bool(devices) or spec.replicas == "per-gpu"
 
 
 def _sites(spec: ModelSpec, devices: Sequence[Device], free: Bytes, avoid: Collection[str]) -> Iterator[Site]:
@@ -137,44 +161,61 @@ def _sites(spec: ModelSpec, devices: Sequence[Device], free: Bytes, avoid: Colle
 
 def _allowed(spec: ModelSpec, devices: Sequence[Device]) -> list[Device]:
     if spec.devices != "auto":
-        by_id = {each.id.lower(): each for each in devices}
-        return [by_id[name.lower()] for name in spec.devices if name.lower() in by_id]
+        found = (next((each for each in devices if each.is_called(name)), None) for name in spec.devices)
+        return list({each.id: each for each in found if each is not None}.values())
     gpus = [each for each in devices if each.kind == "gpu"]
     return gpus if gpus and spec.n_gpu_layers != 0 else [each for each in devices if each.kind == "cpu"]
 
 
 def _shapes_at(
-    spec: ModelSpec, facts: FileFacts, sites: Sequence[Site], room: Bytes, *, is_any: bool
+    spec: ModelSpec, facts: FileFacts, sites: Sequence[Site], room: Bytes, effort: Effort, *, from_n_ctx: int = 0
 ) -> Iterator[Shape]:
-    """What to try, best first, by the largest of the sites when nothing else is there."""
+    """What to try, best first, by the largest of the sites when nothing else is there.
+
+    `from_n_ctx`: without those of longer contexts, and without more cells than such a one needs.
+    """
     if not sites:
         return
     if not facts.generates:
         shape = shape_of_inputs(spec, facts)
         yield shape
-        while is_any and spec.n_ctx is None and shape.n_ctx // 2 >= LEAST_N_CTX:
+        while effort != "asked" and spec.n_ctx is None and shape.n_ctx // 2 >= LEAST_N_CTX:
             shape = replace(shape, n_ctx=shape.n_ctx // 2, n_cells=shape.n_ctx // 2)
             yield shape
         return
     available = max(sum(room.get(each.id, 0) for each in site.devices) for site in sites)
     known = Facts(n_ctx_train=facts.n_ctx_train, cell_bytes=facts.cell_bytes, weight_bytes=facts.weights_bytes)
-    first: Shape | None = None
-    for shape in shapes(spec, known, available):
-        first = first or shape
-        if not is_any and (shape.n_ctx, shape.n_slots) != (first.n_ctx, first.n_slots):
+    least_n_ctx = LEAST_AUTO_N_CTX if effort == "smaller" and _may_be_partly(spec, sites) else 0
+    found = list(shapes(spec, known, available))
+    first = found[0]
+    least_n_ctx = min(least_n_ctx, first.n_ctx)
+    if from_n_ctx:
+        comfortable = [each for each in found if each.n_ctx >= min(from_n_ctx, first.n_ctx)]
+        found = found[len(comfortable) - 1 :]
+    for shape in found:
+        if effort == "asked" and (shape.n_ctx, shape.n_slots) != (first.n_ctx, first.n_slots):
             return
-        yield shape
+        if shape.n_ctx >= least_n_ctx:
+            yield shape
 
 
 def _placed(
-    spec: ModelSpec, facts: FileFacts, shape: Shape, site: Site, measured: Mapping[Shape, Footprint] | None = None
+    spec: ModelSpec,
+    facts: FileFacts,
+    shape: Shape,
+    site: Site,
+    measured: Mapping[Shape, Footprint] | None = None,
+    *,
+    n_gpu_layers: int | None = None,
+    n_cpu_moe: int | None = None,
 ) -> Placement:
     whole = (measured or {}).get(shape) or footprint(spec, facts, shape)
-    n_gpu_layers = _layers(spec, site)
+    n_gpu_layers = _layers(spec, site) if n_gpu_layers is None else n_gpu_layers
+    n_cpu_moe = spec.n_cpu_moe if n_cpu_moe is None else n_cpu_moe
     if site.devices[0].kind == "cpu":
         taken = {site.devices[0].id: whole.total_bytes}
     else:
-        there, here = on_device(spec, facts, whole, n_gpu_layers)
+        there, here = on_device(facts, whole, n_gpu_layers, n_cpu_moe)
         parts = site.shares or (1.0,)
         taken = {
             each.id: int((there.weights_bytes + there.kv_bytes) * part) + there.compute_bytes
@@ -186,10 +227,63 @@ def _placed(
         devices=_ids(site),
         shares=site.shares,
         n_gpu_layers=n_gpu_layers,
+        n_cpu_moe=n_cpu_moe,
         shape=shape,
         footprint=whole,
         bytes=taken,
     )
+
+
+def _partly(
+    spec: ModelSpec,
+    facts: FileFacts,
+    shape: Shape,
+    site: Site,
+    free: Bytes,
+    measured: Mapping[Shape, Footprint] | None = None,
+    *,
+    is_forced: bool = False,
+) -> Placement | None:
+    """As much of it on the GPUs as there is room for: a few experts leave before whole layers do, the first layers
+    first. At least the output stays: what is to be on the CPU alone says so. `is_forced`: whatever the host has."""
+    if site.devices[0].kind != "gpu":
+        return None
+    n_layer = len(facts.layers)
+    n_moe = n_layer if any(facts.experts) else spec.n_cpu_moe
+    lighter = [(-1, k) for k in range(spec.n_cpu_moe, n_moe + 1)] + [(n, n_moe) for n in range(n_layer, 0, -1)]
+
+    def at(k: int) -> Placement:
+        n_gpu_layers, n_cpu_moe = lighter[k]
+        return _placed(spec, facts, shape, site, measured, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe)
+
+    def is_there(k: int) -> bool:
+        found = at(k)
+        return all(found.bytes[device] <= free.get(device, 0) for device in found.devices)
+
+    k = bisect.bisect_left(range(len(lighter)), True, key=is_there)
+    found = at(min(k, len(lighter) - 1))
+    if not is_forced and (k == len(lighter) or not _fits(found, free)):
+        return None
+    where = ", ".join(found.devices)
+    if found.n_gpu_layers < 0:
+        told = f"the experts of {found.n_cpu_moe} of {n_layer} layers are on the CPU"
+    else:
+        told = f"{found.n_gpu_layers - 1} of {n_layer} layers are on {where}, the others on the CPU"
+    whole = sum(at(0).bytes[device] for device in found.devices)
+    there = sum(free.get(device, 0) for device in found.devices)
+    return replace(found, note=f"{told}: all of it takes {size(whole)} of {where}, where {size(there)} are free")
+
+
+def _may_be_partly(spec: ModelSpec, sites: Sequence[Site]) -> bool:
+    return spec.n_gpu_layers == "auto" and any(site.devices[0].kind == "gpu" for site in sites)
+
+
+def _fits(found: Placement, free: Bytes) -> bool:
+    return all(n <= free.get(device, 0) for device, n in found.bytes.items())
+
+
+def _unknown(spec: ModelSpec, site: Site) -> Placement:
+    return Placement(devices=_ids(site), n_gpu_layers=_layers(spec, site), n_cpu_moe=spec.n_cpu_moe)
 
 
 def _from_the_file(
@@ -202,7 +296,7 @@ def _from_the_file(
         (device, *others) = site.devices
         if others or device.kind != "cpu" or free.get(device.id, 0) < room.get(device.id, 0):
             continue
-        *_, shape = _shapes_at(spec, facts, [site], room, is_any=True)
+        *_, shape = _shapes_at(spec, facts, [site], room, "partly")
         found = _placed(spec, facts, shape, site)
         if found.footprint.total_bytes - found.footprint.weights_bytes <= room.get(device.id, 0) // 2:
             return replace(found, bytes={device.id: room.get(device.id, 0)})
@@ -210,7 +304,9 @@ def _from_the_file(
 
 
 def _layers(spec: ModelSpec, site: Site) -> int:
-    return spec.n_gpu_layers if site.devices[0].kind == "gpu" else 0
+    if site.devices[0].kind == "cpu":
+        return 0
+    return -1 if spec.n_gpu_layers == "auto" else spec.n_gpu_layers
 
 
 def _ids(site: Site) -> tuple[str, ...]:

@@ -8,19 +8,20 @@ him no later one takes, so that every request is answered or refused. Knows no t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from llamahost.fleet.devices import Device
-from llamahost.fleet.footprint import FileFacts
+from llamahost.fleet.fit import Shape
+from llamahost.fleet.footprint import FileFacts, Footprint
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.memory import Memory, may_go, take, without
-from llamahost.fleet.placement import Bytes, Placement, wants_gpu
-from llamahost.fleet.refusal import why_not
-from llamahost.fleet.residents import Effect, Load, Look, Measured, Model, Refuse, Replica, Unload
+from llamahost.fleet.memory import Memory
+from llamahost.fleet.placement import Bytes
+from llamahost.fleet.residents import STAY_S, Effect, Look, Measured, Model, Refuse, Replica, Unload
+from llamahost.fleet.settle import BACKOFF_S, MAX_BACKOFF_S, Settling
 
-BACKOFF_S, MAX_BACKOFF_S = 5.0, 300.0
-"""After a load that failed; doubled by each that follows."""
+__all__ = ["BACKOFF_S", "LOST_AGAIN_S", "LOST_S", "Residency"]
+
 LOST_S = 1.0
 LOST_AGAIN_S = 60.0
 PEACE_S = 60.0
@@ -56,11 +57,9 @@ class Residency:
     ) -> None:
         self.models = {spec.name: Model(spec) for spec in specs}
         self._memory = Memory(self.models, max_loaded=max_loaded, may_page=may_page)
+        self._settling = Settling(self.models, self._memory)
         self._lost_s = lost_s
-        self._trouble, self._is_broken = "", False
-        self._effects: list[Effect] = []
-        self._known: dict[str, tuple[Model, Replica]] = {}
-        self._n_turns = 0
+        self._now = -math.inf  # of the last tick
 
     # --- what happens; each returns what to do about it ---
 
@@ -72,26 +71,30 @@ class Residency:
         `trouble` says why there is no GPU where there should be: then what asks for one is refused with it, and if a
         driver `is_broken`, whatever does not ask for the CPU.
         """
-        self._trouble, self._is_broken = trouble, is_broken
+        self.say_trouble(trouble, is_broken=is_broken)
         self._memory.devices = tuple(devices)
         self._memory.room.update(room)
         return self.tick(now)
+
+    def say_trouble(self, trouble: str, *, is_broken: bool) -> None:
+        """See `equip`."""
+        self._settling.trouble, self._settling.is_broken = trouble, is_broken
 
     def begin(self, now: float) -> tuple[Effect, ...]:
         """Load what is to be there from the start."""
         for model in self.models.values():
             if model.spec.load == "start":
-                self._want(model, now, may_evict=False)
+                self._settling.want(model, now, may_evict=False)
         return self.tick(now)
 
     def want(self, name: str, now: float) -> tuple[Effect, ...]:
         """Somebody waits for this model, or asked for it by hand."""
         model = self.models[name]
-        if model.live and not model.is_gone:
+        if model.current and not model.is_gone:
             return ()
         if now < model.retry_at:
             return (Refuse(name, model.reason, model.retry_at - now),)
-        self._want(model, now, may_evict=True)
+        self._settling.want(model, now, may_evict=True)
         return self.tick(now)
 
     def unwant(self, name: str) -> None:
@@ -100,11 +103,15 @@ class Residency:
         if model is not None and not model.live and model.spec.load == "request":
             model.wanted_at = None
 
-    def looked(self, look: Look, facts: FileFacts, now: float) -> tuple[Effect, ...]:
+    def looked(
+        self, look: Look, facts: FileFacts, now: float, measured: Mapping[Shape, Footprint] | None = None
+    ) -> tuple[Effect, ...]:
+        """What its file says of itself, and what loads of it were seen to take before."""
         model = self.models.get(look.name)
         if model is not None and model.look == look.turn:
             if model.seen != facts.stamp:
                 model.measured.clear()
+            model.measured = {**(measured or {}), **model.measured}
             model.facts, model.seen, model.is_looking = facts, facts.stamp, False
         return self.tick(now)
 
@@ -112,7 +119,7 @@ class Residency:
         model = self.models.get(look.name)
         if model is not None and model.look == look.turn:
             model.is_looking = False
-            self._fail(model, reason, now)
+            self._settling.fail(model, reason, now)
         return self.tick(now)
 
     def loaded(self, replica_id: str, measured: Measured | None, now: float) -> tuple[Effect, ...]:
@@ -121,27 +128,31 @@ class Residency:
         if measured is not None:
             replica.bytes = measured.bytes
             is_as_now = replica.seen == model.seen and not replica.is_doomed  # its file and settings
-            if is_as_now and replica.placement.shape is not None and len(replica.placement.devices) == 1:
+            is_whole = len(replica.placement.devices) == 1 and not replica.placement.note
+            if is_as_now and is_whole and replica.placement.shape is not None:
                 model.measured[replica.placement.shape] = measured.footprint
+        replica.stays_until = now + min(STAY_S, max(0.0, now - replica.last_used))  # since when it was being loaded
         replica.last_used = replica.ready_at = now
         if replica.is_doomed:
             replica.state = "unloading"
             return (Unload(replica_id),)
         replica.state = "ready"
         model.wanted_at, model.reason, model.n_failures = None, "", 0
+        for old in model.old:
+            self._settling.drain(old)  # with the next tick
         return ()
 
     def failed(self, replica_id: str, reason: str, now: float, *, is_memory: bool = False) -> tuple[Effect, ...]:
         """A load failed. `is_memory`: a smaller shape may succeed, and is tried at once."""
         model, replica = self._find(replica_id)
         model.replicas.remove(replica)
-        del self._known[replica_id]
-        if is_memory and not replica.is_doomed and not model.is_gone and not model.live:
+        del self._settling.known[replica_id]
+        if is_memory and not replica.is_doomed and not model.is_gone and not model.current:
             model.n_skipped += 1
-            self._want(model, now, may_evict=model.may_evict)
+            self._settling.want(model, now, may_evict=model.may_evict)
             model.reason = reason
         elif not replica.is_doomed:
-            self._fail(model, reason, now)
+            self._settling.fail(model, reason, now)
         self._forget(model)
         return self.tick(now)
 
@@ -163,7 +174,7 @@ class Residency:
     def unloaded(self, replica_id: str, now: float) -> tuple[Effect, ...]:
         model, replica = self._find(replica_id)
         model.replicas.remove(replica)
-        del self._known[replica_id]
+        del self._settling.known[replica_id]
         if not model.replicas:
             model.facts = None  # the file may be another by the time it is wanted again
         self._forget(model)
@@ -176,9 +187,9 @@ class Residency:
         model.wanted_at, model.is_looking, model.look = None, False, 0  # what is fetched for it is fetched no more
         model.retry_at, model.reason = -math.inf, ""
         for replica in model.live:
-            self._drain(replica)
+            self._settling.drain(replica)
         if waits:
-            self._effects.append(Refuse(name, "it was unloaded by hand", 1.0))
+            self._settling.effects.append(Refuse(name, "it was unloaded by hand", 1.0))
         return self.tick(now)
 
     def lost(self, replica_id: str, reason: str, now: float) -> tuple[Effect, ...]:
@@ -191,12 +202,12 @@ class Residency:
         model.n_lost += 1
         delay_s = self._lost_s if model.n_lost == 1 else min(MAX_BACKOFF_S, LOST_AGAIN_S * 2 ** (model.n_lost - 2))
         replica.reason = reason
-        self._drain(replica)
+        self._settling.drain(replica)
         if not model.is_gone:
             again = " (again, soon after it was loaded anew)" if model.n_lost > 1 else ""
             model.reason, model.retry_at = reason + again, now + delay_s
             if not model.live:
-                self._want(model, now, may_evict=False)
+                self._settling.want(model, now, may_evict=False)
         return self.tick(now)
 
     def quarantine(self, device_id: str, reason: str, now: float) -> tuple[Effect, ...]:
@@ -206,10 +217,10 @@ class Residency:
             for replica in model.live:
                 if device_id in replica.placement.devices:
                     replica.reason = reason
-                    self._drain(replica)
+                    self._settling.drain(replica)
                     if not model.live and not model.is_gone:
                         model.reason = reason
-                        self._want(model, now, may_evict=False)
+                        self._settling.want(model, now, may_evict=False)
         return self.tick(now)
 
     def release(self, device_id: str, now: float) -> tuple[Effect, ...]:
@@ -230,44 +241,54 @@ class Residency:
         """What models may take of each device, as it was seen."""
         self._memory.room.update(room)
 
-    def adopt(self, specs: Sequence[ModelSpec], now: float, *, max_loaded: int | None = None) -> tuple[Effect, ...]:
-        """A manifest that was changed: only what changed is touched."""
+    def adopt(
+        self,
+        specs: Sequence[ModelSpec],
+        now: float,
+        *,
+        max_loaded: int | None = None,
+        may_page: bool | None = None,
+    ) -> tuple[Effect, ...]:
+        """A manifest that was changed: only what changed is touched.
+
+        What is loaded otherwise answers on until it is there as it should be, where there is room for both.
+        """
         self._memory.allow(max_loaded)
+        if may_page is not None:
+            self._memory.may_page = may_page
         new = {spec.name: spec for spec in specs}
         for name, model in tuple(self.models.items()):
             if name not in new:
                 model.is_gone, model.wanted_at = True, None
                 for replica in model.live:
-                    self._drain(replica)
-                self._effects.append(Refuse(name, "it was taken from the manifest", 60.0))
+                    self._settling.drain(replica)
+                self._settling.effects.append(Refuse(name, "it was taken from the manifest", 60.0))
                 self._forget(model)
         for name, spec in new.items():
             known = self.models.get(name)
             if known is None:
                 self.models[name] = known = Model(spec)
                 if spec.load == "start":
-                    self._want(known, now, may_evict=False)
+                    self._settling.want(known, now, may_evict=False)
                 continue
             was, known.spec = known.spec, spec
             if known.is_gone:  # and has come back before its last replica went
                 known.is_gone = False
                 if spec.load == "start":
-                    self._want(known, now, may_evict=False)
-            if any(
-                getattr(was, each.name) != getattr(spec, each.name)
-                for each in fields(spec)
-                if each.name not in _IN_PLACE
-            ):
+                    self._settling.want(known, now, may_evict=False)
+            if _differ(was, spec):
                 is_wanted = bool(known.live) or known.wanted_at is not None or spec.load == "start"
                 known.is_looking, known.look = False, 0
                 known.measured.clear()
                 known.facts, known.n_skipped, known.n_failures, known.retry_at, known.reason = None, 0, 0, -math.inf, ""
                 for replica in known.live:
-                    self._drain(replica)
+                    replica.is_old = replica.made_for is None or _differ(replica.made_for, spec)
+                    if replica.is_old and replica.state == "loading":
+                        self._settling.drain(replica)
                 if is_wanted:
-                    self._want(known, now, may_evict=known.may_evict)
+                    self._settling.want(known, now, may_evict=known.may_evict)
             elif was.load != spec.load == "start" and not known.live:
-                self._want(known, now, may_evict=False)
+                self._settling.want(known, now, may_evict=False)
         for name in (*new, *(each for each in self.models if each not in new)):  # in the manifest's order
             self.models[name] = self.models.pop(name)
         return self.tick(now)
@@ -275,15 +296,18 @@ class Residency:
     def tick(self, now: float) -> tuple[Effect, ...]:
         """Unload what has idled, load what is wanted and has room. Any number of times, at any time."""
         for model in self.models.values():
-            if now >= model.retry_at:
+            if now >= model.retry_at > -math.inf:
                 model.retry_at = -math.inf  # it has come
+                if model.old and not model.current and model.wanted_at is None:
+                    self._settling.want(model, now, may_evict=False)
             idle_s = model.spec.idle_s
             if idle_s is not None:
                 for replica in model.live:
                     if replica.state == "ready" and replica.n_leases == 0 and now - replica.last_used >= idle_s:
-                        self._drain(replica)
-        self._plan(now)
-        effects, self._effects = tuple(self._effects), []
+                        self._settling.drain(replica)
+        self._now = now
+        self._settling.plan(now)
+        effects, self._settling.effects = tuple(self._settling.effects), []
         return effects
 
     # --- what is ---
@@ -295,7 +319,15 @@ class Residency:
         for model in self.models.values():
             if model.spec.idle_s is not None:
                 times += [r.last_used + model.spec.idle_s for r in model.live if r.state == "ready" and not r.n_leases]
+        if self._settling.is_anyone_waiting:
+            ready = (each for model in self.models.values() for each in model.live)
+            times += [until for each in ready if (until := each.young_until(self._now)) > self._now]
         return min(times, default=math.inf)
+
+    @property
+    def is_anyone_waiting(self) -> bool:
+        """For room that others have."""
+        return self._settling.is_anyone_waiting
 
     def taken(self, *, in_truth: bool = False) -> Mapping[str, int]:
         """See Memory.taken."""
@@ -304,150 +336,18 @@ class Residency:
     def room(self) -> Mapping[str, int]:
         return self._memory.room
 
-    # --- deciding ---
-
-    def _plan(self, now: float) -> None:
-        memory = self._memory
-        if not memory.devices:
-            return
-        free = memory.free()
-        coming = memory.coming(free)
-        waiting = [m for m in self.models.values() if m.wanted_at is not None and not m.is_gone and now >= m.retry_at]
-        is_anyone_waiting = False
-        for model in sorted(waiting, key=lambda each: each.turn):
-            if model.live:
-                model.wanted_at = None
-            elif self._trouble and wants_gpu(model.spec, is_said=not self._is_broken):
-                hint = "n_gpu_layers = 0, or cpu_fallback = true for all, serves it on the CPU"
-                self._fail(model, f"`{model.spec.name}` is to be on a GPU; {self._trouble}; {hint}", now, is_room=True)
-            elif model.facts is None:
-                if not model.is_looking:
-                    self._n_turns += 1
-                    model.is_looking, model.look = True, self._n_turns
-                    self._effects.append(Look(model.spec.name, model.look))
-            else:
-                is_anyone_waiting |= not self._settle(model, free, coming, now)
-        if not is_anyone_waiting:
-            self._multiply(free, now)
-
-    def _want(self, model: Model, now: float, *, may_evict: bool) -> None:
-        """What is to be there from the start finds its place or says that there is none; it drives nobody out."""
-        model.may_evict = may_evict or (model.wanted_at is not None and model.may_evict)
-        if model.wanted_at is None:
-            self._n_turns += 1
-            model.wanted_at, model.turn = now, self._n_turns
-            if not model.replicas and not model.is_looking:
-                model.facts = None  # the file may be another by now, and what is free another amount
-
-    def _settle(self, model: Model, free: dict[str, int], coming: dict[str, int], now: float) -> bool:
-        """Load it, promise it room that will be, or refuse it; False where it waits for room."""
-        for is_any in (False, True):
-            if (found := self._memory.fitting(model, free, is_any=is_any)) is not None:
-                self._load(model, found, now)
-                take(free, found.bytes, not model.replicas[:-1])
-                take(coming, found.bytes, not model.replicas[:-1])
-                return True
-            found = self._memory.fitting(model, coming, is_any=is_any) or self._evict(model, coming, is_any=is_any)
-            if found is not None:
-                take(coming, found.bytes, not model.replicas)
-                for device in free:  # a later one may have what is left over, and nothing of what was promised
-                    free[device] = min(free[device], max(0, coming[device]))
-                return False
-        conceivable = self._memory.conceivable(model)
-        if model.may_evict and self._memory.fitting(model, conceivable, is_any=True) is not None:
-            return False  # those in its way load, leave, or have a promise: they can be asked when they are there
-        self._fail(model, why_not(model, self._memory, conceivable if model.may_evict else coming), now, is_room=True)
-        return True
-
-    def _evict(self, model: Model, coming: dict[str, int], *, is_any: bool) -> Placement | None:
-        """Drain as few others as make room, the least recently used first; None, and nothing drained, where none do."""
-        chosen: list[tuple[Model, Replica]] = []
-        if not model.may_evict:
-            return None
-        for victim in sorted(self._victims(model), key=_worth):
-            chosen.append(victim)
-            if self._memory.fitting(model, without(coming, chosen), is_any=is_any) is not None:
-                break
-        else:
-            return None
-        for victim in chosen[::-1]:  # what turned out not to be needed, the most valuable of them first
-            fewer = [each for each in chosen if each is not victim]
-            if self._memory.fitting(model, without(coming, fewer), is_any=is_any) is not None:
-                chosen = fewer
-        found = self._memory.fitting(model, without(coming, chosen), is_any=is_any)
-        coming.update(without(coming, chosen))
-        for _, replica in chosen:
-            self._drain(replica)
-        return found
-
-    def _victims(self, model: Model) -> Iterator[tuple[Model, Replica]]:
-        for other in self.models.values():
-            if other is not model and may_go(other, model):
-                yield from ((other, each) for each in other.live if each.state == "ready")
-
-    def _multiply(self, free: dict[str, int], now: float) -> None:
-        """More replicas of what runs, where there is room for them without asking anyone to leave."""
-        for model in self.models.values():
-            if model.facts is None or model.is_gone or now < model.retry_at:
-                continue
-            n_wanted = self._memory.n_wanted(model.spec)
-            surplus = [each for each in model.live if each.state == "ready"][n_wanted:]
-            for replica in surplus:
-                self._drain(replica)
-            while 0 < len(model.live) < n_wanted:
-                used = {each for replica in model.replicas for each in replica.placement.devices}
-                usable = self._memory.usable()
-                if model.spec.replicas == "per-gpu":
-                    usable = [each for each in usable if each.id not in used]
-                found = self._memory.fitting(model, free, is_any=False, avoid=used, devices=usable)
-                if found is None:
-                    break
-                self._load(model, found, now)
-                take(free, found.bytes, is_first=False)
-
-    def _load(self, model: Model, placement: Placement, now: float) -> None:
-        known = {each.id for each in model.replicas}
-        id_ = next(name for k in range(len(known) + 1) if (name := f"{model.spec.name}#{k}") not in known)
-        replica = Replica(id_, placement, placement.bytes, last_used=now, seen=model.seen)
-        model.replicas.append(replica)
-        self._known[id_] = model, replica
-        spec = placement.spec(model.spec)
-        if model.facts is not None and model.facts.path is not None:
-            spec = replace(spec, path=model.facts.path)
-        self._effects.append(Load(id_, spec, placement))
-
-    def _drain(self, replica: Replica) -> None:
-        """No lease from now on; out of memory when the last one ends."""
-        if replica.state == "loading":
-            replica.is_doomed = True
-        elif replica.state == "ready":
-            replica.state = "draining"
-            if replica.n_leases == 0:
-                replica.state = "unloading"
-                self._effects.append(Unload(replica.id))
-
-    def _fail(self, model: Model, reason: str, now: float, *, is_room: bool = False) -> None:
-        """`is_room`: nothing is wrong with it, so that the next request tries again at once."""
-        model.reason, model.wanted_at = reason, None
-        is_room, model.n_skipped = is_room and not model.n_skipped, 0
-        backoff_s = 1.0
-        if not is_room:
-            model.n_failures += 1
-            backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(20, model.n_failures - 1))
-            model.retry_at = now + backoff_s
-        if not model.live:
-            self._effects.append(Refuse(model.spec.name, reason, backoff_s))
-
     # --- the rest ---
 
     def _find(self, replica_id: str) -> tuple[Model, Replica]:
-        return self._known[replica_id]
+        return self._settling.known[replica_id]
 
     def _forget(self, model: Model) -> None:
         if model.is_gone and not model.replicas:
             self.models.pop(model.spec.name, None)
 
 
-def _worth(victim: tuple[Model, Replica]) -> tuple[int, bool, float]:
-    model, replica = victim
-    return model.spec.memory_priority, replica.n_leases > 0, replica.last_used
+def _differ(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether a replica of one is none of the other."""
+    return any(
+        getattr(one, each.name) != getattr(other, each.name) for each in fields(one) if each.name not in _IN_PLACE
+    )

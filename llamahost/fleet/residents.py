@@ -14,6 +14,12 @@ from llamahost.fleet.placement import Bytes, Placement
 MODELS = "#models"
 """Counted like the bytes of a device: how many models may be in memory."""
 
+STAY_S = 10.0
+"""At most; a replica that was just loaded stays in use as long as its load took, before it leaves for another model:
+then models that take turns spend half of their time on loads at most."""
+PAUSE_S = 1.0
+"""Without a lease, after which it may leave all the same."""
+
 ReplicaState = Literal["loading", "ready", "draining", "unloading"]
 
 
@@ -73,12 +79,22 @@ class Replica:
     n_leases: int = 0
     ready_at: float = math.inf
     is_doomed: bool = False  # unloaded as soon as it is loaded
+    is_old: bool = False  # made for settings that are no more; it answers until another is there in its place
+    made_for: ModelSpec | None = None
+    stays_until: float = -math.inf
     seen: object = None  # by which its file is known
     reason: str = ""
 
     @property
     def is_leaving(self) -> bool:
         return self.is_doomed or self.state in ("draining", "unloading")
+
+    def young_until(self, now: float) -> float:
+        """Until when others wait for it to have been of use; -inf where they need not. A clock may go back."""
+        if self.state != "ready" or not self.ready_at <= now < self.stays_until:
+            return -math.inf
+        until = self.stays_until if self.n_leases else min(self.stays_until, self.last_used + PAUSE_S)
+        return until if now < until else -math.inf
 
 
 @dataclass(slots=True)
@@ -105,6 +121,16 @@ class Model:
     @property
     def live(self) -> list[Replica]:
         return [each for each in self.replicas if each.state in ("loading", "ready") and not each.is_doomed]
+
+    @property
+    def current(self) -> list[Replica]:
+        """Those that are as the manifest says."""
+        return [each for each in self.live if not each.is_old]
+
+    @property
+    def old(self) -> list[Replica]:
+        """Those that answer until others are there in their place."""
+        return [each for each in self.live if each.is_old]
 
     @property
     def is_ready(self) -> bool:

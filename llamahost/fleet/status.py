@@ -19,7 +19,8 @@ State = Literal["unloaded", "pulling", "loading", "ready", "failed", "draining"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
-    """One copy of a model. `estimated` is what it was granted for, `measured` what it takes, once it is loaded.
+    """One copy of a model. `estimated` is what it was granted for, `measured` what it takes, once it is loaded; `note`
+    says what stays with the CPU of one that is for a GPU.
 
     `n_in_flight` counts answers being made or waited for, `n_waiting` those of them without a slot. `last_used` is in
     seconds since 1970.
@@ -30,6 +31,7 @@ class ReplicaStatus:
     reason: str = ""
     progress: float = 0.0
     devices: tuple[str, ...] = ()
+    note: str = ""
     estimated: Footprint = field(default_factory=Footprint)
     measured: Footprint | None = None
     n_slots: int = 0

@@ -12,10 +12,11 @@ import pytest
 from llamahost.core.errors import LoadFailed, Unavailable
 from llamahost.core.machine import Machine
 from llamahost.core.observe import ModelChanged
-from llamahost.fleet.devices import HostDevices
+from llamahost.fleet.devices import BudgetedDevices, HostDevices
+from llamahost.fleet.fit import Shape
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.footprint import FileFacts, footprint
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from tests.fleet.fakes import WAIT_S, FakeLoader, FakeOpened, spec_of
 from tests.fleet.test_fleet import fleet_of
 from tests.on_loop import on_loop, turns
@@ -151,3 +152,46 @@ async def test_what_fails_between_a_load_and_its_first_lease_is_told_and_closed(
             await named(fleet, "a")
         assert loader.is_all_closed
         assert fleet.statuses()[0].state == "failed"
+
+
+class ClosesBadly(FakeLoader):
+    """Models that raise when they are closed."""
+
+    def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
+        opened = super().__call__(spec, machine, on_progress)
+        close = opened.model.close
+
+        def fails() -> None:
+            close()
+            raise OSError("a bug")
+
+        opened.model.close = fails  # type: ignore[method-assign]  # this one alone
+        return opened
+
+
+@on_loop
+async def test_what_could_not_be_closed_gives_back_its_memory_all_the_same() -> None:
+    loader = ClosesBadly()
+    size = FileFacts(layers=(60,), n_ctx_train=64)
+    specs = [spec_of(name, load="request", n_ctx=64, n_slots=1, n_batch=1) for name in "ab"]
+    budget = footprint(specs[0], size, Shape(n_ctx=64, n_slots=1, n_cells=64, is_unified=False)).total_bytes
+    devices = BudgetedDevices({"cpu": budget * 3 // 2})
+    async with fleet_of(*specs, loader=loader, devices=devices, facts=lambda spec: size) as fleet:
+        for name in "aba":
+            assert await named(fleet, name) == name
+
+
+@on_loop
+async def test_a_manifest_that_is_read_again_bounds_the_memory_anew() -> None:
+    size = FileFacts(layers=(60 * 2**20,), n_ctx_train=64)
+    a, b = (spec_of(name, load="request", n_ctx=64, n_slots=1) for name in "ab")
+    devices = HostDevices(80 * 2**20)
+    async with fleet_of(a, b, devices=devices, facts=lambda spec: size) as fleet:
+        await named(fleet, "a")
+        await named(fleet, "b")
+        assert [status.state for status in fleet.statuses()] == ["unloaded", "ready"]
+        await fleet.adopt(Manifest(models=(a, b), server=ServerSettings(host_bytes=200 * 2**20, stall_s=7.0)))
+        await named(fleet, "a")
+        assert [status.state for status in fleet.statuses()] == ["ready", "ready"]
+        assert fleet._outbox is not None
+        assert fleet._outbox.stall_s == 7.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamahost.core.errors import ManifestError, ModelNotFound, Unavailable
+from llamahost.core.errors import LoadFailed, ManifestError, ModelNotFound, Unavailable
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.manifest import Manifest
 from llamahost.fleet.route_spec import RouteSpec
@@ -41,10 +41,23 @@ async def test_a_bad_setting_is_refused_and_one_that_cannot_be_had_is_forgotten(
         with pytest.raises(ManifestError):
             await fleet.load("m", {"n_ctx": -1})
         assert fleet.statuses()[0].state == "ready"
-        with pytest.raises(Unavailable, match="CUDA7"):
-            await fleet.load("m", {"devices": ("CUDA7",)})
-        await fleet.load("m")
-        assert fleet.statuses()[0].state == "ready"
+        async with fleet.lease("m"):
+            with pytest.raises(Unavailable, match="it may go on CUDA7, there are cpu"):
+                await fleet.load("m", {"devices": ("CUDA7",)})
+            assert [(each.id, each.state) for each in fleet.statuses()[0].replicas] == [("m#0", "ready")]
+        assert next(iter(fleet._crew.places.values())).spec.devices == "auto"
+
+
+@on_loop
+async def test_what_cannot_be_loaded_otherwise_is_as_it_was() -> None:
+    loader = FakeLoader(failures=[None, LoadFailed("no such context")])
+    async with fleet_of(spec_of("m", n_ctx=64), loader=loader) as fleet:
+        await fleet.wait_ready()
+        with pytest.raises(Unavailable, match="no such context"):
+            await fleet.load("m", {"n_ctx": 32})
+        assert (n_ctx(fleet), fleet.statuses()[0].state, loader.n_loads) == (64, "ready", 2)
+        await fleet.load("m", {"n_ctx": 32})
+        assert (n_ctx(fleet), fleet.statuses()[0].state) == (32, "ready")
 
 
 @on_loop

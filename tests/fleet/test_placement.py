@@ -1,5 +1,7 @@
 """Laws of where a replica goes and what it takes there: on GPUs that are only numbers here."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from llamahost.fleet.devices import Device
 from llamahost.fleet.fit import Shape
 from llamahost.fleet.footprint import FileFacts, footprint, on_device
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
-from llamahost.fleet.placement import advice, place
+from llamahost.fleet.placement import Placement, advice, place
 from llamahost.fleet.room import room_of
 
 GB = 10**9
@@ -39,7 +41,7 @@ def test_layers_go_to_the_gpu_from_the_last_on(
 ) -> None:
     facts = FileFacts(**{name: getattr(FACTS, name) for name in FACTS.__slots__} | {"is_tied": is_tied})
     one = spec(**options)
-    gpu, host = on_device(one, facts, footprint(one, facts, SHAPE), n_gpu_layers)
+    gpu, host = on_device(facts, footprint(one, facts, SHAPE), n_gpu_layers, one.n_cpu_moe)
     assert (gpu.weights_bytes / GB, host.weights_bytes / GB) == (there, here)
     whole = footprint(one, facts, SHAPE)
     assert gpu.kv_bytes + host.kv_bytes == whole.kv_bytes
@@ -75,8 +77,78 @@ def test_a_tensor_split_is_kept_to_and_a_list_of_devices_too() -> None:
 def test_fewer_layers_are_advised_where_they_would_fit() -> None:
     room = {"CUDA0": 3 * GB + GB // 2, "cpu": 64 * GB}
     devices = (GPUS[0], GPUS[2])
-    assert place(spec(), FACTS, devices, room, room, is_any=True) is None
-    assert advice(spec(), FACTS, devices, room, room) == "n_gpu_layers = 3 would fit"
+    whole = spec(n_gpu_layers=-1)
+    assert place(whole, FACTS, devices, room, room, effort="partly") is None
+    assert advice(whole, FACTS, devices, room, room) == "n_gpu_layers = 3 would fit"
+
+
+def gpu_bytes(found: Placement | None) -> int:
+    assert found is not None
+    return sum(found.bytes[device] for device in found.devices)
+
+
+def test_what_does_not_fit_whole_leaves_its_first_layers_with_the_cpu_and_says_so() -> None:
+    dense = FileFacts(layers=(GB,) * 4, rest_bytes=GB, cell_bytes=1000.0)
+    devices = (GPUS[0], GPUS[2])
+    room = {"CUDA0": 3 * GB + GB // 2, "cpu": 64 * GB}
+    assert place(spec(), dense, devices, room, room, effort="smaller") is None
+    found = place(spec(), dense, devices, room, room, effort="partly")
+    assert found is not None
+    assert (found.n_gpu_layers, found.devices) == (3, ("CUDA0",))
+    assert found.note == (
+        "2 of 4 layers are on CUDA0, the others on the CPU: all of it takes 4.7 GiB of CUDA0, where 3.3 GiB are free"
+    )
+    assert found.spec(spec()).n_gpu_layers == 3
+    assert found.bytes["cpu"] > 2 * GB
+    assert place(spec(n_gpu_layers=-1), dense, devices, room, room, effort="partly") is None, "a number is kept to"
+
+
+def test_experts_leave_the_gpu_before_whole_layers_do() -> None:
+    room = {"CUDA0": 4 * GB + GB // 10, "cpu": 64 * GB}
+    devices = (GPUS[0], GPUS[2])
+    found = place(spec(), FACTS, devices, room, room, effort="partly")
+    assert found is not None
+    assert (found.n_gpu_layers, found.n_cpu_moe) == (-1, 2)
+    assert found.note.startswith("the experts of 2 of 4 layers are on the CPU")
+    less = {"CUDA0": 2 * GB, "cpu": 64 * GB}
+    found = place(spec(), FACTS, devices, less, less, effort="partly")
+    assert found is not None
+    assert (found.n_gpu_layers, found.n_cpu_moe) == (2, 4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_more_is_taken_than_is_free_and_more_room_is_made_use_of(seed: int) -> None:
+    dice = random.Random(seed)
+    for _ in range(40):
+        n_layer = dice.randint(1, 40)
+        layers = tuple(dice.randint(1, 2 * GB) for _ in range(n_layer))
+        facts = FileFacts(
+            layers=layers,
+            experts=tuple(n * 3 // 4 for n in layers) if dice.random() < 0.5 else (),
+            rest_bytes=dice.randint(0, 2 * GB),
+            cell_bytes=dice.choice([0.0, 1000.0, 200_000.0]),
+            n_ctx_train=32768,
+        )
+        one = spec(n_ctx=dice.choice([None, 2048]), kv_layout="auto", n_slots=dice.choice([None, 2]))
+        room = {"CUDA0": dice.randint(0, 80 * GB), "CUDA1": dice.randint(0, 80 * GB), "cpu": 200 * GB}
+        found = place(one, facts, GPUS, room, room, effort="partly")
+        if found is None:
+            assert advice(replace(one, n_gpu_layers=-1), facts, GPUS, room, room) in ("", "n_gpu_layers = 0 would fit")
+            continue
+        assert all(n <= room[device] for device, n in found.bytes.items())
+        assert (place(one, facts, GPUS, room, room, effort="smaller") is None) == bool(found.note)
+        more = place(one, facts, GPUS, {**room, "CUDA0": room["CUDA0"] + 4 * GB}, room, effort="partly")
+        assert more is not None
+        assert not more.note or gpu_bytes(more) >= gpu_bytes(found)
+
+
+@pytest.mark.parametrize("name", ["CUDA1", "gpu-1b2c", "GPU-1B2C", "0000:41:00.0", "00000000:41:00.0"])
+def test_a_device_is_named_by_its_id_its_uuid_or_its_pci_id(name: str) -> None:
+    known = (GPUS[0], replace(GPUS[1], uuid="GPU-1b2c", pci_id="0000:41:00.0"), GPUS[2])
+    room = {"CUDA0": 20 * GB, "CUDA1": 20 * GB, "cpu": 64 * GB}
+    found = place(spec(devices=(name,)), FACTS, known, room, room)
+    assert found is not None
+    assert found.devices == ("CUDA1",)
 
 
 @pytest.mark.parametrize(

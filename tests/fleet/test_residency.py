@@ -16,7 +16,7 @@ from llamahost.fleet.devices import Device
 from llamahost.fleet.footprint import FileFacts, Footprint
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.residency import BACKOFF_S, LOST_AGAIN_S, Residency
-from llamahost.fleet.residents import Effect, Load, Look, Measured, Refuse, Unload
+from llamahost.fleet.residents import PAUSE_S, Effect, Load, Look, Measured, Refuse, Unload
 
 MB = 10**6
 
@@ -160,6 +160,7 @@ def test_the_laws_hold_whatever_happens(seed: int) -> None:
             idle_s=dice.choice([None, None, 30.0]),
             replicas=dice.choice([1, 1, 2]),
             memory_priority=dice.choice([0, 0, 1]),
+            n_ctx=dice.choice([64, 64, 128]),
         )
 
     w = World([made(name) for name in names], {}, budgets, max_loaded=dice.choice([None, None, 2]))
@@ -477,9 +478,9 @@ def test_only_what_changed_in_the_manifest_is_touched() -> None:
         w.ask(name)
         w.settle()
     w.do(w.residency.adopt([replace(a, idle_s=99.0), replace(b, n_ctx=128), spec("d", load="start")], w.now))
-    assert w.up() == {"a#0"}
+    assert w.up() == {"a#0", "b#0"}, "b answers until it is there as it should be"
     w.settle()
-    assert {each.partition("#")[0] for each in w.up()} == {"a", "b", "d"}
+    assert w.up() == {"a#0", "b#1", "d#0"}
     assert w.residency.models.keys() == {"a", "b", "d"}
     assert w.residency.models["b"].replicas[0].placement.shape.n_ctx == 128  # type: ignore[union-attr]  # it is known
 
@@ -548,6 +549,119 @@ def test_a_file_that_did_not_fit_is_looked_at_anew() -> None:
     w.ask("a")
     w.settle()
     assert w.n_served == 1
+
+
+def changed_under_load(mb: int, of: int = 100) -> World:
+    """One model, ready and in use, whose settings have changed."""
+    w = world(spec("a"), budget=of, a=mb)
+    w.is_held = True
+    w.ask("a")
+    w.settle()
+    w.do(w.residency.adopt([spec("a", n_ctx=128)], w.now))
+    return w
+
+
+def test_where_there_is_room_for_both_the_new_one_is_there_before_the_old_one_leaves() -> None:
+    w = changed_under_load(40)
+    w.look()
+    assert [load.replica for load in w.loads] == ["a#1"]
+    w.ask("a")
+    assert w.leases == ["a#0", "a#0"], "the old one answers meanwhile"
+    w.load()
+    w.ask("a")
+    assert (w.leases[-1], w.up()) == ("a#1", {"a#1"})
+    w.is_held = False
+    w.settle()
+    assert w.residency.taken()["cpu"] < 50 * MB
+
+
+def test_where_there_is_no_room_for_both_the_old_one_leaves_first() -> None:
+    w = changed_under_load(60)
+    w.look()
+    assert (w.loads, w.up(), w.leases) == ([], set(), ["a#0"])
+    w.is_held = False
+    w.settle()
+    assert w.up() == {"a#0"}
+    assert w.residency.models["a"].replicas[0].placement.shape.n_ctx == 128  # type: ignore[union-attr]  # it is known
+
+
+def test_what_could_never_be_in_its_place_drives_nothing_out_and_is_tried_again_ever_later() -> None:
+    w = changed_under_load(40)
+    w.do(w.residency.adopt([spec("a", devices=("CUDA7",))], w.now))
+    w.settle()
+    assert (w.up(), w.refusals[-1].reason) == ({"a#0"}, "`a` has no device: it may go on CUDA7, there are cpu")
+    assert w.residency.next_at() == w.now + BACKOFF_S
+    w.do(w.residency.adopt([spec("a", n_ctx=256)], w.now))
+    w.look()
+    w.fail()
+    assert (w.up(), w.looks) == ({"a#0"}, [])
+    w.now += BACKOFF_S
+    w.do(w.residency.tick(w.now))
+    w.settle()
+    assert w.up() == {"a#1"}
+
+
+def test_who_goes_back_to_the_settings_of_what_is_there_has_it_again() -> None:
+    w = changed_under_load(40)
+    w.look()
+    w.do(w.residency.adopt([spec("a")], w.now))
+    w.settle()
+    assert w.up() == {"a#0"}
+
+
+def test_models_that_take_turns_stay_as_long_as_their_load_took_and_both_are_served() -> None:
+    """Two clients that ask at once for one of two models, of which one fits, and a load takes 5 s."""
+    w = world(spec("a"), spec("b"), a=60, b=60)
+    began, n_loads, served = w.now, 0, {"a": 0, "b": 0}
+    while w.now < began + 1000:
+        w.now += 0.1
+        for name in served:  # as soon as the last one was answered
+            if name not in w.waiting and f"{name}#0" not in w.leases:
+                served[name] += 1
+                w.ask(name)
+        w.do(w.residency.tick(w.now))
+        while w.looks:
+            w.look()
+        if w.loads:
+            w.now += 5.0
+            w.load()
+            n_loads += 1
+        while w.leases:
+            w.release()
+        while w.unloads:
+            w.unload()
+    assert n_loads <= 1000 / 5 / 2 + 1, "half of the time at most is spent on loads"
+    assert n_loads > 1000 / 5 / 4
+    assert min(served.values()) > 20 * n_loads, "and each is of use while it is there"
+
+
+def test_who_is_idle_need_not_stay() -> None:
+    w = world(spec("a"), spec("b"), a=60, b=60)
+    w.ask("a")
+    w.look()
+    w.now += 60
+    w.load()
+    w.release()
+    w.ask("b")
+    w.look()
+    assert (w.up(), w.residency.next_at()) == ({"a#0"}, w.now + PAUSE_S)
+    w.now += PAUSE_S
+    w.do(w.residency.tick(w.now))
+    w.settle()
+    assert w.up() == {"b#0"}
+
+
+def test_who_waits_for_one_that_loads_keeps_his_place() -> None:
+    w = world(spec("a"), spec("big"), spec("c"), a=60, big=90, c=30)
+    w.ask("a")
+    w.look()
+    w.ask("big")
+    w.look()
+    w.ask("c")
+    w.look()
+    assert [load.replica for load in w.loads] == ["a#0"], "c may not take what big waits for"
+    w.settle()
+    assert w.n_served == 3
 
 
 def test_what_was_measured_of_other_settings_counts_no_more() -> None:

@@ -118,7 +118,7 @@ SPEC = {
     "n_cells": Range(8, INT32),
     "n_batch": Range(1, 2**20),
     "n_ubatch": Range(1, 2**20),
-    "n_gpu_layers": Range(-1, INT32),
+    "n_gpu_layers": Range(-1, INT32, is_whole=True),
     "n_threads": Range(1, 512),
     "max_queue": Range(0, 10**6),
     "timeout_s": Range(1e-3, 1e9),
