@@ -8,11 +8,12 @@ The schema is a nested object of six fields. In a round every server does each l
 
     free, held          so many clients at once, each with one answer after the other
     beside free, held   half of the clients ask for free answers; the others for free ones, or for held ones. The rate
-                        is that of the first half
+                        is that of the first half. llamahost alone: no figure of ours is compared with it
     first free, known, new   one client: milliseconds to the first text, with no schema, one that was seen before, and
                         one that was never seen
 
-Rates are tokens a second by the servers' own counts. A ratio is of two figures of one round.
+Rates are tokens a second by the servers' own counts. A ratio is of two figures of one round. With its defaults it takes
+two minutes on two cores, most of them llama-server's; `measure_held.py` has what a schema costs in processor time.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ PATH = "/v1/completions"
 TIMEOUT_S = 300.0
 N_FIRST = 5
 """Requests of which the time to the first text is the median, in a round."""
+
+N_SHORT = 4
+"""Tokens of their answers."""
 
 
 def schema(name: str = "person") -> dict[str, Any]:
@@ -91,8 +95,11 @@ class Bodies:
     def free(self) -> bytes:
         return self._body({"ignore_eos": True, "max_tokens": self._n_tokens})
 
-    def held(self, name: str = "person") -> bytes:
-        return self._body({"max_tokens": 512, "json_schema": schema(name)})
+    def held(self, name: str = "person", n_tokens: int = 512) -> bytes:
+        return self._body({"max_tokens": n_tokens, "json_schema": schema(name)})
+
+    def short(self) -> bytes:
+        return self._body({"ignore_eos": True, "max_tokens": N_SHORT})
 
     def _body(self, more: dict[str, Any]) -> bytes:
         prompt = " ".join(self._rng.choices(WORDS, k=24))
@@ -144,20 +151,20 @@ async def first_ms(target: Target, bodies: list[bytes]) -> float:
     return 1e3 * found[len(found) // 2]
 
 
-async def one_round(target: Target, number: int, given: argparse.Namespace) -> dict[str, float]:
+async def one_round(target: Target, number: int, given: argparse.Namespace, *, is_ours: bool) -> dict[str, float]:
     bodies = Bodies(number, given.temperature, given.tokens)
     n, half = given.requests, given.clients // 2
     free, _ = await rate(target, [bodies.free() for _ in range(n)], given.clients)
     held, n_tokens = await rate(target, [bodies.held() for _ in range(n)], given.clients)
     found = {"free": free, "held": held, "tokens a held answer": n_tokens}
-    if half and not given.quick:
+    if half and is_ours and not given.quick:
         for name, other in (("free", bodies.free), ("held", bodies.held)):
             others = (other() for _ in itertools.count())
             found[f"beside {name}"] = await rate_beside(target, [bodies.free() for _ in range(n // 2)], others, half)
     names = [f"field_{number}_{k}" for k in range(N_FIRST)]
-    found["first free, ms"] = await first_ms(target, [bodies.free() for _ in names])
-    found["first known, ms"] = await first_ms(target, [bodies.held() for _ in names])
-    found["first new, ms"] = await first_ms(target, [bodies.held(name) for name in names])
+    found["first free, ms"] = await first_ms(target, [bodies.short() for _ in names])
+    found["first known, ms"] = await first_ms(target, [bodies.held(n_tokens=N_SHORT) for _ in names])
+    found["first new, ms"] = await first_ms(target, [bodies.held(name, N_SHORT) for name in names])
     return found
 
 
@@ -176,12 +183,12 @@ async def measure(servers: list[Server], given: argparse.Namespace) -> None:
     warm = Bodies(-1, given.temperature, 8)
     for server in servers:
         await server.wait_until_ready(PATH, warm.free(), timeout_s=TIMEOUT_S)
+        await ask(server.target, warm.held(n_tokens=N_SHORT))
     rounds: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
-    for number in range(-1, given.rounds):  # the first is not counted
-        for server in servers if number % 2 else servers[::-1]:
-            found = await one_round(server.target, number, given)
-            if number >= 0:
-                rounds[server.name].append(found)
+    for number in range(given.rounds):
+        for server in servers[::-1] if number % 2 else servers:
+            found = await one_round(server.target, number, given, is_ours=server is servers[0])
+            rounds[server.name].append(found)
     for server in servers:
         mine = rounds[server.name]
         for load in mine[0]:
@@ -203,10 +210,10 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--llama-server", type=Path, help="its binary; without, llamahost alone is measured")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--requests", type=int, default=32, help="of all clients together, a load")
+    parser.add_argument("--requests", type=int, default=8, help="of all clients together, a load")
     parser.add_argument("--tokens", type=int, default=64, help="of a free answer")
     parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=Machine.read().n_threads)
     parser.add_argument("--quick", action="store_true", help="leave out what is beside other answers")
     given = parser.parse_args()

@@ -12,6 +12,9 @@ from collections.abc import Sequence as Items
 
 MIN_CHUNK = 32
 FIRST_CHUNK = 64
+UNFELT = 0.02
+"""What forced tokens of some streams may add to a step, of what it takes, where others wait for it."""
+
 IDLE_FACTOR = 4
 """A step that delays no running stream may take this many times the target: newcomers and aborts still get in soon."""
 
@@ -52,6 +55,11 @@ class StepBudget:
     def scored(self, n_decoding: int) -> int:
         """The same, where all of them are scored."""
         return self._affordable(self._scored_s, n_decoding)
+
+    @property
+    def unfelt(self) -> int:
+        """Tokens by which a step may grow, beyond one for each stream in it, and hardly delay them."""
+        return int(UNFELT * self._decode_s / self._token_s) if self._token_s else 0
 
     def observe(self, n_decoding: int, n_chunk: int, step_s: float, n_scored: int = 0) -> None:
         """Learn from a step that took `step_s`; `n_chunk` tokens of prompts were not scored."""

@@ -1,7 +1,8 @@
-"""Cut the long gaps to what a step may carry. Knows sequences and the budget; changes neither.
+"""Cut the gaps of more than a token to what a step may carry. Knows sequences and the budget; changes neither.
 
 law: equal shares of a step's time, the oldest first where there is less than a token for each
 law: no more rows than there are: who is scored takes one a token, everybody else one at most
+law: what a constraint forces delays streams that have none by no more than StepBudget.unfelt
 """
 
 from __future__ import annotations
@@ -34,6 +35,41 @@ def chunks(
     if any(sequence.is_scored for sequence in long):
         _limit_scored(long, given, n_scored=budget.scored(n_decoding), n_chunk=n_chunk, n_rows=n_rows)
     return [_span(sequence, n) for sequence, n in zip(long, given, strict=True) if n]
+
+
+def bursts(
+    eager: list[Sequence], budget: StepBudget, *, n_spare: int, n_spare_rows: int, is_watched: bool
+) -> tuple[list[Span], list[Sequence]]:
+    """Spans of running streams that bring more than a token: what was forced, and drafts; and who finds no room.
+
+    `n_spare` tokens and rows there are beyond one for each. `is_watched`: streams without a constraint run in the same
+    step. Those under one then bring a token each, as others do, and few more in all; who is not done asks for no row.
+    """
+    needs = [sequence.gap - 1 for sequence in eager]
+    may = needs
+    if is_watched:
+        held = [k for k, sequence in enumerate(eager) if sequence.job.constraint is not None]
+        may = needs[:]
+        for k, n in zip(held, shares([needs[k] for k in held], budget.unfelt), strict=True):
+            may[k] = n
+    spans: list[Span] = []
+    left: list[Sequence] = []
+    for sequence, n_wanted, n in zip(eager, needs, may, strict=True):
+        job, start = sequence.job, sequence.n_computed
+        tokens = sequence.tokens[start:]
+        if sequence.drafts:
+            tokens.extend(sequence.drafts[: min(n, n_spare, n_spare_rows)])
+            n = len(tokens) - 1
+            n_rows = len(tokens)
+            n_spare_rows -= n
+        elif n <= n_spare:
+            n_rows = int(n == n_wanted)
+        else:
+            left.append(sequence)
+            continue
+        n_spare -= n
+        spans.append(Span(job.id, sequence.slot, start, tokens[: n + 1], n_rows))
+    return spans, left
 
 
 def _limit_scored(long: list[Sequence], given: list[int], *, n_scored: int, n_chunk: int, n_rows: int) -> None:

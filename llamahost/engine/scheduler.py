@@ -20,13 +20,13 @@ from llamahost.core.work import Adapters, Backend, Emission, Finish, Job, Plan, 
 from llamahost.engine.adapters import TURN_S, AdapterTurns
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
 from llamahost.engine.budget import StepBudget
-from llamahost.engine.chunks import chunks
+from llamahost.engine.chunks import bursts, chunks
 from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
 
 MAX_SHORT = 32
-"""Tokens that a running stream may bring into a step, its last one and forced ones; more of them wait as prompts do."""
+"""Tokens that a running stream may bring into a step, its last one and forced ones; more of them come as prompts do."""
 
 
 class Scheduler:
@@ -204,7 +204,7 @@ class Scheduler:
             if sequence.gap == 0:  # nothing was to be generated
                 sequence.times = Times(sequence.times.arrived, sequence.times.admitted, now, now)
                 emissions.append(self._end(sequence, now, "length", scored=scored))
-            elif scored or sequence.job.tells_progress:
+            elif scored or (sequence.job.tells_progress and not sequence.n_generated):
                 emissions.append(
                     Emission(
                         span.job_id,
@@ -297,28 +297,30 @@ class Scheduler:
         """Gaps of one token first, then equal chunks of the longer ones, as far as budget and batch go."""
         spans: list[Span] = []
         long: list[Sequence] = []
+        eager: list[Sequence] = []
+        is_watched = False
         running = self.slots.running
-        # What drafts and forced tokens may take and leave a token and a row for everybody.
-        n_spare, n_spare_rows = self._n_batch - len(running), self._n_rows - len(running)
-        n_tokens = 0
         for sequence in running:
             job, start = sequence.job, sequence.n_computed
             if job.adapters != adapters:
                 continue
             tokens = sequence.tokens[start:]
-            n_more = len(tokens) - 1
-            if n_more and not (sequence.n_generated and n_more < MAX_SHORT and n_more <= n_spare):
+            if len(tokens) == 1 and not sequence.drafts:
+                is_watched |= job.constraint is None
+                spans.append(Span(job.id, sequence.slot, start, tokens, 1 if job.n_max else 0))
+            elif sequence.drafts or (sequence.n_generated and len(tokens) <= MAX_SHORT):
+                eager.append(sequence)
+            else:
                 long.append(sequence)
-                continue
-            n_rows = 1 if job.n_max else 0
-            if sequence.drafts:
-                tokens.extend(sequence.drafts[: min(n_spare, n_spare_rows)])
-                n_rows = len(tokens)
-                n_more = n_rows - 1
-                n_spare_rows -= n_more
-            n_spare -= n_more
-            n_tokens += len(tokens)
-            spans.append(Span(job.id, sequence.slot, start, tokens, n_rows))
+        n_tokens = len(spans)
+        # What drafts and forced tokens may take and leave a token and a row for everybody.
+        n_spare, n_spare_rows = self._n_batch - len(running), self._n_rows - len(running)
+        if eager:
+            more, late = bursts(eager, self._budget, n_spare=n_spare, n_spare_rows=n_spare_rows, is_watched=is_watched)
+            long += late
+            n_tokens += sum([len(span.tokens) for span in more])
+            n_spare_rows -= sum([span.n_rows - 1 for span in more if span.n_rows])
+            spans += more
         if long:
             spans += chunks(
                 long,
@@ -328,6 +330,7 @@ class Scheduler:
                 n_rows=n_spare_rows + len(long),
                 stops={} if self.slots.can_truncate else self._admission.stops(),
             )
+        if long or eager:
             spans.sort(key=attrgetter("slot"))
         return tuple(spans)
 

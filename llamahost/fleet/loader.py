@@ -137,6 +137,8 @@ def load(
     with ExitStack() as undo:  # of whatever was opened, the last first
         model = Model.open(spec.path, header=header, options=_model_options(spec, header), on_progress=on_progress)
         undo.callback(model.close)
+        if is_generating:
+            model.grammars.prepare()  # while the context is made
         backend, shape = _open_backend(spec, model, machine) if is_generating else (None, None)
         if backend is not None:
             undo.callback(backend.close)

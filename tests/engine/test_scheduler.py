@@ -307,6 +307,25 @@ def test_a_short_prompt_behind_a_long_one_starts_within_two_chunks() -> None:
     d.check_answers()
 
 
+@pytest.mark.parametrize("n_logprobs", [None, 0])
+def test_forced_tokens_hardly_delay_a_stream_without_a_constraint(n_logprobs: int | None) -> None:
+    drive = Drive(FakeBackend(n_slots=4, cost=per_token(0.02, 0.001)))
+    script = "? " + " ".join(["1 2 3 4 5 6 7 8 9 10 ?"] * 6)
+    for seed in range(3):
+        drive.add(prompt(20, seed), n_max=60, script=script, n_logprobs=n_logprobs)
+    unwatched = drive.run()[1:]
+    assert max(plan.n_tokens for plan in unwatched) == 3 * 11, "what nobody waits for comes at once"
+    free = drive.add(prompt(20, 9), n_max=60)
+    drive.step()
+    for seed in range(3):
+        drive.add(prompt(20, seed), n_max=60, script=script, n_logprobs=n_logprobs)
+    drive.step()
+    beside = drive.run(until=free)[1:]
+    assert max(plan.n_tokens for plan in beside) <= 4 + 1, "a token each, and a 50th of what steps took before"
+    drive.run()
+    drive.check_answers()
+
+
 def test_prompts_of_equal_age_get_equal_chunks() -> None:
     d = drive(n_ctx=2048, n_batch=512, cost=per_token(0.001, 0.0001))
     for seed in range(4):
