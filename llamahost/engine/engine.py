@@ -31,6 +31,11 @@ COUNT_S = 0.01
 """The figures of an engine are made anew this often: they cost as much as planning a step does."""
 
 
+N_IN_VAIN = 3
+"""Failed steps in a row, with nobody's job in them, after which a backend is taken for lost: what cannot even clear a
+slot would be asked to again and again, as fast as it fails."""
+
+
 class EngineStats(NamedTuple):
     """How an engine stood at most COUNT_S ago; totals count from its making. Any thread may read it.
 
@@ -96,6 +101,7 @@ class Engine:
         self._n_cached = 0
         self._n_steps = 0
         self._n_failed = 0
+        self._n_in_vain = 0  # of them, the last ones that were nobody's
         self._host_s = 0.0
         self._backend_s = 0.0
         self._in_backend_s = 0.0  # of the step that runs
@@ -229,8 +235,13 @@ class Engine:
             self._in_backend_s += self._clock() - began
             self._n_failed += 1
             self._log(error)
-            self._note(self._scheduler.fail(plan, str(error), self._clock()))
+            failed = self._scheduler.fail(plan, str(error), self._clock())
+            self._note(failed)
+            self._n_in_vain = 0 if failed else self._n_in_vain + 1
+            if self._n_in_vain == N_IN_VAIN:
+                self._lose(f"{N_IN_VAIN} steps in a row failed with no job in them: {error}")
             return
+        self._n_in_vain = 0
         now = self._clock()
         step_s = now - began
         self._in_backend_s += step_s

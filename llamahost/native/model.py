@@ -21,6 +21,8 @@ from llamahost.native.vocab import Vocab
 _POSITIONS = "position_embd.weight"
 _LEARNED = frozenset({"gpt2", "starcoder"})  # which have it always, though the first of several files may not tell
 
+_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+
 _MODEL_BUFFER = re.compile(r"(\S+) model buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -39,9 +41,10 @@ class Model:
         self.metadata: Mapping[str, str] = _metadata(c, pointer)
         self.name = self.metadata.get("general.name") or path.stem
         self.architecture = header.architecture
-        self.description = _text(lambda buffer, room: c.llama_model_desc(pointer, buffer, room))
         self.n_ctx_train: int = c.llama_model_n_ctx_train(pointer)
         self.n_params: int = c.llama_model_n_params(pointer)
+        told = _text(lambda buffer, room: c.llama_model_desc(pointer, buffer, room))
+        self.description = described(told, self.n_params)
         self.n_bytes: int = c.llama_model_size(pointer)
         self.n_layer: int = c.llama_model_n_layer(pointer)
         self.n_embd: int = c.llama_model_n_embd(pointer)
@@ -164,6 +167,13 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def described(told: str, n_params: int) -> str:
+    """llama.cpp's words for a file, with the count of its parameters where it guesses a size by the number of layers."""
+    architecture, _, rest = told.partition(" ")
+    size, unit = next(((size, unit) for size, unit in _UNITS if n_params >= 0.9995 * size), (1, ""))
+    return " ".join((architecture, f"{n_params / size:.3g}{unit}", rest.partition(" ")[2])).strip()
 
 
 def _text(fill: Callable[[Any, int], int]) -> str:

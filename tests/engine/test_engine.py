@@ -233,6 +233,17 @@ def test_a_failed_step_costs_the_jobs_of_its_plan_alone(fails_late: bool, error:
     assert not bench.lost
 
 
+def test_what_fails_with_nobody_s_job_in_it_is_not_tried_for_ever() -> None:
+    bench = Bench()
+    bench.engine.submit(job_of(1, n_max=5))
+    bench.engine.step()
+    bench.engine.step()
+    bench.backend.failures = dict.fromkeys(range(2, 99), BackendError("it can do nothing any more"))
+    bench.run(limit=20)
+    assert bench.end_of(1).finish == "failed"
+    assert bench.lost == ["3 steps in a row failed with no job in them: it can do nothing any more"]
+
+
 def test_a_bug_is_logged_with_its_trace_once(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(FakeBackend(failures={0: ValueError("a bug"), 1: ValueError("a bug")}))
     with caplog.at_level(logging.ERROR):

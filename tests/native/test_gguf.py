@@ -13,7 +13,7 @@ from llamahost.core.errors import LoadFailed
 from llamahost.native.amx import amx_is_broken, compiler_is_broken
 from llamahost.native.context import kv_bytes_per_token
 from llamahost.native.gguf import LongArray, read_metadata
-from llamahost.native.model import Model
+from llamahost.native.model import Model, described
 from tests.gguf_models import write_model, write_vocabulary_free
 
 
@@ -136,6 +136,20 @@ def test_a_model_knows_its_facts(tiny_swa: Path, tiny_hybrid: Path, tiny_recurre
         assert model.is_hybrid
     with Model.open(tiny_recurrent) as model:
         assert model.is_recurrent
+
+
+@pytest.mark.parametrize(
+    ("told", "n_params", "described_as"),
+    [
+        ("qwen2 ?B Q8_0", 1_864_320, "qwen2 1.86M Q8_0"),
+        ("bert 17M Q8_0", 412_000, "bert 412k Q8_0"),
+        ("llama 8B Q4_K - Medium", 8_030_261_248, "llama 8.03B Q4_K - Medium"),
+        ("llama ?B all F32", 999_999_999, "llama 1B all F32"),
+        ("llama ?B all F32", 960, "llama 960 all F32"),
+    ],
+)
+def test_a_model_s_size_is_counted_and_not_guessed(told: str, n_params: int, described_as: str) -> None:
+    assert described(told, n_params) == described_as
 
 
 def test_amx_is_avoided_where_the_compiler_breaks_it(tmp_path: Path) -> None:
