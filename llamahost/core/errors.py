@@ -53,11 +53,11 @@ class TemplateFailed(InvalidRequest):
 
 
 class ModelNotFound(LlamahostError):
-    """No model answers to this name; `nearest` is the closest known name, or empty."""
+    """No model answers to this name, for that `reason`; `nearest` is the closest known name, or empty."""
 
-    def __init__(self, model: str, *, nearest: str = "") -> None:
+    def __init__(self, model: str, *, nearest: str = "", reason: str = "") -> None:
         hint = f"; did you mean `{nearest}`?" if nearest else ""
-        super().__init__(f"model `{model}` is not known here{hint}")
+        super().__init__((reason or f"model `{model}` is not known here") + hint)
         self.model = model
         self.nearest = nearest
 

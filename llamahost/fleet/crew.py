@@ -223,7 +223,8 @@ class Crew:
         record = next(each for each in place.model.replicas if each.id == id_)
         try:
             measured = opened.measured(devices)
-            running = Running(loading.replica(opened, devices, on_lost), record, measured, next(_epochs))
+            replica = loading.replica(opened, devices, on_lost)
+            running = Running(replica, record, measured, next(_epochs), lambda: loading.is_stalled(devices[0]))
         except Exception as error:
             logger.exception("could not serve %s", id_)
             await loading.discard(opened)

@@ -379,6 +379,10 @@ class Fleet:
 
     # --- told ---
 
+    def seen(self) -> Sequence[Place]:
+        """The same to look at and not to keep: it costs nothing, so each request may ask."""
+        return self._crew.served
+
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every model as it stands now, in the manifest's order."""
         now = self._crew.now()
@@ -386,7 +390,7 @@ class Fleet:
 
         def is_stalled(device: str) -> bool:
             if device not in stalled:
-                stalled[device] = self._crew.loading is not None and self._crew.loading.watch(device).is_stalled
+                stalled[device] = self._crew.loading is not None and self._crew.loading.is_stalled(device)
             return stalled[device]
 
         return tuple(place.status(now, is_stalled) for place in self._crew.served)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 from llamahost.fleet.breaker import Breaker
@@ -75,13 +75,17 @@ class Ledger:
         for known in self._known.values():
             known.breaker.n_failures, known.breaker.open_s = n_failures, open_s
 
+    def keep(self, models: Container[str]) -> None:
+        """Forget the replicas of all but these."""
+        self._known = {id_: known for id_, known in self._known.items() if id_.rpartition("#")[0] in models}
+
     def pick(
         self, views: Sequence[ReplicaView], ask: Ask, now: float, *, tried: Collection[str] = (), is_last: bool = True
     ) -> int | None:
         """The index of the replica to take. None: none has room.
 
-        Those that failed this request, and those whose breaker is open, are passed over; `is_last` takes one of them
-        rather than none: a breaker spares others a replica that fails, it is not to end what they have.
+        Those that failed this request, that stall, and those whose breaker is open, are passed over; `is_last` takes one
+        of them rather than none: a breaker spares others a replica that fails, it is not to end what they have.
         """
         session = self._sessions.get(ask.session) if ask.session else None
         home = session.home if session is not None else ""
@@ -91,7 +95,7 @@ class Ledger:
         for view in views:
             known = self._of(view)
             regards.append(Regard(known.held.longest(ask.chain), known.work_at(now), view.id == home))
-            if view.id in tried or known.breaker.is_open(now):
+            if view.id in tried or view.is_stalled or known.breaker.is_open(now):
                 n_barred += view.is_ready and view.n_room > 0
                 view = view._replace(is_ready=False)
             able.append(view)

@@ -106,6 +106,11 @@ class Loading:
             n_steps=sum(each.n_steps for each in seen),
         )
 
+    def is_stalled(self, device_id: str) -> bool:
+        """The same of one device, for each request to ask."""
+        worker = self._workers.get(device_id)
+        return worker is not None and worker.watch(time.monotonic()).is_stalled
+
     async def close(self, patience_s: float) -> None:
         """End the threads; every replica is closed by now, or hangs."""
         for device, worker in self._workers.items():

@@ -11,18 +11,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llamahost.core.errors import Overloaded, Unavailable
 from llamahost.fleet import residents
 from llamahost.fleet.adapters import AdapterSpec, AdapterStatus, Numbers, rescaled
 from llamahost.fleet.fetches import Fetching
 from llamahost.fleet.fit import DEFAULT_N_SLOTS
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.manifest import ModelSpec, Task
 from llamahost.fleet.policy import ReplicaView, Wants, choose
 from llamahost.fleet.replica import Replica
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 from llamahost.text.remembered import Heard
+
+if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
+    from llamahost.fleet.loader import ModelCard
 
 _STATES: dict[residents.ReplicaState, State] = {
     "loading": "loading",
@@ -40,18 +44,24 @@ class Running:
     record: residents.Replica
     measured: Measured | None = None
     epoch: int = 0  # of all loads of all models
+    is_stalled: Callable[[], bool] = lambda: False  # whether a step of its device does not return
     n_in_flight: int = 0
 
+    @property
+    def n_room(self) -> int:
+        return self.replica.card.n_slots + self.replica.spec.max_queue - self.n_in_flight
+
     def view(self) -> ReplicaView:
-        card, n = self.replica.card, self.n_in_flight
+        card = self.replica.card
         return ReplicaView(
-            n_in_flight=n,
-            n_room=card.n_slots + self.replica.spec.max_queue - n,
+            n_in_flight=self.n_in_flight,
+            n_room=self.n_room,
             is_ready=self.record.state == "ready",
             id=self.record.id,
             epoch=self.epoch,
             n_slots=card.n_slots,
             n_cells=card.n_cells or 2**31,
+            is_stalled=self.is_stalled(),
         )
 
 
@@ -91,8 +101,41 @@ class Place:
         return self.model.spec
 
     @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
     def n_in_flight(self) -> int:
         return sum(each.n_in_flight for each in self.running.values())
+
+    @property
+    def is_ready(self) -> bool:
+        return self.model.is_ready
+
+    @property
+    def n_slots(self) -> int:
+        """Of the replicas that are ready."""
+        return sum(each.replica.card.n_slots for each in self.ready())
+
+    @property
+    def n_room(self) -> int:
+        """Requests that the ready ones could still take."""
+        return sum(max(0, each.n_room) for each in self.ready())
+
+    @property
+    def card(self) -> ModelCard | None:
+        """Of the first of its replicas, while one is loaded."""
+        return self._first.replica.card if self._first is not None else None
+
+    @property
+    def task(self) -> Task:
+        """What it is for, as far as that is known."""
+        card, facts = self.card, self.model.facts
+        return card.task if card is not None else facts.task if facts is not None else self.spec.task
+
+    @property
+    def _first(self) -> Running | None:
+        return next(iter(self.ready() or self.running.values()), None)
 
     def ready(self) -> list[Running]:
         return [each for each in self.running.values() if each.record.state == "ready"]
@@ -106,7 +149,7 @@ class Place:
         known = list(self.running.values())
         if len(known) == 1 and wants.pick is choose:  # as for most; it is asked nothing
             (only,) = known
-            if only.record.state == "ready" and (n_jobs == 0 or only.view().n_room > 0):
+            if only.record.state == "ready" and (n_jobs == 0 or only.n_room > 0):
                 return only
         views = [each.view() for each in known]
         ready = [each for each, view in zip(known, views, strict=True) if view.is_ready]
@@ -196,7 +239,7 @@ class Place:
 
     def retry_after_s(self) -> float:
         """When half of those that wait will have been answered, at the rate of late. Whole seconds in [1, 60]."""
-        n_slots = sum(each.replica.card.n_slots for each in self.ready()) or 1
+        n_slots = self.n_slots or 1
         n_waiting = max(1, self.n_in_flight - n_slots)
         return min(60.0, max(1.0, math.ceil(self.mean_s * n_waiting / 2 / n_slots)))
 
@@ -228,10 +271,7 @@ class Place:
         state, fetching = self.state, self.fetching()
         progress = 0.0 if fetching is None else fetching.fraction
         replicas = tuple(self._replicas(now, is_stalled))
-        first = next(iter(self.ready() or self.running.values()), None)
-        card = first.replica.card if first is not None else None
-        facts = self.model.facts
-        task = card.task if card is not None else facts.task if facts is not None else self.spec.task
+        first, task = self._first, self.task
         return ModelStatus(
             name=self.spec.name,
             aliases=self.spec.aliases,
@@ -240,10 +280,10 @@ class Place:
             reason="" if state == "ready" and not self.model.old else self.reason,
             task="" if task == "auto" else task,
             load=self.spec.load,
-            n_slots=sum(each.n_slots for each in replicas if each.state == "ready"),
+            n_slots=self.n_slots,
             n_in_flight=self.n_in_flight,
             n_pending=len(self.waiters),
-            card=card,
+            card=self.card,
             stats=first.replica.stats if first is not None else None,
             heard=first.replica.heard if first is not None else Heard(),
             is_stalled=any(each.is_stalled for each in replicas),

@@ -26,7 +26,7 @@ class ReplicaView(NamedTuple):
     """What a choice needs to know of a replica. `n_room` is how many more requests it may take, waiting ones too.
 
     `epoch` tells one loading of `id` from the next, which is greater and remembers nothing. `n_cells` are the tokens
-    that its KV holds.
+    that its KV holds. `is_stalled`: a step of its device does not return.
     """
 
     n_in_flight: int
@@ -36,6 +36,7 @@ class ReplicaView(NamedTuple):
     epoch: int = 0
     n_slots: int = 1
     n_cells: int = 2**31
+    is_stalled: bool = False
 
 
 class Regard(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 KEPT = 0.9
@@ -37,6 +38,10 @@ class Rates:
 
     def of(self, model: str) -> Rate:
         return self._rates.get(model) or Rate()
+
+    def keep(self, models: Container[str]) -> None:
+        """Forget all but these."""
+        self._rates = {name: rate for name, rate in self._rates.items() if name in models}
 
     def learn(self, model: str, answered: Answered) -> None:
         rate = self._rates.setdefault(model, Rate())

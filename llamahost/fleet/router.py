@@ -52,14 +52,27 @@ _MENDABLE = (GenerationFailed, Unavailable, Overloaded, LoadFailed, ContextTooLo
 _NOBODY = ReplicaView(0, 0, is_ready=False)
 
 
+_DOES: dict[Kind, str] = {
+    "chat": "chats",
+    "completion": "completes text",
+    "embedding": "makes embeddings",
+    "rerank": "scores documents",
+}
+
+
 class Seen(Protocol):
-    """What is to be known of a model: `fleet.ModelStatus` is such."""
+    """What is to be known of a model, as it stands: `place.Place` is such. Asked for by each request to a route."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def state(self) -> str: ...
+    def is_ready(self) -> bool: ...
+
+    @property
+    def n_room(self) -> int:
+        """Requests that its ready replicas could still take."""
+        ...
 
     @property
     def n_slots(self) -> int: ...
@@ -68,15 +81,12 @@ class Seen(Protocol):
     def n_in_flight(self) -> int: ...
 
     @property
+    def task(self) -> str:
+        """What it is for; `auto` where that is not known yet."""
+        ...
+
+    @property
     def card(self) -> SeenCard | None: ...
-
-    @property
-    def replicas(self) -> Sequence[SeenReplica]: ...
-
-
-class SeenReplica(Protocol):
-    @property
-    def state(self) -> str: ...
 
 
 class SeenCard(Protocol):
@@ -100,7 +110,7 @@ class Leases(Protocol):
 
     def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ...) -> AbstractAsyncContextManager[Replica]: ...
 
-    def statuses(self) -> Sequence[Seen]: ...
+    def seen(self) -> Sequence[Seen]: ...
 
 
 class Router:
@@ -129,6 +139,9 @@ class Router:
         named: tuple[ModelSpec | RouteSpec, ...] = (*manifest.models, *manifest.routes)
         self._names = Names((name, each.name) for each in named for name in (each.name, *each.aliases))
         self.settings = manifest.server
+        self.views = {name: views for name, views in self.views.items() if name in self._specs}
+        self.rates.keep(self._specs)
+        self.ledger.keep(self._specs)
         self.ledger.allow(n_failures=self.settings.breaker_failures, open_s=self.settings.breaker_s)
 
     @property
@@ -169,7 +182,7 @@ class Router:
         spec = self._routes.get(found)
         if spec is None:
             return "", (found,)
-        outlooks = {status.name: self._outlook(status) for status in self.fleet.statuses()}
+        outlooks = {each.name: self._outlook(each) for each in self.fleet.seen() if each.name in spec.models}
         n_prompt, n_max, key = 0, None, ""
         if isinstance(request, ChatRequest | CompletionRequest):
             generation = request.generation
@@ -181,36 +194,35 @@ class Router:
         return found, order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
 
     def _any(self, kind: Kind) -> tuple[str, ...]:
-        """Whoever can answer such a request: the ready ones first, those with a template, the least busy."""
-        statuses = [status for status in self.fleet.statuses() if self._suits(status, kind)]
-        ready = [status for status in statuses if self._outlook(status).can_answer]
-        ready.sort(key=lambda status: (_lacks_template(status, kind), status.n_in_flight))
-        names = [status.name for status in (*ready, *(status for status in statuses if status not in ready))]
-        if not names:
-            raise ModelNotFound(f"{AUTO} ({kind})", nearest=next(iter(self._specs)))
-        return tuple(names)
+        """Whoever can answer such a request: the ready ones first, those with a template and a free slot, the least busy."""
+        suited = [each for each in self.fleet.seen() if self._suits(each, kind)]
+        if not suited:
+            raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")
+        suited.sort(key=lambda seen: self._rank(seen, kind))
+        return tuple(seen.name for seen in suited)
 
-    def _suits(self, status: Seen, kind: Kind) -> bool:
-        """By what it is, or by what the manifest says it is for where it was not loaded yet."""
-        card = status.card
+    def _rank(self, seen: Seen, kind: Kind) -> tuple[bool, bool, bool, int]:
+        if not self._outlook(seen).can_answer:
+            return True, False, False, 0
+        return False, _lacks_template(seen, kind), seen.n_in_flight >= seen.n_slots, seen.n_in_flight
+
+    def _suits(self, seen: Seen, kind: Kind) -> bool:
+        """By what it is, or where it is not loaded by what it is for, as far as that is known."""
+        card = seen.card
         if card is None:
-            task = self._specs[status.name].task if status.name in self._specs else "auto"
-            return task in ("auto", kind) or (task == "chat" and kind == "completion")
+            return seen.task in ("auto", kind) or (seen.task == "chat" and kind == "completion")
         if kind in ("chat", "completion"):
             return card.generates
         return card.pooling is not None and (card.pooling == "rank") == (kind == "rerank")
 
-    def _outlook(self, status: Seen) -> Outlook:
-        spec, rate = self._specs.get(status.name), self.rates.of(status.name)
-        n_ready = sum(replica.state == "ready" for replica in status.replicas)
-        n_most = status.n_slots + n_ready * (spec.max_queue if spec else 0)
-        views = self.views.get(status.name, ())
+    def _outlook(self, seen: Seen) -> Outlook:
+        rate, views = self.rates.of(seen.name), self.views.get(seen.name, ())
         now = asyncio.get_running_loop().time()
         is_barred = bool(views) and all(self.ledger.is_open(view, now) for view in views)
         return Outlook(
-            status.state == "ready" and status.n_in_flight < n_most and not is_barred,
-            status.n_in_flight,
-            status.n_slots,
+            seen.is_ready and seen.n_room > 0 and not is_barred,
+            seen.n_in_flight,
+            seen.n_slots,
             rate.prompt_per_s,
             rate.tokens_per_s,
             rate.n_generated,
@@ -360,5 +372,5 @@ class Tries:
         )
 
 
-def _lacks_template(status: Seen, kind: Kind) -> bool:
-    return kind == "chat" and status.card is not None and not status.card.has_chat_template
+def _lacks_template(seen: Seen, kind: Kind) -> bool:
+    return kind == "chat" and seen.card is not None and not seen.card.has_chat_template

@@ -41,14 +41,15 @@ from tests.on_loop import on_loop, turns
 @dataclass
 class Status:
     name: str
-    state: str = "ready"
+    is_ready: bool = True
     n_slots: int = 4
     n_in_flight: int = 0
+    task: str = "auto"
     card: Any = None
 
     @property
-    def replicas(self) -> list[Any]:
-        return [SimpleNamespace(state=self.state)]
+    def n_room(self) -> int:
+        return 9 - self.n_in_flight
 
 
 @dataclass
@@ -59,7 +60,9 @@ class FakeFleet:
     refusals: dict[str, LlamahostError] = field(default_factory=dict)
     n_room: dict[str, int] = field(default_factory=dict)  # by replica, where it is not 9
     cards: dict[str, Any] = field(default_factory=dict)
-    states: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, str] = field(default_factory=dict)
+    loading: set[str] = field(default_factory=set)
+    stalled: set[str] = field(default_factory=set)  # replicas
     in_flight: dict[str, int] = field(default_factory=dict)
     is_draining: bool = False
     leased: list[str] = field(default_factory=list)
@@ -71,17 +74,26 @@ class FakeFleet:
         if name in self.refusals:
             raise self.refusals[name]
         ids = [f"{name}#{k}" for k in range(self.n_replicas[name])]
-        views = [ReplicaView(self.in_flight.get(id_, 0), self.n_room.get(id_, 9), id=id_, n_slots=4) for id_ in ids]
+        views = [
+            ReplicaView(
+                self.in_flight.get(id_, 0), self.n_room.get(id_, 9), id=id_, n_slots=4, is_stalled=id_ in self.stalled
+            )
+            for id_ in ids
+        ]
         index = wants.pick(views)
         if index is None:
             raise Overloaded(f"{name} is full", retry_after_s=1.0)
         self.leased.append(ids[index])
         yield cast("Replica", SimpleNamespace(id=ids[index]))
 
-    def statuses(self) -> list[Status]:
+    def seen(self) -> list[Status]:
         return [
             Status(
-                name, self.states.get(name, "ready"), n_in_flight=self.in_flight.get(name, 0), card=self.cards.get(name)
+                name,
+                name not in self.loading,
+                n_in_flight=self.in_flight.get(name, 0),
+                task=self.tasks.get(name, "auto"),
+                card=self.cards.get(name),
             )
             for name in self.n_replicas
         ]
@@ -244,7 +256,7 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
             "busy": card(),
             "free": card(),
         },
-        states={"later": "loading"},
+        loading={"later"},
         in_flight={"busy": 3},
     )
     router = router_of(fleet)
@@ -252,8 +264,40 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
     assert (await answered(router, request("auto"), kind="completion")).model == "free"
     assert (await answered(router, request(""), kind="embedding")).model == "vectors"
     assert (await answered(router, request("auto"), kind="rerank")).model == "ranks"
-    fleet.states = dict.fromkeys(fleet.n_replicas, "loading")
+    fleet.in_flight = {"busy": 3, "free": 4}
+    assert (await answered(router, request(""))).model == "busy", "the other one has no slot left"
+    fleet.loading = set(fleet.n_replicas)
     assert (await answered(router, request(""))).model == "busy", "the first that may come to answer"
+
+
+@on_loop
+async def test_where_no_model_does_what_is_asked_for_that_is_said() -> None:
+    fleet = FakeFleet({"a": 1, "b": 1}, tasks={"a": "chat", "b": "embedding"})
+    router = router_of(fleet)
+    with pytest.raises(ModelNotFound, match="^no model here scores documents$"):
+        router.tries(request("auto"), "rerank", 1)
+    assert (await answered(router, request(""), kind="completion")).model == "a", "which may yet be loaded"
+
+
+@on_loop
+async def test_a_replica_that_stalls_is_spared_and_a_model_that_stalls_falls_back() -> None:
+    fleet = FakeFleet({"a": 2, "b": 1}, stalled={"a#0"})
+    router = router_of(fleet, route("a", "b"))
+    assert (await answered(router, request("r"))).replica == "a#1"
+    fleet.stalled |= {"a#1"}
+    assert (await answered(router, request("r"))).replica == "b#0"
+    assert (await answered(router, request("a"))).replica in fleet.stalled, "there is nobody else"
+
+
+@on_loop
+async def test_what_left_the_manifest_is_forgotten() -> None:
+    fleet = FakeFleet({"a": 1, "b": 1})
+    router = router_of(fleet)
+    for name in ("a", "b"):
+        (await answered(router, request(name))).learn(Answered(n_generated=9, generation_s=1.0, total_s=1.0))
+    router.adopt(Manifest(models=(spec_of("b"),)))
+    assert router.views.keys() == {"b"}
+    assert (router.rates.of("a").answer_s, router.rates.of("b").answer_s) == (0.0, 1.0)
 
 
 @on_loop
