@@ -77,7 +77,7 @@ class Admin:
         """By name or alias. Raises ModelNotFound."""
         statuses = self.service.models()
         count(self.tally, statuses)
-        status = model_named(statuses, scope["path_params"]["name"])
+        status = model_named(statuses, scope["path_params"]["name"], self.service.routes())
         return model_told_whole(status, self.tally.rates(status.name))
 
     async def load(self, name: str, data: bytes, receive: Receive) -> int:
@@ -119,6 +119,7 @@ class Admin:
             await self.reload()
         except ManifestError as error:
             raise InvalidRequest(f"the manifest is as before: {error}", param=error.key or None) from error
+        self.watch.tell_all()
 
     def stats(self, scope: Scope) -> object:
         statuses = self.service.models()
@@ -163,7 +164,8 @@ class Change:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.admin.settings)
         data = await read_body(scope, receive, MAX_BYTES)
-        status = model_named(self.admin.service.models(), scope["path_params"]["name"])
+        service = self.admin.service
+        status = model_named(service.models(), scope["path_params"]["name"], service.routes())
         do = self.admin.load if self.way == "load" else self.admin.unload
         try:
             code = await do(status.name, data, receive)

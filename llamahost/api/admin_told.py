@@ -112,6 +112,7 @@ def request_told(entry: Entry) -> RequestInfo:
     record = entry.record
     return RequestInfo(
         id=record.id,
+        route=record.route,
         model=record.model,
         replica=record.replica,
         kind=record.kind,

@@ -128,9 +128,11 @@ class StatsInfo(Told, rename="camel"):
 
 
 class RequestInfo(Told):
-    """A request that is over. `error` is the class of what ended it; seconds as in the metrics."""
+    """A request that is over. `route` stood for its model, if one did; `error` is the class of what ended it; seconds
+    as in the metrics."""
 
     id: str
+    route: str
     model: str
     replica: str
     kind: Kind
@@ -217,5 +219,6 @@ class EndInfo(Told):
 
 
 EventKind = Literal["models", "model", "load", "gpus", "fault", "request", "end"]
-"""`models` and `gpus` come first, whole; then `model` when one changes, `load` while one is loaded, `gpus` as they are
-sampled, `request` when one is over, `fault`, and `end` when the server ends the stream."""
+"""`models` and `gpus` come first, whole; then `models` when the manifest was read again, `model` when one changes,
+`load` while one is loaded, `gpus` as they are sampled, `request` when one is over, `fault`, and `end` when the server
+ends the stream."""

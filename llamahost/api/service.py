@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
+from llamahost.fleet.names import Names
 from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import Health, ModelStatus
 
@@ -56,10 +56,14 @@ class Service(Protocol):
     def health(self) -> Health: ...
 
 
-def model_named(models: Sequence[ModelStatus], name: str) -> ModelStatus:
-    """The one of that name or alias. Raises ModelNotFound, with the nearest."""
+def model_named(models: Sequence[ModelStatus], name: str, routes: Sequence[RouteSpec] = ()) -> ModelStatus:
+    """The one that a request of this name would be answered by. Raises ModelNotFound, with the nearest."""
+    names = Names((known, model.name) for model in models for known in (model.name, *model.aliases))
+    found = names.find(name)
+    for route in routes:
+        if found is None and name in (route.name, *route.aliases):
+            raise ModelNotFound(name, reason=f"`{name}` is a route; its models are {', '.join(route.models)}")
     for model in models:
-        if name == model.name or name in model.aliases:
+        if found == model.name:
             return model
-    names = [known for model in models for known in (model.name, *model.aliases)]
-    raise ModelNotFound(name, nearest=next(iter(difflib.get_close_matches(name, names, n=1)), ""))
+    raise ModelNotFound(name, nearest=names.nearest(name))

@@ -63,6 +63,11 @@ class Watch:
         count(self._tally, statuses)
         return ModelsInfo(models=[self._told(status) for status in statuses])
 
+    def tell_all(self) -> None:
+        """Other models may be served now: tell listeners of all of them, as when they began."""
+        self._last.clear()
+        self.feed.tell("models", self.models)
+
     def _told(self, status: ModelStatus) -> ModelInfo:
         return model_told(status, self._tally.rates(status.name))
 

@@ -84,8 +84,8 @@ class Ledger:
     ) -> int | None:
         """The index of the replica to take. None: none has room.
 
-        Those that failed this request, that stall, and those whose breaker is open, are passed over; `is_last` takes one
-        of them rather than none: a breaker spares others a replica that fails, it is not to end what they have.
+        Those that failed this request, those that stall, and those whose breaker is open, are passed over; `is_last`
+        takes one of them rather than none: to spare others a replica that fails is not to end what they have.
         """
         session = self._sessions.get(ask.session) if ask.session else None
         home = session.home if session is not None else ""

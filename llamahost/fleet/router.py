@@ -194,7 +194,7 @@ class Router:
         return found, order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
 
     def _any(self, kind: Kind) -> tuple[str, ...]:
-        """Whoever can answer such a request: the ready ones first, those with a template and a free slot, the least busy."""
+        """Whoever can answer such a request: ready first, then with a template, a free slot, the fewest requests."""
         suited = [each for each in self.fleet.seen() if self._suits(each, kind)]
         if not suited:
             raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")

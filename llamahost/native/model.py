@@ -170,7 +170,7 @@ class Model:
 
 
 def described(told: str, n_params: int) -> str:
-    """llama.cpp's words for a file, with the count of its parameters where it guesses a size by the number of layers."""
+    """llama.cpp's words for a file, with the count of its parameters where it guesses a size by its layers."""
     architecture, _, rest = told.partition(" ")
     size, unit = next(((size, unit) for size, unit in _UNITS if n_params >= 0.9995 * size), (1, ""))
     return " ".join((architecture, f"{n_params / size:.3g}{unit}", rest.partition(" ")[2])).strip()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -20,6 +21,7 @@ from llamahost.core.observe import LoadProgress, ModelChanged, RequestRecord
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Fault, Gpu, Gpus
 from llamahost.ops.gpu_monitor import GpuMonitor
@@ -38,13 +40,16 @@ COPY = ReplicaStatus(
     last_used=7.0,
     stats=EngineStats(n_running=2, n_cells=256),
 )
-SLASHED = replace(READY, name="org/model", aliases=("m",), card=CARD, replicas=(COPY, replace(COPY, id="org/model#1")))
+SLASHED = replace(
+    READY, name="org/model", aliases=("m", "gpt-*"), card=CARD, replicas=(COPY, replace(COPY, id="org/model#1"))
+)
 FAILED = ModelStatus(name="broken", state="failed", reason="corrupt")
 GPU = Gpu(index=0, name="NVIDIA H100", uuid="GPU-0", pci_id="00000000:3b:00.0", total_bytes=80 * 2**30, throttled_by=())
 
 
 def host_of(*statuses: ModelStatus) -> FakeHost:
-    return FakeHost(statuses=statuses or (SLASHED, FAILED))
+    best = RouteSpec(name="best", models=("org/model", "broken"))
+    return FakeHost(statuses=statuses or (SLASHED, FAILED), known_routes=(best,))
 
 
 def told(body: bytes, kind: type) -> Any:
@@ -70,17 +75,19 @@ def test_models_are_told_as_they_are_by_name_with_slashes_and_alias() -> None:
     async def law() -> None:
         async with client_of(app_of(host_of())) as client:
             whole: ModelsInfo = told((await client.get("/api/models")).content, ModelsInfo)
-            for name in ("org/model", "m", "org%2Fmodel"):
+            for name in ("org/model", "m", "org%2Fmodel", "ORG/Model", "model.gguf", "gpt-5"):
                 one: ModelDetails = told((await client.get(f"/api/models/{name}")).content, ModelDetails)
                 assert (one.id, one.n_ctx, one.architecture) == ("org/model", 64, "llama")
             missing = await client.get("/api/models/org/modle")
+            route = await client.get("/api/models/best")
         well, failed = whole.models
         assert (well.id, well.state, well.n_running, well.n_waiting, well.n_cells) == ("org/model", "ready", 4, 6, 512)
         assert (well.devices, well.memory_bytes) == (["CUDA0"], 200)
         replica = well.replicas[1]
         assert (replica.id, replica.estimated.total_bytes, replica.measured) == ("org/model#1", 100, None)
         assert (failed.id, failed.state, failed.reason, failed.last_used) == ("broken", "failed", "corrupt", None)
-        assert missing.status_code == 404
+        assert (missing.status_code, route.status_code) == (404, 404)
+        assert "a route; its models are org/model, broken" in route.json()["error"]["message"]
         assert "`org/model`" in missing.json()["error"]["message"]
 
     run(law)
@@ -110,12 +117,15 @@ def test_the_last_requests_are_told_by_their_id_and_without_their_words() -> Non
     async def law() -> None:
         tally = Tally()
         tally.finished(RequestRecord(model="a", kind="chat", id="req_1", n_prompt=5, n_generated=7, total_s=0.5))
-        tally.finished(RequestRecord(model="b", kind="rerank", id="req_2", outcome="rejected", error="Overloaded"))
+        second = RequestRecord(
+            model="b", route="best", kind="rerank", id="req_2", outcome="rejected", error="Overloaded"
+        )
+        tally.finished(second)
         async with client_of(create_app(host_of(), tally=tally)) as client:
             both: RequestsInfo = told((await client.get("/api/requests")).content, RequestsInfo)
-            assert [(each.id, each.status, each.error) for each in both.requests] == [
-                ("req_2", "rejected", "Overloaded"),
-                ("req_1", "stop", ""),
+            assert [(each.id, each.route, each.status, each.error) for each in both.requests] == [
+                ("req_2", "best", "rejected", "Overloaded"),
+                ("req_1", "", "stop", ""),
             ]
             one = (await client.get("/api/requests?limit=1&model=a")).json()["requests"]
             assert [each["id"] for each in one] == ["req_1"]
@@ -186,6 +196,31 @@ def test_events_tell_everything_once_and_then_what_changes() -> None:
             assert await anext(events) == ("end", {"reason": "the server is shutting down"})
             assert await app.gate.empty(5)
             client.vanish()
+
+    run(law)
+
+
+def test_listeners_hear_of_other_models_when_the_manifest_is_read_again() -> None:
+    async def law() -> None:
+        host = host_of()
+
+        async def again() -> None:
+            host.statuses = host.statuses[:1]
+
+        app = create_app(host, reload=again)
+        n_models = []
+        async with (
+            listening(app) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            client.stream("GET", "/api/events?kinds=models") as answer,
+        ):
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    n_models.append(len(json.loads(line[6:])["models"]))
+                    if len(n_models) == 2:
+                        break
+                    assert (await client.post("/api/reload")).status_code == 200
+        assert n_models == [2, 1]
 
     run(law)
 

@@ -274,7 +274,7 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
 async def test_where_no_model_does_what_is_asked_for_that_is_said() -> None:
     fleet = FakeFleet({"a": 1, "b": 1}, tasks={"a": "chat", "b": "embedding"})
     router = router_of(fleet)
-    with pytest.raises(ModelNotFound, match="^no model here scores documents$"):
+    with pytest.raises(ModelNotFound, match=r"^no model here scores documents$"):
         router.tries(request("auto"), "rerank", 1)
     assert (await answered(router, request(""), kind="completion")).model == "a", "which may yet be loaded"
 
