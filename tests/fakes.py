@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import Adapters, Job, Plan, RowLogprobs, Sampled, Span, Tokens
+from llamahost.core.work import (
+    Adapters,
+    Emission,
+    Job,
+    News,
+    OneMore,
+    Plan,
+    RowLogprobs,
+    Sampled,
+    Span,
+    Times,
+    Tokens,
+)
 
 N_VOCAB = 64
 
@@ -101,6 +113,18 @@ def alone(job: Job, n_ctx: int) -> list[int]:
             return answer
         value = next_value(value, token, job.adapters)
     return answer
+
+
+def one_by_one(news: Iterable[News]) -> list[Emission]:
+    """The same news, with an emission for every job in it."""
+    told: list[Emission] = []
+    for each in news:
+        if isinstance(each, OneMore):
+            times = Times(last=each.at)
+            told += [Emission(k, (token,), times=times) for k, token in zip(each.job_ids, each.tokens, strict=True)]
+        else:
+            told.append(each)
+    return told
 
 
 def per_token(base_s: float, token_s: float) -> Callable[[Plan], float]:

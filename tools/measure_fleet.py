@@ -6,9 +6,10 @@
     python tools/measure_fleet.py --workers 2 --streams 16 --profile
 
 Everything is the real thing but the device: a step launches, sleeps what is left of its time when it is collected, and
-gives each row a token drawn from the model's own vocabulary. So what is missing to the ideal (workers x streams / step)
-is what planning, telling, reading and encoding cost. The processor time of the serving process is told beside it: on a
-machine that does other things it says more than the rate does. Leave the machine alone, and give it two cores.
+gives each row a token drawn from the model's own vocabulary, a word of four letters. So what is missing to the ideal
+(workers x streams / step) is what planning, telling, reading and encoding cost. The processor time of the serving
+process is told beside it: on a machine that does other things it says more than the rate does. Leave the machine alone,
+and give it two cores.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import argparse
 import asyncio
 import contextlib
 import cProfile
+import gc
 import os
 import pstats
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -47,6 +50,10 @@ from llamahost.host import AsyncHost
 ROOT = Path(__file__).resolve().parent.parent
 N_CTX = 16384
 WARM_S = 1.5
+N_CHARS = 4
+"""Of each token that a stepped device gives, so that a client can count the tokens of a text."""
+
+TEXT = re.compile(rb'"text":"([^"]*)"')
 
 
 class Stepped:
@@ -93,8 +100,11 @@ def opener(n_streams: int, step_s: float) -> Callable[..., Loaded]:
         assert loaded.backend is not None
         loaded.backend.close()
         vocab = loaded.model.vocab
+        pieces, is_control = vocab.pieces, vocab.is_control
         words = [
-            token for token in range(vocab.n_tokens) if not vocab.is_control[token] and vocab.pieces[token].isalnum()
+            token
+            for token in range(vocab.n_tokens)
+            if len(pieces[token]) == N_CHARS and pieces[token].isalnum() and not is_control[token]
         ]
         loaded.preparer.n_ctx = N_CTX
         stepped = Stepped(n_streams, step_s, words)
@@ -127,23 +137,51 @@ async def all_ready(host: AsyncHost) -> None:
 
 
 class Count:
-    """Tokens and processor time between two moments."""
+    """Tokens and events between two moments, and the processor time of the serving process."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
         self.n = 0
+        self.n_events = 0
+        self._pid = pid
 
     def begin(self) -> None:
-        self.n_before, self.at, self.cpu_s = self.n, time.perf_counter(), time.process_time()
+        self._before = self.n, self.n_events
+        self._loop_s, self._others_s = _cpu_s(self._pid)
+        self._at, self._own_s = time.perf_counter(), time.process_time()
 
-    def rate(self) -> tuple[float, float]:
-        """Tokens a second, and the cores that this process took."""
-        took = time.perf_counter() - self.at
-        return (self.n - self.n_before) / took, (time.process_time() - self.cpu_s) / took
+    def report(self, args: argparse.Namespace, more: str) -> None:
+        took_s, own_s = time.perf_counter() - self._at, time.process_time() - self._own_s
+        loop_s, others_s = _cpu_s(self._pid)
+        loop_s, others_s = loop_s - self._loop_s, others_s - self._others_s
+        n, n_events = self.n - self._before[0], self.n_events - self._before[1]
+        rate, ideal = n / took_s, args.workers * args.streams / args.step
+        if self._pid != os.getpid():
+            more += f"; the client took {own_s / took_s:.2f} cores"
+        print(f"{args.workers} workers x {args.streams} streams, a step of {args.step * 1000:g} ms; {more}")
+        print(f"{rate:,.0f} of {ideal:,.0f} tokens/s, {rate / ideal:.1%}; {n / max(1, n_events):.2f} tokens an event")
+        loop, others = 1e6 * loop_s / max(1, n), 1e6 * others_s / max(1, n)
+        print(
+            f"{loop + others:.1f} us of processor time a token: {loop:.1f} of the loop, {others:.1f} of the workers; "
+            f"the serving process took {(loop_s + others_s) / took_s:.2f} cores",
+            flush=True,
+        )
+
+
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """Of a process's first thread, which runs the loop, and of all its others, so far. Linux only."""
+    of_thread = {int(task.name): _ran_s(task) for task in Path(f"/proc/{pid}/task").iterdir()}
+    loop_s = of_thread.pop(pid)
+    return loop_s, sum(of_thread.values())
+
+
+def _ran_s(task: Path) -> float:
+    fields = (task / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def within_the_library(args: argparse.Namespace) -> None:
     sys.setswitchinterval(0.0005)  # as the server does
-    count = Count()
+    count = Count(os.getpid())
 
     async def read(host: AsyncHost, k: int) -> None:
         request = CompletionRequest(prompts=(f"Stream number {k}: ",), generation=Generation(ignore_eos=True))
@@ -151,9 +189,12 @@ async def within_the_library(args: argparse.Namespace) -> None:
             async for event in events:
                 if type(event) is Delta:
                     count.n += event.n_tokens
+                    count.n_events += 1
 
     async with host_of(args) as host:
         await all_ready(host)
+        gc.collect()
+        gc.freeze()
         readers = [asyncio.create_task(read(host, k)) for k in range(args.workers * args.streams)]
         await asyncio.sleep(WARM_S)
         count.begin()
@@ -164,21 +205,12 @@ async def within_the_library(args: argparse.Namespace) -> None:
         await asyncio.sleep(args.seconds)
         if profile:
             profile.disable()
-        rate, cores = count.rate()
+        count.report(args, f"requests by replica {min(n_of)} to {max(n_of)}")
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        report(args, rate, cores, f"requests by replica {min(n_of)} to {max(n_of)}")
         if profile:
             pstats.Stats(profile).sort_stats("tottime").print_stats(30)
-
-
-def report(args: argparse.Namespace, rate: float, cores: float, more: str = "") -> None:
-    ideal = args.workers * args.streams / args.step
-    print(f"{args.workers} workers x {args.streams} streams, a step of {args.step * 1000:g} ms; {more}")
-    print(f"{rate:,.0f} of {ideal:,.0f} tokens/s, {rate / ideal:.1%}; the serving process took {cores:.2f} cores")
-    if rate:
-        print(f"{1e6 * cores / rate:.1f} us of processor time a token", flush=True)
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -200,7 +232,7 @@ def started(args: argparse.Namespace) -> subprocess.Popen[str]:
 
 
 async def over_http(args: argparse.Namespace, child: subprocess.Popen[str], port: int) -> None:
-    count = Count()
+    count = Count(child.pid)
 
     async def read(k: int) -> None:
         body = orjson.dumps(
@@ -209,29 +241,24 @@ async def over_http(args: argparse.Namespace, child: subprocess.Popen[str], port
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
         head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        rest = b""
         try:
             while data := await reader.read(2**18):
-                count.n += data.count(b"\ndata: ") + data.startswith(b"data: ")
+                told, end, rest = (rest + data).rpartition(b"\n\n")
+                texts = TEXT.findall(told + end)
+                count.n += sum(map(len, texts)) // N_CHARS
+                count.n_events += len(texts)
         finally:
             writer.close()
 
     readers = [asyncio.create_task(read(k)) for k in range(args.workers * args.streams)]
     await asyncio.sleep(2 * WARM_S)
     count.begin()
-    cpu_before, began = _cpu_s(child.pid), time.perf_counter()
     await asyncio.sleep(args.seconds)
-    rate, own = count.rate()
-    cores = (_cpu_s(child.pid) - cpu_before) / (time.perf_counter() - began)
+    count.report(args, "over HTTP")
     for one in readers:
         one.cancel()
     await asyncio.gather(*readers, return_exceptions=True)
-    report(args, rate, cores, f"over HTTP; the client took {own:.2f} cores")
-
-
-def _cpu_s(pid: int) -> float:
-    """Of a process and its threads, so far. Linux only."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

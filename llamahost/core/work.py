@@ -206,7 +206,7 @@ class Plan:
 
     @property
     def n_tokens(self) -> int:
-        return sum(len(span.tokens) for span in self.spans)
+        return sum([len(span.tokens) for span in self.spans])
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +288,21 @@ class Emission(NamedTuple):
     times: Times = Times()
     prompt_logprobs: tuple[RowLogprobs, ...] = ()
     n_processed: int = 0
+
+
+class OneMore(NamedTuple):
+    """News of many jobs, which nearly all news is: `tokens[k]` came for `job_ids[k]` at `at`, it goes on, and no more.
+
+    Only of jobs that have had an emission with tokens. One of these a step, where emissions are one a job: what a token
+    costs is what it costs to make them, and to look through them for garbage while they wait to be read.
+    """
+
+    job_ids: list[int]
+    tokens: list[int]
+    at: float
+
+
+News: TypeAlias = Emission | OneMore
 
 
 class Backend(Protocol):

@@ -8,8 +8,6 @@ law: a set that comes later goes behind all that wait already, whatever it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from llamahost.core.work import NO_ADAPTERS, Adapters
 from llamahost.engine.sequence import Sequence
 
@@ -28,10 +26,18 @@ class AdapterTurns:
         self._since = 0.0
         self._last: dict[Adapters, int] = {}  # the number of the turn that each had last, of those that are wanted
         self._n_turns = 0
+        self._running: list[Sequence] | None = None
+        self._wanted: dict[Adapters, None] = {}
 
-    def next(self, running: Iterable[Sequence], now: float) -> Adapters:
-        """Those that the plan made at `now` is for; of sequences that run there is one with them, if there is any."""
-        wanted = dict.fromkeys(sequence.job.adapters for sequence in running)  # in order: the same run, the same turns
+    def next(self, running: list[Sequence], now: float) -> Adapters:
+        """Those that the plan made at `now` is for; of sequences that run there is one with them, if there is any.
+
+        Who runs is told by another list whenever it is others.
+        """
+        if running is not self._running:  # the same list holds the same sequences
+            self._running = running
+            self._wanted = dict.fromkeys(sequence.job.adapters for sequence in running)
+        wanted = self._wanted  # in order: the same run, the same turns
         if not wanted:
             return NO_ADAPTERS
         if len(wanted) == 1:

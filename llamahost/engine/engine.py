@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import NO_ADAPTERS, Backend, Emission, Job, KeepsSlots, KeptSlot, Plan
+from llamahost.core.work import NO_ADAPTERS, Backend, Emission, Job, KeepsSlots, KeptSlot, News, OneMore, Plan
 from llamahost.engine.pace import Pace
 from llamahost.engine.scheduler import Scheduler
 
@@ -75,7 +75,7 @@ class Engine:
         self,
         backend: Backend,
         scheduler: Scheduler,
-        publish: Callable[[list[Emission]], None],
+        publish: Callable[[list[News]], None],
         *,
         on_lost: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
@@ -89,7 +89,7 @@ class Engine:
         self._on_lost = on_lost
         self._clock = clock
         self._pace = Pace()
-        self._news: list[Emission] = []
+        self._news: list[News] = []
         self._news_since = 0.0  # when the oldest of it was made
         self._is_urgent = False  # it holds a first token or an end
         self._untold: set[int] = set()  # jobs of which there has been no news
@@ -211,7 +211,8 @@ class Engine:
         if plan.begins:
             self._n_in += sum(len(job.tokens) for job in plan.begins)
         began = self._clock()
-        expected_s = self._pace.expected_s(plan.n_tokens)
+        n_tokens = plan.n_tokens
+        expected_s = self._pace.expected_s(n_tokens)
         self.doing = Doing(began, expected_s)
         # Just before the decode lets go of the GIL: the readers wake when they can run.
         if not self._backend.overlaps and (self._is_urgent or began + expected_s - self._news_since > HOLD_S):
@@ -245,7 +246,7 @@ class Engine:
         now = self._clock()
         step_s = now - began
         self._in_backend_s += step_s
-        self._pace.learn(plan.n_tokens, step_s)
+        self._pace.learn(n_tokens, step_s)
         self._note(self._scheduler.commit(plan, sampled, now, step_s))
 
     def _lose(self, reason: str) -> None:
@@ -262,24 +263,29 @@ class Engine:
         self._note([Emission(job_id, finish="failed", error=reason) for job_id in sorted(self._jobs)])
         self.flush()
 
-    def _note(self, emissions: list[Emission]) -> None:
-        if not emissions:
+    def _note(self, news: Sequence[News]) -> None:
+        if not news:
             return
         if not self._news:
             self._news_since = self._clock()
-        if self._untold:
-            n_untold = len(self._untold)
-            # What is told of a prompt is not yet the first token that somebody waits for.
-            self._untold.difference_update([e.job_id for e in emissions if e.tokens or e.finish is not None])
-            self._is_urgent |= len(self._untold) < n_untold
-        self._n_out += sum([len(emission.tokens) for emission in emissions])
-        for emission in emissions:
-            if emission.finish is not None:
-                self._n_out += emission.n_hidden
-                self._n_cached += emission.n_cached
-                self._jobs.discard(emission.job_id)
-                self._is_urgent = True
-        self._news += emissions
+        for each in news:
+            self._n_out += len(each.tokens)
+            if not isinstance(each, OneMore):
+                self._note_one(each)
+        self._news += news
+
+    def _note_one(self, emission: Emission) -> None:
+        """A first token, an end, or what is no matter to anybody here."""
+        job_id = emission.job_id
+        # What is told of a prompt is not yet the first token that somebody waits for.
+        if job_id in self._untold and (emission.tokens or emission.finish is not None):
+            self._untold.discard(job_id)
+            self._is_urgent = True
+        if emission.finish is not None:
+            self._n_out += emission.n_hidden
+            self._n_cached += emission.n_cached
+            self._jobs.discard(job_id)
+            self._is_urgent = True
 
     def _count(self) -> None:
         self.stats = EngineStats(

@@ -1,195 +1,152 @@
 """Carry emissions from the worker threads to the event loop, with one wake-up a step, and never make a worker wait.
 
-Knows job ids and the loop; knows no slot and no text. What is unread is merged, so a slow reader costs memory only up
-to its jobs' `n_max` and to what was asked of their prompts, and one that stalls too long with too much unread is ended.
+Knows job ids and the loop; knows no slot and no text.
+
+The loop and the workers share one GIL, so news is told in passes that leave half of it: the longer one took, the later
+comes the next, and the more tokens each reader then finds as one. What a token costs falls as the load rises.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from llamahost.core.errors import GenerationFailed
-from llamahost.core.work import Emission
+from llamahost.core.work import Emission, News, OneMore
+from llamahost.engine.reader import Reader, Unread
 
 STALL_S = 60.0
 N_UNREAD = 1024
 """A reader is ended when more tokens than N_UNREAD wait and the oldest of them has waited longer than STALL_S."""
 
+PAUSE_S = 0.025
+"""The longest pause between two passes: some 40 times a second every stream is told of, whatever the load."""
 
-def merge(emissions: list[Emission]) -> Emission:
-    """One emission that says what these, of one job and in order, said."""
-    last = emissions[-1]
-    if len(emissions) == 1:
-        return last
-    return Emission(
-        last.job_id,
-        tokens=tuple(token for emission in emissions for token in emission.tokens),
-        logprobs=tuple(row for emission in emissions for row in emission.logprobs),
-        n_cached=max(emission.n_cached for emission in emissions),
-        n_hidden=sum(emission.n_hidden for emission in emissions),
-        finish=last.finish,
-        error=last.error,
-        times=last.times,
-        prompt_logprobs=tuple(row for emission in emissions for row in emission.prompt_logprobs),
-        n_processed=max(emission.n_processed for emission in emissions),
-    )
+TICK_S = 0.001
+"""What is left of a pause that is shorter is no pause: loops keep time in milliseconds."""
 
+FEW = 8
+"""A pass with less news than this is over in a tenth of a millisecond, which is not worth measuring."""
 
-class Reader:
-    """The emissions of a few jobs, in order within each job. Owned by the loop; one task reads it.
-
-    Iteration ends when every job has had its last emission, or has been dropped; a failed one raises GenerationFailed.
-    """
-
-    __slots__ = (
-        "_error",
-        "_loop",
-        "_n_unread",
-        "_on_stalled",
-        "_open",
-        "_outbox",
-        "_unread",
-        "_unread_since",
-        "_waiter",
-    )
-
-    def __init__(
-        self, outbox: Outbox, loop: asyncio.AbstractEventLoop, job_ids: Iterable[int], on_stalled: Callable[[], None]
-    ) -> None:
-        self._outbox = outbox
-        self._loop = loop
-        self._open = set(job_ids)
-        self._on_stalled = on_stalled
-        self._unread: dict[int, list[Emission]] = {}  # by job, the longest unread first
-        self._n_unread = 0
-        self._unread_since = 0.0
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: Exception | None = None
-
-    def __aiter__(self) -> Reader:
-        return self
-
-    async def __anext__(self) -> Emission:
-        while not self._unread:
-            if self._error is not None:
-                raise self._error
-            if not self._open:
-                raise StopAsyncIteration
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        job_id = next(iter(self._unread))
-        emission = merge(self._unread.pop(job_id))
-        self._n_unread -= len(emission.tokens)
-        if emission.finish is not None:
-            self._close(job_id)
-            if emission.finish == "failed":
-                raise GenerationFailed(emission.error)
-        return emission
-
-    def drop(self, job_id: int) -> None:
-        """Want no more of this job: what is unread of it is forgotten, what comes is not kept."""
-        self._n_unread -= sum(len(emission.tokens) for emission in self._unread.pop(job_id, ()))
-        self._close(job_id)
-        if not self._open:
-            self._wake()
-
-    def fail(self, error: Exception) -> None:
-        """End now: forget what is unread, and raise `error` at the next read and ever after. The first error stays."""
-        if self._error is None:
-            self._error = error
-        self._unread.clear()
-        self._n_unread = 0
-        self.close()
-        self._wake()
-
-    def close(self) -> None:
-        """Keep nothing that comes from now on. Idempotent."""
-        for job_id in tuple(self._open):
-            self._close(job_id)
-
-    @property
-    def open_ids(self) -> frozenset[int]:
-        """The jobs whose last emission has been neither read nor dropped."""
-        return frozenset(self._open)
-
-    def deliver(self, emission: Emission) -> None:
-        """Called by the outbox alone."""
-        if not self._unread:
-            self._unread_since = 0.0
-        self._unread.setdefault(emission.job_id, []).append(emission)
-        self._n_unread += len(emission.tokens)
-        if self._n_unread > self._outbox.n_unread:
-            self._check_stall()
-        self._wake()
-
-    def _check_stall(self) -> None:
-        now = self._loop.time()
-        if self._unread_since == 0.0:  # the clock is read here only, not for each token of a reader that keeps up
-            self._unread_since = now
-        elif now - self._unread_since > self._outbox.stall_s:
-            self._on_stalled()
-
-    def _close(self, job_id: int) -> None:
-        self._open.discard(job_id)
-        self._outbox.forget(job_id)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+N_TURNS = 3
+"""Of the loop, from a pass to the end of what it began: readers run, what they hand on is sent, the loop writes it."""
 
 
 class Outbox:
-    """`publish` from any thread; all else owned by the loop."""
+    """`publish` from any thread; all else owned by the loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, stall_s: float = STALL_S, n_unread: int = N_UNREAD) -> None:
+    law: the news of a pass is told before that of the next, and a pass takes all that has arrived
+    law: a pass that took t, until its readers have told what it brought them, is followed by no other for as long: up
+    to PAUSE_S, and down to TICK_S, so that news of a few streams is never held
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        stall_s: float = STALL_S,
+        n_unread: int = N_UNREAD,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.stall_s = stall_s
         self.n_unread = n_unread
         self._loop = loop
-        self._readers: dict[int, Reader] = {}
-        self._arrived: deque[list[Emission]] = deque()
-        self._is_woken = False
+        self._clock = clock
+        self._unread: dict[int, Unread] = {}  # by job, of those that somebody reads
+        self._arrived: deque[list[News]] = deque()
+        self._is_woken = False  # a pass will come, or is under way
+        self._is_passing = False
+        self._not_before = 0.0
 
-    def publish(self, emissions: list[Emission]) -> None:
+    def publish(self, news: list[News]) -> None:
         """Hand over the news of one step. Never waits; on a closed loop it does nothing."""
-        if not emissions:
+        if not news:
             return
-        self._arrived.append(emissions)
-        # Whoever reads True here appended before `_deliver` took the flag down, and it takes the flag down before it
+        self._arrived.append(news)
+        # Whoever reads True here appended before `_told` took the flag down, and it takes the flag down before it
         # looks into the deque: so the news is seen. Two wake-ups where one would do are harmless.
         if self._is_woken:
             return
         self._is_woken = True
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:  # the loop is closed: nobody is left to read
+            self._is_woken = False
             self._arrived.clear()
 
     def open(self, job_ids: Iterable[int], on_stalled: Callable[[], None] = lambda: None) -> Reader:
         """A reader of these jobs, before they are submitted. `on_stalled` is called when too much waits too long."""
         reader = Reader(self, self._loop, job_ids, on_stalled)
         for job_id in reader.open_ids:
-            self._readers[job_id] = reader
+            self._unread[job_id] = Unread(job_id, reader)
         return reader
 
     def forget(self, job_id: int) -> None:
         """Deliver no more of this job to anyone. Idempotent."""
-        self._readers.pop(job_id, None)
+        self._unread.pop(job_id, None)
 
     @property
     def n_readers(self) -> int:
         """Jobs that somebody still reads."""
-        return len(self._readers)
+        return len(self._unread)
 
-    def _deliver(self) -> None:
-        self._is_woken = False
-        readers = self._readers
-        while self._arrived:
-            for emission in self._arrived.popleft():
-                reader = readers.get(emission.job_id)
-                if reader is not None:
-                    reader.deliver(emission)
+    def _wake(self) -> None:
+        if self._is_passing:
+            return  # `_told` will look into the deque
+        self._is_passing = True
+        pause_s = self._not_before - self._clock()
+        if pause_s >= TICK_S:
+            self._loop.call_later(pause_s, self._pass)
+        else:
+            self._pass()
+
+    def _pass(self) -> None:
+        began, n = self._clock(), 0
+        try:
+            while self._arrived:
+                for each in self._arrived.popleft():
+                    n += self._pass_on(each) if isinstance(each, OneMore) else self._pass_one(each)
+        finally:
+            self._told(began, N_TURNS if n >= FEW else 0)
+
+    def _pass_on(self, news: OneMore) -> int:
+        """Returns how many it was news of."""
+        find, at, n_max = self._unread.get, news.at, self.n_unread
+        for job_id, token in zip(news.job_ids, news.tokens, strict=True):
+            unread = find(job_id)
+            if unread is None:
+                continue
+            reader = unread.reader
+            if not unread.tokens and not unread.emissions:
+                reader.has(unread)
+            unread.tokens.append(token)
+            unread.at = at
+            reader.n_unread += 1
+            if reader.n_unread > n_max:
+                reader.check_stall()
+        return len(news.job_ids)
+
+    def _pass_one(self, emission: Emission) -> int:
+        unread = self._unread.get(emission.job_id)
+        if unread is not None:
+            reader = unread.reader
+            if not unread.tokens and not unread.emissions:
+                reader.has(unread)
+            unread.add(emission)
+            reader.n_unread += len(emission.tokens)
+            if reader.n_unread > self.n_unread:
+                reader.check_stall()
+        return 1
+
+    def _told(self, began: float, n_turns: int) -> None:
+        """Some turns of the loop later the readers have run, and what they made of it is written."""
+        if n_turns:
+            self._loop.call_soon(self._told, began, n_turns - 1)
+            return
+        now = self._clock()
+        self._not_before = now + min(now - began, PAUSE_S)
+        self._is_passing = self._is_woken = False
+        if self._arrived:
+            self._is_woken = True
+            self._loop.call_soon(self._wake)

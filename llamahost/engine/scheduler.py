@@ -14,19 +14,29 @@ is under way at most: `plan`, then one of `commit`, `no_room` or `fail`; `add` a
 from __future__ import annotations
 
 from itertools import count
-from operator import attrgetter
 
-from llamahost.core.work import Adapters, Backend, Emission, Finish, Job, Plan, RowLogprobs, Sampled, Save, Span, Times
+from llamahost.core.work import (
+    Backend,
+    Emission,
+    Finish,
+    Job,
+    News,
+    OneMore,
+    Plan,
+    RowLogprobs,
+    Sampled,
+    Save,
+    Span,
+    Times,
+)
+from llamahost.engine.accept import append, follow, goes_on
 from llamahost.engine.adapters import TURN_S, AdapterTurns
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
 from llamahost.engine.budget import StepBudget
-from llamahost.engine.chunks import bursts, chunks
 from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
-
-MAX_SHORT = 32
-"""Tokens that a running stream may bring into a step, its last one and forced ones; more of them come as prompts do."""
+from llamahost.engine.spans import MAX_SHORT, spans_of
 
 
 class Scheduler:
@@ -153,7 +163,15 @@ class Scheduler:
         entries = self._admission.enter(now) if may_enter and self._admission.is_due() else Entries()
         adapters = self._adapters.next(self.slots.running, now)
         plan = Plan(
-            spans=self._spans(adapters),
+            spans=spans_of(
+                self.slots.running,
+                adapters,
+                self._budget,
+                n_batch=self._n_batch,
+                n_rows=self._n_rows,
+                max_chunk=self._max_chunk,
+                stops=self._admission.stops if not self.slots.can_truncate else dict,
+            ),
             begins=tuple(entries.begins),
             saves=tuple(self._saves),
             restores=tuple(entries.restores),
@@ -170,16 +188,27 @@ class Scheduler:
             self.check_integrity()
         return plan
 
-    def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[Emission]:
+    def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[News]:
         """The step is done: move the counts, append the tokens, end who is at an end."""
         self._come_back(plan)
-        emissions: list[Emission] = []
+        emissions: list[News] = []
+        ids: list[int] = []
+        tokens: list[int] = []
         answers = iter(sampled)
         n_decoding = n_chunk = n_scored = 0
         is_counted = self.slots.cells is not None
+        sequences, n_ctx = self._sequences, self.n_ctx
         for span in plan.spans:
+            sequence = sequences.get(span.job_id)
+            answer = next(answers) if span.n_rows or span.scored else None
+            assert answer is None or answer.job_id == span.job_id, "the rows are not in the order of the spans"
+            if answer is not None and sequence is not None and goes_on(sequence, span, answer, now, n_ctx=n_ctx):
+                ids.append(answer.job_id)
+                tokens.append(answer.tokens[0])
+                if is_counted:
+                    self.slots.computed(span.slot, 1)
+                continue
             n = len(span.tokens)
-            sequence = self._sequences.get(span.job_id)
             # Either every token is sampled, so that none is of a prompt but perhaps its last; or the others are forced.
             if n == span.n_rows or (sequence is not None and sequence.n_generated and n <= MAX_SHORT):
                 n_decoding += n
@@ -187,8 +216,6 @@ class Scheduler:
                 n_scored += n
             else:
                 n_chunk += n
-            answer = next(answers) if span.n_rows or span.scored else None
-            assert answer is None or answer.job_id == span.job_id, "the rows are not in the order of the spans"
             if sequence is None:  # aborted meanwhile; what it computed is kept all the same
                 self.slots.keep_more(span.slot, span.tokens)
                 continue
@@ -202,7 +229,7 @@ class Scheduler:
             sequence.n_computed += n
             scored = () if answer is None else answer.scored
             if sequence.gap == 0:  # nothing was to be generated
-                sequence.times = Times(sequence.times.arrived, sequence.times.admitted, now, now)
+                sequence.times, sequence.last = sequence.times._replace(first=now), now
                 emissions.append(self._end(sequence, now, "length", scored=scored))
             elif scored or (sequence.job.tells_progress and not sequence.n_generated):
                 emissions.append(
@@ -214,7 +241,9 @@ class Scheduler:
                         n_processed=sequence.n_computed,
                     )
                 )
-        self._budget.observe(n_decoding, n_chunk, step_s, n_scored)
+        if ids:
+            emissions.append(OneMore(ids, tokens, now))
+        self._budget.observe(n_decoding + len(ids), n_chunk, step_s, n_scored)
         if self._max_chunk < self._n_batch:
             self._max_chunk = min(2 * self._max_chunk, self._n_batch)
         if plan.spans:
@@ -293,94 +322,31 @@ class Scheduler:
         if save is not None:
             self._saves.append(save)
 
-    def _spans(self, adapters: Adapters) -> tuple[Span, ...]:
-        """Gaps of one token first, then equal chunks of the longer ones, as far as budget and batch go."""
-        spans: list[Span] = []
-        long: list[Sequence] = []
-        eager: list[Sequence] = []
-        is_watched = False
-        running = self.slots.running
-        for sequence in running:
-            job, start = sequence.job, sequence.n_computed
-            if job.adapters != adapters:
-                continue
-            tokens = sequence.tokens[start:]
-            if len(tokens) == 1 and not sequence.drafts:
-                is_watched |= job.constraint is None
-                spans.append(Span(job.id, sequence.slot, start, tokens, 1 if job.n_max else 0))
-            elif sequence.drafts or (sequence.n_generated and len(tokens) <= MAX_SHORT):
-                eager.append(sequence)
-            else:
-                long.append(sequence)
-        n_tokens = len(spans)
-        # What drafts and forced tokens may take and leave a token and a row for everybody.
-        n_spare, n_spare_rows = self._n_batch - len(running), self._n_rows - len(running)
-        if eager:
-            more, late = bursts(eager, self._budget, n_spare=n_spare, n_spare_rows=n_spare_rows, is_watched=is_watched)
-            long += late
-            n_tokens += sum([len(span.tokens) for span in more])
-            n_spare_rows -= sum([span.n_rows - 1 for span in more if span.n_rows])
-            spans += more
-        if long:
-            spans += chunks(
-                long,
-                self._budget,
-                n_decoding=n_tokens,
-                max_chunk=self._max_chunk,
-                n_rows=n_spare_rows + len(long),
-                stops={} if self.slots.can_truncate else self._admission.stops(),
-            )
-        if long or eager:
-            spans.sort(key=attrgetter("slot"))
-        return tuple(spans)
-
     def _accept(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
         """Append what was sampled and what that forces; of what the span computed, keep what the accepted stand on."""
         job, tokens = sequence.job, sequence.tokens
         n_before = len(tokens)
         sequence.drafts = ()
-        finish = self._append(sequence, answer.tokens)
+        finish = append(sequence, answer.tokens, n_ctx=self.n_ctx)
         sequence.n_computed = len(tokens) - 1
         n_held = span.start + len(span.tokens)
         if n_held > sequence.n_computed:
             self.slots.roll_back(sequence, n_held)
         if finish is None and answer.forced:
-            finish = self._follow(sequence, answer.forced)
+            finish = follow(sequence, answer.forced, n_ctx=self.n_ctx, can_truncate=self.slots.can_truncate)
         came = answer.tokens if job.n_logprobs is not None else answer.tokens + answer.forced
         if answer.is_complete and len(tokens) - n_before == len(came):  # also where that is all that was asked for
             finish = "stop"
         n_hidden = int(finish == "stop" and tokens[-1] in job.end_ids)
-        arrived, admitted, first, _ = sequence.times
-        sequence.times = Times(arrived, admitted, first or now, now)  # whoever stops here by a stop string reads it too
+        sequence.last = now
+        if not sequence.times.first:
+            sequence.times = sequence.times._replace(first=now)
         n_shown = len(tokens) - n_before - n_hidden
         shown, logprobs, scored = came[:n_shown], answer.logprobs[:n_shown], answer.scored
         if finish is not None:
             return self._end(sequence, now, finish, shown, logprobs, n_hidden, scored=scored)
-        return Emission(job.id, shown, logprobs, sequence.n_cached, 0, None, "", sequence.times, scored)
-
-    def _append(self, sequence: Sequence, more: tuple[int, ...]) -> Finish | None:
-        """Take tokens as generated, up to one that ends the job; how it ends, if it does."""
-        job, tokens = sequence.job, sequence.tokens
-        for token in more:
-            tokens.append(token)
-            sequence.n_generated += 1
-            if token in job.end_ids:
-                return "stop"
-            if sequence.n_generated >= job.n_max or len(tokens) > self.n_ctx:
-                return "length"
-        return None
-
-    def _follow(self, sequence: Sequence, forced: tuple[int, ...]) -> Finish | None:
-        """Take what a constraint forces as come, or as drafts where the job wants the logprobs of it."""
-        job = sequence.job
-        if job.n_logprobs is None:
-            return self._append(sequence, forced)
-        n = min(job.n_max - sequence.n_generated - 1, self.n_ctx - len(sequence.tokens))
-        if not self.slots.can_truncate:
-            # Each of them is right; but after one that ends the job, a row would be too many, and is not let go of.
-            n = min(n, len(forced) - 1, next((k for k, token in enumerate(forced) if token in job.end_ids), n))
-        sequence.drafts = forced[: max(n, 0)]
-        return None
+        # Whoever ends it here, by a stop string, reads the times too.
+        return Emission(job.id, shown, logprobs, sequence.n_cached, 0, None, "", sequence.times_so_far, scored)
 
     def _failed_alone(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
         """What the span computed is right; but what comes next cannot be told."""
@@ -414,7 +380,7 @@ class Scheduler:
             n_hidden=n_hidden,
             finish=finish,
             error=error,
-            times=sequence.times,
+            times=sequence.times_so_far,
             prompt_logprobs=scored,
         )
 

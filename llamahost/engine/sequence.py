@@ -25,7 +25,8 @@ class Sequence:
     job: Job
     order: int  # of arrival; also what makes two sequences differ in age
     tokens: Tokens
-    times: Times
+    times: Times  # but for the last of them
+    last: float = 0.0
     slot: int = NOWHERE
     n_computed: int = 0
     n_cached: int = 0
@@ -38,6 +39,10 @@ class Sequence:
     @property
     def gap(self) -> int:
         return len(self.tokens) + len(self.drafts) - self.n_computed
+
+    @property
+    def times_so_far(self) -> Times:
+        return self.times._replace(last=self.last)
 
     @property
     def is_scored(self) -> bool:

@@ -26,7 +26,8 @@ from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, 
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Job, KeptSlot, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
-from llamahost.engine.outbox import Outbox, Reader
+from llamahost.engine.outbox import Outbox
+from llamahost.engine.reader import Reader
 from llamahost.engine.worker import Worker
 from llamahost.fleet.adapters import AdapterSpec, AdapterTable, check_together
 from llamahost.fleet.inputs import PreparedInputs

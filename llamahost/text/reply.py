@@ -123,24 +123,20 @@ class Reply:
 
     def feed(self, emission: Emission) -> list[Event]:
         """The events that this emission makes; none once finished. Raises GenerationFailed if the job failed."""
-        tokens = emission.tokens
-        if (
-            len(tokens) == 1
-            and self.is_started
-            and self._is_quick
-            and emission.finish is None
-            and not emission.logprobs
-            and not self._utf8.pending
-            and not self.is_finished
-        ):
-            # What nearly every call is, kept short: one ordinary token of whole ASCII characters.
-            token = tokens[0]
-            piece = self._vocabulary.pieces[token]
-            if piece and piece.isascii() and not self._vocabulary.is_control[token]:
-                n_told, self._n_told = self._n_told, self._n_generated + 1
-                self._n_generated += 1
-                return [Delta(self.index, piece.decode("ascii"), "text", "", "", self._n_told - n_told)]
+        if self._is_quick and emission.finish is None and not emission.logprobs and not self.is_finished:
+            return self._feed_quickly(emission.tokens)
         return self._feed(emission)
+
+    def _feed_quickly(self, tokens: tuple[int, ...]) -> list[Event]:
+        """What nearly every call is, kept short: plain text that goes on."""
+        pieces, is_control = self._vocabulary.pieces, self._vocabulary.is_control
+        self._n_generated += len(tokens)
+        data = b"".join([pieces[token] for token in tokens if not is_control[token]])
+        text = self._utf8.feed(data)
+        if not text:
+            return []
+        n_told, self._n_told = self._n_told, self._n_generated
+        return [Delta(self.index, text, "text", "", "", self._n_generated - n_told)]
 
     def _feed(self, emission: Emission) -> list[Event]:
         if self.is_finished:
@@ -188,8 +184,9 @@ class Reply:
 
     def _may_be_quick(self) -> bool:
         """Nothing but text is asked for from here on."""
-        is_told = self._echo is None and not self._tells_progress and not self._tells_timings
-        return is_told and self._is_plain and self._stops is None and self._line_limit_s is None
+        is_told = self.is_started and self._echo is None and not self._tells_progress and not self._tells_timings
+        is_plain = self._is_plain and not self._markers
+        return is_told and is_plain and self._stops is None and self._line_limit_s is None
 
     def _measured(self) -> Measured:
         usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.messages import Sampling
-from llamahost.core.work import NO_ADAPTERS, Adapters, Constraint, Emission, Job, Plan, RowLogprobs
+from llamahost.core.work import NO_ADAPTERS, Adapters, Constraint, Emission, Job, News, OneMore, Plan, RowLogprobs
 from llamahost.engine.scheduler import Scheduler
-from tests.fakes import FakeBackend, alone, scored_alone
+from tests.fakes import FakeBackend, alone, one_by_one, scored_alone
 
 MANY_STEPS = 20_000
 POET: Adapters = ((1, 1.0),)
@@ -114,8 +114,11 @@ class Drive:
             assert len(plans) < MANY_STEPS, "no end in sight"
         return plans
 
-    def note(self, emissions: list[Emission]) -> None:
-        for emission in emissions:
+    def note(self, news: Sequence[News]) -> None:
+        for each in news:
+            if isinstance(each, OneMore):
+                assert all(self.answers[id_] for id_ in each.job_ids), "the first token is told by an emission"
+        for emission in one_by_one(news):
             assert emission.job_id not in self.last, f"job {emission.job_id} has ended, and goes on"
             assert not (emission.prompt_logprobs and self.answers[emission.job_id]), "the prompt is told after tokens"
             self.answers[emission.job_id] += emission.tokens

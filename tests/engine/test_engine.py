@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import Emission, Job, Plan, Sampled
+from llamahost.core.work import Emission, Job, News, Plan, Sampled
 from llamahost.engine.engine import HOLD_S, Engine
 from llamahost.engine.pace import FIRST_S, Pace
 from llamahost.engine.scheduler import Scheduler
-from tests.fakes import FakeBackend, alone, per_token
+from tests.fakes import FakeBackend, alone, one_by_one, per_token
 
 
 def job_of(job_id: int, n_prompt: int = 5, n_max: int = 6, **more: Any) -> Job:
@@ -25,7 +25,7 @@ class Bench:
     """An engine on a fake backend, with all that it published and did, in order."""
 
     backend: FakeBackend = field(default_factory=FakeBackend)
-    published: list[list[Emission]] = field(default_factory=list)
+    published: list[list[News]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Bench:
         raise AssertionError("the engine does not come to rest")
 
     def news_of(self, job_id: int) -> list[Emission]:
-        return [emission for step in self.published for emission in step if emission.job_id == job_id]
+        return [emission for step in self.published for emission in one_by_one(step) if emission.job_id == job_id]
 
     def tokens_of(self, job_id: int) -> list[int]:
         return [token for emission in self.news_of(job_id) for token in emission.tokens]
@@ -69,7 +69,7 @@ def test_every_job_is_answered_as_if_it_were_alone(overlaps: bool) -> None:
 
 def steps_and_news(backend: FakeBackend, *, n_max: int) -> list[int]:
     """How many tokens each publishing carried, of one job."""
-    published: list[list[Emission]] = []
+    published: list[list[News]] = []
     engine = Engine(backend, Scheduler.for_backend(backend), published.append, clock=lambda: backend.now)
     engine.submit(job_of(1, n_max=n_max))
     while engine.step():
@@ -134,18 +134,18 @@ def test_an_engine_at_rest_holds_no_news(way: str, overlaps: bool) -> None:
 def test_nothing_is_held_into_a_long_step() -> None:
     """Tokens of short steps must not wait while a long prompt is computed."""
     backend = FakeBackend(cost=per_token(HOLD_S / 8, HOLD_S / 8), n_ctx=512)
-    published: list[list[Emission]] = []
+    published: list[list[News]] = []
     told_at_long_steps: list[tuple[int, int]] = []  # tokens of job 1 that were made, and told, before such a step ended
     n_made = 0
 
     class Watched(Scheduler):
-        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[Emission]:
+        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[News]:
             nonlocal n_made
             if plan.n_tokens > 10:
-                n_told = sum(len(e.tokens) for news in published for e in news if e.job_id == 1)
+                n_told = sum(len(e.tokens) for news in published for e in one_by_one(news) if e.job_id == 1)
                 told_at_long_steps.append((n_made, n_told))
             emissions = super().commit(plan, sampled, now, step_s)
-            n_made += sum(len(emission.tokens) for emission in emissions if emission.job_id == 1)
+            n_made += sum(len(emission.tokens) for emission in one_by_one(emissions) if emission.job_id == 1)
             return emissions
 
     engine = Engine(backend, Watched.for_backend(backend), published.append, clock=lambda: backend.now)
@@ -278,7 +278,7 @@ def test_a_lost_backend_fails_every_job_and_is_told_once() -> None:
 
 def test_a_scheduler_that_breaks_its_laws_fails_every_job_and_no_thread() -> None:
     class Broken(Scheduler):
-        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[Emission]:
+        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[News]:
             raise AssertionError("the counts do not add up")
 
         def fail_all(self, error: str, now: float) -> list[Emission]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed
-from llamahost.core.work import Emission, RowLogprobs, Times
-from llamahost.engine.outbox import Outbox
+from llamahost.core.work import Emission, OneMore, RowLogprobs, Times
+from llamahost.engine.outbox import FEW, N_TURNS, PAUSE_S, Outbox
 from tests.on_loop import on_loop, turns
 
 
@@ -25,6 +25,9 @@ class CountingLoop:
         self.n_wakes += 1
         return self._loop.call_soon_threadsafe(callback, *args)
 
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        return self._loop.call_soon(callback, *args)
+
     def create_future(self) -> "asyncio.Future[Any]":
         return self._loop.create_future()
 
@@ -32,7 +35,39 @@ class CountingLoop:
         return self.now
 
 
-def outbox_of(loop: CountingLoop, **options: Any) -> Outbox:
+class HandLoop:
+    """A loop whose turns are taken by hand: each takes `turn_s`, and runs what was due when it began."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.turn_s = 0.0
+        self._ready: list[Callable[[], object]] = []
+        self._later: list[tuple[float, Callable[[], object]]] = []
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        self._ready.append(lambda: callback(*args))
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> None:
+        self._later.append((self.now + delay_s, callback))
+
+    def run(self) -> None:
+        """Turns until nothing is to be done soon."""
+        while self._ready:
+            ready, self._ready = self._ready, []
+            self.now += self.turn_s
+            for callback in ready:
+                callback()
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self._ready += [callback for at, callback in self._later if at <= self.now + 1e-9]
+        self._later = [(at, callback) for at, callback in self._later if at > self.now + 1e-9]
+        self.run()
+
+
+def outbox_of(loop: CountingLoop | HandLoop, **options: Any) -> Outbox:
     return Outbox(loop, **options)  # type: ignore[arg-type]  # the part of a loop that an outbox uses
 
 
@@ -55,8 +90,62 @@ async def test_steps_that_the_loop_has_not_seen_yet_share_a_wake_up() -> None:
         outbox.publish([Emission(1, tokens=(token,))])
     assert loop.n_wakes == 1
     assert (await anext(reader)).tokens == tuple(range(10))
+    await turns()
     outbox.publish([Emission(1, tokens=(10,))])
     assert loop.n_wakes == 2
+
+
+@pytest.mark.parametrize(
+    ("took_s", "pause_s"),
+    [(0.004, 0.004), (0.02, 0.02), (1.0, PAUSE_S), (0.0009, 0.0)],
+    ids=["a pass", "a long one", "one of a second", "one of no matter"],
+)
+def test_a_pass_is_followed_by_as_long_without_one_within_bounds(took_s: float, pause_s: float) -> None:
+    loop = HandLoop()
+    outbox = outbox_of(loop, clock=lambda: loop.now)
+    readers = [outbox.open([k]) for k in range(FEW)]
+    outbox.publish([Emission(k, tokens=(k,)) for k in range(FEW)])
+    loop.turn_s = took_s / N_TURNS
+    loop.run()
+    assert [reader.n_unread for reader in readers] == [1] * FEW, "what comes to a loop at rest is told at once"
+    loop.turn_s = 0.0
+    for step in range(3):
+        outbox.publish([OneMore(list(range(FEW)), [step] * FEW, loop.now)])
+    loop.run()
+    if pause_s:
+        loop.sleep(pause_s - 0.0005)
+        assert [reader.n_unread for reader in readers] == [1] * FEW
+        loop.sleep(0.0005)
+    assert [reader.n_unread for reader in readers] == [4] * FEW, "then all that has come is told at once"
+
+
+def test_news_of_few_streams_is_never_held() -> None:
+    loop = HandLoop()
+    outbox = outbox_of(loop, clock=lambda: loop.now)
+    reader = outbox.open([1])
+    loop.turn_s = 0.5
+    for n in range(1, 5):
+        outbox.publish([Emission(1, tokens=(n,))])
+        loop.run()
+        assert reader.n_unread == n
+
+
+@on_loop
+async def test_tokens_alone_are_told_in_their_order_among_emissions_with_the_times_so_far() -> None:
+    outbox = outbox_of(CountingLoop())
+    reader = outbox.open([1])
+    outbox.publish([Emission(1, tokens=(5,), n_cached=3, times=Times(1, 2, 3, 3))])
+    outbox.publish([OneMore([1, 2], [6, 60], 4.0)])
+    outbox.publish([OneMore([2, 1], [70, 7], 5.0)])
+    await turns()
+    assert await anext(reader) == Emission(1, (5, 6, 7), n_cached=3, times=Times(1, 2, 3, 5.0))
+    outbox.publish([OneMore([1], [8], 6.0)])
+    await turns()
+    assert await anext(reader) == Emission(1, (8,), times=Times(1, 2, 3, 6.0))
+    outbox.publish([OneMore([1], [9], 7.0)])
+    outbox.publish([Emission(1, n_hidden=1, finish="stop", times=Times(1, 2, 3, 8.0))])
+    await turns()
+    assert await anext(reader) == Emission(1, (9,), n_hidden=1, finish="stop", times=Times(1, 2, 3, 8.0))
 
 
 @on_loop

@@ -6,12 +6,12 @@ from queue import SimpleQueue
 
 import pytest
 
-from llamahost.core.work import Emission, Plan, Sampled
+from llamahost.core.work import Emission, News, Plan, Sampled
 from llamahost.engine.engine import HOLD_S, Engine
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
 from tests.engine.test_engine import job_of
-from tests.fakes import FakeBackend, alone, per_token
+from tests.fakes import FakeBackend, alone, one_by_one, per_token
 
 WAIT_S = 10.0
 
@@ -40,13 +40,13 @@ class Mail:
     """What an engine published, to be waited for."""
 
     def __init__(self) -> None:
-        self.queue: SimpleQueue[list[Emission]] = SimpleQueue()
+        self.queue: SimpleQueue[list[News]] = SimpleQueue()
         self.tokens: dict[int, list[int]] = {}
         self.ends: dict[int, Emission] = {}
 
     def wait_for_end(self, *job_ids: int) -> None:
         while not set(job_ids) <= self.ends.keys():
-            for emission in self.queue.get(timeout=WAIT_S):
+            for emission in one_by_one(self.queue.get(timeout=WAIT_S)):
                 self.tokens.setdefault(emission.job_id, []).extend(emission.tokens)
                 if emission.finish is not None:
                     self.ends[emission.job_id] = emission
@@ -126,9 +126,9 @@ def test_news_of_one_engine_does_not_wait_for_the_step_of_another(worker: Worker
 
     n_told = 0
 
-    def tell(emissions: list[Emission]) -> None:
+    def tell(news: list[News]) -> None:
         nonlocal n_told
-        n_told += sum(len(emission.tokens) for emission in emissions)
+        n_told += sum(len(each.tokens) for each in news)
 
     class Watching(FakeBackend):
         def launch(self, plan: Plan) -> None:

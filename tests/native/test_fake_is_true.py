@@ -16,7 +16,7 @@ from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
 from llamahost.native.model import Model
-from tests.fakes import FakeBackend
+from tests.fakes import FakeBackend, one_by_one
 
 N_CTX, N_SLOTS, N_BATCH = 256, 4, 128
 GREEDY = Sampling(temperature=0.0)
@@ -306,7 +306,7 @@ def test_a_scheduler_answers_everybody_as_if_alone(backend: Backend) -> None:
             scheduler.add(job(number, tokens, n_max=10), 0.0)
         while (plan := scheduler.plan(0.0)) is not None:
             backend.launch(plan)
-            for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+            for emission in one_by_one(scheduler.commit(plan, backend.collect(), 0.0, 0.01)):
                 answers[emission.job_id] += emission.tokens
                 n_cached += emission.n_cached if emission.finish else 0
         assert [answers[number] for number in range(len(prompts))] == alone
@@ -330,7 +330,7 @@ def test_a_scheduler_scores_everybody_as_if_alone(backend: Backend) -> None:
         n_tokens = 0
         while (plan := scheduler.plan(0.0)) is not None:
             backend.launch(plan)
-            for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+            for emission in one_by_one(scheduler.commit(plan, backend.collect(), 0.0, 0.01)):
                 assert emission.finish in (None, "length")
                 n_tokens += len(emission.tokens)
                 if emission.job_id % 10 < 5:
@@ -377,7 +377,7 @@ def test_who_gives_way_in_a_tight_unified_kv_resumes_as_if_nothing_had_been(
         n_saves += len(plan.saves)
         n_restores += len(plan.restores)
         backend.launch(plan)
-        for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+        for emission in one_by_one(scheduler.commit(plan, backend.collect(), 0.0, 0.01)):
             answers[emission.job_id] += emission.tokens
             assert emission.finish in (None, "length")
     backend.close()

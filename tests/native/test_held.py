@@ -21,6 +21,7 @@ from llamahost.native.model import Model
 from llamahost.native.rows import Chooser
 from llamahost.native.sampling import Samplers
 from llamahost.text.constraint import grammar_of
+from tests.fakes import one_by_one
 
 SCHEMA = grammar_of(
     Output(
@@ -77,7 +78,7 @@ class Bench:
         n_steps = 0
         while (plan := self.scheduler.plan(0.0)) is not None:
             self.backend.launch(plan)
-            for emission in self.scheduler.commit(plan, self.backend.collect(), 0.0, 0.001):
+            for emission in one_by_one(self.scheduler.commit(plan, self.backend.collect(), 0.0, 0.001)):
                 before = self.answers[emission.job_id]
                 self.answers[emission.job_id] = emission._replace(
                     tokens=before.tokens + emission.tokens, logprobs=before.logprobs + emission.logprobs
@@ -134,7 +135,7 @@ def test_logprobs_change_no_answer_and_are_those_of_each_token(bench: Bench, nam
     rows: list[Any] = []
     while (plan := bench.scheduler.plan(0.0)) is not None:
         bench.backend.launch(plan)
-        for emission in bench.scheduler.commit(plan, bench.backend.collect(), 0.0, 0.001):
+        for emission in one_by_one(bench.scheduler.commit(plan, bench.backend.collect(), 0.0, 0.001)):
             rows += emission.prompt_logprobs
     scored = rows[len(prompt) - 1 :]
     for told, row in zip(answer.logprobs, scored, strict=True):

@@ -13,6 +13,7 @@ from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
 from llamahost.native.model import Model
+from tests.fakes import one_by_one
 from tests.native.driver import Driver
 
 PROMPTS = (
@@ -65,7 +66,7 @@ def test_eight_that_come_and_go_write_what_llama_writes_alone(shared_models: Pat
                 if plan is None:
                     continue
                 backend.launch(plan)
-                for emission in scheduler.commit(plan, backend.collect(), 0.0, 0.01):
+                for emission in one_by_one(scheduler.commit(plan, backend.collect(), 0.0, 0.01)):
                     out[emission.job_id] += emission.tokens
                     n_cached += emission.n_cached if emission.finish else 0
             assert list(out.values()) == wanted

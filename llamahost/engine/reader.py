@@ -1,0 +1,198 @@
+"""What came of a few jobs and was not read yet, and the one task that reads it. Knows job ids and tokens; no thread.
+
+What is unread is merged, so a slow reader costs memory only up to its jobs' `n_max` and to what was asked of their
+prompts, and one that stalls too long with too much unread is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from llamahost.core.errors import GenerationFailed
+from llamahost.core.work import Emission, RowLogprobs, Times
+
+
+def merge(emissions: list[Emission]) -> Emission:
+    """One emission that says what these, of one job and in order, said."""
+    last = emissions[-1]
+    if len(emissions) == 1:
+        return last
+    tokens: list[int] = []
+    logprobs: list[RowLogprobs] = []
+    of_prompt: list[RowLogprobs] = []
+    n_cached = n_hidden = n_processed = 0
+    for emission in emissions:
+        tokens += emission.tokens
+        logprobs += emission.logprobs
+        of_prompt += emission.prompt_logprobs
+        n_cached = max(n_cached, emission.n_cached)
+        n_hidden += emission.n_hidden
+        n_processed = max(n_processed, emission.n_processed)
+    return Emission(
+        last.job_id,
+        tuple(tokens),
+        tuple(logprobs),
+        n_cached,
+        n_hidden,
+        last.finish,
+        last.error,
+        last.times,
+        tuple(of_prompt),
+        n_processed,
+    )
+
+
+class Unread:
+    """Owned by the loop. What has come of one job: emissions, then tokens of which there is nothing more to say."""
+
+    __slots__ = ("at", "emissions", "job_id", "reader", "times", "tokens")
+
+    def __init__(self, job_id: int, reader: Reader) -> None:
+        self.job_id = job_id
+        self.reader = reader
+        self.emissions: list[Emission] = []
+        self.tokens: list[int] = []
+        self.at = 0.0  # when the last of `tokens` came
+        self.times = Times()  # of the last emission
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(emission.tokens) for emission in self.emissions) + len(self.tokens)
+
+    def add(self, emission: Emission) -> None:
+        if self.tokens:
+            self.emissions.append(self._of_tokens())
+        self.emissions.append(emission)
+        self.times = emission.times
+
+    def take(self) -> Emission:
+        """All of it, as one."""
+        if not self.emissions:
+            return self._of_tokens()
+        if self.tokens:
+            self.emissions.append(self._of_tokens())
+        emissions, self.emissions = self.emissions, []
+        return merge(emissions)
+
+    def _of_tokens(self) -> Emission:
+        tokens, self.tokens = tuple(self.tokens), []
+        arrived, admitted, first, _ = self.times
+        self.times = Times(arrived, admitted, first, self.at)
+        return Emission(self.job_id, tokens, times=self.times)
+
+
+class Source(Protocol):
+    """Where a reader's news comes from: `outbox.Outbox`."""
+
+    stall_s: float
+    n_unread: int
+
+    def forget(self, job_id: int) -> None:
+        """Deliver no more of this job to anyone. Idempotent."""
+        ...
+
+
+class Reader:
+    """The emissions of a few jobs, in order within each job. Owned by the loop; one task reads it.
+
+    Iteration ends when every job has had its last emission, or has been dropped; a failed one raises GenerationFailed.
+    """
+
+    __slots__ = (
+        "_error",
+        "_loop",
+        "_on_stalled",
+        "_open",
+        "_source",
+        "_unread",
+        "_unread_since",
+        "_waiter",
+        "n_unread",
+    )
+
+    def __init__(
+        self, source: Source, loop: asyncio.AbstractEventLoop, job_ids: Iterable[int], on_stalled: Callable[[], None]
+    ) -> None:
+        self._source = source
+        self._loop = loop
+        self._open = set(job_ids)
+        self._on_stalled = on_stalled
+        self._unread: dict[int, Unread] = {}  # by job, the longest unread first
+        self.n_unread = 0  # tokens
+        self._unread_since = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+
+    def __aiter__(self) -> Reader:
+        return self
+
+    async def __anext__(self) -> Emission:
+        while not self._unread:
+            if self._error is not None:
+                raise self._error
+            if not self._open:
+                raise StopAsyncIteration
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        job_id = next(iter(self._unread))
+        emission = self._unread.pop(job_id).take()
+        self.n_unread -= len(emission.tokens)
+        if emission.finish is not None:
+            self._close(job_id)
+            if emission.finish == "failed":
+                raise GenerationFailed(emission.error)
+        return emission
+
+    def drop(self, job_id: int) -> None:
+        """Want no more of this job: what is unread of it is forgotten, what comes is not kept."""
+        unread = self._unread.pop(job_id, None)
+        if unread is not None:
+            self.n_unread -= unread.n_tokens
+        self._close(job_id)
+        if not self._open:
+            self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """End now: forget what is unread, and raise `error` at the next read and ever after. The first error stays."""
+        if self._error is None:
+            self._error = error
+        self._unread.clear()
+        self.n_unread = 0
+        self.close()
+        self._wake()
+
+    def close(self) -> None:
+        """Keep nothing that comes from now on. Idempotent."""
+        for job_id in tuple(self._open):
+            self._close(job_id)
+
+    @property
+    def open_ids(self) -> frozenset[int]:
+        """The jobs whose last emission has been neither read nor dropped."""
+        return frozenset(self._open)
+
+    def has(self, unread: Unread) -> None:
+        """Something is about to come of a job of which all was read. Called by the outbox alone."""
+        if not self._unread:
+            self._unread_since = 0.0
+        self._unread[unread.job_id] = unread
+        self._wake()
+
+    def check_stall(self) -> None:
+        """Too much is unread: for how long? Called by the outbox alone."""
+        now = self._loop.time()
+        if self._unread_since == 0.0:  # the clock is read here only, not for each token of a reader that keeps up
+            self._unread_since = now
+        elif now - self._unread_since > self._source.stall_s:
+            self._on_stalled()
+
+    def _close(self, job_id: int) -> None:
+        self._open.discard(job_id)
+        self._source.forget(job_id)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():  # else its reading was cancelled
+            waiter.set_result(None)
