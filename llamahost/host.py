@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import math
+import os
 import threading
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequ
 from llamahost.core.work import NO_ADAPTERS, Adapters, Vector
 from llamahost.fleet.adapters import AdapterSpec
 from llamahost.fleet.builtin import builtin, is_named
+from llamahost.fleet.cache import cache_folder
 from llamahost.fleet.devices import Devices, MachineDevices, is_same_card
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
@@ -143,6 +145,7 @@ class AsyncHost:
             devices=hardware,
             facts=_facts if load is None else None,
             fetch=_fetch if load is None else None,
+            memories=cache_folder(os.environ) if load is None else None,
         )
         self._router = Router(self._fleet, manifest, is_strict=is_strict)
 

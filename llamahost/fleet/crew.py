@@ -11,21 +11,27 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 
 from llamahost.core.errors import LlamahostError, NoMemory
 from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
 from llamahost.fleet import residents
 from llamahost.fleet.devices import Devices
 from llamahost.fleet.fetches import Fetch, Fetches, Fetching
-from llamahost.fleet.kept import KeptPrefixes
+from llamahost.fleet.fit import Shape
+from llamahost.fleet.footprint import FileFacts, Footprint
+from llamahost.fleet.keeping import Keeping
+from llamahost.fleet.kept_files import PrefixFiles
 from llamahost.fleet.loading import Loading
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from llamahost.fleet.place import Place, Running
+from llamahost.fleet.replica import in_thread
 from llamahost.fleet.residency import Residency
-from llamahost.fleet.residents import Effect, Refuse
+from llamahost.fleet.residents import Effect, Measured, Refuse
 from llamahost.fleet.room import room_of
 from llamahost.fleet.status import State
+from llamahost.fleet.weighed import Weighed
 
 logger = logging.getLogger("llamahost.fleet")
 
@@ -33,10 +39,18 @@ _epochs = itertools.count(1)
 
 
 class Crew:
-    """Owned by the loop. `places` are the models by name, `names` those by any name that they answer to."""
+    """Owned by the loop. `places` are the models by name, `names` those by any name that they answer to.
+
+    `memories` is the folder of what outlives the process: what loads took, what slots held.
+    """
 
     def __init__(
-        self, residency: Residency, hardware: Devices, settings: ServerSettings, fetch: Fetch | None = None
+        self,
+        residency: Residency,
+        hardware: Devices,
+        settings: ServerSettings,
+        fetch: Fetch | None = None,
+        memories: Path | None = None,
     ) -> None:
         self.residency = residency
         self.hardware = hardware
@@ -52,7 +66,9 @@ class Crew:
         self.clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
         self.is_closed = False
         self._told: dict[str, State] = {}
-        self._kept = KeptPrefixes()
+        self._keeping = Keeping(PrefixFiles(memories / "prefixes") if memories is not None else None)
+        self._memories = memories
+        self._weighed: Weighed | None = None
         self.fetches = Fetches(fetch, self._fetched)
         self._first_free: Mapping[str, int] = {}
         self.list_places()
@@ -87,6 +103,9 @@ class Crew:
         devices, self._first_free = await loading.devices(self.hardware)
         if self.hardware.trouble:
             logger.warning("%s", self.hardware.trouble)
+        if self._memories is not None:
+            names = tuple(f"{each.id} {each.name}".strip() for each in devices)
+            self._weighed = Weighed.of(self._memories, names)
         room = room_of(devices, self._first_free, self.settings)
         trouble = "" if self.settings.cpu_fallback else self.hardware.trouble
         is_broken = self.hardware.is_broken
@@ -157,6 +176,7 @@ class Crew:
         try:
             spec = await self.fetches.have(place.spec, effect.turn, self.now)
             facts = await loading.look(spec)
+            measured = await self._known(facts, place.spec)
             await self.see_room()
         except LlamahostError as error:
             if self._is_meant(effect.name, effect.turn) and not self.is_closed:
@@ -166,7 +186,29 @@ class Crew:
             logger.exception("could not look at %s", effect.name)
             self.do(self.residency.failed_look(effect, f"{type(error).__name__}: {error}", self.now()))
         else:
-            self.do(self.residency.looked(effect, facts, self.now()))
+            self.do(self.residency.looked(effect, facts, self.now(), measured))
+
+    async def _known(self, facts: FileFacts, spec: ModelSpec) -> Mapping[Shape, Footprint]:
+        """What loads of this file were seen to take, in this process or before."""
+        weighed = self._weighed
+        if weighed is None:
+            return {}
+        return await in_thread("weighed", lambda: weighed.known(facts.stamp, spec))
+
+    def _learn(self, record: residents.Replica, spec: ModelSpec, measured: Measured | None) -> None:
+        """For the next process."""
+        weighed, placement = self._weighed, record.placement
+        if weighed is None or measured is None or placement.shape is None or not placement.is_whole:
+            return
+        shape, taken = placement.shape, measured.footprint
+        in_thread("weighed", lambda: weighed.add(record.seen, spec, shape, taken))
+
+    async def keep_all(self) -> None:
+        """Write what is to be found again by the next process."""
+        for place in self.places.values():
+            for running in place.ready() if place.spec.keep_prefixes and self.settings.prefix_disk_bytes else ():
+                await self._keeping.keep(running, self.settings)
+        await self._keeping.flush(self.settings)
 
     async def see_room(self, host_bytes: int | None = None, *, is_bounded_anew: bool = False) -> None:
         """How much there is of each device now, by the settings as they are, or by another bound on the CPU's."""
@@ -199,7 +241,9 @@ class Crew:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
                     loop.call_soon_threadsafe(self.tell, LoadProgress(place.spec.name, id_, fraction))
 
+        record = next(each for each in place.model.replicas if each.id == id_)
         try:
+            kept = await self._keeping.read(record, effect.spec, self.settings)
             opened = await loading.open(id_, effect.spec, on_progress)
         except LlamahostError as error:
             logger.error("%s", error)
@@ -220,7 +264,6 @@ class Crew:
                 loop.call_soon_threadsafe(self._lost, id_, reason)
 
         devices = effect.placement.devices
-        record = next(each for each in place.model.replicas if each.id == id_)
         try:
             measured = opened.measured(devices)
             replica = loading.replica(opened, devices, on_lost)
@@ -231,9 +274,11 @@ class Crew:
             self._failed(id_, f"{type(error).__name__}: {error}")
             return
         place.running[id_] = running
-        running.replica.restore(self._kept.take(_key_of(running)))
+        running.replica.restore(self._keeping.take(record, effect.spec) or kept)
         if running.replica.adapters.specs != place.spec.adapters:
             self.spawn(self.adapt(place, running))
+        if record.made_for is not None:
+            self._learn(record, record.made_for, measured)
         effects = self.residency.loaded(id_, measured, self.now())
         if record.state == "ready":
             place.is_on_demand = False
@@ -261,12 +306,7 @@ class Crew:
         if running is None:
             return
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
-            try:
-                slots = await running.replica.keep(self.settings.prefix_bytes)
-            except Exception as error:  # they are computed again, that is all
-                logger.warning("%s: its prefixes could not be kept: %s", replica_id, error)
-            else:
-                self._kept.put(_key_of(running), slots, self.settings.prefix_bytes)
+            await self._keeping.keep(running, self.settings)
         try:
             await running.replica.close()
         except Exception:  # what it took is given back all the same, or nothing could be loaded in its place ever
@@ -322,13 +362,6 @@ class Crew:
     def _tick(self) -> None:
         self.timer = None
         self.do(self.residency.tick(self.now()))
-
-
-def _key_of(running: Running) -> Hashable:
-    """What a kept state fits into: the same file, in a context of the same shape, as it was loaded."""
-    record, spec = running.record, running.replica.spec
-    kinds = spec.kv_type_k, spec.kv_type_v, spec.flash_attention, spec.swa_full
-    return record.seen, record.placement.shape, kinds, spec.rope_freq_base, spec.rope_freq_scale
 
 
 def _state_of(record: residents.Replica) -> State:

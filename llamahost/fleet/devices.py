@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from llamahost.core.errors import LoadFailed
 from llamahost.core.machine import Machine
+from llamahost.ops.gpu import Gpu, Gpus, Nvml
 
 Kind = Literal["gpu", "cpu"]
 
@@ -125,57 +126,113 @@ class BudgetedDevices:
         return {}
 
 
-@dataclass
-class MachineDevices:
-    """llama.cpp's own list, the CPU last, under the same ids as `llamahost check` tells."""
-
-    host_bytes: int | None = None
-    trouble: str = field(default="", init=False)
-    blocks: bool = True
+class Listed(Protocol):
+    """A device as llama.cpp tells it; `native/devices` has those of this machine."""
 
     @property
-    def is_broken(self) -> bool:
-        return ": " in self.trouble and _NO_GPU not in self.trouble
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def pci_id(self) -> str: ...
+    @property
+    def free_bytes(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+
+
+def _listed() -> Sequence[Listed]:
+    from llamahost.native.devices import devices  # brings llama_cpp, which takes a while
+
+    return devices()
+
+
+def _trouble() -> str:
+    from llamahost.native.devices import trouble
+
+    return trouble()
+
+
+def _seen() -> Gpus:
+    """What NVML tells now."""
+    nvml = Nvml()
+    nvml.open()
+    try:
+        return nvml.sample()
+    finally:
+        nvml.close()
+
+
+@dataclass
+class MachineDevices:
+    """llama.cpp's own list, the CPU last, under the same ids as `llamahost check` tells.
+
+    NVML knows the same cards by UUID and PCI id, all of them and in another order than CUDA_VISIBLE_DEVICES makes it:
+    they are matched by PCI id, which both tell. `listed`, `complaint` and `seen` are there for tests.
+    """
+
+    host_bytes: int | None = None
+    listed: Callable[[], Sequence[Listed]] = _listed
+    complaint: Callable[[], str] = _trouble
+    seen: Callable[[], Gpus] = _seen
+    trouble: str = field(default="", init=False)
+    is_broken: bool = field(default=False, init=False)
+    blocks: bool = True
 
     @property
     def is_budgeted(self) -> bool:
         return self.host_bytes is not None
 
     def budgeted(self, host_bytes: int | None) -> MachineDevices:
-        new = MachineDevices(host_bytes)
-        new.trouble = self.trouble
+        new = MachineDevices(host_bytes, self.listed, self.complaint, self.seen)
+        new.trouble, new.is_broken = self.trouble, self.is_broken
         return new
 
     def all(self) -> tuple[Device, ...]:
-        from llamahost.core.errors import (
-            LoadFailed,
-        )  # the native room brings llama_cpp, which takes a third of a second
-
         found: list[Device] = []
+        self.trouble = ""
         try:
-            from llamahost.native.devices import devices, trouble  # brings llama_cpp, which takes a while
-
-            for k, each in enumerate(devices()):
-                if each.kind in ("GPU", "integrated GPU"):
-                    found.append(
-                        Device(
-                            id=each.name,
-                            kind="gpu",
-                            name=each.description,
-                            pci_id=each.pci_id,
-                            total_bytes=each.total_bytes,
-                            backend_index=k,
-                        )
-                    )
-            self.trouble = "" if found else trouble()
+            listed = tuple(enumerate(self.listed()))
+            gpus = [(k, each) for k, each in listed if each.kind.endswith("GPU")]
+            if not gpus:
+                self.trouble = self.complaint()
         except LoadFailed as error:  # told again, and to whoever asked for a model, by its load
-            self.trouble = str(error)
+            self.trouble, gpus = str(error), []
+        self.is_broken = ": " in self.trouble and _NO_GPU not in self.trouble
+        if gpus or self.trouble:
+            seen = self.seen()
+            for k, each in gpus:
+                card = card_of(seen, each.pci_id)
+                found.append(
+                    Device(
+                        id=each.name,
+                        kind="gpu",
+                        name=each.description,
+                        uuid=card.uuid if card is not None else "",
+                        pci_id=each.pci_id,
+                        total_bytes=each.total_bytes,
+                        backend_index=k,
+                    )
+                )
+            if self.trouble:
+                cards = ", ".join(f"{gpu.name} {gpu.uuid}" for gpu in seen.gpus)
+                self.trouble += f"; NVML knows {cards}" if cards else f"; NVML: {seen.trouble}"
         return (*found, *HostDevices(self.host_bytes).all())
 
     def free_bytes(self) -> Mapping[str, int]:
         free = dict(HostDevices(self.host_bytes).free_bytes())
         with contextlib.suppress(LoadFailed):
-            from llamahost.native.devices import devices
-
-            free.update({each.name: each.free_bytes for each in devices() if each.kind.endswith("GPU")})
+            gpus = [each for each in self.listed() if each.kind.endswith("GPU")]
+            seen = self.seen() if gpus else Gpus()
+            for each in gpus:
+                card = card_of(seen, each.pci_id)
+                told = card.free_bytes if card is not None else None
+                free[each.name] = each.free_bytes if told is None else min(each.free_bytes, told)
         return free
+
+
+def card_of(seen: Gpus, pci_id: str) -> Gpu | None:
+    """NVML's word for the card of this place."""
+    return next((gpu for gpu in seen.gpus if is_same_card(gpu.pci_id, pci_id)), None)

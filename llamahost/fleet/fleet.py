@@ -14,6 +14,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed, ModelNotFound, Unavailable
@@ -43,6 +44,8 @@ LEASE_PATIENCE_S = 0.5
 """How long closing waits for leases whose streams it has ended: their holders may be waiting for a client."""
 CLOSE_PATIENCE_S = 5.0
 """How long closing waits for a step that does not return."""
+KEEP_PATIENCE_S = 20.0
+"""How long closing writes prefixes to files, where that is asked."""
 WAIT_S = 600.0
 """How long a request waits for a load when it gives no deadline."""
 
@@ -67,12 +70,13 @@ class Fleet:
         devices: Devices | None = None,
         facts: Facts | None = None,
         fetch: Fetch | None = None,
+        memories: Path | None = None,
     ) -> None:
         settings = settings or ServerSettings()
         hardware = devices or HostDevices(settings.host_bytes)
         may_page = _may_page(specs, hardware)
         residency = Residency(specs, max_loaded=settings.max_loaded, may_page=may_page, lost_s=reload_delay_s)
-        self._crew = Crew(residency, hardware, settings, fetch)
+        self._crew = Crew(residency, hardware, settings, fetch, memories)
         self._plain: dict[str, ModelSpec] = {}  # the manifest's own, of those that were loaded otherwise by hand
         self._load, self._facts = load, facts
         self._reader_stall_s = reader_stall_s
@@ -147,6 +151,9 @@ class Fleet:
             async with asyncio.timeout(LEASE_PATIENCE_S):
                 for place in places:
                     await place.idle.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KEEP_PATIENCE_S):
+                await self._crew.keep_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_PATIENCE_S):
                 for place in places:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from llamahost.core.errors import LoadFailed, PullFailed
+from llamahost.fleet.cache import cache_folder, read_json, write_json
 from llamahost.fleet.manifest import BUILTIN_PATH, PACKAGED
 from llamahost.fleet.repo import shard_names
 
@@ -36,14 +37,6 @@ _UNSEEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIB
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LLAMAHOST_API_KEY")
 """What a process that opens a strange file has no business to know."""
 _remembering = threading.Lock()
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where llamahost keeps what it can find out again: LLAMAHOST_CACHE, else below the user's cache."""
-    if own := environ.get("LLAMAHOST_CACHE"):
-        return Path(own).expanduser()
-    cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache"
-    return Path(cache) / "llamahost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +65,14 @@ class Memory:
             known.pop(str(path.resolve()), None)
             known[str(path.resolve())] = mark  # the last to be forgotten
             kept = dict(list(known.items())[-MAX_REMEMBERED:])
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            new = self.file.with_name(f".{self.file.name}.{os.getpid()}.new")
-            new.write_text(json.dumps({"library": self.library, "files": kept}), encoding="utf-8")
-            new.replace(self.file)
+            write_json(self.file, {"library": self.library, "files": kept})
 
     def _read(self) -> dict[str, list[list[int]]]:
-        try:
-            found = json.loads(self.file.read_bytes())
-            return dict(found["files"]) if found["library"] == self.library else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = read_json(self.file)
+        if not isinstance(found, dict) or found.get("library") != self.library:
             return {}
+        files = found.get("files")
+        return files if isinstance(files, dict) else {}
 
 
 def ensure(

@@ -108,7 +108,7 @@ class ModelSpec:
     idle_s: float | None = None  # without a request, after which it is unloaded
     when_loading: WhenLoading = "auto"  # auto: wait for a load that a request began, else refuse
     max_sampling: Mapping[str, float] = field(default_factory=dict)  # what requests may ask for at most
-    keep_prefixes: bool = False  # what slots hold survives an unload in host memory
+    keep_prefixes: bool = False  # what slots hold survives an unload, in host memory or in files
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is as good
@@ -224,6 +224,7 @@ class ServerSettings:
     cpu_fallback: bool = False  # serve on the CPU where the driver of a GPU fails
     max_loaded: int | None = None  # models at once
     prefix_bytes: int = 2**30  # of host memory, for the prefixes of unloaded models
+    prefix_disk_bytes: int = 0  # of the cache folder, for those that memory has no room for, and at shutdown
     gpu_sample_s: float = 1.0  # between looks at the GPUs; 0: never
     n_retries: int = 2  # of a request that failed before its first token
     breaker_failures: int = 2  # in a row, after which a replica is spared
@@ -263,6 +264,7 @@ RELOADED = frozenset(
         "cpu_fallback",
         "max_loaded",
         "prefix_bytes",
+        "prefix_disk_bytes",
         "stall_s",
         "timeout_s",
         "n_retries",
@@ -372,6 +374,7 @@ _SERVER_KINDS = {
     "breaker_failures": Kind(int, 1, 1000),
     "breaker_s": Kind(float, 0.0, 86400.0),
     "prefix_bytes": Kind(int, 0, 2**50),
+    "prefix_disk_bytes": Kind(int, 0, 2**50),
     "adapter_folders": Kind(tuple),
 }
 

@@ -37,6 +37,11 @@ class Placement:
     footprint: Footprint = field(default_factory=Footprint)
     bytes: Bytes = field(default_factory=dict)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether one device has all that is for a device, so that what it takes there is what it takes."""
+        return len(self.devices) == 1 and not self.note
+
     def spec(self, spec: ModelSpec) -> ModelSpec:
         """What the loader is told: the model as it was decided here."""
         decided = replace(

@@ -128,8 +128,7 @@ class Residency:
         if measured is not None:
             replica.bytes = measured.bytes
             is_as_now = replica.seen == model.seen and not replica.is_doomed  # its file and settings
-            is_whole = len(replica.placement.devices) == 1 and not replica.placement.note
-            if is_as_now and is_whole and replica.placement.shape is not None:
+            if is_as_now and replica.placement.is_whole and replica.placement.shape is not None:
                 model.measured[replica.placement.shape] = measured.footprint
         replica.stays_until = now + min(STAY_S, max(0.0, now - replica.last_used))  # since when it was being loaded
         replica.last_used = replica.ready_at = now

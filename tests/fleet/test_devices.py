@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,12 +16,10 @@ from llamahost.core.events import Delta, Event, Finished
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
 from llamahost.core.observe import FleetEvent, ModelChanged
-from llamahost.core.work import KeptSlot
 from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.facts import facts_of
 from llamahost.fleet.fit import Shape
 from llamahost.fleet.footprint import footprint
-from llamahost.fleet.kept import KeptPrefixes
 from llamahost.fleet.loader import load
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.policy import Wants
@@ -229,15 +226,6 @@ def test_prefixes_survive_an_unload_where_that_is_asked(
         assert found[0] == found[1]
 
     law()
-
-
-def test_what_is_kept_stays_within_its_budget() -> None:
-    kept = KeptPrefixes()
-    for k in range(4):
-        kept.put(k, (KeptSlot(array("i", [1]), bytes(40)),), 100)
-        assert kept.n_bytes <= 100
-    assert [bool(kept.take(k)) for k in range(4)] == [False, False, True, True]
-    assert kept.n_bytes == 0
 
 
 @pytest.mark.parametrize("architecture", ["llama", "recurrent", "hybrid"])

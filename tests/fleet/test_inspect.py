@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import LoadFailed, Unavailable
-from llamahost.fleet.inspect import MAX_REMEMBERED, Memory, cache_folder, ensure
+from llamahost.fleet.cache import cache_folder
+from llamahost.fleet.inspect import MAX_REMEMBERED, Memory, ensure
 from llamahost.fleet.manifest import BUILTIN_PATH
 from tests.fuzz.gguf_document import read_document
 from tests.gguf_models import write_model

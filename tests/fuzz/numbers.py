@@ -147,6 +147,7 @@ SERVER = {
     "host_bytes": Range(2**20, 2**50, is_whole=True),
     "max_loaded": Range(1, 1000),
     "prefix_bytes": Range(0, 2**50, is_whole=True),
+    "prefix_disk_bytes": Range(0, 2**50, is_whole=True),
     "gpu_sample_s": Range(0.0, 86400.0),
     "n_retries": Range(0, 10, is_whole=True),
     "breaker_failures": Range(1, 1000, is_whole=True),

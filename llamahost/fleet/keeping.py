@@ -1,0 +1,78 @@
+"""Keep what slots hold when their model is unloaded, and find it again when it comes back: in memory, then in files.
+
+Owned by the loop. What fits together, the key says: the file, the shape, the settings and the library.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Hashable
+
+from llamahost.core.work import KeptSlot
+from llamahost.fleet.kept import Kept, KeptPrefixes
+from llamahost.fleet.kept_files import PrefixFiles
+from llamahost.fleet.manifest import ModelSpec, ServerSettings
+from llamahost.fleet.place import Running
+from llamahost.fleet.replica import in_thread
+from llamahost.fleet.residents import Replica
+
+logger = logging.getLogger("llamahost.fleet")
+
+
+class Keeping:
+    """`files` None: nothing outlives the process."""
+
+    def __init__(self, files: PrefixFiles | None) -> None:
+        self._kept = KeptPrefixes()
+        self._files = files
+
+    async def keep(self, running: Running, settings: ServerSettings) -> None:
+        """What its slots hold, now that nobody uses it. Never raises: it is computed again, that is all."""
+        n_most = max(settings.prefix_bytes, settings.prefix_disk_bytes if self._files is not None else 0)
+        try:
+            slots = await running.replica.keep(n_most)
+        except Exception as error:
+            logger.warning("%s: its prefixes could not be kept: %s", running.record.id, error)
+            return
+        gone = self._kept.put(key_of(running.record, running.replica.spec), slots, settings.prefix_bytes)
+        await self._write(gone, settings)
+
+    def take(self, record: Replica, spec: ModelSpec) -> tuple[KeptSlot, ...]:
+        """What is in memory for it."""
+        return self._kept.take(key_of(record, spec))
+
+    async def read(self, record: Replica, spec: ModelSpec, settings: ServerSettings) -> tuple[KeptSlot, ...]:
+        """What is in a file for it; asked for before it is loaded."""
+        files = self._files
+        if files is None or settings.prefix_disk_bytes <= 0 or not spec.keep_prefixes or record.seen is None:
+            return ()
+        key = key_of(record, spec)
+        return await in_thread("prefixes", lambda: files.get(key))
+
+    async def flush(self, settings: ServerSettings) -> None:
+        """Write what is in memory, for the next process."""
+        if settings.prefix_disk_bytes > 0:
+            await self._write(self._kept.take_all(), settings)
+
+    async def _write(self, kept: list[Kept], settings: ServerSettings) -> None:
+        files, n_most = self._files, settings.prefix_disk_bytes
+        if files is None or n_most <= 0 or not kept:
+            return
+
+        def work() -> None:
+            for key, slots in kept:
+                files.put(key, slots, n_most)
+
+        await in_thread("prefixes", work)
+
+
+def key_of(record: Replica, spec: ModelSpec) -> Hashable:
+    """What a kept state fits into: the same file, in a context of the same shape, as it was loaded."""
+    kinds = spec.kv_type_k, spec.kv_type_v, spec.flash_attention, spec.swa_full
+    version = importlib.metadata.version("llama-cpp-python")
+    return record.seen, record.placement.shape, kinds, _rope(spec), version
+
+
+def _rope(spec: ModelSpec) -> Hashable:
+    return tuple(getattr(spec, name) for name in ModelSpec.__slots__ if name.startswith(("rope_", "yarn_")))

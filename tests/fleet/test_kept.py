@@ -1,0 +1,180 @@
+"""Laws of what outlives a model's unload, and the process: within its budget, never a wrong state, nothing half."""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from pathlib import Path
+
+import pytest
+
+from llamahost.core.events import Delta, Finished
+from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
+from llamahost.core.work import KeptSlot
+from llamahost.fleet.fit import Shape
+from llamahost.fleet.footprint import Footprint
+from llamahost.fleet.kept import KeptPrefixes
+from llamahost.fleet.kept_files import MAX_AGE_S, PrefixFiles
+from llamahost.fleet.weighed import MAX_MODELS, Weighed
+from tests.fleet.test_devices import MB, host_of, spec
+from tests.on_loop import on_loop
+
+SLOTS = (KeptSlot(array("i", [1, 2, 3]), b"one" * 50), KeptSlot(array("i", [4]), b"two" * 20))
+
+
+def test_what_is_kept_stays_within_its_budget() -> None:
+    kept = KeptPrefixes()
+    gone = []
+    for k in range(4):
+        gone += kept.put(k, (KeptSlot(array("i", [1]), bytes(40)),), 100)
+        assert kept.n_bytes <= 100
+    assert [key for key, _ in gone] == [0, 1]
+    assert [bool(kept.take(k)) for k in range(4)] == [False, False, True, True]
+    assert kept.n_bytes == 0
+
+
+def test_what_is_written_is_found_by_its_key_alone(tmp_path: Path) -> None:
+    files = PrefixFiles(tmp_path / "prefixes")
+    files.put(("a", 1), SLOTS, 10_000)
+    assert files.get(("a", 1)) == SLOTS
+    assert files.get(("a", 2)) == ()
+    assert PrefixFiles(tmp_path / "prefixes").get(("a", 1)) == SLOTS, "by another process too"
+    (path,) = files.folder.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "prompts are in it"
+    assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
+    files.put(("a", 1), SLOTS[:1], 10_000)
+    assert files.get(("a", 1)) == SLOTS[:1]
+
+
+def test_a_file_that_is_not_as_it_was_written_is_removed_and_never_restored(tmp_path: Path) -> None:
+    files = PrefixFiles(tmp_path)
+    files.put("key", SLOTS, 10_000)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    broken = [b"", b"LHKEPT1\n", whole[:-1], whole + b"x", whole.replace(b"LHKEPT1", b"LHKEPT0")]
+    broken += [
+        whole[:k] + bytes([whole[k] ^ 1]) + whole[k + 1 :] for k in range(8, len(whole) - 300, 7) if not 40 <= k < 48
+    ]
+    for data in broken:
+        path.write_bytes(data)
+        assert files.get("key") == ()
+        assert not path.exists()
+
+
+def test_files_stay_within_their_budget_and_the_old_ones_leave(tmp_path: Path) -> None:
+    files = PrefixFiles(tmp_path)
+    for k in range(5):
+        files.put(k, SLOTS, 10_000)
+        path = max(tmp_path.iterdir(), key=lambda each: each.stat().st_mtime_ns)
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 100 + k))
+    size = path.stat().st_size
+    files.trim(3 * size)
+    assert [bool(files.get(k)) for k in range(5)] == [False, False, True, True, True]
+    files.put(9, SLOTS, size - 1)
+    assert files.get(9) == (), "it is more than all may be"
+    files.put(9, SLOTS, 10_000)
+    (path,) = tmp_path.iterdir()
+    os.utime(path, (0, path.stat().st_mtime - MAX_AGE_S - 1))
+    scrap = tmp_path / ".x.prefixes.1.new"
+    scrap.write_bytes(b"half")
+    os.utime(scrap, (0, 0))
+    files.trim(10_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_what_it_would_have_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    files = PrefixFiles(tmp_path / "file" / "prefixes")
+    files.put("key", SLOTS, 10_000)
+    assert files.get("key") == ()
+
+
+def test_prefixes_are_there_again_in_the_next_process_where_that_is_asked(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAHOST_CACHE", str(tmp_path))
+    prompt = tuple(range(20, 70))
+    greedy = Generation(max_tokens=8, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
+
+    @on_loop
+    async def law() -> None:
+        texts = []
+        for n_disk, n_cached in ((0, 0), (MB, 0), (MB, len(prompt))):
+            one = spec("a", tiny_llama, n_ctx=256, keep_prefixes=True)
+            async with host_of(one, budgets={"cpu-0": 100 * MB}, prefix_disk_bytes=n_disk) as host:
+                request = CompletionRequest(prompts=(prompt,), model="a", generation=greedy)
+                longer = CompletionRequest(prompts=((*prompt, 71, 72),), model="a", generation=greedy)
+                events = [event async for event in host.complete(longer)]
+                (end,) = (event for event in events if isinstance(event, Finished))
+                assert end.usage.n_cached == n_cached
+                texts.append("".join(event.text for event in events if isinstance(event, Delta)))
+                assert [event async for event in host.complete(request)]
+        assert len(set(texts)) == 1
+        other = spec("a", tiny_llama, n_ctx=256, keep_prefixes=True, kv_type_k="f32")
+        async with host_of(other, budgets={"cpu-0": 100 * MB}, prefix_disk_bytes=MB) as host:
+            events = [event async for event in host.complete(longer)]
+            (end,) = (event for event in events if isinstance(event, Finished))
+            assert end.usage.n_cached == 0, "it is of other settings"
+
+    law()
+
+
+SHAPE = Shape(n_ctx=64, n_slots=2, n_cells=128, is_unified=False)
+TAKEN = Footprint(weights_bytes=5, kv_bytes=6, compute_bytes=7)
+
+
+def test_what_a_load_took_is_remembered_of_this_file_with_these_settings_here(tmp_path: Path) -> None:
+    one = spec("a", Path("a.gguf"))
+    weighed = Weighed.of(tmp_path, ("cpu",))
+    weighed.add(("a", 1), one, SHAPE, TAKEN)
+    assert weighed.known(("a", 1), one) == {SHAPE: TAKEN}
+    assert weighed.known(("a", 2), one) == {}, "another file"
+    assert weighed.known(("a", 1), spec("a", Path("a.gguf"), kv_type_k="f32")) == {}, "other settings"
+    assert Weighed.of(tmp_path, ("CUDA0 H100", "cpu")).known(("a", 1), one) == {}, "another machine"
+    assert weighed.known(None, one) == {}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"x": 1}', b"\xff", b'{"%s": [[1]]}', b'{"%s": [[1,1,1,0,-5,1,1]]}', b'{"%s": 3}']
+)
+def test_a_memory_of_nonsense_is_none(tmp_path: Path, data: bytes) -> None:
+    one = spec("a", Path("a.gguf"))
+    weighed = Weighed.of(tmp_path, ("cpu",))
+    weighed.file.write_bytes(data % weighed._key(1, one).encode() if b"%s" in data else data)
+    assert weighed.known(1, one) == {}
+    weighed.add(1, one, SHAPE, TAKEN)
+    assert weighed.known(1, one) == {SHAPE: TAKEN}
+
+
+def test_it_does_not_grow_without_end(tmp_path: Path) -> None:
+    one = spec("a", Path("a.gguf"))
+    weighed = Weighed.of(tmp_path, ("cpu",))
+    weighed.add(0, one, SHAPE, TAKEN)
+    known = weighed._read()
+    (rows,) = known.values()
+    from llamahost.fleet.cache import write_json
+
+    write_json(weighed.file, {str(k): rows for k in range(MAX_MODELS)})
+    weighed.add(1, one, SHAPE, TAKEN)
+    assert len(weighed._read()) == MAX_MODELS
+    assert weighed.known(1, one)
+
+
+def test_the_next_process_grants_what_the_last_one_saw(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAHOST_CACHE", str(tmp_path))
+
+    @on_loop
+    async def law() -> None:
+        seen = []
+        for _ in range(2):
+            async with host_of(spec("a", tiny_llama), budgets={"cpu-0": 100 * MB}) as host:
+                await host.load("a")
+                seen.append(host.models()[0].replicas[0])
+        first, second = seen
+        assert first.estimated != first.measured
+        assert second.estimated == first.measured
+
+    law()
