@@ -94,6 +94,12 @@ class SpecOptions(TypedDict, total=False):
     mlock: bool
     rope_freq_base: float | None
     rope_freq_scale: float | None
+    rope_scaling: Literal["auto", "none", "linear", "yarn", "longrope"]
+    yarn_orig_ctx: int | None
+    yarn_ext_factor: float | None
+    yarn_attn_factor: float | None
+    yarn_beta_fast: float | None
+    yarn_beta_slow: float | None
     replicas: int | Literal["per-gpu"]
     task: Literal["auto", "chat", "completion", "embedding", "rerank"]
     max_sampling: Mapping[str, float]

@@ -333,7 +333,18 @@ def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
         swa_full=spec.swa_full,
         rope_freq_base=spec.rope_freq_base or 0.0,
         rope_freq_scale=spec.rope_freq_scale or 0.0,
+        rope_scaling=spec.rope_scaling,
+        yarn_orig_ctx=spec.yarn_orig_ctx or 0,
+        yarn_ext_factor=_or_own(spec.yarn_ext_factor),
+        yarn_attn_factor=_or_own(spec.yarn_attn_factor),
+        yarn_beta_fast=_or_own(spec.yarn_beta_fast),
+        yarn_beta_slow=_or_own(spec.yarn_beta_slow),
     )
+
+
+def _or_own(factor: float | None) -> float:
+    """As C says that the file's own is meant."""
+    return -1.0 if factor is None else factor
 
 
 _SAMPLING_KEYS: dict[str, tuple[str, type[int] | type[float]]] = {

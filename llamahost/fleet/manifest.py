@@ -21,6 +21,7 @@ from llamahost.fleet.route_spec import RouteSpec
 KvLayout = Literal["auto", "split", "unified"]
 PoolingChoice = Literal["auto", "none", "mean", "cls", "last", "rank"]
 FlashAttention = Literal["auto", "on", "off"]
+RopeScaling = Literal["auto", "none", "linear", "yarn", "longrope"]
 Task = Literal["auto", "chat", "completion", "embedding", "rerank"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
 LoadMode = Literal["start", "request", "hand"]
@@ -103,6 +104,12 @@ class ModelSpec:
     mlock: bool = False
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
+    rope_scaling: RopeScaling = "auto"  # auto: the file's own
+    yarn_orig_ctx: int | None = None  # what it was trained on before YaRN stretched it
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
     pinned: bool = False  # never unloaded to make room
     memory_priority: int = 0  # never unloaded to make room for one of a lower priority
     idle_s: float | None = None  # without a request, after which it is unloaded
@@ -340,6 +347,12 @@ _MODEL_KINDS = {
     "mlock": Kind(bool),
     "rope_freq_base": Kind(float, 1.0, 1e12, is_optional=True),
     "rope_freq_scale": Kind(float, 1e-4, 1e4, is_optional=True),
+    "rope_scaling": Kind(str, choices=("auto", "none", "linear", "yarn", "longrope")),
+    "yarn_orig_ctx": Kind(int, 1, _INT32, is_optional=True),
+    "yarn_ext_factor": Kind(float, 0.0, 1e6, is_optional=True),
+    "yarn_attn_factor": Kind(float, 0.0, 1e6, is_optional=True),
+    "yarn_beta_fast": Kind(float, 0.0, 1e6, is_optional=True),
+    "yarn_beta_slow": Kind(float, 0.0, 1e6, is_optional=True),
     "pinned": Kind(bool),
     "memory_priority": Kind(int, -1000, 1000),
     "idle_s": Kind(float, 1.0, 1e9, is_optional=True),

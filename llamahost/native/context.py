@@ -22,12 +22,15 @@ from llamahost.native.library import TENSOR_TYPES, LogTap, buffers_in
 from llamahost.native.model import Model
 
 FlashAttention = Literal["auto", "on", "off"]
+RopeScaling = Literal["auto", "none", "linear", "yarn", "longrope"]
 
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
 MAX_BATCH = 1 << 20
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
 _MIN_OUTPUTS = 64
 FLASH = {"auto": -1, "off": 0, "on": 1}
+ROPE_SCALINGS = {"auto": -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}  # llama_rope_scaling_type
+YARN = ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow")
 _BITS = {
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5,
     "iq4_nl": 4.5,
@@ -57,6 +60,12 @@ class ContextOptions:
     n_rows: int | None = None
     rope_freq_base: float = 0.0  # 0: the file's own
     rope_freq_scale: float = 0.0
+    rope_scaling: RopeScaling = "auto"
+    yarn_orig_ctx: int = 0
+    yarn_ext_factor: float = -1.0  # negative: the file's own, as with all that follow
+    yarn_attn_factor: float = -1.0
+    yarn_beta_fast: float = -1.0
+    yarn_beta_slow: float = -1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_slots <= MAX_SLOTS:
@@ -75,12 +84,16 @@ class ContextOptions:
             ("n_threads", self.n_threads, 0, MAX_THREADS),
             ("n_threads_batch", self.n_threads_batch, 0, MAX_THREADS),
             ("n_rows", self.rows, 1, MAX_BATCH),
+            ("yarn_orig_ctx", self.yarn_orig_ctx, 0, 2**31 - 1),
         ):
             if not low <= value <= high:  # beyond 32 bits ctypes would cut them silently
                 raise LoadFailed(f"{name} must be between {low} and {high}, not {value}")
         for name, factor in (("rope_freq_base", self.rope_freq_base), ("rope_freq_scale", self.rope_freq_scale)):
             if not 0.0 <= factor <= 1e12:  # also what is no number
                 raise LoadFailed(f"{name} must be between 0 and 1e12, not {factor}")
+        for name in YARN:
+            if not -1.0 <= getattr(self, name) <= 1e6:
+                raise LoadFailed(f"{name} must be between 0 and 1e6, not {getattr(self, name)}")
         for kind in (self.kv_type_k, self.kv_type_v):
             if kind not in TENSOR_TYPES:
                 raise LoadFailed(f"unknown KV type `{kind}`; the known ones are {', '.join(TENSOR_TYPES)}")
@@ -135,6 +148,10 @@ class Context:
         params.kv_unified = options.is_unified
         params.rope_freq_base = options.rope_freq_base
         params.rope_freq_scale = options.rope_freq_scale
+        params.rope_scaling_type = ROPE_SCALINGS[options.rope_scaling]
+        params.yarn_orig_ctx = options.yarn_orig_ctx
+        for name in YARN:
+            setattr(params, name, getattr(options, name))
         params.offload_kqv = True
         params.no_perf = True
         with LogTap() as lines:

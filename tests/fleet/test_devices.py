@@ -252,18 +252,19 @@ def test_tensors_go_where_a_pattern_sends_them_or_the_load_says_why_not(tiny_lla
         load(spec("x", tiny_llama, override_tensor=(r"ffn_.*=CUDA9",)), machine)
 
 
-def test_a_rope_of_another_base_is_another_model(tiny_llama: Path) -> None:
+def test_a_rope_of_another_base_or_stretched_by_yarn_is_another_model(tiny_llama: Path) -> None:
     @on_loop
     async def law() -> None:
         texts = set()
-        for base in (None, 500.0):
-            one = spec("a", tiny_llama, load="start", rope_freq_base=base)
+        yarn = {"rope_scaling": "yarn", "rope_freq_scale": 0.25, "yarn_orig_ctx": 16, "yarn_beta_fast": 32.0}
+        for rope in ({}, {"rope_freq_base": 500.0}, yarn, {**yarn, "yarn_ext_factor": 0.0}):
+            one = spec("a", tiny_llama, load="start", **rope)
             async with host_of(one, budgets={"cpu-0": 100 * MB}) as host:
                 request = CompletionRequest(
                     prompts=("a long enough beginning",),
                     generation=Generation(max_tokens=24, sampling=SamplingOptions(temperature=0.0), ignore_eos=True),
                 )
                 texts.add("".join([e.text async for e in host.complete(request) if isinstance(e, Delta)]))
-        assert len(texts) == 2
+        assert len(texts) == 4
 
     law()

@@ -129,6 +129,8 @@ SPEC = {
     "n_cpu_moe": Range(0, 4096),
     "rope_freq_base": Range(1.0, 1e12),
     "rope_freq_scale": Range(1e-4, 1e4),
+    "yarn_orig_ctx": Range(1, INT32, is_whole=True),
+    **dict.fromkeys(("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"), Range(0.0, 1e6)),
     "memory_priority": Range(-1000, 1000, is_whole=True),
     "idle_s": Range(1.0, 1e9),
 }
@@ -214,7 +216,7 @@ CALLS = {
     "sampler_init_xtc": "xtc_*, min_keep, seed",
     # models and contexts: fleet.manifest.ModelSpec and ContextOptions, SPEC above
     "llama_model_load_from_file": "n_gpu_layers, tensor_split, main_device; native.offload.ModelOptions",
-    "llama_init_from_model": "n_ctx, n_slots, n_batch, n_ubatch, n_threads, rope_freq_*",
+    "llama_init_from_model": "n_ctx, n_slots, n_batch, n_ubatch, n_threads, rope_freq_*, yarn_*",
     # adapters: fleet.adapters, OF_LORA above
     "llama_set_adapters_lora": "scales, as 32 bits",
     # text: a length below 2**31

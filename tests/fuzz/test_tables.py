@@ -24,7 +24,10 @@ from llamahost.native.offload import ModelOptions
 from tests.fuzz import numbers
 from tests.fuzz.numbers import FLOATS, INTS, Range, numbers_of
 
-OF_A_CONTEXT = {"n_ctx", "n_slots", "n_cells", "n_batch", "n_ubatch", "n_threads", "rope_freq_base", "rope_freq_scale"}
+OF_A_CONTEXT = {
+    *("n_ctx", "n_slots", "n_cells", "n_batch", "n_ubatch", "n_threads", "rope_freq_base", "rope_freq_scale"),
+    *("yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"),
+}
 OF_A_MODEL = {"n_gpu_layers", "tensor_split", "main_device"}  # n_cpu_moe becomes patterns
 OF_THE_BACKEND = {"n_threads_batch", "n_rows"}  # of ContextOptions: made by the loader, never given
 
