@@ -64,6 +64,7 @@ def _structured(wanted: StructuredOutputs | None) -> list[Output | None]:
         _regex(wanted.regex, f"{place}.regex"),
         _choice(wanted.choice, f"{place}.choice"),
         _grammar(wanted.grammar, f"{place}.grammar"),
+        Output("lark", wanted.lark, f"{place}.lark") if wanted.lark is not None else None,
         Output("json", param=f"{place}.json_object") if wanted.json_object else None,
     ]
 

@@ -124,6 +124,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True):
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
+    lark: str | None = None  # the same, without a look at what it is
     json_object: bool | None = None
     structural_tag: Any = None
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.text.schema_ends import has_an_end
+from llamahost.text.schema_formats import FORMATS, keywords_of
 
 SCHEMAS = 10_000
 DEPTH = 64
@@ -28,7 +29,6 @@ DEPTH = 64
 Schema: TypeAlias = "dict[str, Any] | bool"
 
 TYPES = ("null", "boolean", "number", "integer", "string", "array", "object")
-FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 
 REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "not": lambda value: value is False,
@@ -226,10 +226,13 @@ class _Walk:
                 raise self._error("`pattern` must be a string", here)
             made[key] = value
         elif key == "format":
-            if value not in FORMATS:
+            kept = keywords_of(value)
+            if kept is None:
                 known = ", ".join(FORMATS)
                 raise self._error(f"`format` `{_short(str(value))}` is not known; the known ones are {known}", here)
-            made[key] = value
+            if "pattern" in kept and "pattern" in node:
+                raise self._error(f"`format` `{value}` beside a `pattern`", here)
+            made.update(kept)
 
     def _refused(self, key: str, value: Any, node: dict[str, Any], made: dict[str, Any], here: str) -> None:
         asks_nothing = (

@@ -55,6 +55,7 @@ ASKED: list[tuple[dict[str, Any], Output]] = [
         {"structured_outputs": {"grammar": 'root ::= "a"'}},
         Output("grammar", 'root ::= "a"', "structured_outputs.grammar"),
     ),
+    ({"structured_outputs": {"lark": 'a: "a"'}}, Output("lark", 'a: "a"', "structured_outputs.lark")),
     ({"structured_outputs": {"json_object": True}}, Output("json", param="structured_outputs.json_object")),
     ({"structured_outputs": {"json_object": False}}, Output()),
 ]

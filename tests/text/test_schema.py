@@ -85,6 +85,12 @@ def test_a_discriminated_union_is_told_apart_by_what_each_names_itself() -> None
     assert [option["required"] for option in held(animals)["anyOf"]] == [["kind"], ["kind"]]
 
 
+def test_formats_that_say_only_what_a_value_is_for_ask_for_nothing() -> None:
+    assert held({"type": "integer", "format": "int32"}) == {"type": "integer"}
+    assert held({"type": "string", "format": "password"}) == {"type": "string"}
+    assert "-4[" in held({"type": "string", "format": "uuid4"})["pattern"]
+
+
 REFUSED: list[tuple[Any, str]] = [
     ({"not": {"type": "string"}}, "/not"),
     ({"if": {"type": "string"}, "then": {"minLength": 1}}, "/if"),
@@ -98,6 +104,9 @@ REFUSED: list[tuple[Any, str]] = [
     ({"unevaluatedItems": False}, "/unevaluatedItems"),
     ({"$dynamicRef": "#a"}, "/$dynamicRef"),
     ({"properties": {"a/b": {"format": "colour"}}}, "/properties/a~1b/format"),
+    ({"format": "regex"}, "/format"),
+    ({"format": ["date"]}, "/format"),
+    ({"format": "uuid4", "pattern": "a"}, "/format"),
     ({"items": {"anyOf": [{}, {"type": "any"}]}}, "/items/anyOf/1/type"),
     ({"properties": {"a": {"$ref": "http://x/y"}}}, "/properties/a/$ref"),
     ({"$ref": "#/nowhere"}, "/$ref"),

@@ -30,8 +30,9 @@ class _Notation:
     comma: str = ","
     is_sorted: bool = True
 
-    def string(self, rules: Rules, n_min: int, n_max: int | None) -> str:
-        return f"({rules.text(self.quote)} {rules.bounded(rules.new('text'), self.quote, n_min, n_max)})"
+    def string(self, rules: Rules, n_min: int, n_max: int | None, patterns: Sequence[str] = ()) -> str:
+        text = rules.bounded(rules.new("text"), self.quote, n_min, n_max, patterns=patterns)
+        return f"({rules.text(self.quote)} {text})"
 
     def quoted(self, rules: Rules, text: str) -> str:
         return rules.text(self.quote + text + self.quote)

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
+from llamahost.text.constraint import regex
 
 Embed = Callable[[object, str], str]
 """A JSON Schema as a symbol of a grammar; `str` is the field it stands in. Raises InvalidRequest on what cannot be."""
@@ -55,15 +56,21 @@ class Rules:
             return self.add(name, rf"/(?s:.*)/ {self.text(mark)}")
         return self.add(f"{name}[suffix={json.dumps(mark, ensure_ascii=False)}]", r"/(?s:.*)/") and name
 
-    def bounded(self, name: str, mark: str, n_min: int, n_max: int | None, gap: str = "") -> str:
-        """The same of text of such a length, of which a `gap` before the mark is no part: a pattern."""
-        if n_min == 0 and n_max is None:
+    def bounded(
+        self, name: str, mark: str, n_min: int, n_max: int | None, gap: str = "", patterns: Sequence[str] = ()
+    ) -> str:
+        """The same of text of such a length, and that matches these; what matches `gap` before the mark is no part."""
+        if n_min == 0 and n_max is None and not patterns:
             return self.up_to(name, mark)
-        pattern = f"(?s:.){{{n_min},{'' if n_max is None else n_max}}}"
+        wholes = list(patterns)
+        if n_min or n_max is not None:
+            wholes.append(f"(?s:.){{{n_min},{'' if n_max is None else n_max}}}")
         if mark in self.marks:
-            return self.add(name, f"/{pattern}{gap}/ {self.text(mark)}")
+            text = self.add(name.upper(), " & ".join(regex(f"({each}){gap}") for each in wholes))
+            return f"{text} {self.text(mark)}"
         end = escaped(mark)  # in one lexeme, since one alone would take the mark for more of the text
-        return self.add(name.upper(), f"/{pattern}{gap}{end}/ & ~/(?s:.*){end}(?s:.+)/")
+        ended = [regex(f"({each}){gap}{end}") for each in wholes]
+        return self.add(name.upper(), " & ".join([*ended, f"~/(?s:.*){end}(?s:.+)/"]))
 
     def new(self, name: str) -> str:
         """A name that no other rule has."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llamahost.core.messages import Tool
+from llamahost.text.constraint import regex
 from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id, read_many
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import MAX_DEPTH
@@ -76,8 +77,11 @@ class _Python:
     comma: str = ", "
     is_sorted: bool = False
 
-    def string(self, rules: Rules, n_min: int, n_max: int | None) -> str:
+    def string(self, rules: Rules, n_min: int, n_max: int | None, patterns: Sequence[str] = ()) -> str:
         times = f"{{{n_min},{'' if n_max is None else n_max}}}"
+        if patterns:  # of what needs no escape, which a pattern knows nothing of
+            wholes = [rf"[^\"\\\x00-\x1F]{times}", *patterns]
+            return rules.add(rules.new("TEXT"), " & ".join(regex(f'"({each})"') for each in wholes))
         escapes = r"\\[\\nrt'\"]"
         return f"/\"([^\"\\\\\\x00-\\x1F]|{escapes}){times}\"|'([^'\\\\\\x00-\\x1F]|{escapes}){times}'/"
 

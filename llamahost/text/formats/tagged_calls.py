@@ -13,8 +13,11 @@ from llamahost.core.messages import Tool
 from llamahost.text.formats.calls import Arguments, Calls, new_id
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
+from llamahost.text.formats.strings import patterns_of
+from llamahost.text.formats.values import bounds
 
-_PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples", "minLength", "maxLength"})
+_SAID = frozenset({"description", "title", "default", "examples"})
+_PLAIN_TEXT = frozenset({"type", "minLength", "maxLength", "pattern", "format"}) | _SAID
 """Keywords of a string that can be held to between tags."""
 
 
@@ -83,25 +86,29 @@ class TaggedCalls:
     def _write_argument(self, rules: Rules, tool: Tool, key: str, schema: object, number: str, param: str) -> str:
         form = schema if isinstance(schema, dict) else {}
         defs = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
-        is_text = set(form) <= _PLAIN_TEXT and form.get("type") == "string"
-        if form.get("type") == "string" and "enum" not in form and rules.is_loose and not tool.strict:
-            is_text = True
+        patterns = patterns_of(form) if set(form) <= _PLAIN_TEXT and form.get("type") == "string" else None
+        if form.get("type") == "string" and not {"enum", "const"} & set(form) and rules.is_loose and not tool.strict:
+            patterns = ()
         keyed = self.keyed if not self.string else self.string[0 if form.get("type") == "string" else 1]
         head = rules.text(self.key + key + keyed)
         if self.value:
             head += f" NL {rules.text(self.value)}"
         gap = "NL " if self.trims else ""
-        if is_text:
-            n_min, n_max = form.get("minLength", 0), form.get("maxLength")
-            text = rules.bounded(f"text_{number}", self.valued, n_min, n_max, "\\n?" if self.trims else "")
+        if patterns is not None:
+            n_min, n_max = bounds(form, "minLength", "maxLength")
+            gap_before_mark = "\\n?" if self.trims else ""
+            text = rules.bounded(f"text_{number}", self.valued, n_min, n_max, gap_before_mark, patterns)
             return f"{head} {gap}{text} NL"
-        choices = form.get("enum")
+        choices = [form["const"]] if "const" in form else form.get("enum")
         if isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices):
             value = rules.add(f"one_{number}", *(literal(choice) or '""' for choice in choices))
         elif form.get("type") == "string":
+            unknown = [word for word in form if word not in _PLAIN_TEXT]
+            unheld = unknown[0] if unknown else "pattern" if "pattern" in form else "format"
+            place = f"/properties/{key}/{unheld}"
             raise InvalidRequest(
-                f"a string with more than its length cannot be held to in the form of this model, at `{key}`",
-                param=param,
+                f"`{unheld}` of a string cannot be held to in the form of this model's calls, at `{place}`",
+                param=f"{param}{place}",
             )
         else:
             value = rules.value({**form, **defs}, {}, f"{param}/properties/{key}", is_strict=tool.strict)

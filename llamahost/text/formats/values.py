@@ -13,10 +13,11 @@ from typing import Protocol
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.text.formats.grammar import Rules, literal
+from llamahost.text.formats.strings import patterns_of
 
 _SAID = frozenset({"title", "description", "default", "examples", "type", "$defs", "definitions", "nullable"})
 _KEYWORDS = {
-    "string": frozenset({"minLength", "maxLength"}),
+    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
     "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
     "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
     "boolean": frozenset[str](),
@@ -45,8 +46,8 @@ class Notation(Protocol):
         """Whether an object's keys stand in the order of their names, not of the schema."""
         ...
 
-    def string(self, rules: Rules, n_min: int, n_max: int | None) -> str:
-        """A symbol of every string of such a length."""
+    def string(self, rules: Rules, n_min: int, n_max: int | None, patterns: Sequence[str] = ()) -> str:
+        """A symbol of every string of such a length; of some that match each of these patterns, where there are any."""
         ...
 
     def quoted(self, rules: Rules, text: str) -> str:
@@ -124,8 +125,12 @@ class Values:
         true, false, null = map(literal, self.notation.words)
         match kind:
             case "string":
-                n_min, n_max = _bounds(schema, "minLength", "maxLength")
-                return self.notation.string(self.rules, n_min, n_max)
+                n_min, n_max = bounds(schema, "minLength", "maxLength")
+                patterns = patterns_of(schema)
+                if patterns is None:
+                    unheld = "pattern" if "pattern" in schema else "format"
+                    raise self._unheld(f"this `{unheld}`", f"{path}/{unheld}")
+                return self.notation.string(self.rules, n_min, n_max, patterns)
             case "integer" | "number":
                 return self.rules.embed(
                     {key: schema[key] for key in schema if key != "nullable"}, f"{self.param}{path}"
@@ -134,7 +139,7 @@ class Values:
                 return self._rule(true, false)
             case "array":
                 item = self._value(schema.get("items", {}), f"{path}/items", depth + 1)
-                return self._list(item, *_bounds(schema, "minItems", "maxItems"))
+                return self._list(item, *bounds(schema, "minItems", "maxItems"))
             case "object":
                 return self._object(schema, path, depth)
         return null
@@ -242,7 +247,8 @@ def separated(members: Sequence[tuple[str, bool]], comma: str) -> str:
     return f"({joined})?" if may_be_none and joined else f"({joined})" if joined else ""
 
 
-def _bounds(schema: Schema, least: str, most: str) -> tuple[int, int | None]:
+def bounds(schema: Schema, least: str, most: str) -> tuple[int, int | None]:
+    """A pair of bounds that may be left out."""
     low, high = schema.get(least, 0), schema.get(most)
     return (low if isinstance(low, int) else 0), (high if isinstance(high, int) else None)
 

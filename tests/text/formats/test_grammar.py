@@ -18,6 +18,7 @@ from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.grammar import Embed, Held, Rules, Writes, calls_constraint
 from llamahost.text.formats.harmony import HARMONY
 from llamahost.text.formats.table import FAMILIES
+from llamahost.text.formats.tagged_calls import TaggedCalls
 from tests.text.formats.reading import Told, read
 
 llguidance = pytest.importorskip("llguidance")
@@ -297,7 +298,9 @@ def test_parts_of_functionary_are_calls_or_words() -> None:
             },
             True,
         ),
-        ({"type": "string", "pattern": "^a+$"}, False),
+        ({"type": "string", "pattern": "^a+$|^[b-d]{2}", "maxLength": 4}, True),
+        ({"type": "string", "format": "date"}, True),
+        ({"type": "string", "pattern": "a(^b)"}, False),
         ({"type": "object"}, True),
         ({}, True),
         ({"oneOf": [{"type": "string"}, {"type": "string"}]}, False),
@@ -322,3 +325,23 @@ def test_values_that_are_not_written_as_json_are_valid_all_the_same(name: str, s
             [(called, arguments)] = read(Talk(WRITERS[name]), walked(grammar, seed), 7, tools=tools).calls
             assert called == "f"
             assert jsonschema.Draft202012Validator(root).is_valid(json.loads(arguments)) or not is_exact
+
+
+@pytest.mark.parametrize("name", [name for name, family in WRITERS.items() if isinstance(family, TaggedCalls)])
+def test_strings_between_tags_are_held_to_what_is_asked_of_them(name: str) -> None:
+    properties = {
+        "code": {"type": "string", "pattern": "^[A-Z]{2}/[0-9]+$", "maxLength": 6},
+        "day": {"type": "string", "format": "date"},
+        "host": {"type": "string", "format": "ipv4"},
+        "kind": {"type": "string", "const": "a b"},
+    }
+    root = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    family, tools = WRITERS[name], (Tool(name="f", parameters=root, strict=True),)
+    for seed in range(3):
+        text = walked(constraint(family, held(tools, n_calls=1), {}, embed).grammar, seed)
+        [(_, arguments)] = read(Talk(family), text, 7, tools=tools).calls
+        jsonschema.Draft202012Validator(root).validate(json.loads(arguments))
+    properties["code"] = {"type": "string", "not": {}}
+    with pytest.raises(InvalidRequest, match="`not`") as refused:
+        constraint(family, held(tools), {}, embed)
+    assert refused.value.param == "tools[0].function.parameters/properties/code/not"
