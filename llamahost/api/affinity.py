@@ -1,4 +1,5 @@
-"""What headers say of a request beside its body: whose conversation it is part of, and how soon it must be answered.
+"""What headers say of a request beside its body: whose conversation it is part of, how soon it must be answered, and
+whether it waits for a model that is not loaded yet.
 
 Headers are asked before the body's own fields: a page or a proxy puts the narrowest name it has there.
 """
@@ -35,6 +36,9 @@ SESSION_HEADERS = (
 USER_HEADERS = (b"x-openwebui-user-id", b"x-user-id")
 PRIORITY_HEADERS = (b"x-priority", b"x-llamahost-priority")  # `priority` itself is of browsers: RFC 9218
 
+LOADING_HEADERS = (b"x-when-loading",)
+WHEN_LOADING = {"wait": True, "refuse": False, "auto": None}
+
 MAX_KEY = 256
 """Characters of a key that count."""
 
@@ -43,8 +47,9 @@ PRIORITIES = {"interactive": 0, "batch": -1000}
 
 def with_headers(request: G, scope: Scope) -> G:
     """The request with what its headers say. Raises InvalidRequest."""
-    session, user, priority = (_first(scope, names) for names in (SESSION_HEADERS, USER_HEADERS, PRIORITY_HEADERS))
-    if not (session or user or priority):
+    named = (SESSION_HEADERS, USER_HEADERS, PRIORITY_HEADERS, LOADING_HEADERS)
+    session, user, priority, loading = (_first(scope, names) for names in named)
+    if not (session or user or priority or loading):
         return request
     said = request.generation
     generation = replace(
@@ -52,14 +57,21 @@ def with_headers(request: G, scope: Scope) -> G:
         session_id=session or said.session_id,
         user=user or said.user,
         priority=priority_of(priority, "X-Priority") if priority else said.priority,
+        waits=_waits(loading),
     )
     return replace(request, generation=generation)
 
 
 def with_priority(request: E, scope: Scope) -> E:
     """The same of a request that belongs to no conversation."""
-    priority = _first(scope, PRIORITY_HEADERS)
-    return replace(request, priority=priority_of(priority, "X-Priority")) if priority else request
+    priority, loading = _first(scope, PRIORITY_HEADERS), _first(scope, LOADING_HEADERS)
+    if not (priority or loading):
+        return request
+    return replace(
+        request,
+        priority=priority_of(priority, "X-Priority") if priority else request.priority,
+        waits=_waits(loading),
+    )
 
 
 def priority_of(given: int | str | None, param: str) -> int:
@@ -76,6 +88,14 @@ def priority_of(given: int | str | None, param: str) -> int:
     if not -(2**31) < given < 2**31:
         raise InvalidRequest(f"`{param}` must be between -2147483647 and 2147483647, not {given}", param=param)
     return -given
+
+
+def _waits(word: str) -> bool | None:
+    """As the manifest's `when_loading`."""
+    given = word.strip().lower() or "auto"
+    if given not in WHEN_LOADING:
+        raise InvalidRequest(f"`X-When-Loading` must be wait or refuse, not {word[:40]!r}", param="X-When-Loading")
+    return WHEN_LOADING[given]
 
 
 def key_of(*given: str | None) -> str:

@@ -301,6 +301,7 @@ class Generation:
     session_id: str = ""  # of a conversation: it is kept where its cache is
     user: str = ""  # whose requests they are, where that is all that is known
     priority: int = 0  # higher goes first
+    waits: bool | None = None  # for a model that is not loaded yet; None: as its manifest says
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class EmbedRequest:
     dimensions: int | None = None
     is_cut: bool = False
     priority: int = 0
+    waits: bool | None = None  # as Generation's
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +48,7 @@ class RerankRequest:
     model: str = ""
     is_cut: bool = False
     priority: int = 0
+    waits: bool | None = None  # as Generation's
     timeout_s: float | None = None
     param: str = "documents"
 

@@ -7,8 +7,6 @@ for a model. What another program has already is linked.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,8 +20,9 @@ from typing import Literal
 
 from llamahost.core.errors import LoadFailed, PullFailed
 from llamahost.fleet import hub as hubs
+from llamahost.fleet.blobs import explained, hard_link, is_at, is_whole, link, lock, unfinished_of, write, write_all
 from llamahost.fleet.hub import BrokenOff, Hub, Listing, Offline
-from llamahost.fleet.local import UNFINISHED, Places, chosen, find, models, same
+from llamahost.fleet.local import Places, chosen, find, models, same
 from llamahost.fleet.repo import Choice, Reference, RepoFile, choose, size_told
 from llamahost.native.gguf import read_metadata
 
@@ -34,9 +33,6 @@ WAIT_S = 0.2  # between two looks whether another process is done with a file
 MAGIC = b"GGUF"
 SPARE_BYTES = 64 * 2**20  # of a disk, left free
 CHUNK_BYTES = 1 << 20
-
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +89,7 @@ class Puller:
         try:
             return run.whole()
         except OSError as error:
-            raise _explained(error, self.places.hub) from error
+            raise explained(error, self.places.hub) from error
 
 
 class _Run:
@@ -165,28 +161,28 @@ class _Run:
             if not file.digest:
                 raise PullFailed(f"{self._hub.name} tells no checksum of {file.path}, so it cannot be trusted")
             blob = blobs / file.digest
-            if not _is_whole(blob, file):
+            if not is_whole(blob, file):
                 self._have(
                     file, blob, Step("pulling", file.path, _digest(file), file.size, 0, index, len(choice.files)), notes
                 )
         # Only now that every shard is whole is there anything that looks like the model.
         snapshot = self._folder / "snapshots" / self._commit
-        paths = tuple(_link(snapshot / file.path, blobs / file.digest, self._folder) for file in choice.files)
+        paths = tuple(link(snapshot / file.path, blobs / file.digest, self._folder) for file in choice.files)
         if self._reference.revision != self._commit:
-            _write(self._folder / "refs" / self._reference.revision, self._commit)
+            write(self._folder / "refs" / self._reference.revision, self._commit)
         return paths
 
     def _refuse_what_has_no_room(self, choice: Choice, blobs: Path) -> None:
         n_lacking = 0
         for file in choice.files:
-            if _is_whole(blobs / file.digest, file) or any(same(self._places, file)):
+            if is_whole(blobs / file.digest, file) or any(same(self._places, file)):
                 continue
             if file.size > hubs.MAX_HTTP_BYTES and self._hub.endpoint == hubs.ENDPOINT:
                 raise PullFailed(
                     f"{file.path} has {size_told(file.size)}, and the hub sends what is over 50 GB through Xet alone; "
                     f"`hf download {self._reference.repo} {file.path}` fetches it, and it is found here then"
                 )
-            partial = _partial(blobs / file.digest)
+            partial = unfinished_of(blobs / file.digest)
             n_lacking += file.size - (min(partial.stat().st_size, file.size) if partial.exists() else 0)
         n_free = self._free_bytes(blobs)
         if n_lacking and n_lacking + SPARE_BYTES > n_free:
@@ -197,16 +193,16 @@ class _Run:
 
     def _have(self, file: RepoFile, blob: Path, step: Step, notes: list[str]) -> None:
         """The blob, linked or fetched; checked either way."""
-        partial = _partial(blob)
+        partial = unfinished_of(blob)
         with self._locked(partial, step) as descriptor:
-            if _is_whole(blob, file):  # another process has brought it meanwhile
+            if is_whole(blob, file):  # another process has brought it meanwhile
                 partial.unlink(missing_ok=True)
                 return
             for candidate in same(self._places, file):
                 with contextlib.suppress(OSError):
                     if self._sum(candidate, file, step) == file.digest:
                         self._on_step(_with(step, "linking", file.size, f"{candidate} is the same file"))
-                        _hard_link(candidate, blob)
+                        hard_link(candidate, blob)
                         partial.unlink(missing_ok=True)
                         notes.append(f"{file.path} is linked to {candidate}")
                         return
@@ -272,7 +268,7 @@ class _Run:
                 raise PullFailed(f"{file.path} is no GGUF file: it begins with {chunk[:4]!r}; nothing of it is kept")
             if n_done + len(chunk) > file.size:
                 raise PullFailed(f"{file.path} has more than the {file.size} bytes that {self._hub.name} announced")
-            _write_all(descriptor, chunk)
+            write_all(descriptor, chunk)
             n_done += len(chunk)
             self._n_fetched += len(chunk)
             now = time.monotonic()
@@ -311,11 +307,11 @@ class _Run:
             self._refuse_when_cancelled()
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                if _lock(descriptor) and _is_at(descriptor, partial):
+                if lock(descriptor) and is_at(descriptor, partial):
                     try:
                         yield descriptor
                     finally:
-                        if os.fstat(descriptor).st_size == 0 and _is_at(descriptor, partial):
+                        if os.fstat(descriptor).st_size == 0 and is_at(descriptor, partial):
                             partial.unlink()
                     return
             finally:
@@ -334,82 +330,3 @@ def _with(step: Step, kind: Kind, n_done: int, told: str = "") -> Step:
 
 def _digest(file: RepoFile) -> str:
     return f"sha256:{file.sha256}" if file.sha256 else f"git:{file.git_sha1}"
-
-
-def _partial(blob: Path) -> Path:
-    return blob.with_name(f"{blob.name}{UNFINISHED}")
-
-
-def _is_whole(blob: Path, file: RepoFile) -> bool:
-    """Whether it lies there; a blob gets its name only when it is whole."""
-    return blob.is_file() and blob.stat().st_size == file.size
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether this process has the file to itself; also where the file system knows no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether this is still the file of that name: whoever had it before may have given it its own."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(descriptor)
-    return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _hard_link(source: Path, target: Path) -> None:
-    """Share the bytes: they stay when the other program lets go of them. Across disks only a symbolic link can be."""
-    target.unlink(missing_ok=True)  # a broken link, or a file of another size
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        target.symlink_to(source.resolve())
-
-
-def _link(path: Path, blob: Path, root: Path) -> Path:
-    """Name the blob there, as Hugging Face's programs do: by a relative link. Returns the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    up = len(path.relative_to(root).parts) - 1
-    target = "../" * up + f"blobs/{blob.name}"
-    if not (path.is_symlink() and str(path.readlink()) == target):
-        new = path.with_name(f".{path.name}.{os.getpid()}.new")
-        new.unlink(missing_ok=True)
-        try:
-            new.symlink_to(target)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            blob.rename(new)  # as Hugging Face's programs do on disks that know no links
-        new.replace(path)
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
-
-
-def _explained(error: OSError, folder: Path) -> PullFailed:
-    if error.errno in _FULL:
-        return PullFailed(
-            f"there is no room left in {folder}: {(error.strerror or '').lower()}; make room and pull again, which "
-            "goes on from there, or set HF_HUB_CACHE to a folder on another disk"
-        )
-    return PullFailed(f"cannot write {error.filename or folder}: {error.strerror or error}")

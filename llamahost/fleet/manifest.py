@@ -225,8 +225,8 @@ class ServerSettings:
     stall_s: float = 60.0  # that a client may leave its stream unread before it is ended
     timeout_s: float | None = None  # of a request that gives none and whose model gives none
     max_body_bytes: int = 64 * 2**20
-    memory_fraction: float = 1.0  # of each device's memory that models may take
-    reserved_bytes: int = 0  # of each device, left to others: a display's share
+    memory_fraction: float | Mapping[str, float] = 1.0  # of each device's memory that models may take, or by device
+    reserved_bytes: int | Mapping[str, int] = 0  # of each device, or by device, left to others: a display's share
     host_bytes: int | None = None  # of the CPU's memory that models may take; None: what is available
     cpu_fallback: bool = False  # serve on the CPU where the driver of a GPU fails
     max_loaded: int | None = None  # models at once
@@ -378,8 +378,8 @@ _SERVER_KINDS = {
     "gpu_sample_s": Kind(float, 0.0, 86400.0),
     "timeout_s": Kind(float, 1e-3, 1e9, is_optional=True),
     "max_body_bytes": Kind(int, 1024, 2**40),
-    "memory_fraction": Kind(float, 0.01, 1.0),
-    "reserved_bytes": Kind(int, 0, 2**50),
+    "memory_fraction": Kind(float, 0.01, 1.0, is_by_device=True),
+    "reserved_bytes": Kind(int, 0, 2**50, is_by_device=True),
     "host_bytes": Kind(int, 2**20, 2**50, is_optional=True),
     "cpu_fallback": Kind(bool),
     "max_loaded": Kind(int, 1, 1000, is_optional=True),

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llamahost.core.errors import ManifestError
 
@@ -20,24 +21,32 @@ class Kind:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     is_optional: bool = False
+    is_by_device: bool = False  # or a table of such, by the names of devices
 
 
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
 
 
 def check(owner: object, kinds: Mapping[str, Kind]) -> None:
+    """Raises ManifestError."""
     for key, kind in kinds.items():
         value = getattr(owner, key)
         if value is None and kind.is_optional:
             continue
-        is_right = isinstance(value, (int, float) if kind.type is float else kind.type)
-        if not is_right or (isinstance(value, bool) and kind.type is not bool):
-            wanted = _TYPE_NAMES.get(kind.type, "a table")
-            raise ManifestError(f"{key} must be {wanted}, not {value!r}", key=key)
-        if kind.choices and value not in kind.choices:
-            raise ManifestError(f"{key} must be one of {', '.join(kind.choices)}, not {value!r}", key=key)
-        if kind.type in (int, float) and not kind.low <= value <= kind.high:
-            raise ManifestError(f"{key} must be between {kind.low:g} and {kind.high:g}, not {value}", key=key)
+        values = value.values() if kind.is_by_device and isinstance(value, Mapping) else (value,)
+        for each in values:
+            _check(key, kind, each)
+
+
+def _check(key: str, kind: Kind, value: Any) -> None:
+    is_right = isinstance(value, (int, float) if kind.type is float else kind.type)
+    if not is_right or (isinstance(value, bool) and kind.type is not bool):
+        wanted = _TYPE_NAMES.get(kind.type, "a table")
+        raise ManifestError(f"{key} must be {wanted}, not {value!r}", key=key)
+    if kind.choices and value not in kind.choices:
+        raise ManifestError(f"{key} must be one of {', '.join(kind.choices)}, not {value!r}", key=key)
+    if kind.type in (int, float) and not kind.low <= value <= kind.high:
+        raise ManifestError(f"{key} must be between {kind.low:g} and {kind.high:g}, not {value}", key=key)
 
 
 def is_share(value: object) -> bool:

@@ -24,10 +24,17 @@ def room_of(
     """
     room = {}
     for device in devices:
-        share = int(device.total_bytes * settings.memory_fraction)
+        share = int(device.total_bytes * _of(settings.memory_fraction, device, 1.0))
         if device.id in free:
             share = min(share, free[device.id] + (taken or {}).get(device.id, 0))
         if device.kind == "cpu" and first is not None and device.id in first:
             share = min(share, first[device.id])
-        room[device.id] = max(0, share - settings.reserved_bytes)
+        room[device.id] = max(0, share - int(_of(settings.reserved_bytes, device, 0)))
     return room
+
+
+def _of(setting: float | Mapping[str, float], device: Device, default: float) -> float:
+    """For all devices, or for those that a table names."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return next((value for name, value in setting.items() if device.is_called(name)), default)

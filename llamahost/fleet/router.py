@@ -253,7 +253,7 @@ class Tries:
         self._clock = asyncio.get_running_loop().time
         self._arrived = self._clock()
         said = request if isinstance(request, EmbedRequest | RerankRequest) else request.generation
-        self._given_s, self._priority = said.timeout_s, said.priority
+        self._given_s, self._priority, self._waits = said.timeout_s, said.priority, said.waits
         self._next = 0  # in models
         self._n_failed = 0
         self._tried: set[str] = set()
@@ -301,7 +301,8 @@ class Tries:
             self.model = self._models[self._next]
             await self._pause()
             self.n_tries += 1
-            wants = Wants(pick=self._pick, priority=self._priority, deadline=self.deadline(self.model))
+            deadline = self.deadline(self.model)
+            wants = Wants(pick=self._pick, priority=self._priority, waits=self._waits, deadline=deadline)
             self._view = _NOBODY
             try:
                 return await stack.enter_async_context(self._router.fleet.lease(self.model, self._n_jobs, wants=wants))

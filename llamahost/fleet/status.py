@@ -73,4 +73,4 @@ class ModelStatus:
     @property
     def can_answer(self) -> bool:
         """Now, or as soon as it was loaded for whoever asks."""
-        return self.state == "ready" or (self.load == "request" and self.state in ("unloaded", "draining"))
+        return self.state == "ready" or (self.load == "request" and self.state != "failed")

@@ -79,11 +79,15 @@ class LlamaBackend:
             raise LoadFailed(f"{model.path.name} loads, but its first decode fails: {error}") from error
 
     def _probe(self, options: ContextOptions) -> bool:
-        """Warm up with a small decode, and see whether the memory lets its last token go."""
+        """Warm up with a small decode, and see whether the memory lets its last token go.
+
+        On a device with a whole micro-batch: its pools then have what they ever take, before others are let in.
+        """
         first = max(self.model.vocab.bos, 0)
-        self._launch_spans((Span(-1, 0, 0, array("i", [first, first][: max(1, min(2, self.n_batch, self.n_ctx))]), 1),))
+        n = max(1, min(options.n_ubatch if self.model.is_on_device else 2, self.n_batch, self.n_ctx))
+        self._launch_spans((Span(-1, 0, 0, array("i", [first]) * n, 1),))
         self._context.synchronize()
-        can_cut = self._context.truncate(0, 1)
+        can_cut = self._context.truncate(0, max(1, n - 1))
         self._context.clear()
         # A sliding window says yes to seq_rm, and the next logits are wrong where cells have left the window: with
         # swa_full=False they are gone. In a unified KV they are no safer with it: C's search for a free cell takes any

@@ -61,6 +61,7 @@ class Model:
         self.has_decoder = bool(c.llama_model_has_decoder(pointer))
         self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))
         self.grammars = Grammars(loaded, self.vocab)
+        self.is_on_device = is_on_device
         self.adapters = LlamaAdapters(loaded, pointer, header, free_bytes=lambda: free_bytes(is_on_device=is_on_device))
 
     @classmethod

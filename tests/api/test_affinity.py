@@ -38,6 +38,16 @@ def test_a_conversation_is_named_by_a_header_or_else_by_the_body() -> None:
     run(law)
 
 
+def test_a_request_says_whether_it_waits_for_a_load() -> None:
+    async def law() -> None:
+        for word, waits in (("wait", True), ("Refuse", False), ("auto", None)):
+            assert (await asked({}, {"x-when-loading": word}))[0].waits is waits
+        assert (await asked({}))[0].waits is None
+        assert (await asked({}, {"x-when-loading": "soon"}))[1] == 400
+
+    run(law)
+
+
 def test_batches_go_after_whoever_waits_and_numbers_are_vllms() -> None:
     async def law() -> None:
         plain = (await asked({}))[0].priority

@@ -118,6 +118,8 @@ def test_everything_said_is_taken() -> None:
         ("[[folders]]\npath = 'nowhere'\n", 2, "there is no folder"),
         ("[[folders]]\nname = 'a'\npath = 'nowhere'\n", 2, "belongs to one model"),
         ("[server]\nmemory_fraction = 0\n", 2, "memory_fraction must be between"),
+        ("[server]\nreserved_bytes = { CUDA0 = -1 }\n", 2, "reserved_bytes must be between"),
+        ("[server]\nreserved_bytes = { CUDA0 = '1' }\n", 2, "reserved_bytes must be a whole number"),
         (MODEL + OTHER + "n_cxt = 1\n", 7, "did you mean `n_ctx`?"),
         (MODEL + OTHER + MODEL, 8, "`a` names both"),
         (MODEL + OTHER + "aliases = ['a']\n", 5, "`a` names both"),

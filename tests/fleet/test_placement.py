@@ -160,6 +160,8 @@ def test_a_device_is_named_by_its_id_its_uuid_or_its_pci_id(name: str) -> None:
         ({"memory_fraction": 0.45}, 60, 40, 45),  # what models have is theirs still
         ({"reserved_bytes": 20}, 100, 0, 80),
         ({"reserved_bytes": 200}, 100, 0, 0),
+        ({"reserved_bytes": {"cuda0": 30}}, 100, 0, 70),
+        ({"reserved_bytes": {"CUDA1": 30}, "memory_fraction": {"CUDA0": 0.5}}, 100, 0, 50),
     ],
 )
 def test_models_may_have_a_share_of_a_device_and_what_others_leave(

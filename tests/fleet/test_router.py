@@ -330,8 +330,8 @@ async def test_speed_learns_and_a_split_sticks() -> None:
 async def test_a_priority_and_a_deadline_reach_the_fleet() -> None:
     fleet = FakeFleet({"m": 1})
     now = asyncio.get_running_loop().time()
-    await answered(router_of(fleet), request(priority=3, timeout_s=5.0))
-    assert fleet.wants.priority == 3
+    await answered(router_of(fleet), request(priority=3, timeout_s=5.0, waits=False))
+    assert (fleet.wants.priority, fleet.wants.waits) == (3, False)
     assert fleet.wants.deadline == pytest.approx(now + 5.0, abs=1.0)
 
 

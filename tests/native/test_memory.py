@@ -228,3 +228,21 @@ def test_a_small_sliding_window_is_not_cut(tiny_swa: Path) -> None:
         driver.feed(0, 0, PROMPT)
         driver.copy(0, 1, len(PROMPT))
         assert driver.answer(1, len(PROMPT), MORE, 4) == wanted
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_that_was_warmed_up_as_on_a_gpu_is_as_any_other(
+    architecture: str, model_of: Callable[[Path], Model], request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(f"tiny_{architecture}")
+    model = model_of(path)
+    with Driver(path, model=model) as plain:
+        wanted, can_truncate = plain.row(0, 0, PROMPT), plain.backend.can_truncate
+    model.is_on_device = True
+    try:
+        with Driver(path, model=model) as warmed:
+            warmed.backend.check(dict.fromkeys(range(4), 0))
+            assert warmed.backend.can_truncate == can_truncate
+            assert_close(warmed.row(0, 0, PROMPT), wanted)
+    finally:
+        model.is_on_device = False
