@@ -128,6 +128,13 @@ def serve(
             help="Whose web pages may use this server, as https://example.org, or * for all; may be given again.",
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="LLAMAHOST_ALLOWED_HOSTS",
+            help="Without a key: a name that a proxy here passes on, as llm.example.org; may be given again.",
+        ),
+    ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(envvar="LLAMAHOST_TLS_CERT", help="Serve https with this PEM certificate.")
     ] = None,
@@ -194,6 +201,7 @@ def serve(
         "api_key": api_key,
         "api_key_file": api_key_file,
         "cors_origins": tuple(cors_origin) if cors_origin else None,
+        "allowed_hosts": tuple(allowed_host) if allowed_host else None,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "base_path": base_path,

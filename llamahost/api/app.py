@@ -1,6 +1,6 @@
 """The ASGI application: routes, and the layers around them. Starts and closes the library with its own life.
 
-[BasePath →] [Cors →] Border (id, log, problems, gate) → Auth → Router → one class a route
+[BasePath →] [Cors →] Border (id, log, problems, gate) → [Hosts →] Auth → Router → one class a route
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from llamahost.api.border import Border, Gate
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
 from llamahost.api.embeddings import embeddings_route
+from llamahost.api.hosts import Hosts
 from llamahost.api.infill import InfillRoute
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.openapi import OPEN_PATHS, openapi_routes
@@ -97,8 +98,12 @@ class App:
             redirect_slashes=False,
             default=no_route,
         )
+        keys = keys or keys_of(settings)
+        inner: ASGIApp = Auth(router, keys, open_paths=PROBES | PAGES | OPEN_PATHS)
+        if Hosts.are_asked(settings, has_key=not keys.is_open):
+            inner = Hosts(inner, settings, open_paths=PROBES)
         self._app: ASGIApp = Border(
-            Auth(router, keys or keys_of(settings), open_paths=PROBES | PAGES | OPEN_PATHS),
+            inner,
             self.gate,
             open_paths=PROBES | {"/metrics"},
             quiet_paths=POLLED,

@@ -5,19 +5,15 @@ Outermost but for the base path, so that refusals can be read by a page as well.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-from urllib.parse import urlsplit
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamahost.api.hosts import header, is_known, name_of
 from llamahost.api.problems import Forbidden, Problem
 from llamahost.api.sse import send_json
 from llamahost.fleet.manifest import ServerSettings
 
 METHODS = b"GET, HEAD, POST"
 EXPOSED = b"retry-after, x-request-id, x-llamahost-model, x-llamahost-replica, x-llamahost-tries"
-_PRIVATE = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-"""Names that nobody can have the world's servers answer for."""
 
 MAX_AGE_S = b"600"  # that a browser may remember an answer; Chromium allows 7200, others less
 
@@ -93,26 +89,11 @@ def refuse_strange_pages(scope: Scope, settings: ServerSettings) -> None:
     Where no key is asked for, a page's own name proves nothing if the world's servers answer for it: it may be had to
     mean this machine.
     """
-    origin = _header(scope, b"origin").decode("latin-1")
+    origin = header(scope, "origin")
     if not origin or origin in settings.cors_origins or "*" in settings.cors_origins:
         return
-    try:
-        parts = urlsplit(origin)
-        place, name = parts.netloc.lower(), parts.hostname or ""
-    except ValueError:  # a bracket that is left open
-        place, name = "", ""
+    name, place = name_of(origin), origin.partition("://")[2].lower()
     has_key = settings.api_key is not None or settings.api_key_file is not None
-    is_own = place == _header(scope, b"host").decode("latin-1").lower() and (has_key or _is_near(name))
-    if not (place and is_own):
+    is_own = name != "" and place == header(scope, "host").lower() and (has_key or is_known(name, settings))
+    if not is_own:
         raise Forbidden(f"pages of {origin[:200]!r} may not change this server; cors_origins names those that may")
-
-
-def _is_near(name: str) -> bool:
-    """Whether a host's name is an address, or one that means something on this machine or network alone."""
-    if "." not in name or name.endswith(_PRIVATE):
-        return True
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -139,7 +139,7 @@ def _values(flags: Mapping[str, str], values: Mapping[str, Any], sources: Mappin
     for key, name in flags.items():
         value = values[name]
         if sources[name] != "default" and value is not None:
-            if key in ("cors_origins", "forwarded_allow_ips"):
+            if key in ("cors_origins", "allowed_hosts", "forwarded_allow_ips"):
                 parts = value.split(",") if isinstance(value, str) else value
                 value = tuple(part.strip() for part in parts if part.strip())
             given[key] = value

@@ -53,6 +53,7 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@\"',]+")  # browser extensions have schemes of their own
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,7 @@ class ServerSettings:
     api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None  # more keys, one a line
     cors_origins: tuple[str, ...] = ()  # whose pages may ask from a browser; "*": anybody's
+    allowed_hosts: tuple[str, ...] = ()  # the server's own names, where no key is asked for; "*.example.org", "*"
     tls_cert: Path | None = None  # PEM, with the chain
     tls_key: Path | None = None  # PEM; not needed where the certificate's file holds it
     base_path: str = ""  # where a proxy shows the server, as in /llm
@@ -254,6 +256,12 @@ class ServerSettings:
                 raise ManifestError(
                     f'cors_origins must be like "https://example.org", without a path, or "*"; not {origin!r}',
                     key="cors_origins",
+                )
+        for name in self.allowed_hosts:
+            if not isinstance(name, str) or not _HOST.fullmatch(name):
+                raise ManifestError(
+                    f'allowed_hosts must be names like "llm.example.org" or "*.example.org", no port; not {name!r}',
+                    key="allowed_hosts",
                 )
         for proxy in self.forwarded_allow_ips:
             if not is_network(proxy):
@@ -368,6 +376,7 @@ _SERVER_KINDS = {
     "api_key": Kind(str, is_optional=True),
     "api_key_file": Kind(Path, is_optional=True),
     "cors_origins": Kind(tuple),
+    "allowed_hosts": Kind(tuple),
     "tls_cert": Kind(Path, is_optional=True),
     "tls_key": Kind(Path, is_optional=True),
     "base_path": Kind(str),

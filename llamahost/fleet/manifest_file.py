@@ -107,7 +107,7 @@ def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
             if not isinstance(values[key], str):
                 raise place.error(("server", key), f"{key} must be text, not {values[key]!r}")
             values[key] = folder / Path(values[key]).expanduser()
-    for key in ("cors_origins", "forwarded_allow_ips"):
+    for key in ("cors_origins", "allowed_hosts", "forwarded_allow_ips"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
     if "adapter_folders" in values:
