@@ -23,6 +23,7 @@ from llamahost.core.observe import FleetEvent
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Watch
 from llamahost.fleet.adapters import AdapterSpec, adapter_named
+from llamahost.fleet.closing import close
 from llamahost.fleet.crew import Crew
 from llamahost.fleet.devices import Device, Devices, HostDevices
 from llamahost.fleet.fetches import Fetch
@@ -38,14 +39,6 @@ __all__ = ["Fleet", "Load", "ModelStatus", "ReplicaStatus", "State"]
 
 logger = logging.getLogger("llamahost.fleet")
 
-LOAD_PATIENCE_S = 5.0
-"""How long closing waits for a load that runs: it cannot be stopped, but need not be waited for either."""
-LEASE_PATIENCE_S = 0.5
-"""How long closing waits for leases whose streams it has ended: their holders may be waiting for a client."""
-CLOSE_PATIENCE_S = 5.0
-"""How long closing waits for a step that does not return."""
-KEEP_PATIENCE_S = 20.0
-"""How long closing writes prefixes to files, where that is asked."""
 WAIT_S = 600.0
 """How long a request waits for a load when it gives no deadline."""
 
@@ -124,47 +117,7 @@ class Fleet:
         self.drain()
         if self._crew.is_closed:
             return
-        self._crew.is_closed = True
-        self._crew.residency.end()
-        if self._crew.timer is not None:
-            self._crew.timer.cancel()
-        places = tuple(self._crew.places.values())
-        if drain_s > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(drain_s):
-                    for place in places:
-                        await place.idle.wait()
-        if self._crew.loading is None:
-            return
-        self._crew.loading.is_closed = True
-        self._crew.fetches.close()
-        for place in places:
-            for running in place.running.values():
-                running.replica.refuse(Unavailable("the server is shutting down"))
-        loads = tuple(self._crew.tasks)
-        if loads:
-            await asyncio.wait(loads, timeout=LOAD_PATIENCE_S)
-        for task in loads:
-            task.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEASE_PATIENCE_S):
-                for place in places:
-                    await place.idle.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KEEP_PATIENCE_S):
-                await self._crew.keep_all()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_PATIENCE_S):
-                for place in places:
-                    for id_ in tuple(place.running):
-                        await self._crew.close_replica(id_)
-                for task in tuple(self._crew.closes):
-                    await asyncio.shield(task)
-        await self._crew.loading.close(CLOSE_PATIENCE_S)
-        for place in places:
-            for id_ in tuple(place.gone):
-                place.forget(id_)
+        await close(self._crew, drain_s)
 
     # --- leases ---
 
