@@ -42,7 +42,8 @@ from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.loading import Load
 from llamahost.fleet.manifest import Manifest, ModelSpec
-from llamahost.fleet.replica import Opened, Replica
+from llamahost.fleet.opened import Opened
+from llamahost.fleet.replica import Replica
 from llamahost.fleet.route_spec import RouteSpec
 from llamahost.fleet.router import Router
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State

@@ -24,8 +24,8 @@ from llamahost.core.events import Delta, Event, Finished, Started
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, SamplingOptions, Text
 from llamahost.core.observe import RequestRecord
 from llamahost.engine.engine import EngineStats
+from llamahost.fleet.amounts import N_SMALL
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
-from llamahost.fleet.replica import N_SMALL
 from llamahost.host import AsyncHost
 from tests.engine.test_worker import Gated
 from tests.fakes import FakeBackend, alone

@@ -196,7 +196,7 @@ class GpusInfo(Told):
 
 
 class LoadInfo(Told):
-    """How far a replica's load is, in [0, 1]."""
+    """How far a replica's load is, in [0, 1]; where `replica` is empty, how far the model's file is fetched."""
 
     model: str
     replica: str

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llamahost.api.admin_types import ModelDetails
     from llamahost.commands.remote import Remote
 
-LOAD_S = 3600.0  # hundreds of gigabytes from a slow disk
+LOAD_S = 6 * 3600.0  # hundreds of gigabytes from a slow disk, or fetched first
 LOOK_S = 0.3
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Its name or an alias, as `llamahost ps` lists it.")]

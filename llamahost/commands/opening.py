@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llamahost.core.machine import Machine
     from llamahost.fleet.loader import ModelCard
     from llamahost.fleet.manifest import Manifest, ModelSpec
-    from llamahost.fleet.replica import Opened
+    from llamahost.fleet.opened import Opened
     from llamahost.given import Options
     from llamahost.sync import Host
 

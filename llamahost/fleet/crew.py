@@ -26,11 +26,11 @@ from llamahost.fleet.kept_files import PrefixFiles
 from llamahost.fleet.loading import Loading
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from llamahost.fleet.place import Place, Running
-from llamahost.fleet.replica import in_thread
 from llamahost.fleet.residency import Residency
 from llamahost.fleet.residents import Effect, Measured, Refuse
 from llamahost.fleet.room import room_of
 from llamahost.fleet.status import State
+from llamahost.fleet.threads import in_thread
 from llamahost.fleet.weighed import Weighed
 
 logger = logging.getLogger("llamahost.fleet")

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamahost.core.errors import LoadFailed, PullFailed
-from llamahost.fleet.replica import in_thread
 from llamahost.fleet.repo import size_told
+from llamahost.fleet.threads import in_thread
 
 if TYPE_CHECKING:
     from llamahost.fleet.download import Step

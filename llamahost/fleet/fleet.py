@@ -161,7 +161,9 @@ class Fleet:
             )  # may refuse, which is told by the future
             if not waits and not waiter.granted.done():
                 raise Unavailable(place.loading_told(), retry_after_s=place.loading_left_s(self._crew.now()))
-            deadline = wants.deadline if wants.deadline is not None else self._crew.now() + WAIT_S
+            deadline = wants.deadline
+            if deadline is None and not is_by_hand:  # its file may have to be fetched first
+                deadline = self._crew.now() + WAIT_S
             async with asyncio.timeout_at(deadline):
                 return await waiter.granted
         except TimeoutError as error:

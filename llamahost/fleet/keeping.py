@@ -14,8 +14,8 @@ from llamahost.fleet.kept import Kept, KeptPrefixes
 from llamahost.fleet.kept_files import PrefixFiles
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from llamahost.fleet.place import Running
-from llamahost.fleet.replica import in_thread
 from llamahost.fleet.residents import Replica
+from llamahost.fleet.threads import in_thread
 
 logger = logging.getLogger("llamahost.fleet")
 

@@ -21,7 +21,9 @@ from llamahost.fleet.devices import Device, Devices
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.replica import Opened, Replica, in_thread
+from llamahost.fleet.opened import Opened
+from llamahost.fleet.replica import Replica
+from llamahost.fleet.threads import in_thread
 from llamahost.fleet.vectors import Vectors
 
 logger = logging.getLogger("llamahost.fleet")

@@ -15,7 +15,8 @@ from typing import Literal
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import Sampling, SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec, check_together
-from llamahost.fleet.ranges import Kind, check, is_network, is_pattern, is_share
+from llamahost.fleet.manifest_kinds import INT32, MAX_DEVICES, MODEL_KINDS, SERVER_KINDS
+from llamahost.fleet.ranges import check, is_network, is_pattern, is_share
 from llamahost.fleet.route_spec import RouteSpec
 
 KvLayout = Literal["auto", "split", "unified"]
@@ -27,8 +28,6 @@ SplitMode = Literal["none", "layer", "row", "tensor"]
 LoadMode = Literal["start", "request", "hand"]
 WhenLoading = Literal["auto", "wait", "refuse"]
 
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "builtin.gguf"
 EMBED_PATH = BUILTIN_PATH.with_name("embed.gguf")
 PACKAGED = {"builtin": BUILTIN_PATH, "builtin-embed": EMBED_PATH}
@@ -39,13 +38,8 @@ PACKAGED_ADAPTERS = {"builtin-pirate": BUILTIN_PATH.with_name("pirate.gguf")}
 NO_PATH = Path()
 """Of a model that comes from a repository and is not fetched yet."""
 
-MAX_DEVICES = 16
-"""llama_max_devices() of the builds there are."""
-
 LIMITED = ("max_tokens", "temperature", "top_k", "repeat_penalty", "presence_penalty", "frequency_penalty")
 """What `max_sampling` may bound; what a model says of it is in the preparer."""
-
-_INT32 = 2**31 - 1
 
 _N_OVERRIDES = 64
 _OVERRIDE = re.compile(r"[^=]{1,256}=[^=\s]{1,64}")  # a pattern, and where what it fits goes
@@ -120,7 +114,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is as good
-        check(self, _MODEL_KINDS)
+        check(self, MODEL_KINDS)
         _check_source(self)
         _check_placement(self)
         _check_most(self)
@@ -163,10 +157,10 @@ def _check_placement(spec: ModelSpec) -> None:
     if spec.n_gpu_layers != "auto" and (
         not isinstance(spec.n_gpu_layers, int)
         or isinstance(spec.n_gpu_layers, bool)
-        or not -1 <= spec.n_gpu_layers <= _INT32
+        or not -1 <= spec.n_gpu_layers <= INT32
     ):
         raise ManifestError(
-            f'n_gpu_layers must be between -1 and {_INT32}, or "auto", not {spec.n_gpu_layers!r}', key="n_gpu_layers"
+            f'n_gpu_layers must be between -1 and {INT32}, or "auto", not {spec.n_gpu_layers!r}', key="n_gpu_layers"
         )
     if spec.replicas != "per-gpu" and (
         not isinstance(spec.replicas, int) or isinstance(spec.replicas, bool) or not 1 <= spec.replicas <= 64
@@ -203,8 +197,8 @@ def _check_most(spec: ModelSpec) -> None:
     for name, most in spec.max_sampling.items():
         if name not in LIMITED:
             raise ManifestError(f"max_sampling: `{name}` has no most; those that do are {', '.join(LIMITED)}", key=name)
-        if not isinstance(most, int | float) or isinstance(most, bool) or not 0 <= most <= _INT32:
-            raise ManifestError(f"max_sampling: {name} must be between 0 and {_INT32}, not {most!r}", key=name)
+        if not isinstance(most, int | float) or isinstance(most, bool) or not 0 <= most <= INT32:
+            raise ManifestError(f"max_sampling: {name} must be between 0 and {INT32}, not {most!r}", key=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +235,7 @@ class ServerSettings:
     adapter_folders: tuple[Path, ...] = ()  # from which adapters may be loaded over HTTP; none: not at all
 
     def __post_init__(self) -> None:
-        check(self, _SERVER_KINDS)
+        check(self, SERVER_KINDS)
         if not self.host:
             raise ManifestError("host must not be empty; 0.0.0.0 listens on every interface", key="host")
         if self.api_key is not None and not self.api_key.strip():
@@ -313,92 +307,6 @@ class Manifest:
                     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
                     hint = f"; did you mean `{nearest[0]}`?" if nearest else ""
                     raise ManifestError(f"route `{route.name}` names `{name}`, which is no model{hint}", key="models")
-
-
-_MODEL_KINDS = {
-    "name": Kind(str),
-    "path": Kind(Path),
-    "aliases": Kind(tuple),
-    "n_ctx": Kind(int, 8, _INT32, is_optional=True),
-    "n_slots": Kind(int, 1, 256, is_optional=True),  # llama.cpp knows 256 sequences
-    "kv_layout": Kind(str, choices=("auto", "split", "unified")),
-    "n_cells": Kind(int, 8, _INT32, is_optional=True),
-    "kv_type_k": Kind(str, choices=KV_TYPES),
-    "kv_type_v": Kind(str, choices=KV_TYPES),
-    "n_batch": Kind(int, 1, 2**20),
-    "n_ubatch": Kind(int, 1, 2**20),
-    "flash_attention": Kind(str, choices=("auto", "on", "off")),
-    "n_threads": Kind(int, 1, 512, is_optional=True),  # ggml's own bound
-    "swa_full": Kind(bool),
-    "template": Kind(str),
-    "sampling": Kind(dict),
-    "adapters": Kind(tuple),
-    "embeddings": Kind(bool),
-    "pooling": Kind(str, choices=("auto", "none", "mean", "cls", "last", "rank")),
-    "query_prefix": Kind(str),
-    "document_prefix": Kind(str),
-    "max_queue": Kind(int, 0, 10**6),
-    "timeout_s": Kind(float, 1e-3, 1e9, is_optional=True),
-    "target_step_s": Kind(float, 1e-3, 60.0),
-    "repo": Kind(str),
-    "file": Kind(str),
-    "quant": Kind(str),
-    "revision": Kind(str),
-    "task": Kind(str, choices=("auto", "chat", "completion", "embedding", "rerank")),
-    "load": Kind(str, choices=("start", "request", "hand")),
-    "split_mode": Kind(str, choices=("none", "layer", "row", "tensor")),
-    "tensor_split": Kind(tuple),
-    "main_device": Kind(int, 0, MAX_DEVICES - 1),
-    "n_cpu_moe": Kind(int, 0, 4096),
-    "override_tensor": Kind(tuple),
-    "mmap": Kind(bool),
-    "mlock": Kind(bool),
-    "rope_freq_base": Kind(float, 1.0, 1e12, is_optional=True),
-    "rope_freq_scale": Kind(float, 1e-4, 1e4, is_optional=True),
-    "rope_scaling": Kind(str, choices=("auto", "none", "linear", "yarn", "longrope")),
-    "yarn_orig_ctx": Kind(int, 1, _INT32, is_optional=True),
-    "yarn_ext_factor": Kind(float, 0.0, 1e6, is_optional=True),
-    "yarn_attn_factor": Kind(float, 0.0, 1e6, is_optional=True),
-    "yarn_beta_fast": Kind(float, 0.0, 1e6, is_optional=True),
-    "yarn_beta_slow": Kind(float, 0.0, 1e6, is_optional=True),
-    "pinned": Kind(bool),
-    "memory_priority": Kind(int, -1000, 1000),
-    "idle_s": Kind(float, 1.0, 1e9, is_optional=True),
-    "when_loading": Kind(str, choices=("auto", "wait", "refuse")),
-    "max_sampling": Kind(dict),
-    "keep_prefixes": Kind(bool),
-}
-
-_SERVER_KINDS = {
-    "host": Kind(str),
-    "port": Kind(int, 0, 65535),
-    "unix_socket": Kind(Path, is_optional=True),
-    "api_key": Kind(str, is_optional=True),
-    "api_key_file": Kind(Path, is_optional=True),
-    "cors_origins": Kind(tuple),
-    "allowed_hosts": Kind(tuple),
-    "tls_cert": Kind(Path, is_optional=True),
-    "tls_key": Kind(Path, is_optional=True),
-    "base_path": Kind(str),
-    "forwarded_allow_ips": Kind(tuple),
-    "drain_s": Kind(float, 0.0, 86400.0),
-    "ping_s": Kind(float, 0.1, 86400.0),
-    "stall_s": Kind(float, 0.1, 86400.0),
-    "gpu_sample_s": Kind(float, 0.0, 86400.0),
-    "timeout_s": Kind(float, 1e-3, 1e9, is_optional=True),
-    "max_body_bytes": Kind(int, 1024, 2**40),
-    "memory_fraction": Kind(float, 0.01, 1.0, is_by_device=True),
-    "reserved_bytes": Kind(int, 0, 2**50, is_by_device=True),
-    "host_bytes": Kind(int, 2**20, 2**50, is_optional=True),
-    "cpu_fallback": Kind(bool),
-    "max_loaded": Kind(int, 1, 1000, is_optional=True),
-    "n_retries": Kind(int, 0, 10),
-    "breaker_failures": Kind(int, 1, 1000),
-    "breaker_s": Kind(float, 0.0, 86400.0),
-    "prefix_bytes": Kind(int, 0, 2**50),
-    "prefix_disk_bytes": Kind(int, 0, 2**50),
-    "adapter_folders": Kind(tuple),
-}
 
 
 def is_template_name(template: str) -> bool:

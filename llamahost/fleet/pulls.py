@@ -16,8 +16,8 @@ from llamahost.core.errors import Overloaded, Unavailable
 from llamahost.fleet.download import Puller, Step
 from llamahost.fleet.hub import Hub
 from llamahost.fleet.local import Places
-from llamahost.fleet.replica import in_thread
 from llamahost.fleet.repo import Reference
+from llamahost.fleet.threads import in_thread
 
 MAX_AT_ONCE = 3
 MAX_ASKERS = 64  # of one pull

@@ -7,12 +7,10 @@ is unfinished of its jobs. Knows no name, queue or state; the fleet does.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from llamahost.core.errors import (
     DeadlineExceeded,
@@ -22,108 +20,29 @@ from llamahost.core.errors import (
     NotRead,
     Unavailable,
 )
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.vectors import EmbedRequest, RerankRequest
-from llamahost.core.work import Backend, EmbedBackend, Job, KeptSlot, Vector, Vocabulary
+from llamahost.core.work import Job, KeptSlot, Vector, Vocabulary
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.reader import Reader
 from llamahost.engine.worker import Worker
 from llamahost.fleet.adapters import AdapterSpec, AdapterTable, check_together
+from llamahost.fleet.amounts import N_MESSAGE, N_SMALL, n_chars_of_chat, n_chars_of_completion
 from llamahost.fleet.inputs import PreparedInputs
-from llamahost.fleet.lanes import N_LARGE, Lanes
-from llamahost.fleet.residents import Measured
+from llamahost.fleet.lanes import Lanes
+from llamahost.fleet.opened import Opened
+from llamahost.fleet.threads import in_thread
 from llamahost.fleet.vectors import Vectors
 from llamahost.text.remembered import Heard
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from llamahost.fleet.loader import ModelCard, Prepared
-    from llamahost.fleet.manifest import ModelSpec
-
-N_SMALL = 1024
-"""Characters of text that are prepared on the loop itself: 0.1 to 1 ms of work, where a hop to a lane and back
-costs 0.05 to 0.1 ms more. Above that the loop's other streams would feel it."""
+    from llamahost.fleet.loader import Prepared
 
 MAX_NUMBERS = 2**26
 """Of an answer with a vector for each token: as many as the longest vectors of the most inputs have otherwise."""
 
-N_ANSWER, N_MESSAGE = 64, 16
-"""Characters that take as long as making an answer's job and reply, and as a message beside its text."""
-
 Result = TypeVar("Result")
-
-
-class OpensAdapters(Protocol):
-    """Puts adapters beside a model. Thread-safe."""
-
-    def open(self, path: Path, /) -> int:
-        """Blocking; the id that jobs name it by. Raises LoadFailed."""
-        ...
-
-
-class OpenModel(Protocol):
-    """A model's file in memory: its vocabulary lives until it is closed."""
-
-    @property
-    def vocab(self) -> Vocabulary: ...
-
-    @property
-    def adapters(self) -> OpensAdapters: ...
-
-    def close(self) -> None: ...
-
-
-class Prepares(Protocol):
-    """Words to jobs. Thread-safe; raises InvalidRequest."""
-
-    @property
-    def heard(self) -> Heard: ...
-
-    def chat(self, request: ChatRequest, /) -> Prepared: ...
-
-    def complete(self, request: CompletionRequest, /) -> Prepared: ...
-
-
-class PreparesInputs(Protocol):
-    """Texts to tokens. Thread-safe; raises InvalidRequest."""
-
-    def embed(self, request: EmbedRequest, /) -> PreparedInputs: ...
-
-    def rank(self, request: RerankRequest, /) -> PreparedInputs: ...
-
-
-class Opened(Protocol):
-    """What a loader hands over: all that a replica is made of. A model generates, or embeds, or does both."""
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    @property
-    def model(self) -> OpenModel: ...
-
-    @property
-    def backend(self) -> Backend | None: ...
-
-    @property
-    def preparer(self) -> Prepares: ...
-
-    @property
-    def embedder(self) -> EmbedBackend | None: ...
-
-    @property
-    def inputs(self) -> PreparesInputs: ...
-
-    @property
-    def adapter_ids(self) -> Sequence[int]:
-        """Of the spec's adapters, in their order."""
-        ...
-
-    @property
-    def card(self) -> ModelCard: ...
-
-    def measured(self, devices: tuple[str, ...], /) -> Measured | None:
-        """What it takes of each of these, where that is known."""
-        ...
 
 
 class Stream:
@@ -248,9 +167,9 @@ class Replica:
             raise InvalidRequest(f"`{self.spec.name}` generates no text, it {does}", param="model")
         if isinstance(request, ChatRequest):
             chat = request
-            return await self.run(lambda: self._preparer.chat(chat), _n_chars_of_chat(chat))
+            return await self.run(lambda: self._preparer.chat(chat), n_chars_of_chat(chat))
         complete = request
-        return await self.run(lambda: self._preparer.complete(complete), _n_chars_of_completion(complete))
+        return await self.run(lambda: self._preparer.complete(complete), n_chars_of_completion(complete))
 
     async def embed(self, request: EmbedRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
         """The tokens of each input, and its vector. Raises InvalidRequest, GenerationFailed."""
@@ -409,69 +328,3 @@ class Replica:
         if self._engine is not None:
             await asyncio.wrap_future(self._worker.detach(self._engine))
         await in_thread(f"load-{self.spec.name}", self._model.close)
-
-
-def in_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Run `work` in a thread of its own, which does not keep the process from ending. Loads and unloads do that."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: BaseException | None) -> None:
-        if future.done():  # cancelled
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # Result may itself be None, which typing cannot say
-
-    def run() -> None:
-        result: Result | None = None
-        error: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as raised:
-            error = raised
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:  # the loop was closed meanwhile: nobody waits
-            return
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
-
-
-def _n_chars_of_chat(request: ChatRequest) -> int:
-    """Characters of text, or what takes as long; not counted further once it is large, nor within JSON."""
-    n = N_ANSWER * request.generation.n + _n_named(request.generation) + _n_chars_of_form(request.output)
-    if request.tools:
-        n += N_SMALL + 1
-    for option in request.template_options.values():
-        n += len(option) if isinstance(option, str) else 0 if option is None or isinstance(option, int) else N_SMALL + 1
-    for message in request.messages:
-        n += N_MESSAGE + len(message.reasoning)
-        for part in message.parts:
-            n += len(part.text) if isinstance(part, Text) else N_SMALL + 1
-        for call in message.tool_calls:
-            n += len(call.arguments)
-        if n > N_LARGE:
-            break
-    return n
-
-
-def _n_chars_of_completion(request: CompletionRequest) -> int:
-    """Characters or tokens of the prompts, or what takes as long."""
-    n_each = len(request.suffix) + N_ANSWER * request.generation.n
-    n = sum(map(len, request.prompts)) + n_each * len(request.prompts)
-    n += sum(len(each.text) + N_MESSAGE for each in request.snippets or ())
-    return n + _n_named(request.generation) + _n_chars_of_form(request.output)
-
-
-def _n_named(generation: Generation) -> int:
-    """Tokens that are named, each of which is looked at for itself: as long as a character takes."""
-    biases = generation.sampling.get("logit_bias", ())
-    return (len(biases) if isinstance(biases, Sized) else 0) + len(generation.stop_ids)
-
-
-def _n_chars_of_form(output: Output) -> int:
-    """A grammar is compiled in the pool, whatever its length: the first one of a model takes its tokenizer with it."""
-    return 0 if output.kind == "text" else N_SMALL + 1

@@ -14,11 +14,11 @@ import pytest
 
 from llamahost.core.errors import LoadFailed, PullFailed
 from llamahost.fleet.download import Cancelled, Pulled, Puller, Step
-from llamahost.fleet.hub import Hub, Offline
+from llamahost.fleet.hub import Hub, Listing, Offline
 from llamahost.fleet.local import Places, find, located, models, named
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.remove import remove
-from llamahost.fleet.repo import RepoFile, parse_reference
+from llamahost.fleet.repo import Reference, RepoFile, parse_reference
 from tests.gguf_models import write_model
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
 
@@ -219,6 +219,20 @@ def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, place
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert models(places) == []
     assert pulled(hub, places, NAME).n_fetched == len(model) - 40_000
+
+
+class OneLargeFile(Hub):
+    """The real hub, as far as a listing tells."""
+
+    def listing(self, reference: Reference) -> Listing:
+        return Listing(COMMIT, (RepoFile("huge-Q8_0.gguf", 60 * 10**9, sha256="a" * 64),))
+
+
+def test_what_the_hub_sends_through_xet_alone_is_refused_with_what_fetches_it(places: Places) -> None:
+    large = Puller(hub=OneLargeFile(token="none"), places=places, free_bytes=lambda folder: 10**12)
+    with pytest.raises(PullFailed, match=r"has 55\.9 GiB, .* `hf download Maker/Tiny-GGUF huge-Q8_0\.gguf` fetches it"):
+        large.pull(parse_reference(NAME))
+    assert remains(places) == []
 
 
 def test_secrets_are_in_no_text_that_is_made_of_what_holds_them() -> None:

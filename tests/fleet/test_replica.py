@@ -15,8 +15,9 @@ from llamahost.engine.engine import Engine
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
+from llamahost.fleet.amounts import N_SMALL
 from llamahost.fleet.lanes import Lanes
-from llamahost.fleet.replica import N_SMALL, Replica
+from llamahost.fleet.replica import Replica
 from tests.engine.test_worker import Gated
 from tests.fakes import BackendError, FakeBackend, alone
 from tests.fleet.fakes import WAIT_S, SlowVocabulary, open_fake, spec_of

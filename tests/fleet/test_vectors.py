@@ -11,9 +11,10 @@ from llamahost.core.errors import InvalidRequest, Unavailable
 from llamahost.core.vectors import EmbedRequest
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Worker
+from llamahost.fleet.amounts import N_SMALL
 from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.lanes import Lanes
-from llamahost.fleet.replica import MAX_NUMBERS, N_SMALL, Replica
+from llamahost.fleet.replica import MAX_NUMBERS, Replica
 from llamahost.fleet.vectors import Vectors
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend

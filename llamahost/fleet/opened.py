@@ -1,0 +1,91 @@
+"""What a loader hands over: all that a replica is made of. Names alone; `loader` has the real ones, tests others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.vectors import EmbedRequest, RerankRequest
+from llamahost.core.work import Backend, EmbedBackend, Vocabulary
+from llamahost.fleet.inputs import PreparedInputs
+from llamahost.fleet.residents import Measured
+from llamahost.text.remembered import Heard
+
+if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
+    from llamahost.fleet.loader import ModelCard, Prepared
+    from llamahost.fleet.manifest import ModelSpec
+
+
+class OpensAdapters(Protocol):
+    """Puts adapters beside a model. Thread-safe."""
+
+    def open(self, path: Path, /) -> int:
+        """Blocking; the id that jobs name it by. Raises LoadFailed."""
+        ...
+
+
+class OpenModel(Protocol):
+    """A model's file in memory: its vocabulary lives until it is closed."""
+
+    @property
+    def vocab(self) -> Vocabulary: ...
+
+    @property
+    def adapters(self) -> OpensAdapters: ...
+
+    def close(self) -> None: ...
+
+
+class Prepares(Protocol):
+    """Words to jobs. Thread-safe; raises InvalidRequest."""
+
+    @property
+    def heard(self) -> Heard: ...
+
+    def chat(self, request: ChatRequest, /) -> Prepared: ...
+
+    def complete(self, request: CompletionRequest, /) -> Prepared: ...
+
+
+class PreparesInputs(Protocol):
+    """Texts to tokens. Thread-safe; raises InvalidRequest."""
+
+    def embed(self, request: EmbedRequest, /) -> PreparedInputs: ...
+
+    def rank(self, request: RerankRequest, /) -> PreparedInputs: ...
+
+
+class Opened(Protocol):
+    """What a loader hands over: all that a replica is made of. A model generates, or embeds, or does both."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def model(self) -> OpenModel: ...
+
+    @property
+    def backend(self) -> Backend | None: ...
+
+    @property
+    def preparer(self) -> Prepares: ...
+
+    @property
+    def embedder(self) -> EmbedBackend | None: ...
+
+    @property
+    def inputs(self) -> PreparesInputs: ...
+
+    @property
+    def adapter_ids(self) -> Sequence[int]:
+        """Of the spec's adapters, in their order."""
+        ...
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    def measured(self, devices: tuple[str, ...], /) -> Measured | None:
+        """What it takes of each of these, where that is known."""
+        ...
