@@ -75,6 +75,14 @@ class Calls:
         wanted = properties.get(key) if isinstance(properties, Mapping) else None
         return _types(wanted, schema, 0)
 
+    def types_at(self, name: str, path: Sequence[str]) -> frozenset[str]:
+        """The same of a value within the arguments: `path` are keys, and any word where an item of a list stands."""
+        root = self._parameters.get(name, {})
+        node: object = root
+        for step in path:
+            node = _within(node, step, root, 0)
+        return _types(node, root, 0)
+
 
 @dataclass(slots=True)
 class Arguments:
@@ -181,7 +189,7 @@ def _types(schema: object, root: Json, depth: int) -> frozenset[str]:
         return frozenset()
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        return _types(_found(reference, root), root, depth + 1)
+        return _types(found_at(reference, root), root, depth + 1)
     kind = schema.get("type")
     if isinstance(kind, str):
         return frozenset({kind})
@@ -201,7 +209,28 @@ def _types(schema: object, root: Json, depth: int) -> frozenset[str]:
     return frozenset()
 
 
-def _found(reference: str, root: Json) -> object:
+def _within(schema: object, step: str, root: Json, depth: int) -> object:
+    """The schema of a member or an item, through references and alternatives; None where it is not said."""
+    if not isinstance(schema, Mapping) or depth > 8:
+        return None
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return _within(found_at(reference, root), step, root, depth + 1)
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and step in properties:
+        return properties[step]
+    for word in ("items", "additionalProperties"):
+        if isinstance(schema.get(word), Mapping):
+            return schema[word]
+    for word in ("anyOf", "oneOf", "allOf"):
+        branches = schema.get(word)
+        found = [_within(each, step, root, depth + 1) for each in branches] if isinstance(branches, list) else []
+        if any(each is not None for each in found):
+            return next(each for each in found if each is not None)
+    return None
+
+
+def found_at(reference: str, root: Json) -> object:
     """What `#/a/b` points at within the schema."""
     found: object = root
     for step in reference.removeprefix("#").split("/")[1:]:

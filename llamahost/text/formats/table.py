@@ -18,15 +18,21 @@ from llamahost.text.formats.granite import GRANITE
 from llamahost.text.formats.harmony import HARMONY, is_harmony
 from llamahost.text.formats.hermes import HERMES
 from llamahost.text.formats.kimi import KIMI
+from llamahost.text.formats.kimi_3 import KIMI_3, THINKING_3
 from llamahost.text.formats.lfm import LFM
 from llamahost.text.formats.llama import FUNCTIONARY_3_1, LLAMA, LLAMA_PYTHON
 from llamahost.text.formats.minimax import MINICPM, MINIMAX_1, MINIMAX_2
+from llamahost.text.formats.minimax_3 import MINIMAX_3
 from llamahost.text.formats.mistral import MISTRAL, MISTRAL_IDS, MISTRAL_LIST
 from llamahost.text.formats.nemotron import NEMOTRON
 from llamahost.text.formats.phi import PHI
 from llamahost.text.formats.qwen_coder import QWEN_CODER, SEED
+from llamahost.text.formats.solar import SOLAR, SOLAR_THINKING
 
 FAMILIES: tuple[Family, ...] = (
+    MINIMAX_3,
+    KIMI_3,
+    SOLAR,
     SEED,
     HUNYUAN,
     GLM,
@@ -64,7 +70,10 @@ _THINK = Thinking("<think>", "</think>")
 
 THINKING: tuple[tuple[str, Thinking], ...] = (
     ("<seed:think>", Thinking("<seed:think>", "</seed:think>")),
-    ("<mm:think>", Thinking("<mm:think>", "</mm:think>")),
+    # A turn without thoughts begins with the closing mark.
+    ("<mm:think>", Thinking("<mm:think>", "</mm:think>", dropped=("</mm:think>",))),
+    ("'<|open|>'", THINKING_3),
+    ("<|begin|>assistant<|think|>", SOLAR_THINKING),
     ("'<think{}>'", Thinking("<think:opensource>", "</think:opensource>")),
     ("[THINK]", Thinking("[THINK]", "[/THINK]", recurs=True)),
     ("<|START_THINKING|>", Thinking("<|START_THINKING|>", "<|END_THINKING|>")),

@@ -15,8 +15,8 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.strings import patterns_of
 
-_SAID = frozenset({"title", "description", "default", "examples", "type", "$defs", "definitions", "nullable"})
-_KEYWORDS = {
+SAID = frozenset({"title", "description", "default", "examples", "type", "$defs", "definitions", "nullable"})
+KEYWORDS = {
     "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
     "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
     "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
@@ -115,9 +115,9 @@ class Values:
         kind = schema.get("type")
         if isinstance(kind, list) and kind:
             return self._rule(*(self._value({**schema, "type": one}, path, depth + 1) for one in kind))
-        if not isinstance(kind, str) or kind not in _KEYWORDS:
+        if not isinstance(kind, str) or kind not in KEYWORDS:
             raise self._unheld("a schema without a type", path)
-        self._check(schema, _KEYWORDS[kind], path)
+        self._check(schema, KEYWORDS[kind], path)
         symbol = self._typed(kind, schema, path, depth)
         return self._rule(symbol, literal(self.notation.words[2])) if schema.get("nullable") is True else symbol
 
@@ -224,7 +224,7 @@ class Values:
         return self.rules.add(f"{self.name}_{self._n}", *alternatives)
 
     def _check(self, schema: Schema, known: frozenset[str] | set[str], path: str) -> None:
-        unknown = next((key for key in schema if key not in known and key not in _SAID), None)
+        unknown = next((key for key in schema if key not in known and key not in SAID), None)
         if unknown is not None:
             raise self._unheld(f"`{unknown}`", f"{path}/{unknown}")
 

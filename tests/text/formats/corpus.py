@@ -233,6 +233,75 @@ def _minimax(name: str, /, **arguments: str) -> str:
 MINIMAX_2 = tagged_cases(_minimax, ("<minimax:tool_call>\n", "\n</minimax:tool_call>"))
 
 
+def _minimax_3(name: str, /, **arguments: str) -> str:
+    mark = "]<]minimax[>["
+    tags = "".join(f"{mark}<{key}>{value}{mark}</{key}>" for key, value in arguments.items())
+    return f'{mark}<invoke name="{name}">{tags}{mark}</invoke>'
+
+
+MINIMAX_3 = [
+    *tagged_cases(_minimax_3, ("]<]minimax[>[<tool_call>\n", "\n]<]minimax[>[</tool_call>")),
+    *[
+        Case(
+            f"]<]minimax[>[<tool_call>{_minimax_3('get_weather', tags=tags, where=where)}]<]minimax[>[</tool_call>",
+            calls=(call("get_weather", tags=["x", "3"], where={"a": {"b": 1.5, "c": "d e"}, "l": [1, []]}),),
+        )
+        for tags, where in [
+            (
+                "]<]minimax[>[<item>x]<]minimax[>[</item>]<]minimax[>[<item>3]<]minimax[>[</item>",
+                "]<]minimax[>[<a>]<]minimax[>[<b>1.5]<]minimax[>[</b>]<]minimax[>[<c>d e]<]minimax[>[</c>"
+                "]<]minimax[>[</a>\n]<]minimax[>[<l>]<]minimax[>[<item>1]<]minimax[>[</item>"
+                "]<]minimax[>[<item>[]]<]minimax[>[</item>]<]minimax[>[</l>",
+            ),
+            ('["x", "3"]', '{"a": {"b": 1.5, "c": "d e"}, "l": [1, []]}'),
+        ]
+    ],
+    Case("<mm:think>If so</mm:think>Yes.", reasoning="If so", text="Yes."),
+    Case("</mm:think>Yes.", text="Yes."),
+]
+
+
+def _kimi_3(name: str, /, **arguments: str) -> str:
+    kinds = {"days": "number", "exact": "boolean", "tags": "array", "where": "object", "further": "number"}
+    tags = "".join(
+        f'<|open|>argument key="{key}" type="{"null" if value == "null" else kinds.get(key, "string")}"<|sep|>{value}'
+        "<|close|>argument<|sep|>"
+        for key, value in arguments.items()
+    )
+    return f'<|open|>call tool="{name}" index="1"<|sep|>{tags}<|close|>call<|sep|>'
+
+
+KIMI_3 = [
+    *tagged_cases(_kimi_3, ("<|open|>tools<|sep|>", "<|close|>tools<|sep|>")),
+    Case(
+        '<|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|><|open|>json type="object"<|sep|>'
+        f"{SLY[1]}<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
+        calls=(SLY,),
+    ),
+    Case(
+        "If so<|close|>think<|sep|><|open|>response<|sep|>Use the response tag.<|close|>response<|sep|>"
+        "<|close|>message<|sep|>",
+        reasoning="If so",
+        text="Use the response tag.",
+        is_thinking=True,
+    ),
+    Case("<|open|>response<|sep|>Yes.<|close|>response<|sep|>", text="Yes."),
+]
+SOLAR = [
+    *named_cases(
+        lambda name, arguments: (
+            f"<|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>{name}<|tool_call:args|>{arguments}<|tool_call:end|>"
+        ),
+        ("<|tool_calls|>", "<|calls|>"),
+    ),
+    Case(
+        "<|think|>If so<|end|><|begin|>assistant<|content|>Yes.<|end|>",
+        reasoning="If so",
+        text="Yes.",
+    ),
+]
+
+
 def _minicpm(name: str, /, **arguments: str) -> str:
     tags = "".join(f'<param name="{key}">{value}</param>' for key, value in arguments.items())
     return f'<function name="{name}">{tags}</function>'

@@ -16,6 +16,9 @@ EXCERPTS = {
     "hunyuan": "'<tool_sep{}>'.format(T) '<arg_key{}>'.format(T)",
     "minimax-m1": "<tool_calls>\n{{ call | tojson }}\n</tool_calls>",
     "minimax-m2": "<minimax:tool_call>",
+    "minimax-m3": "set ns_token = ']<]minimax[>['",
+    "kimi-k3": "'<|open|>' + tag + '<|sep|>'",
+    "solar": "<|tool_call:begin|>{{ id }}<|tool_call:name|>{{ n }}<|tool_call:args|>{{ a }}<|tool_call:end|>",
     "minicpm": '<function name="{{ n }}"><param name="{{ k }}">{{ v }}</param></function>',
     "deepseek-r1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function\n```json",
     "deepseek-v3.1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
@@ -47,9 +50,8 @@ SHIPPED = {
     "generic": (
         "HuggingFaceTB-SmolLM3-3B", "fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it",
         "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
-        # Forms of their own that are not read yet: calls stay text.
-        "Kimi-K3", "MiniMax-M3", "muse-glimmer",
-        "upstage-Solar-Open-100B",
+        # A form of its own that is not read yet: calls stay text.
+        "muse-glimmer",
     ),
     "hermes": (
         "Bielik-11B-v3.0-Instruct", "MiMo-VL", "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
@@ -65,6 +67,9 @@ SHIPPED = {
     "hunyuan": ("tencent-Hy3",),
     "minimax-m1": ("Apriel-1.6-15b-Thinker-fixed", "MiniMax-M1", "unsloth-Apriel-1.5"),
     "minimax-m2": ("MiniMax-M2",),
+    "minimax-m3": ("MiniMax-M3",),
+    "kimi-k3": ("Kimi-K3",),
+    "solar": ("upstage-Solar-Open-100B",),
     "minicpm": ("openbmb-MiniCPM5-1B",),
     "deepseek-r1": (
         "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "llama-cpp-deepseek-r1",
