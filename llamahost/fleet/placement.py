@@ -50,7 +50,7 @@ class Placement:
             tensor_split=self.shares,
             n_gpu_layers=self.n_gpu_layers,
             n_cpu_moe=self.n_cpu_moe,
-            main_device=0,
+            main_device=spec.main_device if 1 < len(self.devices) > spec.main_device else 0,
         )
         if spec.split_mode == "none" and len(self.devices) == 1:
             decided = replace(decided, split_mode="layer")
@@ -151,13 +151,15 @@ def wants_gpu(spec: ModelSpec, *, is_said: bool) -> bool:
 def _sites(spec: ModelSpec, devices: Sequence[Device], free: Bytes, avoid: Collection[str]) -> Iterator[Site]:
     """Each single device, those with the most free memory first, then all GPUs together."""
     allowed = _allowed(spec, devices)
-    if spec.split_mode == "none" and spec.devices != "auto" and allowed:
+    if spec.split_mode == "none" and (spec.devices != "auto" or spec.main_device) and allowed:
         allowed = allowed[spec.main_device : spec.main_device + 1] or allowed[:1]
     ranked = sorted(allowed, key=lambda each: (each.id in avoid, -free.get(each.id, 0)))  # stable: as listed
     wants_all = bool(spec.tensor_split) and len(allowed) > 1
     if not wants_all:
         yield from (Site((each,)) for each in ranked)
     gpus = tuple(each for each in allowed if each.kind == "gpu")
+    if spec.tensor_split:  # those without a share have none
+        gpus = gpus[: len(spec.tensor_split)]
     if len(gpus) > 1 and spec.split_mode != "none":
         shares = spec.tensor_split or tuple(float(max(0, free.get(each.id, 0))) for each in gpus)
         if len(shares) == len(gpus) and sum(shares) > 0:

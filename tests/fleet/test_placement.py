@@ -74,6 +74,23 @@ def test_a_tensor_split_is_kept_to_and_a_list_of_devices_too() -> None:
     assert (found.devices, found.n_gpu_layers) == (("cpu",), 0)
 
 
+def test_the_main_device_is_kept_to_and_a_short_tensor_split_leaves_the_others_out() -> None:
+    room = {"CUDA0": 20 * GB, "CUDA1": 20 * GB, "cpu": 64 * GB}
+    alone = spec(split_mode="none", main_device=1)
+    found = place(alone, FACTS, GPUS, {**room, "CUDA0": 30 * GB}, room)
+    assert found is not None
+    assert (found.devices, found.spec(alone).main_device) == (("CUDA1",), 0)
+    rows = spec(split_mode="row", tensor_split=(1.0, 1.0), main_device=1)
+    found = place(rows, FACTS, GPUS, room, room)
+    assert found is not None
+    assert (found.devices, found.spec(rows).main_device) == (("CUDA0", "CUDA1"), 1)
+    three = (*GPUS[:2], Device(id="CUDA2", kind="gpu"), GPUS[2])
+    found = place(rows, FACTS, three, {**room, "CUDA2": 80 * GB}, {**room, "CUDA2": 80 * GB})
+    assert found is not None
+    assert found.devices == ("CUDA0", "CUDA1")
+    assert place(spec(tensor_split=(1.0, 1.0, 1.0)), FACTS, GPUS, room, room) is None
+
+
 def test_fewer_layers_are_advised_where_they_would_fit() -> None:
     room = {"CUDA0": 3 * GB + GB // 2, "cpu": 64 * GB}
     devices = (GPUS[0], GPUS[2])

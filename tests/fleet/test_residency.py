@@ -485,6 +485,14 @@ def test_only_what_changed_in_the_manifest_is_touched() -> None:
     assert w.residency.models["b"].replicas[0].placement.shape.n_ctx == 128  # type: ignore[union-attr]  # it is known
 
 
+def test_a_split_over_more_gpus_than_there_are_is_told() -> None:
+    budgets = {"g0": 50 * MB, "g1": 50 * MB}
+    w = World([spec("a", tensor_split=(1.0, 1.0, 2.0))], {"a": facts(10)}, budgets, kind="gpu")
+    w.ask("a")
+    w.settle()
+    assert w.refusals[-1].reason == "`a` has a tensor_split of 3 shares, and there are 2 GPUs"
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     w = world(spec("a", devices=("CUDA7",)), a=10)
     w.ask("a")
