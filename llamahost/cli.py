@@ -20,6 +20,7 @@ from llamahost.commands.check import check
 from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
 from llamahost.commands.fetching import path_of
 from llamahost.commands.load import load, unload
+from llamahost.commands.lora import Lora, adapters_of
 from llamahost.commands.models import models
 from llamahost.commands.opening import MANIFEST, missing_of
 from llamahost.commands.progress import watched
@@ -115,6 +116,7 @@ def serve(
             envvar="LLAMAHOST_POOLING", help="Of embeddings: mean, cls, last, rank or none. [the GGUF's own, else last]"
         ),
     ] = None,
+    lora: Lora = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="Ask clients for this key.", show_envvar=True)
     ] = None,
@@ -184,7 +186,13 @@ def serve(
         raise typer.BadParameter("text or json", param_hint="--log-format")
     if model is not None and manifest is not None:
         raise typer.BadParameter("give a model or a manifest, not both", param_hint="--manifest")
+    if lora and model is None:
+        raise typer.BadParameter("give the model that it is for, too", param_hint="--lora")
     log.set_up(log_level.lower(), "json" if log_format == "json" else "text")
+    try:
+        adapters = adapters_of(lora)
+    except ManifestError as error:
+        raise typer.BadParameter(str(error), param_hint="--lora") from error
     spec_flags = {
         "n_ctx": n_ctx,
         "n_slots": slots,
@@ -193,6 +201,7 @@ def serve(
         "template": template,
         "embeddings": embeddings,
         "pooling": pooling,
+        "adapters": adapters,
     }
     server_flags = {
         "host": host,

@@ -35,6 +35,8 @@ MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 FIM_MARKERS = ("<before>", "<after>", "<between>")
 """Control tokens, ids 4-6 in the markers' place, of a model that fills in."""
 
+MISTRALS_MARKERS = ("[SUFFIX]", "[PREFIX]")
+
 EOS, BOS, IM_START, IM_END = range(4)
 N_SPECIAL = len(SPECIALS) + len(MARKERS)
 MIN_VOCAB = N_SPECIAL + 256
@@ -81,11 +83,13 @@ def _merges() -> Iterator[tuple[str, str]]:
     return chain(pairs, triples, fours)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int, *, has_fim: bool = False) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int, *, has_fim: bool | Literal["mistral"] = False) -> None:
     merges = list(islice(_merges(), n_vocab - MIN_VOCAB))
     markers: tuple[str, ...] = MARKERS
     n_controls = len(SPECIALS)
-    if has_fim:
+    if has_fim == "mistral":  # told by their spelling alone
+        markers, n_controls = (*MISTRALS_MARKERS, *MARKERS[len(MISTRALS_MARKERS) :]), n_controls + len(MISTRALS_MARKERS)
+    elif has_fim:
         markers, n_controls = (*FIM_MARKERS, *MARKERS[len(FIM_MARKERS) :]), n_controls + len(FIM_MARKERS)
         for k, name in enumerate(("pre", "suf", "mid")):
             writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", len(SPECIALS) + k)
@@ -230,7 +234,7 @@ def write_model(
     dtype: DType = "f32",
     name: str | None = None,
     seed: int = 0,
-    has_fim: bool = False,
+    has_fim: bool | Literal["mistral"] = False,
     has_output: bool = True,
     metadata: Mapping[str, float | str | np.uint32] | None = None,
     split_max_tensors: int = 0,

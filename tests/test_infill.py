@@ -96,9 +96,14 @@ async def test_what_cannot_be_filled_in_is_refused_by_its_field(filler: Path, ti
             answer = await client.post("/infill", json={**GAP, **more})
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
     async with served(tiny_llama) as client:
-        answer = await client.post("/infill", json=GAP)
-        assert answer.status_code == 400
-        assert "does not fill in" in answer.json()["error"]["message"]
+        asked: list[dict[str, object]] = [{}, {"stream": True}, {"session_id": "editor"}]
+        for given in asked:
+            answer = await client.post("/infill", json={**GAP, **given})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["type"]) == (501, "not_supported_error"), "as llama-server answers"
+            assert "does not fill in" in error["message"]
+        answer = await client.post("/v1/completions", json={"prompt": "a", "suffix": "b"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "suffix"), "a 500 is asked for again"
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

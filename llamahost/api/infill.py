@@ -22,11 +22,11 @@ from llamahost.api.openai_encode import Json, timings_json
 from llamahost.api.openai_output import output_of
 from llamahost.api.openai_parse import generation_of
 from llamahost.api.openai_types import Body, Name
-from llamahost.api.problems import Superseded, problem_of
+from llamahost.api.problems import NotServed, Superseded, problem_of
 from llamahost.api.service import Service
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.api.trace import trace_of
-from llamahost.core.errors import InvalidRequest
+from llamahost.core.errors import InvalidRequest, NotAble
 from llamahost.core.events import Delta, Event, Finished, Started
 from llamahost.core.messages import CompletionRequest, Snippet
 from llamahost.fleet.manifest import ServerSettings
@@ -184,6 +184,8 @@ class InfillRoute:
                         encoder.feed(event)
 
             await while_connected(receive, fold())
+        except NotAble as error:
+            raise NotServed(str(error)) from error
         finally:
             if self.latest.get(key) is replaced:
                 del self.latest[key]

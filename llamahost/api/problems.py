@@ -1,8 +1,8 @@
 """Errors become a status and OpenAI's error body, here and nowhere else. Never a stack trace, never HTML.
 
 InvalidRequest 400 · no or wrong key 401 · not over HTTP 403 · unknown model or path 404 · wrong method 405 ·
-superseded 409 · body too large 413 · queue full 429 · the hub refuses 502 · nothing can answer 503 · deadline passed
-504 · anything else 500 with the request id, logged whole.
+superseded 409 · body too large 413 · queue full 429 · a model without marks asked to /infill 501 · the hub refuses
+502 · nothing can answer 503 · deadline passed 504 · anything else 500 with the request id, logged whole.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Forbidden(LlamahostError):
 
 class Superseded(LlamahostError):
     """A later request has taken the place of this one."""
+
+
+class NotServed(LlamahostError):
+    """llama-server's word for what a model cannot do."""
 
 
 class BodyTooLarge(LlamahostError):
@@ -97,6 +101,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
             return Problem(status=403, message=message, type="permission_error", code="forbidden")
         case ModelNotFound():
             return Problem(status=404, message=message, type="not_found_error", param="model", code="model_not_found")
+        case NotServed():
+            return Problem(status=501, message=message, type="not_supported_error")
         case Superseded():
             return Problem(status=409, message=message, type="invalid_request_error", code="superseded")
         case BodyTooLarge():

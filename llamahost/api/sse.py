@@ -56,17 +56,29 @@ async def until_gone(receive: Receive) -> None:
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled, and ClientGone raised, when the client leaves before it is there."""
-    working = asyncio.create_task(work)
+    answering = asyncio.current_task()
+    assert answering is not None
+    is_gone = False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal is_gone
+        is_gone = True
+        answering.cancel()  # in `work`: between its end and the line that takes this away nobody else runs
+
     watching = asyncio.create_task(until_gone(receive))
+    watching.add_done_callback(leave)
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        return await work
+    except asyncio.CancelledError:
+        if answering.cancelling() > is_gone:  # by whoever owns this task
+            raise
+        raise ClientGone from None
     finally:
-        working.cancel()  # nothing happens to a task that is done
+        watching.remove_done_callback(leave)
         watching.cancel()
-        await asyncio.wait((working, watching))
-    if working.cancelled():
-        raise ClientGone
-    return working.result()
+        if is_gone:
+            answering.uncancel()
+        await asyncio.wait((watching,))
 
 
 class EventStream(Generic[E]):

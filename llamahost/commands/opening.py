@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import typer
 
 from llamahost.commands.exits import NO_MODEL, USAGE, fail
 from llamahost.commands.fetching import path_of
+from llamahost.commands.lora import adapters_of
 from llamahost.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def manifest_at(path: Path | None) -> Manifest:
     return found if found.models else replace(found, models=(builtin(),))
 
 
-def spec_of(model: str, path: Path | None, shape: Shape) -> ModelSpec:
+def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] | None = None) -> ModelSpec:
     """A GGUF file, a name from the manifest, `builtin`, or a name of the hub's, which is fetched if it has to be.
 
     For one person, so with one slot. Raises ManifestError, PullFailed.
@@ -96,7 +97,8 @@ def spec_of(model: str, path: Path | None, shape: Shape) -> ModelSpec:
             names = ", ".join(each.name for each in manifest_at(path).models)
             fail(NO_MODEL, why if spec.name != model else f"{why}; the manifest names {names}")
     try:
-        return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", **given)
+        adapters = adapters_of(lora) or spec.adapters
+        return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", adapters=adapters, **given)
     except ManifestError as error:
         fail(USAGE, str(error))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamahost.commands.exits import INTERRUPTED, USAGE, fail, leave, told
+from llamahost.commands.lora import Lora
 from llamahost.commands.opening import (
     ChatTemplate,
     GpuLayers,
@@ -50,6 +51,7 @@ def run(
     threads: Threads = None,
     gpu_layers: GpuLayers = None,
     template: ChatTemplate = None,
+    lora: Lora = None,
     manifest: ManifestPath = None,
     verbose: Verbose = False,
 ) -> None:
@@ -69,6 +71,7 @@ def run(
             model,
             manifest,
             {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers, "template": template},
+            lora=lora,
         )
         options = options_of(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         options["stop"] = tuple(stop or ())

@@ -48,6 +48,10 @@ class ContextTooLong(InvalidRequest):
         self.n_ctx = n_ctx
 
 
+class NotAble(InvalidRequest):
+    """This model cannot do that, whatever is asked of it."""
+
+
 class TemplateFailed(InvalidRequest):
     """The model's chat template raised on these messages; the message quotes it."""
 

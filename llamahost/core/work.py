@@ -373,7 +373,8 @@ class Vocabulary(Protocol):
     bos: int  # -1 where there is none
     eos: int
     adds_bos: bool
-    fim_ids: tuple[int, int, int] | None  # before a prefix, a suffix and what is between; None: no such training
+    fim_ids: tuple[int, int, int] | None
+    """Before a prefix, a suffix and what is between (-1: the suffix stands first); None: it has no such tokens."""
     fim_files: tuple[int, int]  # before the name of a repository, and of a file in it; -1 where there is none
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:

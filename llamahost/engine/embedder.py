@@ -23,6 +23,11 @@ logger = logging.getLogger("llamahost.engine")
 
 TARGET_STEP_S = 0.05
 
+N_ALONE = 64
+"""Tokens that a step holds where nobody else waits for the thread, whatever they take: one short input at a time costs
+a fifth more, which a machine that is busy with other programs, where all takes long, can afford least.
+"""
+
 
 class _Open:
     """A job that has not ended. [0, n_taken) of its inputs are computed, or are in the step that runs."""
@@ -165,8 +170,8 @@ class Embedder:
         n_most = min(self._backend.n_enough, self._backend.n_batch)
         if self._token_s == 0.0:
             return n_most
-        target_s = self._target_step_s * (IDLE_FACTOR if self._is_alone() else 1)
-        return max(1, min(n_most, int(target_s / self._token_s)))
+        n = int(self._target_step_s / self._token_s)
+        return max(1, min(n_most, max(IDLE_FACTOR * n, N_ALONE) if self._is_alone() else n))
 
     def _learn(self, n_tokens: int, step_s: float) -> None:
         self._pace.learn(n_tokens, step_s)

@@ -216,6 +216,10 @@ class Crew:
         if is_bounded_anew:
             self.hardware = self.hardware.budgeted(host_bytes)
         devices, free = await self.loading.devices(self.hardware)
+        for place in self.places.values():
+            for running in place.running.values():  # whose adapters come and go
+                if (measured := running.replica.measured(running.record.placement.devices)) is not None:
+                    running.measured, running.record.bytes = measured, measured.bytes
         taken = self.residency.taken(in_truth=True)
         trouble = "" if self.settings.cpu_fallback else self.hardware.trouble
         self.residency.say_trouble(trouble, is_broken=self.hardware.is_broken)

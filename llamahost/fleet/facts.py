@@ -65,9 +65,18 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         n_ff=n_ff,
         n_head=header.number("attention.head_count"),
         n_vocab=_n_vocab(header),
+        adapter_bytes=sum(_size_of(adapter.path) for adapter in spec.adapters),
         path=spec.path,
         stamp=(spec.path, stat.st_ino, stat.st_size, stat.st_mtime_ns),
     )
+
+
+def _size_of(path: Path) -> int:
+    """Of a file; one that is not there takes nothing, and its load tells more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def generates(spec: ModelSpec, header: GgufHeader) -> bool:

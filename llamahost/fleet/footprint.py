@@ -43,6 +43,7 @@ class FileFacts:
     n_ff: int = 0  # as wide as a token's way through a feed-forward is, experts together
     n_head: int = 0
     n_vocab: int = 0
+    adapter_bytes: int = 0  # of the spec's adapters together
     stamp: object = None  # another file has another one
     path: Path | None = None  # where it lies, once that is known
 
@@ -101,12 +102,12 @@ def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: 
     weights = sum(facts.layers[first:]) - kept + (facts.rest_bytes + facts.input_bytes * facts.is_tied if n else 0)
     share = (n_layer - first) / n_layer if n_layer else 1.0
     there = Footprint(
-        weights_bytes=weights,
+        weights_bytes=weights + int(facts.adapter_bytes * share),  # with the layers that they change
         kv_bytes=int(whole.kv_bytes * share),
         compute_bytes=whole.compute_bytes if n else 0,
     )
     here = Footprint(
-        weights_bytes=max(0, facts.weights_bytes - facts.input_bytes - weights),
+        weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - facts.input_bytes - there.weights_bytes),
         kv_bytes=whole.kv_bytes - there.kv_bytes,
         compute_bytes=0 if n > n_layer else whole.compute_bytes,  # where layers are, there are their values
     )

@@ -1,7 +1,8 @@
 """Put code around a gap into tokens, with other files before it, as models are trained to fill in. Knows a vocabulary.
 
 [repo]myproject⏎[file]name⏎text … [file]filename⏎ [before]prefix[after]suffix[between]: llama.cpp's order, where the
-model has marks for files; else the texts of the other files stand before it, parted by a line.
+model has marks for files; else the texts of the other files stand before it, parted by a line. Mistral's models were
+trained the other way round, [after]suffix[before]prefix, and continue the prefix.
 
 What is too long is cut, as editors expect: of the suffix the end, of the prefix the beginning, of other files whole
 ones, the first of them first. It is cut by strides, so that the cut stays where it is for a while as somebody types,
@@ -14,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llamahost.core.errors import InvalidRequest
+from llamahost.core.errors import InvalidRequest, NotAble
 from llamahost.core.messages import Snippet
 from llamahost.core.work import Tokens, Vocabulary
 
@@ -23,6 +24,9 @@ N_ANSWER = 256
 
 N_STRIDES = 8
 """The prefix is cut by this part of what it may have."""
+
+_ANYTHING = "\u263a"
+"""A character that no word has, so that it is tokenised by itself: CodeLlama's own."""
 
 _PARTING = "\n\n--- snippet ---\n\n"
 
@@ -36,14 +40,12 @@ def filled_in(
     vocabulary: Vocabulary, prefix: str, suffix: str, snippets: Sequence[Snippet], *, n_room: int, model: str
 ) -> Filled:
     """At most `n_room` tokens. Raises InvalidRequest where the model was not trained to, or there is no room at all."""
-    if vocabulary.fim_ids is None:
-        raise InvalidRequest(f"`{model}` does not fill in: its vocabulary has no fill-in-the-middle tokens")
-    before, after, between = vocabulary.fim_ids
+    marks = marks_of(vocabulary, model, None)
     begin = array("i", [vocabulary.bos] if vocabulary.adds_bos and vocabulary.bos >= 0 else [])
     n_left = n_room - len(begin) - 3
     if n_left < 1:
         raise InvalidRequest(f"an answer of this length leaves no room in `{model}`", param="n_predict")
-    head, tail = _plain(vocabulary, prefix), _plain(vocabulary, suffix)
+    head, tail = _plain(vocabulary, prefix), behind_a_mark(vocabulary, suffix)
     n_tail = min(len(tail), max(n_left // 4, n_left - len(head)))
     n_head = n_left - n_tail
     is_cut = n_tail < len(tail)
@@ -64,12 +66,31 @@ def filled_in(
     if kept:
         for part in (others.begin, *reversed(kept), others.end):
             tokens = tokens + part
-    tokens.append(before)
-    tokens += head
-    tokens.append(after)
-    tokens += tail[:n_tail]
-    tokens.append(between)
-    return Filled(tokens, is_cut)
+    return Filled(tokens + around(marks, head, tail[:n_tail]), is_cut)
+
+
+def marks_of(vocabulary: Vocabulary, model: str, param: str | None) -> tuple[int, int, int]:
+    """Raises NotAble."""
+    if vocabulary.fim_ids is None:
+        raise NotAble(f"`{model}` does not fill in: its vocabulary has no fill-in-the-middle tokens", param=param)
+    return vocabulary.fim_ids
+
+
+def around(marks: tuple[int, int, int], head: Tokens, tail: Tokens) -> Tokens:
+    """A prefix and a suffix, and the place of what is between at the end."""
+    before, after, between = marks
+    if between < 0:
+        return array("i", [after]) + tail + array("i", [before]) + head
+    return array("i", [before]) + head + array("i", [after]) + tail + array("i", [between])
+
+
+def behind_a_mark(vocabulary: Vocabulary, text: str) -> Tokens:
+    """Without the space that some vocabularies begin every text with: here a text goes on."""
+    tokens = _plain(vocabulary, text)
+    if not tokens or not vocabulary.pieces[tokens[0]].startswith(b" "):
+        return tokens
+    start, both = _plain(vocabulary, _ANYTHING), _plain(vocabulary, _ANYTHING + text)
+    return both[len(start) :] if both[: len(start)] == start else tokens
 
 
 class _Others(NamedTuple):

@@ -88,11 +88,20 @@ class Loaded:
         """What llama.cpp's log says that it allocated on each; what lies in the host's memory is the CPU's."""
         whole: dict[str, int] = {"model": self.model.n_bytes}
         taken: dict[str, int] = {}
+
+        def take(device: str, n_bytes: int) -> None:
+            owner = device if device in devices else devices[0] if devices[0].startswith("cpu") else "cpu"
+            taken[owner] = taken.get(owner, 0) + n_bytes
+
         for context in (self.backend, self.embedder):
             for (device, what), n_bytes in (context.buffers if context is not None else {}).items():
                 whole[what] = whole.get(what, 0) + n_bytes
-                owner = device if device in devices else devices[0] if devices[0].startswith("cpu") else "cpu"
-                taken[owner] = taken.get(owner, 0) + n_bytes
+                take(device, n_bytes)
+        for (
+            device,
+            n_bytes,
+        ) in self.model.adapters.taken.items():  # as they are now; of the model's own footprint no part
+            take(device, n_bytes)
         if devices[0].startswith("cpu"):  # once: what was repacked need not stay in the file's pages
             taken[devices[0]] = taken.get(devices[0], 0) + self.model.n_bytes
         for device, n_bytes in self.model.weights.items():

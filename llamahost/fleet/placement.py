@@ -217,6 +217,7 @@ def _placed(
     n_cpu_moe: int | None = None,
 ) -> Placement:
     whole = (measured or {}).get(shape) or footprint(spec, facts, shape)
+    whole = replace(whole, weights_bytes=whole.weights_bytes + facts.adapter_bytes)
     n_gpu_layers = _layers(spec, site) if n_gpu_layers is None else n_gpu_layers
     n_cpu_moe = spec.n_cpu_moe if n_cpu_moe is None else n_cpu_moe
     if site.devices[0].kind == "cpu":

@@ -16,7 +16,7 @@ from functools import lru_cache
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Snippet, Text, Tool
 from llamahost.core.work import Adapters, Constraint, Job, ThoughtLimit, Tokens, Vocabulary
-from llamahost.fleet.infill import N_ANSWER, filled_in
+from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
@@ -271,23 +271,15 @@ class Preparer:
         return prepared
 
     def _around(self, prefix: str | Sequence[int], suffix: str) -> Tokens:
-        """Prefix, suffix, middle: the order that models are trained in. What is text in them stays text."""
+        """In the order that the model was trained in. What is text in them stays text."""
         vocabulary = self.vocabulary
-        if vocabulary.fim_ids is None:
-            raise InvalidRequest(
-                f"`{self.model}` does not fill in: its vocabulary has no fill-in-the-middle tokens", param="suffix"
-            )
-        before, between, middle = vocabulary.fim_ids
-        tokens = array("i", [vocabulary.bos] if vocabulary.adds_bos and vocabulary.bos >= 0 else [])
-        tokens.append(before)
+        marks = marks_of(vocabulary, self.model, "suffix")
+        begin = array("i", [vocabulary.bos] if vocabulary.adds_bos and vocabulary.bos >= 0 else [])
         if isinstance(prefix, str):
-            tokens += vocabulary.encode(prefix, add_special=False, parse_special=False)
+            head = vocabulary.encode(prefix, add_special=False, parse_special=False)
         else:
-            tokens += self._given(prefix)
-        tokens.append(between)
-        tokens += vocabulary.encode(suffix, add_special=False, parse_special=False)
-        tokens.append(middle)
-        return tokens
+            head = self._given(prefix)
+        return begin + around(marks, head, behind_a_mark(vocabulary, suffix))
 
     def _echo(self, request: CompletionRequest, number: int, tokens: Tokens) -> Echo | None:
         """What is told again of this prompt, whose tokens these are; nothing of what was put around it."""

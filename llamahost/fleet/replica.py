@@ -124,6 +124,7 @@ class Replica:
         self.n_dim = embedder.n_dim if embedder is not None else 0
         self.has_probabilities = embedder is not None and embedder.has_probabilities
         self._model = opened.model
+        self.measured = opened.measured
         self._preparer = opened.preparer
         self._engine = engine
         self._worker = worker

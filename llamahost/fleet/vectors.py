@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 
 from llamahost.core.errors import GenerationFailed
@@ -23,6 +24,8 @@ class Vectors:
         self._worker = worker
         self._waiting: dict[int, asyncio.Future[tuple[Vector, ...]]] = {}
         self._refusal: Exception | None = None
+        self._ended: deque[Embedded] = deque()  # the worker's thread puts them there, the loop takes them
+        self._is_told = False  # the loop will look
         self._embedder = Embedder(
             backend,
             self._publish,
@@ -62,14 +65,23 @@ class Vectors:
         await asyncio.wrap_future(self._worker.detach(self._embedder))
 
     def _publish(self, embedded: Embedded) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._settle, embedded)
+        """In the worker's thread. What ends in one step wakes the loop once."""
+        # Proof that none is left lying: it lies there before the mark is read, and the loop takes the mark away before
+        # it takes what lies there.
+        self._ended.append(embedded)
+        if not self._is_told:
+            self._is_told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._settle)
 
-    def _settle(self, embedded: Embedded) -> None:
-        future = self._waiting.get(embedded.job_id)
-        if future is None or future.done():
-            return
-        if embedded.error:
-            future.set_exception(GenerationFailed(embedded.error))
-        else:
-            future.set_result(embedded.vectors)
+    def _settle(self) -> None:
+        self._is_told = False
+        while self._ended:
+            embedded = self._ended.popleft()
+            future = self._waiting.get(embedded.job_id)
+            if future is None or future.done():
+                continue
+            if embedded.error:
+                future.set_exception(GenerationFailed(embedded.error))
+            else:
+                future.set_result(embedded.vectors)

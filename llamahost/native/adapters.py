@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from llamahost.core.work import NO_ADAPTERS, Adapters
 from llamahost.native.adapter_laws import read_adapter
 from llamahost.native.devices import devices
 from llamahost.native.gguf import GgufHeader
-from llamahost.native.library import Library, LogTap
+from llamahost.native.library import Library, LogTap, buffers_in
 
 MARGIN_BYTES = 32 * 2**20
 """And a quarter of the compute buffers: those of a graph with adapters are larger by two matrices of a micro-batch."""
@@ -60,6 +60,7 @@ class LlamaAdapters:
         self._looked_at = -math.inf
         self._left = 0  # bytes, when they were looked at
         self._pointers: dict[int, Any] = {}
+        self._taken: dict[int, Mapping[tuple[str, str], int]] = {}
         self.changing = threading.Lock()
         """Held while C's list changes, and by whoever decodes for the first time with others than before."""
 
@@ -80,7 +81,17 @@ class LlamaAdapters:
                 raise LoadFailed(f"{path} cannot be used as an adapter: {reason}")
             id_ = next(_ids)
             self._pointers[id_] = pointer
+            self._taken[id_] = buffers_in(lines)
         return id_
+
+    @property
+    def taken(self) -> Mapping[str, int]:
+        """Bytes of those that are open now, by llama.cpp's name of the device. May be asked in any thread."""
+        found: dict[str, int] = {}
+        for buffers in tuple(self._taken.values()):
+            for (device, _), n_bytes in buffers.items():
+                found[device] = found.get(device, 0) + n_bytes
+        return found
 
     def set(self, context_pointer: int, adapters: Adapters, *, n_compute_bytes: int) -> None:
         """Have the context compute with these from now on. Raises BackendError where that may not be."""
@@ -114,6 +125,7 @@ class LlamaAdapters:
         """Let go of its memory; no context may have it set. Idempotent."""
         with self.changing:
             pointer = self._pointers.pop(id_, None)
+            self._taken.pop(id_, None)
             if pointer is not None and self._model is not None:
                 self._library.c.llama_adapter_lora_free(pointer)
 
@@ -121,4 +133,5 @@ class LlamaAdapters:
         """The model is about to be freed, and C frees its adapters with it."""
         with self.changing:
             self._pointers.clear()
+            self._taken.clear()
             self._model = None

@@ -9,6 +9,8 @@ process), by its sequences, and by memory, since C reserves a row of logits for 
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,16 +127,10 @@ class LlamaEmbedder:
             return [self._in_pieces(inputs[0])]
         self._compute([Span(0, k, 0, tokens, len(tokens)) for k, tokens in enumerate(inputs)])
         if self.pooling != "none":
-            return [self._row(self._c.llama_get_embeddings_seq(self._pointer, k)) for k in range(len(inputs))]
-        found: list[Vector] = []
-        at = 0
-        for tokens in inputs:
-            rows = array("f")
-            for index in range(at, at + len(tokens)):
-                rows.extend(self._row(self._c.llama_get_embeddings_ith(self._pointer, index)))
-            at += len(tokens)
-            found.append(rows)
-        return found
+            row_of = self._c.llama_get_embeddings_seq
+            return self._vectors([row_of(self._pointer, k) for k in range(len(inputs))], [1] * len(inputs))
+        row_of, lengths = self._c.llama_get_embeddings_ith, [len(tokens) for tokens in inputs]
+        return self._vectors([row_of(self._pointer, index) for index in range(sum(lengths))], lengths)
 
     def close(self) -> None:
         pointer, self._pointer = self._pointer, None
@@ -149,7 +145,7 @@ class LlamaEmbedder:
             raise BackendError(f"{len(lengths)} inputs of 1 to {self.n_ctx} tokens were expected")
         if sum(lengths) > self.n_batch and len(lengths) > 1:
             raise BackendError(f"a step of {sum(lengths)} tokens, {self.n_batch} is the most")
-        if any(min(tokens) < 0 or max(tokens) >= n_vocab for tokens in inputs):
+        if min(map(min, inputs)) < 0 or max(map(max, inputs)) >= n_vocab:
             raise BackendError(f"a token is not one of {n_vocab}")
 
     def _in_pieces(self, tokens: Tokens) -> Vector:
@@ -157,7 +153,7 @@ class LlamaEmbedder:
         for start in range(0, len(tokens), self.n_batch):
             piece = tokens[start : start + self.n_batch]
             self._compute([Span(0, 0, start, piece, len(piece))], is_first=start == 0)
-        return self._row(self._c.llama_get_embeddings_seq(self._pointer, 0))
+        return self._vectors([self._c.llama_get_embeddings_seq(self._pointer, 0)], [1])[0]
 
     def _compute(self, spans: list[Span], *, is_first: bool = True) -> None:
         if self._memory and is_first:
@@ -173,15 +169,19 @@ class LlamaEmbedder:
             raise BackendLost(f"{self._n_failures} embedding steps failed in a row, the last with {returned}")
         raise BackendError(f"computing embeddings returned {returned}")
 
-    def _row(self, pointer: Any) -> Vector:
-        if not pointer:  # ctypes gives a falsy object for NULL, never None
+    def _vectors(self, pointers: Sequence[Any], n_rows: Sequence[int]) -> list[Vector]:
+        """C's rows, made units; of the first input so many, one after the other, and so on."""
+        if not all(pointers):  # ctypes gives a falsy object for NULL, never None
             raise BackendError("llama.cpp has no embedding of an input")
-        row: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self.n_dim,))
+        n_bytes = 4 * self.n_dim
+        data = b"".join([ctypes.string_at(pointer, n_bytes) for pointer in pointers])
+        rows: npt.NDArray[np.float32] = np.frombuffer(data, np.float32).reshape(len(pointers), self.n_dim)
         if self.pooling != "rank":
-            length = float(np.linalg.norm(row.astype(np.float64)))
-            row = row / np.float32(length) if length > 0 else row
-        if not np.isfinite(row).all():
+            squares = np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True)
+            lengths: npt.NDArray[np.float32] = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(np.float32)
+            rows = rows / lengths
+        if not np.isfinite(rows).all():
             raise BackendError("an embedding holds values that are no numbers")
-        made = array("f")
-        made.frombytes(row.tobytes())
-        return made
+        data = rows.tobytes()
+        ends = itertools.accumulate(n_bytes * n for n in n_rows)
+        return [array("f", data[end - n_bytes * n : end]) for n, end in zip(n_rows, ends, strict=True)]

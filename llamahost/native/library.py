@@ -140,11 +140,11 @@ class LogTap:
         _log.untap()
 
 
-_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output|LoRA) buffer size\s*=\s*([\d.]+) MiB")
 
 
 def buffers_in(lines: Sequence[str]) -> dict[tuple[str, str], int]:
-    """Bytes by device and by what they are for (model, kv, rs, compute, output), as llama.cpp's log tells them."""
+    """Bytes by device and by what for (model, kv, rs, compute, output, lora), as llama.cpp's log tells them."""
     found: dict[tuple[str, str], int] = {}
     for line in lines:
         match = _BUFFER.search(line)

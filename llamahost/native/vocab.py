@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import compress, repeat
 from typing import Any
 
@@ -18,6 +18,7 @@ from llamahost.native.library import Library
 _UNKNOWN, _CONTROL = 1 << 0, 1 << 3
 _BLOCK, _ROOM = 4096, 128  # tokens asked at once, and bytes for each
 _MANY = 2**20  # bytes; in less there is room for a token of each
+_MISTRALS = (b"[PREFIX]", b"[SUFFIX]")
 _MAX_TEXT_BYTES = 2**31 - 16  # llama_tokenize takes an int32 length
 
 
@@ -33,9 +34,9 @@ class Vocab:
         self.bos: int = c.llama_vocab_bos(pointer)
         self.eos: int = c.llama_vocab_eos(pointer)
         self.adds_bos = bool(c.llama_vocab_get_add_bos(pointer))
-        self.fim_ids = _fim_ids(c, pointer)
         self.fim_files = (int(c.llama_vocab_fim_rep(pointer)), int(c.llama_vocab_fim_sep(pointer)))
         self.pieces, self.is_control, self.end_ids = _tables(library, pointer, self.n_tokens)
+        self.fim_ids = _fim_ids(c, pointer) or _mistrals(self.pieces, self.is_control)
         self.suppressed = _suppressed(c, pointer)
 
     def pair_marks(self) -> PairMarks:
@@ -116,6 +117,12 @@ def _fim_ids(c: Any, pointer: int) -> tuple[int, int, int] | None:
     prefix, suffix = int(c.llama_vocab_fim_pre(pointer)), int(c.llama_vocab_fim_suf(pointer))
     middle = int(c.llama_vocab_fim_mid(pointer))
     return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+
+def _mistrals(pieces: Sequence[bytes], is_control: bytes) -> tuple[int, int, int] | None:
+    """Codestral's and its kin's, which llama.cpp does not look for: [SUFFIX]after[PREFIX]before, and no third one."""
+    named = [next((k for k, is_mark in enumerate(is_control) if is_mark and pieces[k] == n), -1) for n in _MISTRALS]
+    return (named[0], named[1], -1) if min(named) >= 0 else None
 
 
 def _suppressed(c: object, pointer: int) -> tuple[int, ...]:

@@ -52,6 +52,17 @@ class _Counted(Collector):
         yield tokenised
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfModel:
+    """One model's, found once: to find one by its labels takes longer than to count."""
+
+    prompt: Counter
+    cached: Counter
+    generated: Counter
+    queue: Histogram
+    duration: Histogram
+
+
 class Metrics:
     """Owned by the event loop. An Observer of requests; its registry is its own, so two can live in one process."""
 
@@ -59,6 +70,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._of_outcomes: dict[tuple[str, str], Counter] = {}
+        self._of_models: dict[str, _OfModel] = {}
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)  # process_resident_memory_bytes and its like
         model = ("model",)
@@ -120,18 +133,30 @@ class Metrics:
         if record.outcome != "rejected":
             self._known.add(record.model)
         model = record.model if record.model in self._known else ""
-        self._requests.labels(model, record.outcome).inc()
+        requests = self._of_outcomes.get((model, record.outcome))
+        if requests is None:
+            requests = self._of_outcomes[model, record.outcome] = self._requests.labels(model, record.outcome)
+        requests.inc()
         if record.route:
             self._routed.labels(record.route, model, record.outcome).inc()
         if record.n_tries > 1:
             self._retries.labels(model).inc(record.n_tries - 1)
         if record.outcome == "rejected":
             return
-        self._prompt.labels(model).inc(record.n_prompt)
-        self._cached.labels(model).inc(record.n_cached)
-        self._generated.labels(model).inc(record.n_generated)
-        self._queue.labels(model).observe(record.queued_s)
-        self._duration.labels(model).observe(record.total_s)
+        counts = self._of_models.get(model)
+        if counts is None:
+            counts = self._of_models[model] = _OfModel(
+                prompt=self._prompt.labels(model),
+                cached=self._cached.labels(model),
+                generated=self._generated.labels(model),
+                queue=self._queue.labels(model),
+                duration=self._duration.labels(model),
+            )
+        counts.prompt.inc(record.n_prompt)
+        counts.cached.inc(record.n_cached)
+        counts.generated.inc(record.n_generated)
+        counts.queue.observe(record.queued_s)
+        counts.duration.observe(record.total_s)
         if record.first_s > 0:
             self._first.labels(model).observe(record.first_s)
         if record.n_generated > 1 and record.generation_s > 0:

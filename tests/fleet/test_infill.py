@@ -8,7 +8,8 @@ import pytest
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Snippet
-from llamahost.fleet.infill import Filled, filled_in
+from llamahost.core.work import Tokens
+from llamahost.fleet.infill import Filled, behind_a_mark, filled_in
 from tests.text.vocabulary import BOS, ByteVocabulary
 
 PRE, SUF, MID, REPO, FILE = 259, 260, 261, 262, 263
@@ -39,6 +40,27 @@ def test_the_parts_stand_in_llama_cpps_order() -> None:
     plain = of("ab", "cd", OTHERS, has_files=False).tokens
     assert plain == tokens(BOS, parting + "first" + parting + "second", PRE, "ab", SUF, "cd", MID)
     assert of("<s>", "").tokens == tokens(BOS, PRE, "<s>", SUF, MID), "what is text stays text"
+
+
+def test_mistrals_models_read_the_suffix_first() -> None:
+    vocabulary = ByteVocabulary()
+    vocabulary.fim_ids = (PRE, SUF, -1)
+    found = filled_in(vocabulary, "ab", "cd", OTHERS[:1], n_room=1000, model="m")
+    parting = "\n\n--- snippet ---\n\n"
+    assert found == Filled(tokens(BOS, parting + "first", SUF, "cd", PRE, "ab"), False)
+
+
+class _Spaced(ByteVocabulary):
+    """Begins every text with a space, as SentencePiece does."""
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        return super().encode(f" {text}" if text else "", add_special=add_special, parse_special=parse_special)
+
+
+@pytest.mark.parametrize("suffix", ["cd", " cd", "", "\u00e4"])
+def test_no_space_is_put_before_a_suffix(suffix: str) -> None:
+    assert behind_a_mark(_Spaced(), suffix) == tokens(suffix)
+    assert behind_a_mark(ByteVocabulary(), suffix) == tokens(suffix)
 
 
 @pytest.mark.parametrize("n_room", [5, 12, 40, 41, 100, 204])

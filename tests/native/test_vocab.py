@@ -101,3 +101,8 @@ def test_a_model_that_fills_in_says_with_which_tokens(model_folder: Path) -> Non
         assert model.vocab.fim_ids == (4, 5, 6)
         assert [model.vocab.pieces[token] for token in model.vocab.fim_ids] == [b"<before>", b"<after>", b"<between>"]
         assert model.vocab.decode(array("i", [4, 5, 6])) == b""
+
+
+def test_mistrals_marks_are_known_by_their_spelling_and_have_no_third(model_folder: Path) -> None:
+    with Model.open(write_model(model_folder / "fills-in-as-codestral.gguf", has_fim="mistral")) as model:
+        assert model.vocab.fim_ids == (5, 4, -1)
