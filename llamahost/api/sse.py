@@ -23,7 +23,6 @@ Fed = TypeVar("Fed", contravariant=True)
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
-MAX_UNSENT = 256  # chunks held for a client that reads slowly; beyond it the outbox merges, and sees the stall
 
 STREAM_HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -82,10 +81,11 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Generic[E]):
-    """Owned by the task of one request. A producer reads events, this task sends them, as `headers` say.
+    """Owned by the task of one request, which reads events and sends them, as `headers` say.
 
-    The status is sent with the first bytes, so an error before them is raised and becomes a status of its own. What
-    is ready together goes out in one write. A silent stream gets a comment every `ping_s` to 2 `ping_s` seconds.
+    The status is sent with the first bytes, so an error before them is raised and becomes a status of its own. What a
+    slow client has not taken holds up the reading; what is sent in one turn of the loop, uvloop writes at once.
+    A silent stream gets a comment every `ping_s` to 2 `ping_s` seconds.
     """
 
     def __init__(
@@ -106,100 +106,81 @@ class EventStream(Generic[E]):
         self._stall_s = stall_s
         self._headers = headers
         self._ping = ping
+        self._clock = asyncio.get_running_loop().time
         self._sending_since = math.inf
-        self._unsent: list[bytes] = []
-        self._news = asyncio.Event()  # there is something to send, or a reason to stop
-        self._room = asyncio.Event()
-        self._is_over = False
-        self._is_gone = False
         self._was_silent = True
-        self._error: Exception | None = None
+        self._is_started = False
+        self._is_over = False  # what follows is the last that is sent
+        self._is_gone = False  # the client, or it does not read
 
     async def __call__(self, receive: Receive, send: Send) -> None:
         """Raises the events' error when nothing was sent yet, and ClientGone."""
         delivering = asyncio.current_task()
         assert delivering is not None
         loop = asyncio.get_running_loop()
-        producing = asyncio.create_task(self._produce())
         watching = asyncio.create_task(until_gone(receive))
-
-        def leave(_: asyncio.Task[None]) -> None:
-            self._is_gone = True
-            producing.cancel()
-            self._news.set()
-
+        beside = {watching}
+        is_delivered = False
         timer: asyncio.TimerHandle
+
+        def leave(_: object = None) -> None:
+            if not (self._is_gone or is_delivered):
+                self._is_gone = True
+                delivering.cancel()  # wherever it waits, for an event or in `send`
 
         def tick() -> None:
             nonlocal timer
             timer = loop.call_later(self._ping_s, tick)
-            if self._was_silent:
-                self._news.set()  # with nothing unsent: a ping
+            if self._clock() - self._sending_since > self._stall_s:
+                leave()
+            elif self._was_silent and self._sending_since == math.inf:
+                pinging = asyncio.create_task(self._send(send, self._ping))
+                beside.add(pinging)
+                pinging.add_done_callback(beside.discard)
             self._was_silent = True
-            if loop.time() - self._sending_since > self._stall_s and not self._is_gone:
-                self._is_gone = True
-                delivering.cancel()  # it waits in `send`, which only this ends
 
         watching.add_done_callback(leave)
         timer = loop.call_later(self._ping_s, tick)
         try:
-            await self._deliver(send, loop)
+            await self._deliver(send)
         except asyncio.CancelledError:
             if not self._is_gone:
                 raise
             delivering.uncancel()
             raise ClientGone from None
         finally:
+            is_delivered = True
             timer.cancel()
-            watching.remove_done_callback(leave)
-            producing.cancel()
-            watching.cancel()
-            await asyncio.wait((producing, watching))
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
-    async def _produce(self) -> None:
+    async def _deliver(self, send: Send) -> None:
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
                     self._note(event)
                     data = self._encoder.feed(event)
-                    if not data:
-                        continue
-                    self._unsent.append(data)
-                    self._news.set()
-                    if len(self._unsent) >= MAX_UNSENT:
-                        self._room.clear()
-                        await self._room.wait()
-            self._unsent.append(self._encoder.end())
-        except Exception as error:  # handed to the sender, which raises or tells it
-            self._error = error
-        finally:
-            self._is_over = True
-            self._news.set()
+                    if data:
+                        await self._send(send, data)
+            last = self._encoder.end()
+        except Exception as error:
+            if not self._is_started:
+                raise
+            last = self._encoder.fail(error)
+        self._is_over = True
+        await self._send(send, last, is_last=True)
 
-    async def _deliver(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
-        is_started = False
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            if self._is_gone:
-                raise ClientGone
-            body = b"".join(self._unsent) or self._ping
-            self._unsent.clear()
-            self._room.set()
-            self._was_silent = False
-            is_over = self._is_over
-            if self._error is not None:
-                if not is_started:
-                    raise self._error
-                body = (b"" if body is self._ping else body) + self._encoder.fail(self._error)
-            if not is_started:
-                is_started = True
-                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-            self._sending_since = loop.time()
-            await send({"type": "http.response.body", "body": body, "more_body": not is_over})
-            self._sending_since = math.inf
-            if is_over:
-                return
+    async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
+        if self._is_over and not is_last:
+            return  # a ping that comes too late
+        self._was_silent = False
+        self._sending_since = self._clock()
+        if not self._is_started:
+            self._is_started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        self._sending_since = math.inf
 
 
 async def send_json(

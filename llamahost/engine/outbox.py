@@ -29,6 +29,11 @@ TICK_S = 0.001
 FEW = 8
 """A pass with less news than this is over in a tenth of a millisecond, which is not worth measuring."""
 
+N_WAKES = 16
+"""Readers that a turn of the loop wakes. Between two turns it lets go of the GIL, so no worker waits for many of them:
+one whose step is over has 16 streams before it, not a thousand, and need not wait until the loop is made to give way.
+"""
+
 N_TURNS = 3
 """Of the loop, from a pass to the end of what it began: readers run, what they hand on is sent, the loop writes it."""
 
@@ -55,6 +60,7 @@ class Outbox:
         self._clock = clock
         self._unread: dict[int, Unread] = {}  # by job, of those that somebody reads
         self._arrived: deque[list[News]] = deque()
+        self._stirred: deque[Reader] = deque()  # to be woken
         self._is_woken = False  # a pass will come, or is under way
         self._is_passing = False
         self._not_before = 0.0
@@ -108,7 +114,16 @@ class Outbox:
                 for each in self._arrived.popleft():
                     n += self._pass_on(each) if isinstance(each, OneMore) else self._pass_one(each)
         finally:
-            self._told(began, N_TURNS if n >= FEW else 0)
+            self._tell(began, N_TURNS if n >= FEW else 0)
+
+    def _tell(self, began: float, n_turns: int) -> None:
+        stirred = self._stirred
+        for _ in range(min(len(stirred), N_WAKES)):
+            stirred.popleft().wake()
+        if stirred:
+            self._loop.call_soon(self._tell, began, n_turns)
+        else:
+            self._told(began, n_turns)
 
     def _pass_on(self, news: OneMore) -> int:
         """Returns how many it was news of."""
@@ -118,8 +133,8 @@ class Outbox:
             if unread is None:
                 continue
             reader = unread.reader
-            if not unread.tokens and not unread.emissions:
-                reader.has(unread)
+            if not unread.tokens and not unread.emissions and reader.has(unread):
+                self._stirred.append(reader)
             unread.tokens.append(token)
             unread.at = at
             reader.n_unread += 1
@@ -131,8 +146,8 @@ class Outbox:
         unread = self._unread.get(emission.job_id)
         if unread is not None:
             reader = unread.reader
-            if not unread.tokens and not unread.emissions:
-                reader.has(unread)
+            if not unread.tokens and not unread.emissions and reader.has(unread):
+                self._stirred.append(reader)
             unread.add(emission)
             reader.n_unread += len(emission.tokens)
             if reader.n_unread > self.n_unread:

@@ -152,7 +152,7 @@ class Reader:
             self.n_unread -= unread.n_tokens
         self._close(job_id)
         if not self._open:
-            self._wake()
+            self.wake()
 
     def fail(self, error: Exception) -> None:
         """End now: forget what is unread, and raise `error` at the next read and ever after. The first error stays."""
@@ -161,7 +161,7 @@ class Reader:
         self._unread.clear()
         self.n_unread = 0
         self.close()
-        self._wake()
+        self.wake()
 
     def close(self) -> None:
         """Keep nothing that comes from now on. Idempotent."""
@@ -173,12 +173,13 @@ class Reader:
         """The jobs whose last emission has been neither read nor dropped."""
         return frozenset(self._open)
 
-    def has(self, unread: Unread) -> None:
-        """Something is about to come of a job of which all was read. Called by the outbox alone."""
-        if not self._unread:
+    def has(self, unread: Unread) -> bool:
+        """Something is about to come of a job of which all was read. Called by the outbox alone; True: wake it."""
+        is_first = not self._unread
+        if is_first:
             self._unread_since = 0.0
         self._unread[unread.job_id] = unread
-        self._wake()
+        return is_first
 
     def check_stall(self) -> None:
         """Too much is unread: for how long? Called by the outbox alone."""
@@ -192,7 +193,7 @@ class Reader:
         self._open.discard(job_id)
         self._source.forget(job_id)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():  # else its reading was cancelled
             waiter.set_result(None)

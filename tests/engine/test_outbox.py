@@ -3,13 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed
 from llamahost.core.work import Emission, OneMore, RowLogprobs, Times
-from llamahost.engine.outbox import FEW, N_TURNS, PAUSE_S, Outbox
+from llamahost.engine.outbox import FEW, N_TURNS, N_WAKES, PAUSE_S, Outbox
 from tests.on_loop import on_loop, turns
 
 
@@ -128,6 +129,22 @@ def test_news_of_few_streams_is_never_held() -> None:
         outbox.publish([Emission(1, tokens=(n,))])
         loop.run()
         assert reader.n_unread == n
+
+
+@on_loop
+async def test_a_turn_of_the_loop_wakes_few_readers() -> None:
+    """Between two turns the loop lets go of the GIL, which a worker may wait for."""
+    outbox = outbox_of(CountingLoop())
+    n = 3 * N_WAKES + 1
+    reading = [asyncio.ensure_future(outbox.open([k]).__anext__()) for k in range(n)]
+    await turns()
+    outbox.publish([Emission(k, tokens=(k,)) for k in range(n)])
+    told = [0]
+    while told[-1] < n:
+        await asyncio.sleep(0)
+        told.append(sum(task.done() for task in reading))
+    assert max(after - before for before, after in pairwise(told)) == N_WAKES
+    assert [task.result().tokens for task in reading] == [(k,) for k in range(n)]
 
 
 @on_loop
