@@ -16,7 +16,7 @@ from llamahost.core.events import Delta, Event, Finished
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
 from llamahost.core.observe import FleetEvent, ModelChanged
-from llamahost.fleet.devices import BudgetedDevices
+from llamahost.fleet.devices import BudgetedDevices, Device
 from llamahost.fleet.facts import facts_of
 from llamahost.fleet.fit import Shape
 from llamahost.fleet.footprint import footprint
@@ -198,6 +198,31 @@ async def test_a_lost_device_ends_its_streams_and_the_model_comes_back_elsewhere
         await until(host, lambda: states(host)["a"] == "ready")
         assert isinstance((await ask(host, "a"))[-1], Finished)
         assert host.models()[0].replicas[-1].devices == ("cpu-1",)
+
+
+class CardAndHost(BudgetedDevices):
+    """The first is taken for a GPU; llama.cpp, built for the CPU alone, computes there all the same."""
+
+    def all(self) -> tuple[Device, ...]:
+        return tuple(replace(each, kind="cpu" if each.id == "cpu" else "gpu") for each in super().all())
+
+
+@on_loop
+async def test_what_the_card_has_no_room_for_stays_with_the_cpu_and_that_is_told(
+    tiny_llama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices = CardAndHost({"CUDA0": taken_by(tiny_llama) * 2 // 3, "cpu": 100 * MB})
+    one = spec("a", tiny_llama)
+    async with AsyncHost(Manifest(models=(one,)), hardware=devices) as host:
+        assert isinstance((await ask(host, "a"))[-1], Finished)
+        (replica,) = host.models()[0].replicas
+        assert replica.devices == ("CUDA0",)
+        assert " layers are on CUDA0, the others on the CPU: " in replica.note
+        assert f"a#0: {replica.note}" in caplog.text
+    whole = replace(one, n_gpu_layers=-1)
+    async with AsyncHost(Manifest(models=(whole,)), hardware=devices) as host:
+        with pytest.raises(Unavailable, match=r"`a` does not fit: .* n_gpu_layers = \d+ would fit"):
+            await ask(host, "a")
 
 
 @pytest.mark.parametrize("kv_layout", ["split", "unified"])

@@ -21,8 +21,9 @@ from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
 from llamahost.fleet.hub import Hub
 from llamahost.fleet.local import Places
-from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, ModelSpec
 from llamahost.fleet.policy import Wants
+from llamahost.fleet.residency import BACKOFF_S
 from tests.fleet.fakes import spec_of
 from tests.fleet.test_fleet import fleet_of
 from tests.loopback_hub import LoopbackHub, loopback_hub
@@ -56,9 +57,12 @@ def facts(spec: ModelSpec) -> FileFacts:
 
 
 @asynccontextmanager
-async def fetching(hub: LoopbackHub, folder: Path, *specs: ModelSpec, is_offline: bool = False) -> AsyncIterator[Fleet]:
+async def fetching(
+    hub: LoopbackHub, folder: Path, *specs: ModelSpec, is_offline: bool = False, n_free: int = 10**12
+) -> AsyncIterator[Fleet]:
     places = Places.of({"HOME": str(folder), "OLLAMA_MODELS": str(folder / "ollama")})
-    puller = Puller(hub=Hub(hub.endpoint, token="none", is_offline=is_offline), places=places, backoff_s=0.0)
+    asked = Hub(hub.endpoint, token="none", is_offline=is_offline)
+    puller = Puller(hub=asked, places=places, backoff_s=0.0, free_bytes=lambda _: n_free)
     async with fleet_of(*specs, facts=facts, fetch=partial(brought, puller=puller), is_strict=True) as fleet:
         yield fleet
 
@@ -130,6 +134,24 @@ def test_without_the_hub_what_is_here_serves_and_the_rest_says_what_to_do(hub: L
             await asked(fleet, "m")
         async with fetching(hub, tmp_path, from_hub(load="start"), is_offline=True) as fleet:
             await fleet.wait_ready()
+
+    run(law())
+
+
+def test_what_cannot_be_fetched_hurts_no_other_and_is_tried_again(hub: LoopbackHub, tmp_path: Path) -> None:
+    async def law() -> None:
+        async with fetching(hub, tmp_path, from_hub(), spec_of("other"), n_free=5) as fleet:
+            with pytest.raises(Unavailable, match="needs .* more, and 5 bytes are free") as refused:
+                await asked(fleet, "m")
+            assert refused.value.retry_after_s == pytest.approx(BACKOFF_S, abs=1.0)
+            assert await asked(fleet, "other", waits=True)
+        hub.repos[NAME].files["tiny-Q8_0.gguf"] = b"<html>no model</html>"
+        async with fetching(hub, tmp_path, from_hub(), spec_of("other")) as fleet:
+            with pytest.raises(Unavailable, match="is no GGUF file"):
+                await asked(fleet, "m")
+            assert (fleet.statuses()[0].state, await asked(fleet, "other", waits=True) is None) == ("failed", False)
+            hub.repos[NAME].files["tiny-Q8_0.gguf"] = BUILTIN_PATH.read_bytes()
+            await fleet.load("m")
 
     run(law())
 
