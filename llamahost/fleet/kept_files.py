@@ -74,11 +74,12 @@ class PrefixFiles:
                     stat = path.stat()
                     found.append((stat.st_mtime, stat.st_size, path))
         for written_at, n_bytes, path in sorted(found, key=lambda each: each[0], reverse=True):
-            is_ours = path.suffix == ".prefixes"
-            if is_ours:
-                left -= n_bytes
-            if left < 0 or now - written_at > (MAX_AGE_S if is_ours else SCRAP_AGE_S):
-                left += n_bytes * is_ours
+            is_whole = path.suffix == ".prefixes"
+            if not is_whole and path.suffix != ".new":
+                continue  # none of ours
+            left -= n_bytes * is_whole
+            if left < 0 or now - written_at > (MAX_AGE_S if is_whole else SCRAP_AGE_S):
+                left += n_bytes * is_whole
                 with contextlib.suppress(OSError):
                     path.unlink()
 

@@ -20,9 +20,10 @@ from llamahost.fleet.facts import generates, task_of
 from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.inputs import Inputs
+from llamahost.fleet.known import spelling
 from llamahost.fleet.local import located
 from llamahost.fleet.manifest import ModelSpec, Task
-from llamahost.fleet.preparer import Prepared, Preparer, spelling
+from llamahost.fleet.preparer import Prepared, Preparer
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.templates import given_source, template_of
 from llamahost.native.backend import LlamaBackend

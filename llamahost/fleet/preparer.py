@@ -9,7 +9,7 @@ import itertools
 import math
 import secrets
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Snippet, Text, Tool
 from llamahost.core.work import Adapters, Constraint, Job, ThoughtLimit, Tokens, Vocabulary
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
+from llamahost.fleet.known import beginning, check_known, given_ids, spelling
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
@@ -32,9 +33,6 @@ MAX_ANSWERS = 1024
 
 MAX_SCORES = 2**21
 """Logprobs that a request may ask for of its prompts' tokens: each is held, at some 200 bytes, until it is told."""
-
-_STRIDE = 4096
-"""Tokens that are checked at once, in a fifth of a millisecond."""
 
 _JSON = frozenset({"json", "schema"})
 """Forms of the output that can stand in a grammar beside calls and thoughts."""
@@ -141,7 +139,7 @@ class Preparer:
         if request.suffix:
             prompts = [self._around(p, request.suffix) for p in request.prompts]
         else:
-            prompts = [self.encode(p) if isinstance(p, str) else self._given(p) for p in request.prompts]
+            prompts = [self.encode(p) if isinstance(p, str) else given_ids(self.vocabulary, p) for p in request.prompts]
         if request.n_prompt_logprobs is not None:
             n_scores = sum(map(len, prompts)) * request.generation.n * (1 + request.n_prompt_logprobs)
             if n_scores > MAX_SCORES:
@@ -246,16 +244,6 @@ class Preparer:
             raise InvalidRequest(f"`{output.param}` together with tools: {failure}", param=output.param) from failure
         return None
 
-    def _given(self, tokens: Sequence[int]) -> Tokens:
-        # In C where all is well, since one by one is slow; by strides, since C keeps the GIL for all that it is given.
-        given = array("i")
-        for start in range(0, len(tokens), _STRIDE):
-            stride = tokens[start : start + _STRIDE]
-            if set(map(type, stride)) != {int} or min(stride) < 0 or max(stride) >= self.vocabulary.n_tokens:
-                self._known(stride, "prompt")
-            given += array("i", stride)
-        return given
-
     def _infill(
         self, request: CompletionRequest, snippets: Sequence[Snippet], constraint: Constraint | None
     ) -> Prepared:
@@ -278,7 +266,7 @@ class Preparer:
         if isinstance(prefix, str):
             head = vocabulary.encode(prefix, add_special=False, parse_special=False)
         else:
-            head = self._given(prefix)
+            head = given_ids(self.vocabulary, prefix)
         return begin + around(marks, head, behind_a_mark(vocabulary, suffix))
 
     def _echo(self, request: CompletionRequest, number: int, tokens: Tokens) -> Echo | None:
@@ -311,7 +299,7 @@ class Preparer:
                 param="post_sampling_probs",
             )
         sampling = self._sampling(generation)
-        self._known(generation.stop_ids, "stop_token_ids")
+        check_known(self.vocabulary, generation.stop_ids, "stop_token_ids")
         end_ids = frozenset(generation.stop_ids)
         if not generation.ignore_eos:
             end_ids |= self.vocabulary.end_ids
@@ -319,7 +307,7 @@ class Preparer:
         jobs: list[Job] = []
         replies: list[Reply] = []
         for number, prompt in enumerate(prompts):
-            tokens = prompt or self._empty(param)
+            tokens = prompt or beginning(self.vocabulary, param)
             n_rest = self.n_ctx - len(tokens)
             if n_rest < (0 if generation.max_tokens == 0 else 1):  # an answer has at least one token, if it may
                 raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
@@ -376,7 +364,7 @@ class Preparer:
             sampling = self._defaults.with_options(generation.sampling)
         except TypeError as error:  # a program's mistake: a name or a type that Sampling does not have
             raise InvalidRequest(f"sampling: {error}") from error
-        self._known((token for token, _ in sampling.logit_bias), "logit_bias")
+        check_known(self.vocabulary, (token for token, _ in sampling.logit_bias), "logit_bias")
         if generation.ignore_eos:
             banned = tuple((token, -math.inf) for token in sorted(self.vocabulary.end_ids))
             kept = tuple((token, bias) for token, bias in sampling.logit_bias if token not in self.vocabulary.end_ids)
@@ -392,24 +380,6 @@ class Preparer:
                 continue
             if value > most or (name == "top_k" and value <= 0):  # which takes all
                 raise InvalidRequest(f"{name} must be at most {most:g} for `{self.model}`, not {value}", param=name)
-
-    def _empty(self, param: str) -> Tokens:
-        """A model that knows a beginning can begin from nothing."""
-        if self.vocabulary.bos < 0:
-            raise InvalidRequest("the prompt is empty, and this model has no token to begin with", param=param)
-        return array("i", [self.vocabulary.bos])
-
-    def _known(self, tokens: Iterable[int], param: str) -> None:
-        """Raises InvalidRequest on the first that is no token of this model."""
-        n_tokens = self.vocabulary.n_tokens
-        for token in tokens:
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < n_tokens:
-                raise InvalidRequest(f"token {token} is not in the vocabulary of {n_tokens}", param=param)
-
-
-def spelling(vocabulary: Vocabulary, token: int) -> str:
-    """How a token is written in a template; empty where there is none."""
-    return vocabulary.pieces[token].decode("utf-8", "replace") if 0 <= token < vocabulary.n_tokens else ""
 
 
 def _format(template: Template, *, has_tools: bool) -> Format:

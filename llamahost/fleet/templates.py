@@ -12,8 +12,8 @@ from typing import Protocol
 
 from llamahost.core.errors import LoadFailed, TemplateFailed
 from llamahost.core.work import Vocabulary
+from llamahost.fleet.known import spelling
 from llamahost.fleet.manifest import ModelSpec, is_template_name
-from llamahost.fleet.preparer import spelling
 from llamahost.text.template import CHATML, Template
 
 logger = logging.getLogger("llamahost.fleet")

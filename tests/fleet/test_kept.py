@@ -78,9 +78,12 @@ def test_files_stay_within_their_budget_and_the_old_ones_leave(tmp_path: Path) -
     os.utime(path, (0, path.stat().st_mtime - MAX_AGE_S - 1))
     scrap = tmp_path / ".x.prefixes.1.new"
     scrap.write_bytes(b"half")
-    os.utime(scrap, (0, 0))
+    strange = tmp_path / "letter.txt"
+    strange.write_bytes(b"somebody's")
+    for each in (scrap, strange):
+        os.utime(each, (0, 0))
     files.trim(10_000)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [strange], "what is not ours is left alone"
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_what_it_would_have_kept(tmp_path: Path) -> None:
