@@ -308,7 +308,9 @@ def _wanted(
 
 def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, from_manifest: bool) -> None:
     import asyncio
+    import gc
 
+    gc.disable()  # what is imported stays: to look through it for garbage again and again takes as long as a module
     from llamahost.api.app import App, create_app
     from llamahost.api.auth import keys_of
     from llamahost.api.server import Runner, bind, bind_unix, tls_of
@@ -317,6 +319,7 @@ def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, 
     from llamahost.host import AsyncHost
     from llamahost.ops.tally import Tally
 
+    gc.enable()
     settings = wanted.server
     unix_socket = settings.unix_socket
     try:

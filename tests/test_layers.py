@@ -90,3 +90,32 @@ def test_nothing_below_the_api_knows_http() -> None:
         path for path in SOURCES if FLOORS[room_of(path)] < 4 and any(n.split(".")[0] in web for n in imports_of(path))
     ]
     assert guilty == []
+
+
+LATE = {"numpy", "jinja2", "llguidance", "llama_cpp", "pynvml", "huggingface_hub", "httpx", "llamahost.fleet.download"}
+"""What takes long to import, and is wanted when a model is loaded, pulled or asked for."""
+
+
+def _at_once(body: list[ast.stmt]) -> Iterator[str]:
+    """What a module imports before anything of it is called."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try):
+            yield from _at_once(node.body)
+
+
+def test_a_server_listens_before_what_takes_long_is_imported() -> None:
+    seen, due = set[str](), ["llamahost.cli", "llamahost.api.app", "llamahost.api.server", "llamahost.host"]
+    while due:
+        name = due.pop()
+        path = PACKAGE.parent.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name not in seen and path.exists():
+            due += _at_once(ast.parse(path.read_text(encoding="utf-8")).body)
+        seen.add(name)
+    assert "llamahost.api.embeddings" in seen, "it is followed"
+    assert not LATE & seen

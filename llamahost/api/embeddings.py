@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
 import orjson
 from starlette.types import ASGIApp
 
@@ -107,6 +106,8 @@ def inputs_of(given: str | Sequence[int | str | Sequence[int]]) -> tuple[str | t
 
 def encoded(body: EmbeddingsBody, request: EmbedRequest, found: Embeddings) -> bytes:
     """The answer's JSON, vector by vector: a whole request's at once would hold the GIL for as long as it takes."""
+    import numpy as np  # a tenth of a start, which need not wait for it
+
     is_text = body.encoding_format == "base64"
     cut = frozenset(found.cut)
     items: list[bytes] = []

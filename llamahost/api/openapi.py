@@ -1,34 +1,22 @@
-"""/openapi.json, made of the very types that read the bodies; /docs, the same for eyes. Knows no request."""
+"""/openapi.json, and /docs, the same for eyes. Both are made when first asked for: no start has to wait for them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
-import msgspec
 import orjson
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from llamahost.api.docs_page import render
-from llamahost.api.openai_answers import ErrorAnswer
-from llamahost.api.openapi_limits import limit
-from llamahost.api.operations import ERRORS, OPERATIONS, Operation
 from llamahost.api.sse import send_json
 from llamahost.api.web import Page
-
-Json = dict[str, object]
 
 OPEN_PATHS = frozenset({"/openapi.json", "/docs"})
 """Shown without a key: they tell nothing of this server but its version."""
 
-_WHOLE: Json = {"type": "integer", "minimum": 1}
-
 
 def openapi_routes(base_path: str = "") -> list[Route]:
-    """Both routes. What they show is made when first asked for: it takes 30 ms, which no start has to wait for."""
     return [
         Route("/openapi.json", Document(base_path), methods=["GET"]),
         Route("/docs", DocsPage(base_path), methods=["GET"]),
@@ -57,97 +45,14 @@ class DocsPage:
 
 @functools.cache
 def _document_of(base_path: str) -> bytes:
+    from llamahost.api.document import document
+
     return orjson.dumps(document(base_path))
 
 
 @functools.cache
 def _page_of(base_path: str) -> Page:
+    from llamahost.api.docs_page import render
+    from llamahost.api.document import document
+
     return Page.of(render(document(base_path)))
-
-
-def document(base_path: str = "") -> Json:
-    """OpenAPI 3.1 of what is served."""
-    types: list[object] = [ErrorAnswer]
-    types += [
-        kind
-        for operation in OPERATIONS
-        for kind in (operation.body, operation.answer, operation.lines, operation.complaint)
-        if kind is not None
-    ]
-    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    limit(components)
-    refs = dict(zip(types, schemas, strict=True))
-    paths: dict[str, Json] = {}
-    for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, refs)
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "llamahost",
-            "version": _version(),
-            "description": "OpenAI's chat completions, completions and embeddings on GGUF models, and rerank, with "
-            "llama.cpp's extra fields. A field that is null is absent; unknown fields are passed over.",
-        },
-        "servers": [{"url": base_path or "/"}],
-        "security": [{"key": []}, {}],
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "Where a key is set."}},
-        },
-    }
-
-
-def _operation(operation: Operation, refs: Mapping[object, dict[str, object]]) -> Json:
-    told: Json = {
-        "operationId": operation.name,
-        "summary": operation.summary,
-        "responses": dict(_responses(operation, refs)),
-    }
-    if operation.is_open:
-        told["security"] = [{}]
-    if operation.body is not None:
-        told["requestBody"] = {"required": operation.needs_body, "content": _json_of(refs[operation.body])}
-    text = {"type": "string"}
-    parameters: list[Json] = [{"name": name, "in": "query", "schema": text} for name in operation.query]
-    if "{name}" in operation.path:
-        parameters.append({"name": "name", "in": "path", "required": True, "schema": text})
-    if parameters:
-        told["parameters"] = parameters
-    return told
-
-
-def _responses(operation: Operation, refs: Mapping[object, dict[str, object]]) -> Iterator[tuple[str, Json]]:
-    plain: Json = {"text/plain": {"schema": {"type": "string"}}}
-    content = plain if operation.answer is None else _json_of(refs[operation.answer])
-    if operation.is_events:
-        content = {"text/event-stream": {}}
-    if operation.lines is not None:
-        content = {**content, "application/x-ndjson": {"schema": refs[operation.lines]}}
-    elif operation.body is not None and operation.is_streamed:
-        content = {**content, "text/event-stream": {}}  # events have no schema that all readers agree on
-    yield "200", {"description": "The answer.", "content": content}
-    if operation.body is not None and not operation.needs_body:
-        yield "202", {"description": "It is begun, and not waited for.", "content": content}
-    if operation.is_open:
-        yield "503", {"description": "Nothing can answer now.", "content": content}
-    wrong = refs[ErrorAnswer]
-    if operation.complaint is not None:
-        wrong = {"anyOf": [refs[operation.complaint], wrong]}
-    for status in operation.errors:
-        told: Json = {"description": ERRORS[status], "content": _json_of(wrong)}
-        if status in (429, 503):
-            told["headers"] = {"Retry-After": {"required": True, "description": "Seconds.", "schema": _WHOLE}}
-        yield str(status), told
-    yield "default", {"description": "Any other error.", "content": _json_of(wrong)}
-
-
-def _json_of(schema: dict[str, object]) -> Json:
-    return {"application/json": {"schema": schema}}
-
-
-def _version() -> str:
-    try:
-        return version("llamahost")
-    except PackageNotFoundError:  # from a folder that was not installed
-        return "0"

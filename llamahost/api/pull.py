@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import orjson
@@ -19,10 +19,11 @@ from llamahost.api.problems import problem_of
 from llamahost.api.service import Service
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.core.errors import InvalidRequest, LlamahostError
-from llamahost.fleet.download import Step
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.pulls import Pulls
-from llamahost.fleet.repo import parse_reference
+
+if TYPE_CHECKING:
+    from llamahost.fleet.download import Step
 
 HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"application/x-ndjson"),
@@ -103,10 +104,14 @@ class PullRoute:
         return any(name in (each.name, *each.aliases) and each.state != "failed" for each in self.service.models())
 
     async def _here(self) -> AsyncGenerator[Step, None]:
+        from llamahost.fleet.download import Step  # what pulls is there when somebody pulls
+
         yield Step("done")
 
     def _pull(self, name: str, revision: str) -> AsyncGenerator[Step, None]:
         """Raises InvalidRequest."""
+        from llamahost.fleet.repo import parse_reference
+
         return self.pulls.pull(parse_reference(name, revision=revision))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from llamahost.api.document import document
 from llamahost.api.openai_answers import ChatAnswer, CompletionAnswer, ErrorAnswer, ModelAnswer, ModelsAnswer
 from llamahost.api.openai_types import ChatBody, CompletionBody
-from llamahost.api.openapi import document
 from llamahost.api.operations import OPERATIONS
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.events import Delta, Finished, Started, Usage
