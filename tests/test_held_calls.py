@@ -100,6 +100,28 @@ def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_keyword(tiny_l
     ask(tiny_llama, law, n_threads=1)
 
 
+def test_a_schema_that_cannot_be_held_to_whole_is_held_to_in_all_else(tiny_llama: Path) -> None:
+    odd = {"type": "integer", "minimum": 3, "maximum": 5, "not": {"const": 4}}
+    either = {
+        "oneOf": [{"type": "integer", "minimum": 7, "maximum": 8}, {"type": "integer", "minimum": 8, "maximum": 9}]
+    }
+    parameters = {"type": "object", "properties": {"n": odd, "m": either}, "required": ["n", "m"]}
+    tool: Any = {"type": "function", "function": {"name": "pick", "parameters": parameters}}
+
+    async def law(client: openai.AsyncOpenAI) -> None:
+        answer = await client.chat.completions.create(
+            tools=[tool], tool_choice="required", parallel_tool_calls=False, **ASK
+        )
+        (call,) = answer.choices[0].message.tool_calls or []
+        assert call.type == "function"
+        arguments = json.loads(call.function.arguments)
+        assert set(arguments) == {"n", "m"}
+        assert 3 <= arguments["n"] <= 5
+        assert 7 <= arguments["m"] <= 9
+
+    ask(tiny_llama, law)
+
+
 def test_a_form_is_of_the_words_and_not_of_thoughts_that_the_prompt_has_opened() -> None:
     template = "{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}{# </think> #}"
     preparer = Preparer(

@@ -25,6 +25,7 @@ from llamahost.text.formats.grammar import Rules
 from llamahost.text.formats.table import format_of
 from llamahost.text.remembered import Heard, Remembered
 from llamahost.text.reply import Reply
+from llamahost.text.schema_relaxed import relaxed
 from llamahost.text.splitter import Splitter
 from llamahost.text.template import Template
 
@@ -213,8 +214,8 @@ class Preparer:
     def _held(self, request: ChatRequest, form: Format, asked: Asked) -> Constraint | None:
         """What holds calls to their form and to their functions' schemas. Raises InvalidRequest where none can.
 
-        Calls that are free to be made need not be held: a schema that cannot be expressed is then loosened, and at last
-        what is read is what the model writes. What is required, and what is strict, is a promise.
+        What is strict is a promise. Other schemas lose what cannot be expressed, then all but that there is an object;
+        and where calls are free to be made, what is read is at last what the model writes.
         """
         output = request.output
         if output.kind not in ("text", *_JSON):
@@ -224,11 +225,13 @@ class Preparer:
         strict = next((k for k, tool in enumerate(asked.tools) if tool.strict), None)
         failure = InvalidRequest("the calls of this model cannot be held to a form")
         marks = self._marks(form, asked)
-        for is_loose in (False, True) if self._compiles else ():
+        loosened = replace(asked, tools=tuple(map(_loosened, asked.tools)))
+        ways = ((asked, False), (loosened, False), (loosened, True))
+        for held, is_loose in ways if self._compiles else ():
             try:
                 rules = Rules(marks, json_of, is_loose=is_loose)
                 words = rules.add("words", symbol_of(output)) if output.kind in _JSON and not is_required else ""
-                constraint = form.constraint(asked, rules, is_required=is_required, words=words)
+                constraint = form.constraint(held, rules, is_required=is_required, words=words)
                 if constraint is None:
                     break
                 assert self._compiles is not None
@@ -380,6 +383,12 @@ class Preparer:
                 continue
             if value > most or (name == "top_k" and value <= 0):  # which takes all
                 raise InvalidRequest(f"{name} must be at most {most:g} for `{self.model}`, not {value}", param=name)
+
+
+def _loosened(tool: Tool) -> Tool:
+    """Without what no grammar expresses, unless it is strict."""
+    schema = relaxed(tool.parameters)
+    return replace(tool, parameters=schema) if isinstance(schema, dict) and not tool.strict else tool
 
 
 def _format(template: Template, *, has_tools: bool) -> Format:

@@ -12,6 +12,7 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Output
 from llamahost.text.constraint import MAX_SCHEMA, explained, grammar_of, regex
 from llamahost.text.schema import Unexpressed, convert
+from llamahost.text.schema_relaxed import relaxed
 
 
 def compiles(grammar: str) -> None:
@@ -126,6 +127,31 @@ REFUSED: list[tuple[Any, str]] = [
     (False, ""),
     (3, ""),
 ]
+
+
+def test_a_relaxed_schema_can_be_held_to_and_takes_all_that_the_whole_one_takes() -> None:
+    words = {"not", "if", "contains", "uniqueItems", "propertyNames", "dependencies", "format", "unevaluatedItems"}
+    n_seen = 0
+    for schema, path in REFUSED:
+        if path.rpartition("/")[2] in words:
+            convert(relaxed(schema), "it")
+            n_seen += 1
+    assert n_seen >= len(words)
+    whole = {
+        "properties": {
+            "not": {"type": "string", "pattern": "a(?=b)", "maxLength": 3},
+            "x": {"oneOf": [{"type": "integer", "not": {"const": 3}}, {"type": "number"}]},
+        },
+        "required": ["not"],
+        "not": {"required": ["y"]},
+    }
+    assert relaxed(whole) == {
+        "properties": {
+            "not": {"type": "string", "maxLength": 3},
+            "x": {"anyOf": [{"type": "integer"}, {"type": "number"}]},
+        },
+        "required": ["not"],
+    }
 
 
 @pytest.mark.parametrize(("schema", "path"), REFUSED)

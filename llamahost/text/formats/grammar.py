@@ -16,6 +16,7 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
 from llamahost.text.constraint import regex
+from llamahost.text.schema_relaxed import relaxed
 
 Embed = Callable[[object, str], str]
 """A JSON Schema as a symbol of a grammar; `str` is the field it stands in. Raises InvalidRequest on what cannot be."""
@@ -77,17 +78,19 @@ class Rules:
         return f"{name}_{len(self._lines)}"
 
     def arguments(self, tool: Tool, k: int) -> str:
-        """The object of a call's arguments. Where its schema cannot be held to, and need not be, any object."""
+        """The object of a call's arguments. Where its schema cannot be held to, and need not be, what is left of it
+        without what cannot; or else any object."""
         schema = dict(tool.parameters) or {"type": "object", "properties": {}}
         return self.value(schema, {"type": "object"}, f"tools[{k}].function.parameters", is_strict=tool.strict)
 
     def value(self, schema: object, otherwise: object, param: str, *, is_strict: bool) -> str:
         if not self.is_loose or is_strict:
-            try:
-                return self.embed(schema, param)
-            except InvalidRequest:
-                if is_strict:
-                    raise
+            for held in (schema,) if is_strict else (schema, relaxed(schema)):
+                try:
+                    return self.embed(held, param)
+                except InvalidRequest:
+                    if is_strict:
+                        raise
         return self.embed(otherwise, param)
 
     def grammar(self) -> str:
