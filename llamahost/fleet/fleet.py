@@ -303,8 +303,6 @@ class Fleet:
             if late := [name for name in changed if name not in RELOADED]:
                 logger.warning("%s of [server] changed, which takes a restart", ", ".join(late))
             self._plain.clear()
-            if self._outbox is not None:
-                self._outbox.stall_s = manifest.server.stall_s
             host_bytes = manifest.server.host_bytes
             await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
             self._adopt(manifest.models)

@@ -274,7 +274,6 @@ RELOADED = frozenset(
         "max_loaded",
         "prefix_bytes",
         "prefix_disk_bytes",
-        "stall_s",
         "timeout_s",
         "n_retries",
         "breaker_failures",

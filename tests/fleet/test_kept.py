@@ -103,9 +103,9 @@ def test_prefixes_are_there_again_in_the_next_process_where_that_is_asked(
     @on_loop
     async def law() -> None:
         texts = []
-        for n_disk, n_cached in ((0, 0), (MB, 0), (MB, len(prompt))):
+        for n_cached in (0, len(prompt)):
             one = spec("a", tiny_llama, n_ctx=256, keep_prefixes=True)
-            async with host_of(one, budgets={"cpu-0": 100 * MB}, prefix_disk_bytes=n_disk) as host:
+            async with host_of(one, budgets={"cpu-0": 100 * MB}, prefix_disk_bytes=MB) as host:
                 request = CompletionRequest(prompts=(prompt,), model="a", generation=greedy)
                 longer = CompletionRequest(prompts=((*prompt, 71, 72),), model="a", generation=greedy)
                 events = [event async for event in host.complete(longer)]

@@ -621,7 +621,7 @@ def test_models_that_take_turns_stay_as_long_as_their_load_took_and_both_are_ser
     """Two clients that ask at once for one of two models, of which one fits, and a load takes 5 s."""
     w = world(spec("a"), spec("b"), a=60, b=60)
     began, n_loads, served = w.now, 0, {"a": 0, "b": 0}
-    while w.now < began + 1000:
+    while w.now < began + 200:
         w.now += 0.1
         for name in served:  # as soon as the last one was answered
             if name not in w.waiting and f"{name}#0" not in w.leases:
@@ -638,8 +638,8 @@ def test_models_that_take_turns_stay_as_long_as_their_load_took_and_both_are_ser
             w.release()
         while w.unloads:
             w.unload()
-    assert n_loads <= 1000 / 5 / 2 + 1, "half of the time at most is spent on loads"
-    assert n_loads > 1000 / 5 / 4
+    assert n_loads <= 200 / 5 / 2 + 1, "half of the time at most is spent on loads"
+    assert n_loads > 200 / 5 / 4
     assert min(served.values()) > 20 * n_loads, "and each is of use while it is there"
 
 
