@@ -126,9 +126,14 @@ def least(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], room: By
 def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: Bytes, room: Bytes) -> str:
     """What would fit: fewer layers on the GPU, a smaller context, fewer slots; empty where nothing of it does."""
     if any(device.kind == "gpu" for device in devices) and spec.n_gpu_layers != 0:
-        for n in range(len(facts.layers), -1, -1):
-            if place(replace(spec, n_gpu_layers=n), facts, devices, free, room, effort="smaller"):
-                return f"n_gpu_layers = {n} would fit"
+        found = place(replace(spec, n_gpu_layers="auto"), facts, devices, free, room, effort="partly")
+        if found is not None:
+            on_cpu = [f"n_cpu_moe = {found.n_cpu_moe}"] if found.n_cpu_moe != spec.n_cpu_moe else []
+            layers = [f"n_gpu_layers = {found.n_gpu_layers}"] if found.n_gpu_layers >= 0 else []
+            if layers or on_cpu:
+                return " with ".join([*layers, *on_cpu]) + " would fit"
+        elif place(replace(spec, n_gpu_layers=0), facts, devices, free, room, effort="smaller"):
+            return "n_gpu_layers = 0 would fit"
     n_ctx, n_slots = spec.n_ctx or 0, spec.n_slots or 1
     while n_ctx // 2 >= LEAST_N_CTX or n_slots > 1:
         n_slots, n_ctx = (n_slots // 2, n_ctx) if n_slots > 1 else (1, n_ctx // 2)

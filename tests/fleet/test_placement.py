@@ -96,7 +96,12 @@ def test_fewer_layers_are_advised_where_they_would_fit() -> None:
     devices = (GPUS[0], GPUS[2])
     whole = spec(n_gpu_layers=-1)
     assert place(whole, FACTS, devices, room, room, effort="partly") is None
-    assert advice(whole, FACTS, devices, room, room) == "n_gpu_layers = 3 would fit"
+    assert advice(whole, replace(FACTS, experts=()), devices, room, room) == "n_gpu_layers = 3 would fit"
+    assert advice(whole, FACTS, devices, room, room) == "n_cpu_moe = 4 would fit"
+    less = {"CUDA0": 2 * GB, "cpu": 64 * GB}
+    assert advice(whole, FACTS, devices, less, less) == "n_gpu_layers = 2 with n_cpu_moe = 4 would fit"
+    least = {"CUDA0": GB // 2, "cpu": 64 * GB}
+    assert advice(whole, FACTS, devices, least, least) == "n_gpu_layers = 0 would fit"
 
 
 def gpu_bytes(found: Placement | None) -> int:
