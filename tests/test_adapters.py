@@ -176,7 +176,7 @@ class TestHttp:
                 (str(folder / "poet.gguf"), 403),
                 ("/etc/passwd", 403),
                 ("link.gguf", 403),
-                ("none.gguf", 400),
+                ("none.gguf", 404),
                 ("of-bert.gguf", 400),
                 ("a\0b", 400),
                 ("x" * 1000, 400),
@@ -186,7 +186,7 @@ class TestHttp:
             body = {"lora_name": "b", "lora_path": "clerk.gguf", "model": "bass"}
             answer = await client.post("/v1/load_lora_adapter", json=body)
             assert (answer.status_code, "`base`" in answer.text) == (404, True), answer.text
-            for name, status in (("late", 200), ("late", 400)):
+            for name, status in (("late", 200), ("late", 404)):
                 answer = await client.post("/v1/unload_lora_adapter", json={"lora_name": name})
                 assert answer.status_code == status, answer.text
 
@@ -219,6 +219,10 @@ class TestHttp:
             assert refused.status_code == 404
             assert await asyncio.gather(*answers) == [expected] * 8
             assert [each["name"] for each in await self.listed(client)] == ["judge"]
+            assert (await client.post("/v1/unload_lora_adapter", json={"lora_name": "judge"})).status_code == 200
+            for name, status in (("base:judge", 404), ("base:poet", 404), ("judge", 404), ("base:latest", 200)):
+                answer = await client.post("/v1/completions", json={"prompt": "a", "model": name, "max_tokens": 1})
+                assert answer.status_code == status, "nobody is answered without an adapter that was asked for"
 
     async def listed(self, client: httpx.AsyncClient) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await client.get("/lora-adapters")).json()

@@ -5,7 +5,7 @@ python tools/measure_beside.py chat.gguf all-MiniLM-L6-v2-q8_0.gguf
 
 Rounds alternate: streams of the chat model alone, clients of the embedding model alone, both at once. A share is the
 rate of both at once by that of alone. Both models are stepped by one thread, by turns of equal time, so half is the
-fair share, and more is what the other leaves.
+fair share, and more is what the other leaves. Less can be what the clients take, where they have no core to themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from llamahost.bench.stats import paired_ratios, spread
 from llamahost.core.machine import Machine
 
 TIMEOUT_S = 300.0
+FAIR_SHARE = 0.5
 WORDS = ("river", "stone", "market", "engine", "winter", "harvest", "window", "copper", "garden", "signal", "planet")
 
 
@@ -85,7 +86,11 @@ async def measure(server: Server, given: argparse.Namespace) -> None:
     await server.wait_until_ready("/v1/completions", warm, timeout_s=TIMEOUT_S)
     await server.wait_until_ready("/v1/embeddings", orjson.dumps({"model": "embedder", "input": "a"}), timeout_s=60.0)
     rates: dict[str, list[float | None]] = {"chat alone": [], "chat": [], "embeddings alone": [], "embeddings": []}
+    began, round_s = time.monotonic(), 0.0
     for number in range(-1, given.rounds):  # the first is not counted
+        if number > 0 and time.monotonic() - began + round_s > given.seconds:
+            break
+        round_s = -time.monotonic()
         rng = random.Random(number)
         alone = await chat(server.target, rng, given)
         ends = time.perf_counter() + given.alone_s
@@ -93,6 +98,7 @@ async def measure(server: Server, given: argparse.Namespace) -> None:
         beside, meanwhile = await both(server.target, rng, given)
         for name, rate in zip(rates, (alone, beside, texts, meanwhile), strict=True) if number >= 0 else ():
             rates[name].append(rate)
+        round_s += time.monotonic()
     for kind, unit in (("chat", "tokens/s"), ("embeddings", "texts/s")):
         at_once, by_itself = rates[kind], rates[f"{kind} alone"]
         share = spread(paired_ratios(at_once, by_itself, more_is_better=True))
@@ -102,7 +108,7 @@ async def measure(server: Server, given: argparse.Namespace) -> None:
         assert told[1] is not None
         print(
             f"{kind:11} alone {told[0].median:8.1f} {unit}, both at once {told[1].median:8.1f}; "
-            f"share {share.median:.2f} ({share.low:.2f} to {share.high:.2f})"
+            f"share {share.median:.2f} ({share.low:.2f} to {share.high:.2f}), fair is {FAIR_SHARE:.2f}"
         )
 
 
@@ -116,6 +122,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=24, help="of a text")
     parser.add_argument("--alone-s", type=float, default=3.0, help="for which embeddings run alone")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=90.0, help="no round begins that would end later; one does")
     parser.add_argument("--threads", type=int, default=Machine.read().n_threads)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

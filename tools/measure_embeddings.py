@@ -85,7 +85,11 @@ async def measure(ours: Server, theirs: Server | None, given: argparse.Namespace
     for server in servers:
         await server.wait_until_ready("/v1/embeddings", body_of("warm"), timeout_s=TIMEOUT_S)
     rates: dict[str, dict[str, list[float | None]]] = {}
+    began, round_s = time.monotonic(), 0.0
     for number in range(-1, given.rounds):  # the first is not counted
+        if number > 0 and time.monotonic() - began + round_s > given.seconds:
+            break
+        round_s = -time.monotonic()
         rng = random.Random(number)  # the same texts for both, new ones in each round
         bodies = [body_of(text(rng, given.words)) for _ in range(given.requests)]
         large = body_of([text(rng, given.words) for _ in range(given.inputs)])
@@ -101,6 +105,7 @@ async def measure(ours: Server, theirs: Server | None, given: argparse.Namespace
             found |= {f"{load}, by processor time": rate for load, rate in zip(loads, by_processor, strict=True)}
             for load, rate in found.items() if number >= 0 else ():
                 rates.setdefault(load, {}).setdefault(server.name, []).append(rate)
+        round_s += time.monotonic()
     for load, by_server in rates.items():
         for name, values in by_server.items():
             told = spread([value for value in values if value])
@@ -122,6 +127,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=512, help="of the one large request")
     parser.add_argument("--words", type=int, default=24, help="of a text")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=90.0, help="no round begins that would end later; one does")
     parser.add_argument("--threads", type=int, default=Machine.read().n_threads)
     given = parser.parse_args()
     settings = Settings(model=given.model, n_ctx=512, n_slots=given.clients, n_threads=given.threads)

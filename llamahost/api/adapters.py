@@ -24,7 +24,7 @@ from llamahost.api.openai_types import LoraScale, Name
 from llamahost.api.problems import Forbidden
 from llamahost.api.service import Service
 from llamahost.api.sse import send_json
-from llamahost.core.errors import InvalidRequest, ModelNotFound
+from llamahost.core.errors import InvalidRequest, ModelNotFound, NotThere
 from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import ModelStatus
@@ -120,6 +120,8 @@ class UnloadAdapterRoute:
         body = decode_body(await read_body(scope, receive, self.settings.max_body_bytes), UNLOAD)
         _folders(self.settings)
         owners = [m for m in self.service.models() if any(a.spec.name == body.lora_name for a in m.adapters)]
+        if not owners and not body.model:
+            raise NotThere(f"no model has an adapter {body.lora_name!r:.80}", param="lora_name")
         model = body.model or (owners[0].name if len(owners) == 1 else _base(self.service.models(), "").name)
         await self.service.unload_adapter(body.lora_name, model=model)
         await _send_text(send, f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
@@ -140,7 +142,7 @@ def allowed_path(text: str, folders: Sequence[Path]) -> Path:
     if not inside:
         raise Forbidden("`lora_path` lies in none of the folders that adapters may be loaded from")
     if not files:
-        raise InvalidRequest("there is no such file in the folders of adapters", param="lora_path")
+        raise NotThere("there is no such file in the folders of adapters", param="lora_path")
     return files[0]
 
 

@@ -1,6 +1,6 @@
 """Errors become a status and OpenAI's error body, here and nowhere else. Never a stack trace, never HTML.
 
-InvalidRequest 400 · no or wrong key 401 · not over HTTP 403 · unknown model or path 404 · wrong method 405 ·
+InvalidRequest 400 · no or wrong key 401 · not over HTTP 403 · unknown model, adapter or path 404 · wrong method 405 ·
 superseded 409 · body too large 413 · queue full 429 · a model without marks asked to /infill 501 · the hub refuses
 502 · nothing can answer 503 · deadline passed 504 · anything else 500 with the request id, logged whole.
 """
@@ -22,6 +22,7 @@ from llamahost.core.errors import (
     LlamahostError,
     LoadFailed,
     ModelNotFound,
+    NotThere,
     Overloaded,
     PullFailed,
     Unavailable,
@@ -87,6 +88,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
                 code="context_length_exceeded",
                 details={"n_prompt_tokens": error.n_prompt, "n_ctx": error.n_ctx},
             )
+        case NotThere():
+            return Problem(status=404, message=message, type="not_found_error", param=error.param)
         case InvalidRequest():
             return Problem(status=400, message=message, type="invalid_request_error", param=error.param)
         case Unauthorized():

@@ -48,6 +48,10 @@ class ContextTooLong(InvalidRequest):
         self.n_ctx = n_ctx
 
 
+class NotThere(InvalidRequest):
+    """What the field names does not exist."""
+
+
 class NotAble(InvalidRequest):
     """This model cannot do that, whatever is asked of it."""
 

@@ -81,6 +81,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._gone: dict[str, None] = {}  # names, the last ones last
         self._n_ever = 0
 
     def of(self, specs: Sequence[AdapterSpec]) -> Mapping[str, int]:
@@ -90,8 +91,16 @@ class Numbers:
             for name, number in kept.items():
                 if number < 0:
                     kept[name], self._n_ever = self._n_ever, self._n_ever + 1
+            self._gone |= dict.fromkeys(self._numbers.keys() - kept.keys())
+            for name in (*kept, *tuple(self._gone)[:-MAX_ADAPTERS]):
+                self._gone.pop(name, None)
             self._numbers = kept
         return self._numbers
+
+    def had(self, name: str, specs: Sequence[AdapterSpec]) -> bool:
+        """One of that name, which is gone: a request for it means that and not the model alone."""
+        self.of(specs)
+        return name in self._gone
 
     def found(self, key: int | str, specs: Sequence[AdapterSpec], model: str, param: str) -> AdapterSpec:
         """The one of that name or number. Raises InvalidRequest."""

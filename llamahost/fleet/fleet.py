@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from llamahost.core.errors import LoadFailed, ModelNotFound, Unavailable
+from llamahost.core.errors import LoadFailed, ModelNotFound, NotThere, Unavailable
 from llamahost.core.messages import AdapterUse
 from llamahost.core.observe import FleetEvent
 from llamahost.engine.outbox import Outbox
@@ -243,12 +243,13 @@ class Fleet:
         if found is not None:
             return found
         model, colon, adapter = name.rpartition(":")
-        adapters = (
-            [spec.name for spec in self._crew.names[model].spec.adapters] if colon and model in self._crew.names else []
-        )
-        if adapters:
+        place = self._crew.names.get(model) if colon else None
+        adapters = [spec.name for spec in place.spec.adapters] if place is not None else []
+        if adapters or (place is not None and place.numbers.had(adapter, place.spec.adapters)):
             nearest = difflib.get_close_matches(adapter, adapters, n=1)
             raise ModelNotFound(name, nearest=f"{model}:{nearest[0]}" if nearest else model)
+        if any(each.numbers.had(name, each.spec.adapters) for each in self._crew.places.values()):
+            raise ModelNotFound(name)
         return name, ""
 
     def uses(self, model: str, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
@@ -269,7 +270,10 @@ class Fleet:
         """Answer nobody new with it; answers that are being made go on. Raises ModelNotFound, InvalidRequest."""
         place = self._find(model)
         async with place.changing:
-            gone = place.adapter(name, "lora_name")
+            gone = next((spec for spec in place.spec.adapters if spec.name == name), None)
+            if gone is None:
+                raise NotThere(f"`{place.spec.name}` has no adapter {name!r:.80}", param="lora_name")
+            place.numbers.of(place.spec.adapters)  # who asks for it later is not answered without it
             await self._change_adapters(place, tuple(spec for spec in place.spec.adapters if spec != gone))
 
     async def scale_adapters(self, model: str, scales: Mapping[int | str, float]) -> None:
