@@ -24,6 +24,7 @@ from llamahost.text.formats.llama import FUNCTIONARY_3_1, LLAMA, LLAMA_PYTHON
 from llamahost.text.formats.minimax import MINICPM, MINIMAX_1, MINIMAX_2
 from llamahost.text.formats.minimax_3 import MINIMAX_3
 from llamahost.text.formats.mistral import MISTRAL, MISTRAL_IDS, MISTRAL_LIST
+from llamahost.text.formats.muse import MUSE, is_muse
 from llamahost.text.formats.nemotron import NEMOTRON
 from llamahost.text.formats.phi import PHI
 from llamahost.text.formats.qwen_coder import QWEN_CODER, SEED
@@ -101,6 +102,8 @@ def format_of(template: str, *, is_native: bool = True) -> Format:
     """
     if is_harmony(template):
         return HARMONY
+    if is_muse(template):
+        return MUSE
     if is_native and is_functionary(template):
         return FUNCTIONARY_3_2
     family = next(family for family in FAMILIES if family.is_spoken(template)) if is_native else GENERIC

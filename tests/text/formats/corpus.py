@@ -302,6 +302,47 @@ SOLAR = [
 ]
 
 
+def _muse(name: str, /, **arguments: str) -> str:
+    tags = "".join(f'<atem:parameter name="{key}">{value}</atem:parameter>\n' for key, value in arguments.items())
+    return f'<atem:invoke name="{name}">\n{tags}</atem:invoke>'
+
+
+_ATEM = ("<atem:function_calls>\n", "\n</atem:function_calls>")
+MUSE = [
+    Case("Plain words.", text="Plain words."),
+    Case(" to=user<|message|>Yes.<|eot|>", text="Yes."),
+    Case(
+        " to=self<|message|>If<|eom|><|start|>assistant to=self<|message|>so<|eom|>"
+        "<|start|>assistant to=user<|message|>Yes.<|eot|>",
+        reasoning="If\n\nso",
+        text="Yes.",
+    ),
+    Case(" so<|eom|><|start|>assistant to=user<|message|>Yes.", reasoning=" so", text="Yes.", is_thinking=True),
+    Case(
+        " to=user<|message|>Let me look.<|eom|><|start|>assistant to=get_weather<|message|>"
+        f"{_ATEM[0]}{_muse('get_weather', city='Sankt Pölten', days='2')}{_ATEM[1]}<|eom|>"
+        f"<|start|>assistant to=get<|message|>{_ATEM[0]}{_muse('get')}{_ATEM[1]}<|eot|>",
+        text="Let me look.",
+        calls=(CITY, call("get")),
+    ),
+    Case(
+        f" to=user<|message|>So: {_ATEM[0]}{_muse('get')}{_ATEM[1]}<|eot|>",
+        text=f"So: {_ATEM[0]}{_muse('get')}{_ATEM[1]}",
+    ),
+    Case(f" to=self<|message|>{_muse('get')}<|eom|>", reasoning=_muse("get")),
+    Case(f" to=other<|message|>{_muse('other')}<|eot|>", text=_muse("other")),
+    Case(" to=get<|message|>oops<|eot|>", text="oops"),
+    Case(f" to=get<|message|>{_ATEM[0]}oops", text=f"{_ATEM[0]}oops"),
+    Case(
+        f" to=get_weather<|message|>{_ATEM[0]}" + _muse("get_weather", city="Pa").partition("</atem:parameter>")[0],
+        calls=(("get_weather", '{"city": "Pa'),),
+        is_cut=True,
+    ),
+    Case("a<|start|>b", text="a<|start|>b"),
+    Case(" to=use", text=" to=use"),
+]
+
+
 def _minicpm(name: str, /, **arguments: str) -> str:
     tags = "".join(f'<param name="{key}">{value}</param>' for key, value in arguments.items())
     return f'<function name="{name}">{tags}</function>'

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llamahost.text.formats.format import Asked, Format, Talk
 from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.harmony import HARMONY
+from llamahost.text.formats.muse import MUSE
 from llamahost.text.formats.table import FAMILIES, THINKING
 from tests.text.formats import corpus
 from tests.text.formats.reading import TOOLS, Case, agrees, pieces, read, segments, told
@@ -52,6 +53,7 @@ FORMATS: dict[str, tuple[Format, list[Case]]] = {
     "generic": (Talk(BY_NAME["generic"], THINK), corpus.GENERIC),
     "functionary-v3.2": (FUNCTIONARY_3_2, corpus.FUNCTIONARY_3_2),
     "harmony": (HARMONY, corpus.HARMONY),
+    "muse": (MUSE, corpus.MUSE),
 }
 CASES = [(format_, case) for format_, cases in FORMATS.values() for case in cases]
 N_CUTS = 20
@@ -131,9 +133,9 @@ def test_without_tools_no_call_is_read_and_without_telling_thoughts_they_stay(na
     format_, cases = FORMATS[name]
     for case in cases:
         quiet = read(format_, case.written, tools=(), tells_thoughts=False, is_thinking=case.is_thinking)
-        if format_ not in (HARMONY, FUNCTIONARY_3_2):  # there plain words too stand behind marks
+        if format_ not in (HARMONY, MUSE, FUNCTIONARY_3_2):  # there plain words too stand behind marks
             assert (quiet.text, quiet.reasoning, quiet.calls) == (case.written, "", ())
 
 
 def test_every_family_of_the_table_has_its_cases() -> None:
-    assert set(FORMATS) == {*BY_NAME, "harmony", "functionary-v3.2"}
+    assert set(FORMATS) == {*BY_NAME, "harmony", "muse", "functionary-v3.2"}

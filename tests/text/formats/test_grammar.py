@@ -17,6 +17,7 @@ from llamahost.text.formats.format import Asked, Talk, Thinking
 from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.grammar import Embed, Held, Rules, Writes, calls_constraint
 from llamahost.text.formats.harmony import HARMONY
+from llamahost.text.formats.muse import MUSE
 from llamahost.text.formats.table import FAMILIES
 from llamahost.text.formats.tagged_calls import TaggedCalls
 from tests.text.formats.reading import Told, read
@@ -263,6 +264,22 @@ def test_words_of_harmony_stand_in_a_message_of_their_own(tools: tuple[Tool, ...
     assert not allows(wanted.grammar, words)
     call = "<|channel|>commentary to=functions.get <|constrain|>json<|message|>{}"
     assert allows(wanted.grammar, thought + call) == bool(tools)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_messages_of_muse_go_to_functions_or_hold_words(seed: int) -> None:
+    asked = Asked(tools=TOOLS, n_calls=1)
+    required = MUSE.constraint(asked, rules(), is_required=True)
+    thought = " to=self<|message|>So<|eom|><|start|>assistant"
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), required.grammar)
+    assert matcher.try_consume_tokens(list(thought.encode())) == len(thought)
+    begun = MUSE.constraint(asked, rules(), is_required=False)
+    found = read(MUSE, f"{thought} {begun.triggers[0]}{walked(begun.grammar, seed)}", 5, tools=TOOLS)
+    assert (found.reasoning, found.text) == ("So", "")
+    assert [is_valid(*call) for call in found.calls] == [True]
+    words = MUSE.constraint(Asked(tools=TOOLS), rules(), is_required=False, words=embed(PERSON, ""))
+    assert allows(words.grammar, f'{thought} to=user<|message|>{{"name": "Bob", "n": 3}}')
+    assert not allows(words.grammar, '{"name": "Bob", "n": 3}')
 
 
 def test_parts_of_functionary_are_calls_or_words() -> None:

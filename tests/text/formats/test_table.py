@@ -42,6 +42,7 @@ EXCERPTS = {
     "llama": "<|start_header_id|>assistant '\"parameters\": ' {{ arguments }}",
     "llama-python": "<|header_start|> [func_name1(params_name1=params_value1)]",
     "lfm": "List of tools: {{ tools }}",
+    "muse": "'<|message|>' '<atem:function_calls>\\n<atem:invoke'",
     "harmony": "<|start|>assistant<|channel|>final<|message|>",
     "generic": "<|im_start|>{{ message.content }}<|im_end|>",
 }
@@ -50,8 +51,6 @@ SHIPPED = {
     "generic": (
         "HuggingFaceTB-SmolLM3-3B", "fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it",
         "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
-        # A form of its own that is not read yet: calls stay text.
-        "muse-glimmer",
     ),
     "hermes": (
         "Bielik-11B-v3.0-Instruct", "MiMo-VL", "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
@@ -94,6 +93,7 @@ SHIPPED = {
         "meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct", "meta-llama-Llama-3.3-70B-Instruct",
     ),
     "lfm": ("LFM2-8B-A1B", "LFM2.5-8B-A1B", "LFM2.5-Instruct"),
+    "muse": ("muse-glimmer",),
     "harmony": ("openai-gpt-oss-120b",),
 }  # fmt: skip
 """The templates that llama.cpp ships, by the family that each is of."""
