@@ -100,7 +100,7 @@ def test_a_model_that_cannot_be_loaded_and_one_that_is_not_known_have_their_stat
     assert nowhere.returncode == 3
     assert "CUDA7" in nowhere.stderr
     assert asked(server, "load", "spare", "--n-ctx", "1").returncode == 2
-    unknown = asked(server, "unload", "tiny")
+    unknown = asked(server, "unload", "tyni")
     assert unknown.returncode == 2
     assert "`org/tiny`" in unknown.stderr
 

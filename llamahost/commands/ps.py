@@ -13,7 +13,10 @@ import typer
 from llamahost.commands.exits import told
 
 Url = Annotated[
-    str, typer.Option("--url", envvar="LLAMAHOST_URL", help="The running server; https and a base path are well too.")
+    str,
+    typer.Option(
+        "--url", envvar="LLAMAHOST_URL", help="The running server, or unix:PATH; https and a base path are well too."
+    ),
 ]
 ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="LLAMAHOST_API_KEY", help="If it asks for one.")]
 HERE = "http://127.0.0.1:8080"
