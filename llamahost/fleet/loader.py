@@ -23,7 +23,8 @@ from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.known import spelling
 from llamahost.fleet.local import located
 from llamahost.fleet.manifest import ModelSpec, Task
-from llamahost.fleet.preparer import Prepared, Preparer
+from llamahost.fleet.prepared import Prepared
+from llamahost.fleet.preparer import Preparer
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.templates import given_source, template_of
 from llamahost.native.backend import LlamaBackend

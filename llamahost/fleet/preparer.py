@@ -10,14 +10,15 @@ import math
 import secrets
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Snippet, Text, Tool
-from llamahost.core.work import Adapters, Constraint, Job, ThoughtLimit, Tokens, Vocabulary
+from llamahost.core.work import Constraint, Job, ThoughtLimit, Tokens, Vocabulary
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
 from llamahost.fleet.known import beginning, check_known, given_ids, spelling
+from llamahost.fleet.prepared import Prepared
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
@@ -39,21 +40,6 @@ _JSON = frozenset({"json", "schema"})
 """Forms of the output that can stand in a grammar beside calls and thoughts."""
 
 _job_ids = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is to be computed and who tells it: of the same length and order, by the answer's index."""
-
-    jobs: tuple[Job, ...]
-    replies: tuple[Reply, ...]
-
-    def with_adapters(self, adapters: Adapters, named: str) -> Prepared:
-        """The same, to be computed with these; told as of the one that was `named`, if one was."""
-        if named:
-            for reply in self.replies:
-                reply.model = f"{reply.model}:{named}"
-        return Prepared(tuple(replace(job, adapters=adapters) for job in self.jobs), self.replies)
 
 
 class Preparer:
