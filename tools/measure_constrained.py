@@ -12,8 +12,9 @@ The schema is a nested object of six fields. In a round every server does each l
     first free, known, new   one client: milliseconds to the first text, with no schema, one that was seen before, and
                         one that was never seen
 
-Rates are tokens a second by the servers' own counts. A ratio is of two figures of one round. With its defaults it takes
-two minutes on two cores, most of them llama-server's; `measure_held.py` has what a schema costs in processor time.
+Rates are tokens a second by the servers' own counts. A ratio is of two figures of one round. By default it takes
+less than two minutes on two cores, most of them llama-server's; `measure_held.py` tells what a schema costs in time of
+the processor.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ N_FIRST = 5
 
 N_SHORT = 4
 """Tokens of their answers."""
+
+N_HELD = 128
+"""Of an answer that is held, at most: most end by themselves, unless they are written over many lines."""
 
 
 def schema(name: str = "person") -> dict[str, Any]:
@@ -95,7 +99,7 @@ class Bodies:
     def free(self) -> bytes:
         return self._body({"ignore_eos": True, "max_tokens": self._n_tokens})
 
-    def held(self, name: str = "person", n_tokens: int = 512) -> bytes:
+    def held(self, name: str = "person", n_tokens: int = N_HELD) -> bytes:
         return self._body({"max_tokens": n_tokens, "json_schema": schema(name)})
 
     def short(self) -> bytes:

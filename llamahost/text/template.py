@@ -126,11 +126,21 @@ class Template:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            prompt = self._drawn(context, self._n_steps)
+            prompt = self._told(context, tools)
         except Exception as error:  # whatever a template does wrong, it is the request that fails
             said = str(error) or type(error).__name__
             raise TemplateFailed(f"the chat template of the model says: {said}", param="messages") from error
         return prompt if continued == "no" else _cut(prompt, continued)
+
+    def _told(self, context: Mapping[str, object], tools: Sequence[Tool]) -> str:
+        try:
+            return self._drawn(context, self._n_steps)
+        except Exception:
+            if not context["tools"] or all(tool.description for tool in tools):
+                raise
+        # It may want a description of every tool, where one that has none is none of the request's mistakes.
+        named = [plain(schema(tool, is_described=True)) for tool in tools]
+        return self._drawn({**context, "tools": named}, self._n_steps)
 
     def _drawn(self, context: Mapping[str, object], n_steps: int) -> str:
         given = context

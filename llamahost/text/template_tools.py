@@ -32,10 +32,12 @@ _GENERIC_ENDING = (
 _OWN_ENDING = "The results come back; answer with their help."
 
 
-def schema(tool: Tool) -> dict[str, object]:
-    """A tool as OpenAI writes it. One without parameters takes an empty object, which every template can show."""
+def schema(tool: Tool, *, is_described: bool = False) -> dict[str, object]:
+    """A tool as OpenAI writes it, with a description if it has one, or `is_described`. One without parameters takes an
+    empty object, which every template can show.
+    """
     function: dict[str, object] = {"name": tool.name}
-    if tool.description:
+    if tool.description or is_described:
         function["description"] = tool.description
     function["parameters"] = dict(tool.parameters) or {"type": "object", "properties": {}}
     return {"type": "function", "function": function}

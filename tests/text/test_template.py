@@ -133,6 +133,13 @@ def test_tools_are_described_as_openai_does() -> None:
     assert "<here>" in first  # no HTML escapes
 
 
+def test_a_template_that_wants_descriptions_is_given_empty_ones_where_there_are_none() -> None:
+    template = Template(TOOLS.replace("(tools | tojson)", "(tools | tojson) + ' ' + tools[0].function.description"))
+    for description in ("", "Looks."):
+        text = template.render((said("user", "Hi"),), tools=(Tool(name="look", description=description),))
+        assert text.splitlines()[0].endswith(f"}}] {description}")
+
+
 def test_tojson_is_hugging_faces() -> None:
     assert Template("{{ {'é': 1, 'a': '<'} | tojson }}").render(TALK) == '{"é": 1, "a": "<"}'
     assert Template("{{ [1] | tojson(indent=2) }}").render(TALK) == "[\n  1\n]"
