@@ -11,7 +11,7 @@ from llamahost.api.admin_told import gpus_told, model_told
 from llamahost.api.admin_types import StatsInfo
 from llamahost.commands.frame import ago, frame, models_told
 from llamahost.commands.top import painted
-from llamahost.host import ModelStatus
+from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Gpu, Gpus
 from llamahost.ops.tally import Rates
 
@@ -29,6 +29,12 @@ LOST = Gpu(index=1, is_lost=True, trouble="GPU is lost")
 def shown(*statuses: ModelStatus, width: int = 200, gpus: Gpus | None = None) -> list[Any]:
     models = [model_told(status, Rates(tokens_per_s=9.87, last_used=900.0)) for status in statuses]
     return frame(STATS, gpus_told(gpus or Gpus(gpus=(H100, LOST))), models, width=width, now=1000.0)
+
+
+def test_what_is_only_partly_on_its_gpu_says_so() -> None:
+    replica = ReplicaStatus(id="big#0", state="ready", note="2 of 4 layers are on CUDA0")
+    lines = [line.text for line in shown(replace(READY, name="big", replicas=(replica,)))]
+    assert lines[-1] == "big#0: 2 of 4 layers are on CUDA0"
 
 
 def test_a_frame_tells_gpus_models_and_why() -> None:

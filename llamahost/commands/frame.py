@@ -85,7 +85,7 @@ def frame(stats: StatsInfo, gpus: GpusInfo, models: Sequence[ModelInfo], *, widt
 
 
 def models_told(models: Sequence[ModelInfo], *, width: int, now: float) -> list[Line]:
-    """The table of models, and below it why some are not ready."""
+    """The table of models, and below it why some are not ready, or not wholly on their GPU."""
     if not models:
         return [Line("no model is known here")]
     rows = [row for model in models for row in model_rows(model, now)]
@@ -94,6 +94,9 @@ def models_told(models: Sequence[ModelInfo], *, width: int, now: float) -> list[
         if model.reason:
             style: Style = "bad" if model.state == "failed" else ""
             lines.append(Line(fitted(f"{clean(model.id)}: {clean(model.reason)}", width), style))
+        for replica in model.replicas:
+            if replica.note:
+                lines.append(Line(fitted(f"{clean(replica.id)}: {clean(replica.note)}", width)))
     return lines
 
 
