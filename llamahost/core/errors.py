@@ -37,11 +37,19 @@ class InvalidRequest(LlamahostError):
 class ContextTooLong(InvalidRequest):
     """The prompt needs more positions than one request may hold. Both counts are in tokens."""
 
-    def __init__(self, *, n_prompt: int, n_ctx: int, model: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        n_prompt: int,
+        n_ctx: int,
+        model: str,
+        param: str | None = None,
+        advice: str = "shorten it or raise n_ctx in model_manifest.toml",
+    ) -> None:
         # "exceeds the available context size" are llama.cpp's words, by which some clients know this error.
         super().__init__(
             f"prompt has {n_prompt} tokens, which exceeds the available context size of `{model}`, {n_ctx} tokens; "
-            "shorten it or raise n_ctx in model_manifest.toml",
+            f"{advice}",
             param=param,
         )
         self.n_prompt = n_prompt

@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 from llamahost.core.errors import BackendError, BackendLost
 from llamahost.core.work import EmbedBackend, Embedded, EmbedJob, Tokens, Vector
-from llamahost.engine.budget import IDLE_FACTOR
 from llamahost.engine.engine import Doing, EngineStats
 from llamahost.engine.pace import Pace
 
@@ -23,9 +22,9 @@ logger = logging.getLogger("llamahost.engine")
 
 TARGET_STEP_S = 0.05
 
-N_ALONE = 64
-"""Tokens that a step holds where nobody else waits for the thread, whatever they take: one short input at a time costs
-a fifth more, which a machine that is busy with other programs, where all takes long, can afford least.
+ALONE_FACTOR = 20
+"""A step may take this many times the target where no other engine waits for the thread. One short input at a time
+costs a fifth more, which a machine that is busy with other programs, where each step takes long, can afford least.
 """
 
 
@@ -170,8 +169,8 @@ class Embedder:
         n_most = min(self._backend.n_enough, self._backend.n_batch)
         if self._token_s == 0.0:
             return n_most
-        n = int(self._target_step_s / self._token_s)
-        return max(1, min(n_most, max(IDLE_FACTOR * n, N_ALONE) if self._is_alone() else n))
+        target_s = self._target_step_s * (ALONE_FACTOR if self._is_alone() else 1)
+        return max(1, min(n_most, int(target_s / self._token_s)))
 
     def _learn(self, n_tokens: int, step_s: float) -> None:
         self._pace.learn(n_tokens, step_s)

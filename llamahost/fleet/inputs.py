@@ -16,6 +16,8 @@ from llamahost.core.work import EmbedJob, PairMarks, Tokens, Vocabulary
 
 _job_ids = itertools.count(1)
 
+_ADVICE = "shorten it, or have it cut by `truncate: true`"
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedInputs:
@@ -129,7 +131,7 @@ class Inputs:
         if len(tokens) <= self.n_ctx:
             return tokens
         if not is_cut:
-            raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
+            raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param, advice=_ADVICE)
         cut.append(k)
         last = tokens[-1:]
         if self._vocabulary.is_control[last[0]]:  # the token that ends an input is read by some poolings

@@ -99,7 +99,7 @@ def test_a_step_holds_no_more_than_is_enough_but_an_input_that_is_longer() -> No
 
 
 def test_a_step_may_be_longer_where_it_holds_up_nobody_else() -> None:
-    backend = FakeEmbedBackend(n_ctx=512, n_batch=512, n_inputs=64, token_s=TARGET_STEP_S / 100)
+    backend = FakeEmbedBackend(n_ctx=512, n_batch=512, n_inputs=64, token_s=TARGET_STEP_S / 20)
     ends: dict[int, Embedded] = {}
     embedder = Embedder(
         backend, lambda end: ends.update({end.job_id: end}), is_alone=lambda: True, clock=lambda: backend.now
