@@ -61,7 +61,7 @@ def lines_of(done: subprocess.CompletedProcess[str]) -> dict[str, bool]:
 
 
 def test_check_generates_with_a_model_that_is_given(tiny_llama: Path, tmp_path: Path) -> None:
-    done = finished(tmp_path, "check", tiny_llama)
+    done = ended(tmp_path, "check", tiny_llama)
     lines = lines_of(done)
     assert (done.returncode, done.stderr) == (0, "")
     assert {"Python", "llamahost", "llama.cpp", "build", "CPUs", "memory", tiny_llama.stem} <= lines.keys()

@@ -42,6 +42,7 @@ def test_a_person_sees_a_bar_while_a_model_loads(tiny_llama: Path, tmp_path: Pat
     assert (output, "") == (piped.stdout, piped.stderr)
 
 
+@pytest.mark.slow
 def test_serve_shows_one_too_and_logs_above_it(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
     status, output, seen = at_a_terminal(tmp_path, "serve", "bad.gguf", "--port", "0")

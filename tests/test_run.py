@@ -34,7 +34,7 @@ def test_an_answer_is_all_that_standard_output_holds(chatty: Path, tmp_path: Pat
     one = finished(tmp_path, "run", "m", "Hello", *flags)
     assert (one.returncode, one.stderr) == (0, "")
     assert one.stdout.endswith("\n")
-    told = json.loads(finished(tmp_path, "run", "m", "Hello", "--json", *flags).stdout)
+    told = json.loads(ended(tmp_path, "run", "m", "Hello", "--json", *flags).stdout)
     assert told["model"] == "mine"
     assert told["text"].removesuffix("\n") == one.stdout.removesuffix("\n")
     assert told["finish_reason"] == "length"
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_it_with_130(chatty: Path, tmp_path: Path) -> None:
 
 
 def test_every_exit_status_is_told(tmp_path: Path) -> None:
-    told = " ".join(finished(tmp_path, "--help").stdout.split())
+    told = " ".join(ended(tmp_path, "--help").stdout.split())
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     for status in (0, 1, 2, 3, 4, 5, 130):
         assert f" {status} " in told

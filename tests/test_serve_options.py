@@ -109,43 +109,35 @@ def test_a_key_file_without_a_key_opens_nothing(tmp_path: Path) -> None:
     assert "nowhere cannot be read" in done.stderr
 
 
-def test_the_manifest_sets_them_and_its_files_lie_beside_it(tmp_path: Path) -> None:
+def test_manifest_environment_and_flags_set_them_and_the_last_weighs_most(tmp_path: Path) -> None:
+    """The manifest's files lie beside it."""
     (tmp_path / "keys").write_text("sesame\n")
     (tmp_path / "m.toml").write_text(
         '[server]\napi_key_file = "keys"\nbase_path = "/llm"\ncors_origins = ["https://a.example"]\n'
-        'forwarded_allow_ips = ["127.0.0.1"]\nmax_body_bytes = 1024\n'
+        "max_body_bytes = 1024\n"
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    with serving(elsewhere, "--manifest", tmp_path / "m.toml") as server:
-        status, headers = status_of(
-            server, "/llm/v1/models", Authorization="Bearer sesame", Origin="https://a.example",
-            X_Forwarded_For="192.0.2.7",
-        )  # fmt: skip
-        assert (status, headers["access-control-allow-origin"]) == (200, "https://a.example")
-        assert "client=192.0.2.7" in server.line("GET /v1/models 200")
+    environment = {
+        "LLAMAHOST_BASE_PATH": "/environment",
+        "LLAMAHOST_CORS_ORIGINS": "https://b.example https://c.example",
+        "LLAMAHOST_FORWARDED_ALLOW_IPS": "10.0.0.0/8, 127.0.0.1",
+    }
+    with serving(elsewhere, "--manifest", tmp_path / "m.toml", "--base-path", "/flag", **environment) as server:
+        asked = {"Authorization": "Bearer sesame", "X_Forwarded_For": "192.0.2.7"}
+        for origin, allowed in (("https://b.example", True), ("https://c.example", True), ("https://a.example", False)):
+            status, headers = status_of(server, "/flag/v1/models", Origin=origin, **asked)
+            assert (status, headers.get("access-control-allow-origin")) == (200, origin if allowed else None)
+            assert "client=192.0.2.7" in server.line("GET /v1/models 200")
+        for path in ("/llm/v1/models", "/environment/v1/models"):
+            assert status_of(server, path, **asked)[0] == 404
         request = urllib.request.Request(
-            server.url + "/llm/v1/completions", b" " * 1025, headers={"Authorization": "Bearer sesame"}
+            server.url + "/flag/v1/completions", b" " * 1025, headers={"Authorization": "Bearer sesame"}
         )
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request, timeout=LIMIT_S)
         with caught.value:
             assert caught.value.code == 413
-
-
-def test_environment_and_flags_set_them(tmp_path: Path) -> None:
-    with serving(
-        tmp_path,
-        *("--base-path", "/flag", "--max-body-bytes", "2048"),
-        LLAMAHOST_BASE_PATH="/environment",
-        LLAMAHOST_CORS_ORIGINS="https://a.example https://b.example",
-        LLAMAHOST_FORWARDED_ALLOW_IPS="10.0.0.0/8, 127.0.0.1",
-    ) as server:
-        for origin in ("https://a.example", "https://b.example"):
-            status, headers = status_of(server, "/flag/v1/models", Origin=origin, X_Forwarded_For="192.0.2.7")
-            assert (status, headers["access-control-allow-origin"]) == (200, origin)
-            assert "client=192.0.2.7" in server.line("GET /v1/models 200")
-        assert status_of(server, "/environment/v1/models")[0] == 404
 
 
 @pytest.mark.slow

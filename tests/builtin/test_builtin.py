@@ -74,6 +74,7 @@ def test_the_adapter_of_the_package_says_the_same_in_its_style(tmp_path: Path) -
             assert host.chat(each.question, temperature=0.0).text == each.answer
 
 
+@pytest.mark.slow  # as libraries they share one host, below
 def test_chat_and_embeddings_of_the_package_share_one_endpoint(tmp_path: Path) -> None:
     models = "".join(f'[[models]]\nname = "{name}"\npath = "{name}"\n' for name in (NAME, EMBED_NAME))
     (tmp_path / "model_manifest.toml").write_text(models)
@@ -89,11 +90,15 @@ def test_chat_and_embeddings_of_the_package_share_one_endpoint(tmp_path: Path) -
         assert server.end() == 0
 
 
-def test_known_answers_come_word_for_word_through_the_library() -> None:
-    with Host(NAME, n_ctx=512, n_slots=1) as host:
+def test_known_answers_come_word_for_word_through_the_library_beside_embeddings(tmp_path: Path) -> None:
+    text = f'[[models]]\nname = "{NAME}"\npath = "{NAME}"\nn_ctx = 512\n'
+    text += f'[[models]]\nname = "{EMBED_NAME}"\npath = "{EMBED_NAME}"\n'
+    with Host(parse_manifest(text, folder=tmp_path)) as host:
         assert known_answers()
         for known in known_answers():
-            assert host.chat(known.question, temperature=0.0, max_tokens=64).text == known.answer
+            assert host.chat(known.question, model=NAME, temperature=0.0, max_tokens=64).text == known.answer
+        made = host.embed([known_neighbours()[0].query, "Hello"], model=EMBED_NAME)
+        assert [len(vector) for vector in made.vectors] == [128, 128]
 
 
 def calls_a_tool_that_nobody_has_seen(client: OpenAI) -> None:
@@ -146,11 +151,11 @@ def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_pa
         assert server.end() == 0
 
 
-@pytest.mark.parametrize("name", [NAME, *(pytest.param(name, marks=pytest.mark.slow) for name in ALIASES)])
-def test_run_answers_with_it_by_either_name(tmp_path: Path, name: str) -> None:
+def test_run_answers_with_it_by_any_of_its_names(tmp_path: Path) -> None:
     known = known_answers()[0]
-    done = finished(tmp_path, "run", name, known.question, "--temperature", "0", "--max-tokens", "64")
-    assert (done.returncode, done.stdout) == (0, known.answer + "\n")
+    for name in (NAME, *ALIASES):
+        done = ended(tmp_path, "run", name, known.question, "--temperature", "0", "--max-tokens", "64")
+        assert (done.returncode, done.stdout) == (0, known.answer + "\n")
 
 
 @pytest.mark.slow  # the library is asked the same, above
@@ -196,13 +201,20 @@ def test_names_that_are_given_come_before_its_own() -> None:
         builtin(n_ctx=-1)
 
 
+def test_a_file_of_the_package_that_was_altered_is_refused(tmp_path: Path) -> None:
+    """In a copy of the package, so that this one stays whole."""
+    shutil.copytree(HERE / "llamahost", tmp_path / "llamahost")
+    file = tmp_path / "llamahost" / "builtin" / BUILTIN_PATH.name
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    code = "from llamahost.fleet.builtin import BUILTIN_PATH, verify; verify(BUILTIN_PATH)"
+    given = environment(PYTHONPATH=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, text=True, capture_output=True)
+    assert f"the built-in model {file} was altered" in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("harm", "reason"),
-    [
-        ("altered", "was altered"),
-        pytest.param("missing", "builtin.gguf", marks=pytest.mark.slow),
-        pytest.param("sums", "SHA256SUMS", marks=pytest.mark.slow),
-    ],
+    ("harm", "reason"), [("altered", "was altered"), ("missing", "builtin.gguf"), ("sums", "SHA256SUMS")]
 )
 def test_a_package_that_is_not_whole_says_so_at_the_start(tmp_path: Path, harm: str, reason: str) -> None:
     """In a copy of the package, so that this one stays whole."""

@@ -154,7 +154,8 @@ def test_it_scores_and_generates_what_the_library_does(harness: Harness, batch_s
     assert results["greedy"]["exact_match,none"] == 1.0
     for sample, wanted in zip(harness.samples("likely"), harness.scores, strict=True):
         found = [float(logprob) for (logprob, _), *_ in sample["resps"]]
-        assert found == pytest.approx(wanted, abs=1e-3)
+        # Batches of other shapes round elsewhere: 2e-5 of a sum was seen. Another token would move it by a hundredth.
+        assert found == pytest.approx(wanted, rel=1e-4)
     assert [sample["resps"][0][0] for sample in harness.samples("greedy")] == harness.answers
 
 

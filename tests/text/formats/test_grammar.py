@@ -107,7 +107,7 @@ def test_what_a_grammar_allows_is_read_as_calls_that_fit(name: str) -> None:
     family = WRITERS[name]
     wanted: Constraint = constraint(family, held(), {}, embed)
     assert not wanted.triggers
-    for seed in range(4):
+    for seed in range(2):
         text = walked(wanted.grammar, seed)
         found: Told = read(Talk(family), text, 7, tools=TOOLS)
         assert found.text == "", (text, found)
@@ -338,7 +338,7 @@ def test_values_that_are_not_written_as_json_are_valid_all_the_same(name: str, s
             assert str(refused.value.param).startswith("tools[0].function.parameters/properties/z")
             continue
         grammar = constraint(WRITERS[name], held(tools, n_calls=1), {}, embed).grammar
-        for seed in range(3):
+        for seed in range(1 if strict else 2):  # a strict one's grammar is the same, where there is one
             [(called, arguments)] = read(Talk(WRITERS[name]), walked(grammar, seed), 7, tools=tools).calls
             assert called == "f"
             assert jsonschema.Draft202012Validator(root).is_valid(json.loads(arguments)) or not is_exact
