@@ -124,13 +124,14 @@ def test_manifest_environment_and_flags_set_them_and_the_last_weighs_most(tmp_pa
         "LLAMAHOST_FORWARDED_ALLOW_IPS": "10.0.0.0/8, 127.0.0.1",
     }
     with serving(elsewhere, "--manifest", tmp_path / "m.toml", "--base-path", "/flag", **environment) as server:
-        asked = {"Authorization": "Bearer sesame", "X_Forwarded_For": "192.0.2.7"}
         for origin, allowed in (("https://b.example", True), ("https://c.example", True), ("https://a.example", False)):
-            status, headers = status_of(server, "/flag/v1/models", Origin=origin, **asked)
+            status, headers = status_of(
+                server, "/flag/v1/models", Origin=origin, Authorization="Bearer sesame", X_Forwarded_For="192.0.2.7"
+            )
             assert (status, headers.get("access-control-allow-origin")) == (200, origin if allowed else None)
             assert "client=192.0.2.7" in server.line("GET /v1/models 200")
         for path in ("/llm/v1/models", "/environment/v1/models"):
-            assert status_of(server, path, **asked)[0] == 404
+            assert status_of(server, path, Authorization="Bearer sesame")[0] == 404
         request = urllib.request.Request(
             server.url + "/flag/v1/completions", b" " * 1025, headers={"Authorization": "Bearer sesame"}
         )
