@@ -8,6 +8,7 @@ places without a choice, which need no sampling, and small models no chance to p
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ MAX_TRIED = 64
 grammars: each may take a second for every hundred thousand of them."""
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+_REASON = re.compile(r"^error: (.+)$", re.MULTILINE)
 
 Compile = Callable[[str], object]
 """What a grammar becomes, for `Constraint.compiled`. Raises InvalidRequest where it cannot be compiled."""
@@ -71,7 +74,8 @@ def explained(output: Output, error: InvalidRequest, compiles: Compile) -> Inval
     """
     param = output.param
     if output.kind != "schema":
-        return InvalidRequest(f"`{param}`: {error}", param=param)
+        found = _REASON.findall(str(error)) if output.kind == "regex" else []  # not where in our grammar it stood
+        return InvalidRequest(f"`{param}`: {found[-1] if found else error}", param=param)
     schema = loaded(output.value, param)
     path, n_tried, n_characters = "", 0, 0
     is_deeper = True

@@ -115,7 +115,7 @@ PLACE = "response_format.json_schema.schema"
         ),
         (strict({"type": "string", "format": "colour"}), f"{PLACE}/format", "date-time"),
         ({"guided_regex": "a(?=b)"}, "guided_regex", "look-around"),
-        ({"guided_regex": "a("}, "guided_regex", "unclosed"),
+        ({"guided_regex": "a("}, "guided_regex", "`guided_regex`: unclosed group"),
         ({"guided_choice": []}, "guided_choice", "at least one"),
         ({"guided_json": "{"}, "guided_json", "not JSON"),
         ({"grammar": 'root ::= "a'}, "grammar", "line 1, column 10"),

@@ -265,6 +265,17 @@ def test_one_grammar_is_compiled_once_for_all_who_come_together(model: Model) ->
         grammars.compile('start: "new"')
 
 
+def test_a_tokenizer_that_is_being_built_keeps_no_model_from_closing(tiny_llama: Path) -> None:
+    for waits in (False, True):
+        own = Model.open(tiny_llama)
+        own.grammars.prepare()
+        if waits:
+            assert own.grammars.compile('start: "a"') is own.grammars.compile('start: "a"')
+        own.close()
+        with pytest.raises(InvalidRequest, match="closed"):
+            own.grammars.compile('start: "b"')
+
+
 def test_an_answer_begins_while_another_grammar_is_compiled(model: Model) -> None:
     grammars = Grammars(model.library, model.vocab, n_kept=1)
     forgotten = Constraint(grammar='start: "ab"', compiled=grammars.compile('start: "ab"'))
