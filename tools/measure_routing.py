@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
+import orjson
+
 from llamahost.core.messages import ChatRequest, Message, Sampling, Text
 from llamahost.core.work import Job, Sampled, Tokens
 from llamahost.engine.scheduler import Scheduler
@@ -222,11 +224,10 @@ def cost_of_a_choice(n_replicas: int, n_turns: int) -> tuple[float, float]:
     n = 2000
     for k in range(n):
         session.turns = [session.turn("user", 60) for _ in range(n_turns)] if k % 20 == 0 else session.turns
-        request = ChatRequest(  # strings anew, as they come from a body: Python remembers the hash of each
-            messages=tuple(
-                Message(role=turn.message.role, parts=(Text("".join(list(turn.message.text))),))
-                for turn in (session.system, *session.turns)
-            )
+        body = orjson.dumps([(turn.message.role, turn.message.text) for turn in (session.system, *session.turns)])
+        # Strings anew, as they come from a body: Python remembers the hash of each.
+        request = ChatRequest(
+            messages=tuple(Message(role=role, parts=(Text(text),)) for role, text in orjson.loads(body))
         )
         began = time.thread_time()
         asked = Ask(chain=chain_of(request), session=f"s{k % 50}")

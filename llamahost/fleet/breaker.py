@@ -32,7 +32,7 @@ class Breaker:
 
     def is_open(self, now: float) -> bool:
         """May nothing pass now?"""
-        return not self.is_closed and (self._probe != NOBODY or now < self._open_until)
+        return self._n_in_row >= self.n_failures and (self._probe != NOBODY or now < self._open_until)
 
     def enter(self) -> int:
         """A request passes; where the breaker is not closed, as the probe. Its ticket."""

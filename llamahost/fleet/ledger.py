@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llamahost.fleet.breaker import Breaker
 from llamahost.fleet.policy import WORTH, Regard, ReplicaView, choose
@@ -20,9 +21,10 @@ N_SESSIONS = 8192
 HALF_LIFE_S = 60.0
 """After which work counts half."""
 
+_new = tuple.__new__  # a named tuple by its own constructor takes twice as long
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+
+class Ask(NamedTuple):
     """What a choice may know of a request. `session` is empty, or unique to a conversation of one model.
 
     `is_single`: it has one turn, so it may be the first of a conversation, or a page's question about one.
@@ -92,10 +94,14 @@ class Ledger:
         regards: list[Regard] = []
         able: list[ReplicaView] = []
         n_barred = 0
+        chain = ask.chain
         for view in views:
-            known = self._of(view)
-            regards.append(Regard(known.held.longest(ask.chain), known.work_at(now), view.id == home))
-            if view.id in tried or view.is_stalled or known.breaker.is_open(now):
+            id_ = view.id
+            known = self._known.get(id_)
+            if known is None or known.epoch != view.epoch:
+                known = self._of(view)
+            regards.append(_new(Regard, (known.held.longest(chain), known.work_at(now), id_ == home)))
+            if view.is_stalled or id_ in tried or known.breaker.is_open(now):
                 n_barred += view.is_ready and view.n_room > 0
                 view = view._replace(is_ready=False)
             able.append(view)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 NEAR = 2
@@ -58,41 +60,43 @@ NO_REGARD = Regard()
 
 def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int | None:
     """The index of the replica to take; None if none has room. `regards` is empty, or one for each view."""
-    able = [index for index, view in enumerate(views) if view.is_ready and view.n_room > 0]
+    able: list[_Able] = []
+    for index, (view, regard) in enumerate(zip(views, regards or repeat(NO_REGARD), strict=False)):
+        if view.is_ready and view.n_room > 0:
+            able.append((index, view.n_in_flight, regard.work, regard.n_held, regard.is_home, view.n_slots))
     if len(able) < 2:
-        return able[0] if able else None
-    loads = [view.n_in_flight for view in views]
-    if not regards:
-        return min(able, key=loads.__getitem__)
-    works = [regard.work for regard in regards]
-    held = [regard.n_held for regard in regards]
-    taken = _kept(views, regards, able, loads, works, held) or able
-    if len(taken) == 1:
-        return taken[0]
-    least = min([loads[index] for index in taken])
-    return min([index for index in taken if loads[index] == least], key=works.__getitem__)
+        return able[0][0] if able else None
+    taken = _kept(able) or able
+    return min(taken, key=_LOAD_THEN_WORK)[0]
 
 
-def _kept(
-    views: Sequence[ReplicaView],
-    regards: Sequence[Regard],
-    able: Sequence[int],
-    loads: Sequence[int],
-    works: Sequence[float],
-    held: Sequence[int],
-) -> list[int]:
+_Able: TypeAlias = tuple[int, int, float, int, bool, int]
+"""Index, load, work, characters held, whether it is home, slots: read often, and only here."""
+
+_LOAD_THEN_WORK = itemgetter(1, 2)
+
+
+def _kept(able: list[_Able]) -> list[_Able]:
     """Of those that are not much busier than the least busy, now and of late: whose cache, or whose session it is."""
-    least = min([loads[index] for index in able])
-    limit = EVEN * sum([works[index] for index in able]) / len(able) + GRAIN
-    near = [
-        index
-        for index in able
-        if works[index] <= limit and loads[index] - least <= max(NEAR, views[index].n_slots // 4)
-    ]
-    n_best = max([held[index] for index in near], default=0)
-    if n_best - min([held[index] for index in able]) >= WORTH:
-        return [index for index in near if held[index] > n_best - WORTH]
-    return [index for index in near if regards[index].is_home]
+    _, least, work, n_by_all, *_ = able[0]
+    for _, load, more, n_held, _, _ in able[1:]:
+        work += more
+        if load < least:
+            least = load
+        if n_held < n_by_all:
+            n_by_all = n_held
+    limit = EVEN * work / len(able) + GRAIN
+    near: list[_Able] = []
+    n_best = 0
+    for each in able:
+        _, load, work, n_held, _, n_slots = each
+        if work <= limit and load - least <= max(NEAR, n_slots // 4):
+            near.append(each)
+            if n_held > n_best:
+                n_best = n_held
+    if n_best - n_by_all >= WORTH:
+        return [each for each in near if each[3] > n_best - WORTH]
+    return [each for each in near if each[4]]
 
 
 @dataclass(frozen=True, slots=True)

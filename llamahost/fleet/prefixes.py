@@ -13,8 +13,8 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 from llamahost.core.messages import Audio, ChatRequest, CompletionRequest, Image, Text
 
@@ -25,8 +25,7 @@ N_CHARS_OF_TOKEN = 4
 """Characters that a token stands for in most texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """`digests[k]` is of the first `ends[k]` characters. Both ascend to the whole prompt."""
 
     digests: tuple[int, ...] = ()
@@ -56,15 +55,18 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
         n += N_CHARS_OF_TOKEN * 32 + len(tool.description)
     digests: list[int] = []
     ends: list[int] = []
+    add_digest, add_end = digests.append, ends.append
     for message in request.messages:
         parts = message.parts
-        if len(parts) == 1 and not message.tool_calls and type(parts[0]) is Text and len(parts[0].text) <= BLOCK:
-            text = parts[0].text  # what most are, and those that are many
-            digest = hash((digest, message.role, message.reasoning, text))
-            n += len(text)
-            digests.append(digest)
-            ends.append(n)
-            continue
+        first = parts[0] if len(parts) == 1 else None
+        if type(first) is Text and not message.tool_calls:
+            text = first.text
+            if len(text) <= BLOCK:  # what most are, and those that are many
+                digest = hash((digest, message.role, message.reasoning, text))
+                n += len(text)
+                add_digest(digest)
+                add_end(n)
+                continue
         digest = hash((digest, message.role, message.reasoning, message.tool_calls))
         for part in parts:
             if type(part) is Text:
@@ -139,7 +141,10 @@ class Held:
             return 0
         if digests[-1] in n_of:
             return chain.ends[-1]
-        low, high = 0, len(digests) - 1  # digests[low] is held, digests[high] is not; whoever has one has all before
+        low, high, n = 0, 1, len(digests) - 1  # digests[low] is held, digests[n] is not; whoever has one has all before
+        while high < n and digests[high] in n_of:  # most replicas have the first of it, or nothing
+            low, high = high, 2 * high
+        high = min(high, n)
         while high - low > 1:
             middle = (low + high) // 2
             if digests[middle] in n_of:
@@ -150,20 +155,20 @@ class Held:
 
     def place(self, chain: Chain) -> None:
         """The replica is about to compute this prompt."""
-        digests = chain.digests
+        digests, chains, n_of = chain.digests, self._chains, self._n_of
         if not digests:
             return
         start = len(digests)
-        while start and digests[start - 1] not in self._chains:
+        while start and digests[start - 1] not in chains:
             start -= 1
         if start:  # [0, start) is the whole of a prompt that this one goes on with, in its slot
-            self._n_chars -= self._chains.pop(digests[start - 1]).n_chars
-        self._chains[digests[-1]] = chain
+            self._n_chars -= chains.pop(digests[start - 1]).n_chars
+        chains[digests[-1]] = chain
         self._n_chars += chain.n_chars
         for digest in digests[start:]:
-            self._n_of[digest] = self._n_of.get(digest, 0) + 1
-        while len(self._chains) > 1 and (len(self._chains) > self.n_prompts or self._n_chars > self._room):
-            self._drop(next(iter(self._chains)))
+            n_of[digest] = n_of.get(digest, 0) + 1
+        while len(chains) > 1 and (len(chains) > self.n_prompts or self._n_chars > self._room):
+            self._drop(next(iter(chains)))
 
     def check_integrity(self) -> None:
         count: dict[int, int] = {}
@@ -178,9 +183,10 @@ class Held:
     def _drop(self, last: int) -> None:
         chain = self._chains.pop(last)
         self._n_chars -= chain.n_chars
+        n_of = self._n_of
         for digest in chain.digests:
-            n = self._n_of[digest] - 1
+            n = n_of[digest] - 1
             if n:
-                self._n_of[digest] = n
+                n_of[digest] = n
             else:
-                del self._n_of[digest]
+                del n_of[digest]

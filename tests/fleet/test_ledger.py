@@ -1,7 +1,5 @@
 """Laws of the book of replicas: caches, homes, failures, and who asks merely about a conversation."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +71,7 @@ def test_a_user_whose_prompts_begin_alike_again_and_again_is_a_program_that_keep
     for is_of_user in (True, False):
         ledger = Ledger()
         for k, start in enumerate((1, 2, 1, 2, 1, 2)):
-            ask = replace(talk(start, 10 + k, session="me", is_single=True), is_of_user=is_of_user)
+            ask = talk(start, 10 + k, session="me", is_single=True)._replace(is_of_user=is_of_user)
             is_aside = ledger.is_aside(ask)
             give(ledger, 0, ask)
         assert is_aside != is_of_user
