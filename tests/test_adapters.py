@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import httpx
 import pytest
 
 from llamahost import AsyncHost, Host, InvalidRequest, LoadFailed, ModelNotFound, ModelSpec, create_app
+from llamahost.core.machine import Machine
 from llamahost.fleet.adapters import AdapterSpec
-from llamahost.fleet.manifest import Manifest, ServerSettings
+from llamahost.fleet.facts import facts_of
+from llamahost.fleet.fit import Shape
+from llamahost.fleet.footprint import footprint, on_device
+from llamahost.fleet.loader import load
+from llamahost.fleet.manifest import BUILTIN_PATH, PACKAGED_ADAPTERS, Manifest, ServerSettings
 from tests.api.fakes import client_of
 from tests.gguf_adapters import write_adapter
 from tests.on_loop import on_loop, turns
@@ -43,6 +49,28 @@ def spec_of(model: Path, folder: Path, **more: Any) -> ModelSpec:
 def host(tiny_llama: Path, folder: Path) -> Iterator[Host]:
     with Host(spec_of(tiny_llama, folder)) as host:
         yield host
+
+
+def test_what_adapters_take_is_counted_before_they_are_loaded_and_while_they_are_there() -> None:
+    file = PACKAGED_ADAPTERS["builtin-pirate"]
+    n_bytes = file.stat().st_size
+    pirate = (AdapterSpec(name="pirate", path=file),)
+    spec = ModelSpec(name="b", path=BUILTIN_PATH, n_ctx=64, n_slots=1, n_threads=1, adapters=pirate)
+    facts = facts_of(spec)
+    shape = Shape(n_ctx=64, n_slots=1, n_cells=64, is_unified=True)
+    for n_gpu_layers, k in ((-1, 0), (0, 1)):  # there and here
+        with_it, without = (
+            on_device(each, footprint(spec, each, shape), n_gpu_layers, 0)[k].weights_bytes
+            for each in (facts, replace(facts, adapter_bytes=0))
+        )
+        assert with_it - without == n_bytes
+    loaded = load(spec, Machine(n_cpus=1, memory_bytes=2**33, available_bytes=2**33))
+    try:
+        before = loaded.measured(("cpu",)).bytes["cpu"]
+        loaded.model.adapters.free(loaded.adapter_ids[0])
+        assert before - loaded.measured(("cpu",)).bytes["cpu"] == pytest.approx(n_bytes, rel=0.1)
+    finally:
+        loaded.close()
 
 
 class TestLibrary:
