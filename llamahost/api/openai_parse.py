@@ -261,7 +261,7 @@ def _reasoning_budget(body: Body) -> tuple[str, int | None]:
         if value is None:
             continue
         if not -1 <= value < 2**31:
-            raise InvalidRequest(f"`{name}` must be at least 0, or -1 for no limit, not {value}", param=name)
+            raise InvalidRequest(f"`{name}` must be from 0 to {2**31 - 1}, or -1 for no limit, not {value}", param=name)
         return name, None if value == -1 else value
     return "", None
 
@@ -355,7 +355,7 @@ def _max_tokens(body: Body) -> int | None:
         if value == -1:
             return None
         if not 0 <= value < 2**31:
-            raise InvalidRequest(f"`{name}` must be at least 0, or -1 for no limit, not {value}", param=name)
+            raise InvalidRequest(f"`{name}` must be from 0 to {2**31 - 1}, or -1 for no limit, not {value}", param=name)
         return value
     return None
 
