@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -398,12 +397,9 @@ def _address(place: socket.socket, *, is_tls: bool) -> str:
 
 
 def _warn_if_open(host: str) -> None:
-    import ipaddress
+    from llamahost.api.hosts import is_on_loopback
 
-    is_loopback = host == "localhost"
-    with contextlib.suppress(ValueError):
-        is_loopback = is_loopback or ipaddress.ip_address(host).is_loopback
-    if not is_loopback:
+    if not is_on_loopback(host):
         logging.getLogger("llamahost.server").warning(
             "anyone who reaches %s can use this server; --api-key asks for a key", host
         )
