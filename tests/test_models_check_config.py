@@ -158,6 +158,8 @@ def test_config_knows_a_model_on_the_command_line(tiny_llama: Path, tmp_path: Pa
     assert told["models.tiny.path"] == (str(tiny_llama), "flag")
     assert told["models.tiny.n_ctx"] == (64, "flag")
     assert told["models.tiny.kv_layout"] == ("auto", "default")
+    adapters, source = settings(tmp_path, tiny_llama, "--lora", "poet.gguf:0.5")["models.tiny-llama.adapters"]
+    assert ("poet" in str(adapters), source) == (True, "flag")
 
 
 def test_config_refuses_what_serve_refuses(tmp_path: Path) -> None:
@@ -176,7 +178,9 @@ def flags_of(name: str) -> dict[str, list[str]]:
 def test_every_flag_of_serve_is_told_by_config(tmp_path: Path) -> None:
     told = {name.rpartition(".")[2] for name in settings(tmp_path, "some.gguf")} | {"alias"}
     for flag in flags_of("serve"):
-        assert told & {flag, f"{flag}_s", f"{flag}s", f"n_{flag}"}, f"config does not tell --{flag}"
+        assert told & {flag, f"{flag}_s", f"{flag}s", f"n_{flag}", {"lora": "adapters"}.get(flag)}, (
+            f"config does not tell --{flag}"
+        )
 
 
 def test_every_variable_is_in_the_example() -> None:

@@ -1,6 +1,6 @@
 """`llamahost config`: each setting as `serve` would have it, and where it came from. Serves nothing.
 
-Knows no flag by name: `serve`'s own parser reads them, and a flag belongs to the setting that it is spelled like.
+`serve`'s own parser reads its flags, and a flag belongs to the setting that it is spelled like, but for a few.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from llamahost.commands.exits import told
+from llamahost.commands.lora import adapters_of
 from llamahost.commands.opening import MANIFEST
 from llamahost.commands.words import table
 
@@ -32,6 +33,9 @@ _SECRET = ("api_key",)
 _SPELLINGS = ("{}", "{}_s", "{}s", "n_{}")
 _OF_PROCESS = ("model", "manifest", "alias", "strict_model", "log_level", "log_format")
 """Flags of `serve` that are no setting of the manifest."""
+
+_OTHERWISE = {"lora": "adapters"}
+"""Settings of flags that are spelled otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ def settings_of(context: typer.Context, arguments: list[str], wanted: Wanted) ->
         if name in _OF_PROCESS:
             continue
         for keys, found in ((of_server, server), (of_model, spec)):
-            if key := next((form.format(name) for form in _SPELLINGS if form.format(name) in keys), None):
+            spellings = [_OTHERWISE.get(name, form.format(name)) for form in _SPELLINGS]
+            if key := next((each for each in spellings if each in keys), None):
                 found[key] = name
                 break
     model, path = (Path(values[name]) if values[name] else None for name in ("model", "manifest"))
@@ -142,7 +147,7 @@ def _values(flags: Mapping[str, str], values: Mapping[str, Any], sources: Mappin
             if key in ("cors_origins", "allowed_hosts", "forwarded_allow_ips"):
                 parts = value.split(",") if isinstance(value, str) else value
                 value = tuple(part.strip() for part in parts if part.strip())
-            given[key] = value
+            given[key] = adapters_of(value) if key == "adapters" else value
     return given
 
 
