@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from llamahost.api.app import create_app
 from llamahost.cli import app
 from llamahost.commands.config import strangers
-from llamahost.commands.probe import probe
+from llamahost.commands.probe import Finding, probe
 from llamahost.commands.remote import Remote
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.host import AsyncHost
 from llamahost.native.devices import devices, system_info
+from tests.api.sockets import listening
 from tests.test_cli import HERE, ended, finished, serving
 
 
@@ -82,23 +88,28 @@ def test_check_finds_what_is_wrong_with_the_manifest_s_models(manifest: Path) ->
 QUESTIONS = ["health", "ready", "models", "chat", "stream", "completion", "wrong key", "unknown model"]
 
 
-def test_a_probe_asks_a_server_everything(tiny_llama: Path, tmp_path: Path) -> None:
-    flags = (tiny_llama, "--n-ctx", "256", "--slots", "2", "--api-key", "sesame", "--strict-model", "--alias", "tiny")
-    with serving(tmp_path, *flags) as server:
-        server.line("ready: ")
-        with Remote(server.url, "sesame") as remote:
-            well = list(probe(remote, None, "sesame"))
+def test_a_probe_asks_a_server_everything(tiny_llama: Path) -> None:
+    def probed(url: str, key: str | None) -> list[Finding]:
+        with Remote(url, key) as remote:
+            return list(probe(remote, None, key))
+
+    async def law() -> None:
+        settings = ServerSettings(api_key="sesame")
+        host = AsyncHost(tiny_llama, is_strict=True, n_ctx=256, n_slots=2, n_threads=1)
+        async with listening(create_app(host, settings)) as port:
+            await host.wait_ready()
+            url = f"http://127.0.0.1:{port}"
+            well = await asyncio.to_thread(probed, url, "sesame")
+            locked_out = await asyncio.to_thread(probed, url, None)
         assert [finding.what for finding in well] == QUESTIONS
         assert [finding for finding in well if not finding.is_well] == []
         assert {finding.what: finding.told for finding in well}["wrong key"] == "401"
-        with Remote(server.url) as remote:
-            locked_out = list(probe(remote, None, None))
         wrong = [finding.what for finding in locked_out if not finding.is_well]
         assert wrong == ["models", "chat", "stream", "completion", "unknown model"]
-        assert server.end() == 0
-    with Remote(server.url) as remote:
-        gone = list(probe(remote, None, None))
-    assert [(finding.what, finding.is_well) for finding in gone] == [("health", False)]
+        gone = await asyncio.to_thread(probed, url, None)
+        assert [(finding.what, finding.is_well) for finding in gone] == [("health", False)]
+
+    asyncio.run(law())
 
 
 @pytest.mark.slow
@@ -168,10 +179,15 @@ def test_config_refuses_what_serve_refuses(tmp_path: Path) -> None:
     assert ended(tmp_path, "config", "--manifest", "nowhere.toml").returncode == 5
 
 
+@cache
+def commands() -> dict[str, Any]:
+    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    return found
+
+
 def flags_of(name: str) -> dict[str, list[str]]:
     """The environment variables of each parameter of a command."""
-    command: Any = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]  # it is a group
-    variables = {each.name: each.envvar or [] for each in command.params}
+    variables = {each.name: each.envvar or [] for each in commands()[name].params}
     return {name: [names] if isinstance(names, str) else list(names) for name, names in variables.items()}
 
 
@@ -186,8 +202,7 @@ def test_every_flag_of_serve_is_told_by_config(tmp_path: Path) -> None:
 def test_every_variable_is_in_the_example() -> None:
     example = (HERE / ".env.example").read_text(encoding="utf-8")
     listed = re.findall(r"^#?(LLAMAHOST_\w+)=", example, re.MULTILINE)
-    names: list[str] = [*typer.main.get_command(app).commands]  # type: ignore[attr-defined]  # it is a group
-    read = {variable for name in names for variables in flags_of(name).values() for variable in variables}
+    read = {variable for name in commands() for variables in flags_of(name).values() for variable in variables}
     assert sorted(listed) == sorted(read | {"LLAMAHOST_BENCH_API_KEY", "LLAMAHOST_CACHE"})
 
 
