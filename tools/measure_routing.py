@@ -23,7 +23,7 @@ from itertools import count
 import orjson
 
 from llamahost.core.messages import ChatRequest, Message, Sampling, Text
-from llamahost.core.work import Job, Sampled, Tokens
+from llamahost.core.work import Emission, Job, Sampled, Tokens
 from llamahost.engine.scheduler import Scheduler
 from llamahost.fleet.ledger import NO_ASK, Ask, Ledger
 from llamahost.fleet.policy import ReplicaView, choose
@@ -130,7 +130,7 @@ def simulate(
             nonlocal n_prompt, n_cached
             sampled = [Sampled(span.job_id, (device.answers[span.job_id].pop(),)) for span in plan.spans if span.n_rows]
             for emission in device.scheduler.commit(plan, sampled, then, step_s):
-                if emission.finish is not None:
+                if type(emission) is Emission and emission.finish is not None:
                     ends.pop(emission.job_id)(then, emission.n_cached)
             step(device, then)
 

@@ -221,8 +221,8 @@ class KeptSlot:
 class KeepsSlots(Protocol):
     """A backend whose slots can be kept beyond its life. Called by its worker, between steps."""
 
-    def take_slot(self, slot: int, n: int) -> bytes:
-        """The state of a slot that holds [0, n); empty where it cannot be had."""
+    def take_slot(self, slot: int, n: int, n_most: int) -> bytes:
+        """The state of a slot that holds [0, n); empty where it cannot be had, or takes more than `n_most` bytes."""
         ...
 
     def put_slot(self, slot: int, kept: bytes) -> None:

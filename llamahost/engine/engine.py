@@ -138,10 +138,8 @@ class Engine:
             return ()
         slots = [each for each in self._scheduler.slots.all if each.sequence is None and each.adapters == NO_ADAPTERS]
         for slot in sorted(slots, key=lambda each: each.used_at, reverse=True):
-            taken = backend.take_slot(slot.index, len(slot.kept)) if slot.kept else b""
+            taken = backend.take_slot(slot.index, len(slot.kept), n_bytes) if slot.kept else b""
             n_bytes -= len(taken)
-            if n_bytes < 0:
-                break
             if taken:
                 kept.append(KeptSlot(slot.kept[:], taken))
         return tuple(kept[::-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 from llamahost.core.errors import PullFailed
@@ -66,8 +67,7 @@ def link(path: Path, blob: Path, root: Path) -> Path:
     up = len(path.relative_to(root).parts) - 1
     target = "../" * up + f"blobs/{blob.name}"
     if not (path.is_symlink() and str(path.readlink()) == target):
-        new = path.with_name(f".{path.name}.{os.getpid()}.new")
-        new.unlink(missing_ok=True)
+        new = _new(path)
         try:
             new.symlink_to(target)
         except OSError as error:
@@ -80,9 +80,14 @@ def link(path: Path, blob: Path, root: Path) -> Path:
 
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = _new(path)
     new.write_text(text, encoding="utf-8")
     new.replace(path)
+
+
+def _new(path: Path) -> Path:
+    """A name that no other pull has: two models may be of one repository."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
 
 
 def explained(error: OSError, folder: Path) -> PullFailed:

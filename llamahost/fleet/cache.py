@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +44,9 @@ def write_json(file: Path, value: object) -> None:
 def written(file: Path) -> Iterator[IO[bytes]]:
     """A file under a name of its own, which takes the other's when all went well; for this user alone."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")  # threads write too, and containers share pids
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as out:  # noqa: PTH123 — of a descriptor, made for this user alone
             yield out
         new.replace(file)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
+from llamahost.core.machine import Machine
 from llamahost.core.work import KeptSlot
 from llamahost.fleet.kept import Kept, KeptPrefixes
 from llamahost.fleet.kept_files import PrefixFiles
@@ -20,17 +21,25 @@ from llamahost.fleet.threads import in_thread
 logger = logging.getLogger("llamahost.fleet")
 
 
-class Keeping:
-    """`files` None: nothing outlives the process."""
+def _free_bytes() -> int:
+    return Machine.read().available_bytes
 
-    def __init__(self, files: PrefixFiles | None) -> None:
+
+class Keeping:
+    """`files` None: nothing outlives the process. Whatever the budgets, all passes through this machine's memory, of
+    which no more than a third of what is free is taken: there are two of each state for a moment.
+    """
+
+    def __init__(self, files: PrefixFiles | None, free_bytes: Callable[[], int] = _free_bytes) -> None:
         self._kept = KeptPrefixes()
         self._files = files
+        self._free_bytes = free_bytes
 
     async def keep(self, running: Running, settings: ServerSettings) -> None:
         """What its slots hold, now that nobody uses it. Never raises: it is computed again, that is all."""
         n_most = max(settings.prefix_bytes, settings.prefix_disk_bytes if self._files is not None else 0)
         try:
+            n_most = min(n_most, await in_thread("memory", self._free_bytes) // 3)
             slots = await running.replica.keep(n_most)
         except Exception as error:
             logger.warning("%s: its prefixes could not be kept: %s", running.record.id, error)
@@ -48,7 +57,7 @@ class Keeping:
         if files is None or settings.prefix_disk_bytes <= 0 or not spec.keep_prefixes or record.seen is None:
             return ()
         key = key_of(record, spec)
-        return await in_thread("prefixes", lambda: files.get(key))
+        return await in_thread("prefixes", lambda: files.get(key, self._free_bytes() // 3))
 
     async def flush(self, settings: ServerSettings) -> None:
         """Write what is in memory, for the next process."""

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -50,11 +51,15 @@ class PrefixFiles:
                     logger.warning("prefixes could not be written to %s: %s", self.folder, error)
         self.trim(n_most)
 
-    def get(self, key: object) -> tuple[KeptSlot, ...]:
-        """Nothing where there are none, or where they are not as they were written."""
+    def get(self, key: object, n_most: int) -> tuple[KeptSlot, ...]:
+        """Nothing where there are none, or more than `n_most` bytes, or where they are not as they were written."""
         path = self._path(key)
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                n_bytes = os.fstat(file.fileno()).st_size
+                if n_bytes > n_most:
+                    return ()
+                data = file.read(n_bytes)
         except OSError:
             return ()
         slots = _slots(data)

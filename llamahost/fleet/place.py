@@ -251,6 +251,13 @@ class Place:
         fetching = self.fetching()
         return self.model.reason if fetching is None else fetching.told()
 
+    def _reason_told(self, now: float) -> str:
+        """With when it is tried again by itself."""
+        retry_at = self.model.retry_at
+        if self.fetching() is None and self.model.comes_again and retry_at > -math.inf:
+            return f"{self.reason}; it is tried again in {math.ceil(max(0.0, retry_at - now))} s"
+        return self.reason
+
     @property
     def state(self) -> State:
         model = self.model
@@ -277,7 +284,7 @@ class Place:
             aliases=self.spec.aliases,
             state=state,
             progress=1.0 if state == "ready" else progress or max((each.progress for each in replicas), default=0.0),
-            reason="" if state == "ready" and not self.model.old else self.reason,
+            reason="" if state == "ready" and not self.model.old else self._reason_told(now),
             task="" if task == "auto" else task,
             load=self.spec.load,
             n_slots=self.n_slots,

@@ -297,7 +297,7 @@ class Residency:
         for model in self.models.values():
             if now >= model.retry_at > -math.inf:
                 model.retry_at = -math.inf  # it has come
-                if model.old and not model.current and model.wanted_at is None:
+                if model.comes_again:
                     self._settling.want(model, now, may_evict=False)
             idle_s = model.spec.idle_s
             if idle_s is not None:
@@ -313,7 +313,7 @@ class Residency:
 
     def next_at(self) -> float:
         """When `tick` has something to do though nothing happens; infinite where never."""
-        lacking = (model for model in self.models.values() if model.wanted_at is not None or model.live)
+        lacking = (m for m in self.models.values() if m.wanted_at is not None or m.live or m.comes_again)
         times = [model.retry_at for model in lacking if model.retry_at > -math.inf]
         for model in self.models.values():
             if model.spec.idle_s is not None:

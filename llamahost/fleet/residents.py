@@ -133,5 +133,11 @@ class Model:
         return [each for each in self.live if each.is_old]
 
     @property
+    def comes_again(self) -> bool:
+        """Whether it is tried again though nobody asks: what replaces others, or is to be there from the start."""
+        is_due = bool(self.old) or self.spec.load == "start"
+        return is_due and not self.current and self.wanted_at is None and not self.is_gone
+
+    @property
     def is_ready(self) -> bool:
         return any(each.state == "ready" for each in self.replicas)

@@ -170,12 +170,14 @@ class LlamaBackend:
             raise BackendError(f"row {index} of {self._n_launched_rows}")
         return np.array(self._rows(self._n_launched_rows)[index])
 
-    def take_slot(self, slot: int, n: int) -> bytes:
+    def take_slot(self, slot: int, n: int, n_most: int) -> bytes:
         self._check_slot(slot)
         context = self._context
         if context.pointer is None or self._has_pending_copies or n < 1:
             return b""
         if context.pos_max(slot) + 1 > n and not context.truncate(slot, n):
+            return b""
+        if state.size_of(context, slot) > n_most:
             return b""
         return bytes(state.take(context, slot))
 

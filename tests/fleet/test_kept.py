@@ -6,16 +6,23 @@ import os
 import stat
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from llamahost.core.events import Delta, Finished
 from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
 from llamahost.core.work import KeptSlot
+from llamahost.fleet import residents
+from llamahost.fleet.cache import written
 from llamahost.fleet.fit import Shape
 from llamahost.fleet.footprint import Footprint
+from llamahost.fleet.keeping import Keeping
 from llamahost.fleet.kept import KeptPrefixes
 from llamahost.fleet.kept_files import MAX_AGE_S, PrefixFiles
+from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.placement import Placement
 from llamahost.fleet.weighed import MAX_MODELS, Weighed
 from tests.fleet.test_devices import MB, host_of, spec
 from tests.on_loop import on_loop
@@ -37,14 +44,14 @@ def test_what_is_kept_stays_within_its_budget() -> None:
 def test_what_is_written_is_found_by_its_key_alone(tmp_path: Path) -> None:
     files = PrefixFiles(tmp_path / "prefixes")
     files.put(("a", 1), SLOTS, 10_000)
-    assert files.get(("a", 1)) == SLOTS
-    assert files.get(("a", 2)) == ()
-    assert PrefixFiles(tmp_path / "prefixes").get(("a", 1)) == SLOTS, "by another process too"
+    assert files.get(("a", 1), 10_000) == SLOTS
+    assert files.get(("a", 2), 10_000) == ()
+    assert PrefixFiles(tmp_path / "prefixes").get(("a", 1), 10_000) == SLOTS, "by another process too"
     (path,) = files.folder.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "prompts are in it"
     assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
     files.put(("a", 1), SLOTS[:1], 10_000)
-    assert files.get(("a", 1)) == SLOTS[:1]
+    assert files.get(("a", 1), 10_000) == SLOTS[:1]
 
 
 def test_a_file_that_is_not_as_it_was_written_is_removed_and_never_restored(tmp_path: Path) -> None:
@@ -58,7 +65,7 @@ def test_a_file_that_is_not_as_it_was_written_is_removed_and_never_restored(tmp_
     ]
     for data in broken:
         path.write_bytes(data)
-        assert files.get("key") == ()
+        assert files.get("key", 10_000) == ()
         assert not path.exists()
 
 
@@ -70,9 +77,9 @@ def test_files_stay_within_their_budget_and_the_old_ones_leave(tmp_path: Path) -
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 100 + k))
     size = path.stat().st_size
     files.trim(3 * size)
-    assert [bool(files.get(k)) for k in range(5)] == [False, False, True, True, True]
+    assert [bool(files.get(k, 10_000)) for k in range(5)] == [False, False, True, True, True]
     files.put(9, SLOTS, size - 1)
-    assert files.get(9) == (), "it is more than all may be"
+    assert files.get(9, 10_000) == (), "it is more than all may be"
     files.put(9, SLOTS, 10_000)
     (path,) = tmp_path.iterdir()
     os.utime(path, (0, path.stat().st_mtime - MAX_AGE_S - 1))
@@ -90,7 +97,44 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_what_it_would_have_ke
     (tmp_path / "file").write_bytes(b"")
     files = PrefixFiles(tmp_path / "file" / "prefixes")
     files.put("key", SLOTS, 10_000)
-    assert files.get("key") == ()
+    assert files.get("key", 10_000) == ()
+
+
+@pytest.mark.parametrize("n_free", [10**12, 90])
+def test_however_much_may_be_kept_it_passes_through_no_more_memory_than_a_third_of_what_is_free(
+    tmp_path: Path, n_free: int
+) -> None:
+    asked: list[int] = []
+    settings = ServerSettings(prefix_bytes=0, prefix_disk_bytes=10**9)
+
+    async def keep(n_most: int) -> tuple[KeptSlot, ...]:
+        asked.append(n_most)
+        return SLOTS
+
+    shape = Placement(devices=("cpu",), shape=SHAPE)
+    record = residents.Replica("a#0", shape, {}, last_used=0.0, seen="file")
+    one = spec("a", Path("a.gguf"), keep_prefixes=True)
+    running: Any = SimpleNamespace(record=record, replica=SimpleNamespace(spec=one, keep=keep))
+
+    @on_loop
+    async def law() -> None:
+        keeping = Keeping(PrefixFiles(tmp_path), lambda: n_free)
+        await keeping.keep(running, settings)
+        assert asked == [min(10**9, n_free // 3)]
+        found = await keeping.read(record, one, settings)
+        assert found == (SLOTS if n_free > 1000 else ())
+
+    law()
+    assert len(list(tmp_path.iterdir())) == 1, "for when there is more room"
+
+
+def test_two_that_write_one_file_at_once_write_it_whole_each(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    with written(file) as one, written(file) as other:
+        one.write(b"first and longer")
+        other.write(b"second")
+    assert file.read_bytes() == b"first and longer"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_prefixes_are_there_again_in_the_next_process_where_that_is_asked(

@@ -17,6 +17,7 @@ from llamahost.fleet.footprint import FileFacts, Footprint
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.residency import BACKOFF_S, LOST_AGAIN_S, Residency
 from llamahost.fleet.residents import PAUSE_S, Effect, Load, Look, Measured, Refuse, Unload
+from llamahost.fleet.settle import MAX_BACKOFF_S
 
 MB = 10**6
 
@@ -332,6 +333,27 @@ def test_a_load_that_fails_is_tried_ever_later_and_hurts_nobody_else() -> None:
         assert w.refusals[-1].reason == "broken"
         w.now += backoff
     assert w.up() == {"good#0"}
+
+
+def test_what_is_to_be_there_from_the_start_is_tried_again_though_nobody_asks_until_it_is_there_or_unloaded() -> None:
+    w = world(spec("bad", load="start"), spec("good"), bad=10, good=10)
+    w.do(w.residency.begin(w.now))
+    for backoff in (BACKOFF_S, 2 * BACKOFF_S, 4 * BACKOFF_S):
+        w.look()
+        w.fail()
+        assert (w.looks, w.residency.next_at()) == ([], w.now + backoff)
+        w.now += backoff
+        w.do(w.residency.tick(w.now))
+    for _ in range(9):
+        w.do(w.residency.failed_look(w.looks.pop(), "not to be had", w.now))
+        assert w.residency.next_at() <= w.now + MAX_BACKOFF_S
+        w.now = w.residency.next_at()
+        w.do(w.residency.tick(w.now))
+    w.settle()
+    assert w.up() == {"bad#0"}
+    w.do(w.residency.unload("bad", w.now))
+    w.unload()
+    assert (w.up(), w.residency.next_at()) == (set(), math.inf)
 
 
 def test_where_memory_was_short_in_truth_a_smaller_shape_is_tried_at_once() -> None:

@@ -178,6 +178,14 @@ def test_a_saved_slot_continues_in_another(driver: Driver) -> None:
     assert driver.answer(2, len(PROMPT), MORE, 6) == wanted
 
 
+def test_a_slot_is_kept_only_where_its_bytes_may_be_taken(driver: Driver) -> None:
+    driver.feed(0, 0, PROMPT)
+    n = len(driver.backend.take_slot(0, len(PROMPT), 10**9))
+    assert n > 0
+    assert len(driver.backend.take_slot(0, len(PROMPT), n)) == n
+    assert driver.backend.take_slot(0, len(PROMPT), n - 1) == b""
+
+
 def test_a_shared_prefix_survives_a_save(driver: Driver) -> None:
     """In unified KV two slots share cells; saving one must not take the other's."""
     wanted = driver.answer(3, 0, PROMPT + MORE, 4)
