@@ -233,8 +233,11 @@ class Residency:
         return self._memory.devices
 
     def end(self) -> None:
-        """Load nothing any more."""
+        """Load nothing any more, whoever waits for it."""
         self._memory.devices = ()
+        self._settling.is_over = True
+        for model in self.models.values():
+            model.wanted_at = None
 
     def resize(self, room: Bytes) -> None:
         """What models may take of each device, as it was seen."""

@@ -27,6 +27,7 @@ class Settling:
         self.effects: list[Effect] = []
         self.trouble, self.is_broken = "", False
         self.is_anyone_waiting = False
+        self.is_over = False  # nothing is loaded any more
         self._memory = memory
         self._n_turns = 0
 
@@ -57,7 +58,7 @@ class Settling:
     def want(self, model: Model, now: float, *, may_evict: bool) -> None:
         """What is to be there from the start finds its place or says that there is none; it drives nobody out."""
         model.may_evict = may_evict or (model.wanted_at is not None and model.may_evict)
-        if model.wanted_at is None:
+        if model.wanted_at is None and not self.is_over:
             self._n_turns += 1
             model.wanted_at, model.turn = now, self._n_turns
             if not model.current and not model.is_looking:

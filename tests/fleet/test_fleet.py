@@ -44,8 +44,8 @@ async def fleet_of(*specs: ModelSpec, loader: FakeLoader | None = None, **option
         yield fleet
     finally:
         await fleet.close()
-        assert loader.is_all_closed
-        assert all(status.state in ("unloaded", "failed") for status in fleet.statuses())
+    assert loader.is_all_closed  # not where the test failed: what it says is told
+    assert all(status.state in ("unloaded", "failed") for status in fleet.statuses())
 
 
 async def generate(fleet: Fleet, job_id: int, n_max: int = 4) -> list[int]:
@@ -307,6 +307,20 @@ async def test_changes_of_adapters_wait_for_each_other_until_every_replica_has_t
         await scaling
         (status,) = fleet.statuses()[0].adapters
         assert status.spec.default_scale == 0.5
+
+
+@on_loop
+async def test_a_fleet_that_is_closed_says_of_nothing_that_it_loads() -> None:
+    """Also of what waited for memory that another was asked to give."""
+    sized = {"devices": BudgetedDevices({"d0": 10**8}), "facts": lambda spec: FileFacts(layers=(60 * 10**6,))}
+    async with fleet_of(spec_of("a", n_ctx=64), spec_of("b", n_ctx=64, load="hand"), **sized) as fleet:
+        await fleet.wait_ready()
+        async with fleet.lease("a"):
+            loading = asyncio.ensure_future(fleet.load("b"))
+            while [status.state for status in fleet.statuses()] != ["draining", "loading"]:
+                await turns()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await loading
 
 
 @pytest.mark.parametrize("seed", [1, 2])
