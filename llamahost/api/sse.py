@@ -108,9 +108,9 @@ class EventStream(Generic[E]):
         self._ping = ping
         self._clock = asyncio.get_running_loop().time
         self._sending_since = math.inf
+        self._pinging: asyncio.Task[None] | None = None
         self._was_silent = True
         self._is_started = False
-        self._is_over = False  # what follows is the last that is sent
         self._is_gone = False  # the client, or it does not read
 
     async def __call__(self, receive: Receive, send: Send) -> None:
@@ -119,7 +119,6 @@ class EventStream(Generic[E]):
         assert delivering is not None
         loop = asyncio.get_running_loop()
         watching = asyncio.create_task(until_gone(receive))
-        beside = {watching}
         is_delivered = False
         timer: asyncio.TimerHandle
 
@@ -128,15 +127,17 @@ class EventStream(Generic[E]):
                 self._is_gone = True
                 delivering.cancel()  # wherever it waits, for an event or in `send`
 
+        def pinged(_: object) -> None:
+            self._pinging = None
+
         def tick() -> None:
             nonlocal timer
             timer = loop.call_later(self._ping_s, tick)
             if self._clock() - self._sending_since > self._stall_s:
                 leave()
             elif self._was_silent and self._sending_since == math.inf:
-                pinging = asyncio.create_task(self._send(send, self._ping))
-                beside.add(pinging)
-                pinging.add_done_callback(beside.discard)
+                self._pinging = asyncio.create_task(self._pass(send, self._ping))
+                self._pinging.add_done_callback(pinged)
             self._was_silent = True
 
         watching.add_done_callback(leave)
@@ -151,6 +152,7 @@ class EventStream(Generic[E]):
         finally:
             is_delivered = True
             timer.cancel()
+            beside = [task for task in (watching, self._pinging) if task is not None]
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
@@ -168,12 +170,14 @@ class EventStream(Generic[E]):
             if not self._is_started:
                 raise
             last = self._encoder.fail(error)
-        self._is_over = True
         await self._send(send, last, is_last=True)
 
     async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
-        if self._is_over and not is_last:
-            return  # a ping that comes too late
+        while self._pinging is not None:  # it may have begun the response, and wait for room to
+            await asyncio.wait((self._pinging,))
+        await self._pass(send, body, is_last=is_last)
+
+    async def _pass(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         self._was_silent = False
         self._sending_since = self._clock()
         if not self._is_started:

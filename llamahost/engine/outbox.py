@@ -18,7 +18,7 @@ from llamahost.engine.reader import Reader, Unread
 
 STALL_S = 60.0
 N_UNREAD = 1024
-"""A reader is ended when more tokens than N_UNREAD wait and the oldest of them has waited longer than STALL_S."""
+"""A reader is ended when more tokens than N_UNREAD wait and it has read nothing for longer than STALL_S."""
 
 PAUSE_S = 0.025
 """The longest pause between two passes: some 40 times a second every stream is told of, whatever the load."""

@@ -7,6 +7,7 @@ prompts, and one that stalls too long with too much unread is ended.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -138,6 +139,7 @@ class Reader:
             await self._waiter
         job_id = next(iter(self._unread))
         emission = self._unread.pop(job_id).take()
+        self._unread_since = 0.0  # whoever reads does not stall: each job's turn comes
         self.n_unread -= len(emission.tokens)
         if emission.finish is not None:
             self._close(job_id)
@@ -187,7 +189,8 @@ class Reader:
         if self._unread_since == 0.0:  # the clock is read here only, not for each token of a reader that keeps up
             self._unread_since = now
         elif now - self._unread_since > self._source.stall_s:
-            self._on_stalled()
+            self._unread_since = math.inf  # it is told once
+            self._loop.call_soon(self._on_stalled)  # what it does is no part of a pass, which has news of others
 
     def _close(self, job_id: int) -> None:
         self._open.discard(job_id)

@@ -100,6 +100,27 @@ def test_a_silent_stream_is_pinged_before_its_first_event() -> None:
     run(law)
 
 
+def test_what_comes_while_a_ping_is_sent_follows_it() -> None:
+    """A connection may be full before an answer begins, of the answer before."""
+
+    async def law() -> None:
+        is_sending = asyncio.Event()
+        host = FakeHost([is_sending.wait, *said("late")])
+        told: list[Any] = []
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                is_sending.set()
+                await turn_of(9)()
+            told.append(message.get("body", message["type"]))
+
+        await asked(host, send, ping_s=0.1)
+        assert told[:2] == ["http.response.start", b": ping\n\n"]
+        assert b'"late"' in b"".join(told[2:])
+
+    run(law)
+
+
 def test_an_error_after_a_ping_is_an_event() -> None:
     async def law() -> None:
         release = asyncio.Event()
@@ -159,6 +180,18 @@ def test_events_that_are_ready_together_go_out_in_one_turn_of_the_loop() -> None
 async def sent(host: FakeHost, on_send: Callable[[], None] = lambda: None) -> list[bytes]:
     """The bodies given to ASGI's send, for a streamed chat."""
     bodies: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        on_send()
+        if message["type"] == "http.response.body":
+            bodies.append(message["body"])
+
+    await asked(host, send)
+    return bodies
+
+
+async def asked(host: FakeHost, send: Callable[[Any], Awaitable[None]], **options: Any) -> None:
+    """A streamed chat, answered to `send`."""
     requests = iter([{"type": "http.request", "body": json.dumps(ask(True)).encode(), "more_body": False}])
 
     async def receive() -> Any:
@@ -167,14 +200,8 @@ async def sent(host: FakeHost, on_send: Callable[[], None] = lambda: None) -> li
             await for_ever()
         return request
 
-    async def send(message: Any) -> None:
-        on_send()
-        if message["type"] == "http.response.body":
-            bodies.append(message["body"])
-
     scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b"", "root_path": ""}
-    await app_of(host)(scope, receive, send)
-    return bodies
+    await app_of(host, **options)(scope, receive, send)
 
 
 def test_a_hundred_clients_that_leave_at_any_turn_leave_nothing_behind() -> None:

@@ -290,6 +290,40 @@ async def test_a_reader_that_stalls_with_too_much_unread_is_told_of_once_it_is_t
     assert not stalled
 
 
+@on_loop
+async def test_a_reader_of_several_jobs_that_reads_on_does_not_stall_though_it_never_has_all() -> None:
+    loop = CountingLoop()
+    outbox = outbox_of(loop, stall_s=10.0, n_unread=4)
+    stalled: list[int] = []
+    reader = outbox.open([1, 2], lambda: stalled.append(1))
+    for _ in range(5):
+        outbox.publish([Emission(k, tokens=(0,) * 5) for k in (1, 2)])
+        await turns()
+        loop.now += 9
+        await anext(reader)
+    assert not stalled
+
+
+@on_loop
+async def test_what_one_reader_does_about_its_stall_takes_no_news_from_others() -> None:
+    loop = CountingLoop()
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context["exception"])))
+    outbox = outbox_of(loop, stall_s=10.0, n_unread=4)
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    outbox.open([1], fail)
+    reader = outbox.open([2])
+    for _ in range(3):
+        outbox.publish([Emission(1, tokens=(0,) * 5), Emission(2, tokens=(1,))])
+        await turns()
+        loop.now += 11
+    assert reader.n_unread == 3
+    assert complaints == ["a bug"], "once"
+
+
 def test_a_closed_loop_is_no_matter() -> None:
     loop = asyncio.new_event_loop()
     outbox = Outbox(loop)
