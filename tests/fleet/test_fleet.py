@@ -312,8 +312,8 @@ async def test_changes_of_adapters_wait_for_each_other_until_every_replica_has_t
 @on_loop
 async def test_a_fleet_that_is_closed_says_of_nothing_that_it_loads() -> None:
     """Also of what waited for memory that another was asked to give."""
-    sized = {"devices": BudgetedDevices({"d0": 10**8}), "facts": lambda spec: FileFacts(layers=(60 * 10**6,))}
-    async with fleet_of(spec_of("a", n_ctx=64), spec_of("b", n_ctx=64, load="hand"), **sized) as fleet:
+    specs, devices = (spec_of("a", n_ctx=64), spec_of("b", n_ctx=64, load="hand")), BudgetedDevices({"d0": 10**8})
+    async with fleet_of(*specs, devices=devices, facts=lambda spec: FileFacts(layers=(60 * 10**6,))) as fleet:
         await fleet.wait_ready()
         async with fleet.lease("a"):
             loading = asyncio.ensure_future(fleet.load("b"))
