@@ -68,6 +68,7 @@ class Ledger:
         self._n_failures = n_failures
         self._open_s = open_s
         self._n_sessions = n_sessions
+        self._n_placed = 0
         self._known: dict[str, _Known] = {}
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
 
@@ -95,20 +96,40 @@ class Ledger:
         able: list[ReplicaView] = []
         n_barred = 0
         chain = ask.chain
+        least, most, oldest, youngest = 2**62, 0, 2**62, -1
         for view in views:
             id_ = view.id
             known = self._known.get(id_)
             if known is None or known.epoch != view.epoch:
                 known = self._of(view)
-            regards.append(_new(Regard, (known.held.longest(chain), known.work_at(now), id_ == home)))
+            n_held, lost_at = known.held.look(chain)
+            if n_held < least:
+                least = n_held
+            if n_held > most:
+                most = n_held
+            if lost_at < oldest:
+                oldest = lost_at
+            if lost_at > youngest:
+                youngest = lost_at
+            regards.append(_new(Regard, (n_held, known.work_at(now), id_ == home, 0, lost_at)))
             if view.is_stalled or id_ in tried or known.breaker.is_open(now):
                 n_barred += view.is_ready and view.n_room > 0
                 view = view._replace(is_ready=False)
             able.append(view)
+        if youngest > oldest and most - least >= WORTH:
+            self._count_losses(views, regards, chain, least, oldest)
         chosen = choose(able, regards)
         if chosen is None and n_barred and is_last:
             return choose(views, regards)
         return chosen
+
+    def _count_losses(
+        self, views: Sequence[ReplicaView], regards: list[Regard], chain: Chain, least: int, oldest: int
+    ) -> None:
+        """Where a prompt is drawn to by what is held of it, and would push out what is younger than elsewhere."""
+        for k, regard in enumerate(regards):
+            if regard.lost_at > oldest and regard.n_held - least >= WORTH:
+                regards[k] = regard._replace(n_lost=self._known[views[k].id].held.n_lost(chain))
 
     def is_open(self, view: ReplicaView, now: float) -> bool:
         return self._of(view).breaker.is_open(now)
@@ -134,7 +155,8 @@ class Ledger:
         if self.is_aside(ask):
             self._sessions[ask.session].aside = _start(ask.chain)
             return ticket
-        known.held.place(ask.chain)
+        self._n_placed += 1
+        known.held.place(ask.chain, self._n_placed)
         if ask.session:
             before = self._sessions.get(ask.session)
             self._sessions[ask.session] = _Session(view.id, _start(ask.chain), before.aside if before else NO_CHAIN)

@@ -3,6 +3,7 @@
 law: the chosen one is ready and has room
 law: its load is near the least: within a quarter of its slots, or NEAR
 law: among the near ones, a start of the prompt that is worth having decides; then the session's home; then load, work
+law: what it would push out counts against it, if another near one would push out what is older, or nothing
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ NEAR = 2
 
 WORTH = 256
 """Characters of a held start, beyond what others hold, from which it counts: some 64 tokens, a fraction of a step."""
+
+TURNS = 8
+"""How often what is pushed out is computed anew: with each turn of its conversation that is still to come. A start that
+is shared is computed once more on each replica, and no more."""
 
 EVEN = 1.15
 GRAIN = 2.0
@@ -45,12 +50,15 @@ class Regard(NamedTuple):
     """What speaks for and against a replica beside its load.
 
     `n_held` characters of the prompt's start are believed to be in its cache; `work` is what it was given of late, in
-    any unit that is the same for all; `is_home`: it served this session last.
+    any unit that is the same for all; `is_home`: it served this session last. `n_lost` characters of others would leave
+    its cache for this prompt, which were placed in turn `lost_at`; -1 where nothing would.
     """
 
     n_held: int = 0
     work: float = 0.0
     is_home: bool = False
+    n_lost: int = 0
+    lost_at: int = -1
 
 
 Pick: TypeAlias = Callable[[Sequence[ReplicaView]], int | None]
@@ -63,15 +71,16 @@ def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int 
     able: list[_Able] = []
     for index, (view, regard) in enumerate(zip(views, regards or repeat(NO_REGARD), strict=False)):
         if view.is_ready and view.n_room > 0:
-            able.append((index, view.n_in_flight, regard.work, regard.n_held, regard.is_home, view.n_slots))
+            _, work, is_home, n_lost, lost_at = regard
+            able.append((index, view.n_in_flight, work, regard.n_held, is_home, view.n_slots, n_lost, lost_at))
     if len(able) < 2:
         return able[0][0] if able else None
     taken = _kept(able) or able
     return min(taken, key=_LOAD_THEN_WORK)[0]
 
 
-_Able: TypeAlias = tuple[int, int, float, int, bool, int]
-"""Index, load, work, characters held, whether it is home, slots: read often, and only here."""
+_Able: TypeAlias = tuple[int, int, float, int, bool, int, int, int]
+"""Index, load, work, characters held, whether it is home, slots, characters lost and since when: read only here."""
 
 _LOAD_THEN_WORK = itemgetter(1, 2)
 
@@ -79,7 +88,7 @@ _LOAD_THEN_WORK = itemgetter(1, 2)
 def _kept(able: list[_Able]) -> list[_Able]:
     """Of those that are not much busier than the least busy, now and of late: whose cache, or whose session it is."""
     _, least, work, n_by_all, *_ = able[0]
-    for _, load, more, n_held, _, _ in able[1:]:
+    for _, load, more, n_held, *_ in able[1:]:
         work += more
         if load < least:
             least = load
@@ -87,14 +96,21 @@ def _kept(able: list[_Able]) -> list[_Able]:
             n_by_all = n_held
     limit = EVEN * work / len(able) + GRAIN
     near: list[_Able] = []
-    n_best = 0
+    n_best = n_lost_by_any = 0
     for each in able:
-        _, load, work, n_held, _, n_slots = each
+        _, load, work, n_held, _, n_slots, n_lost, _ = each
         if work <= limit and load - least <= max(NEAR, n_slots // 4):
             near.append(each)
+            n_lost_by_any += n_lost
             if n_held > n_best:
                 n_best = n_held
-    if n_best - n_by_all >= WORTH:
+    if n_lost_by_any:
+        oldest = min([each[7] for each in near])
+        worths = [each[3] - TURNS * each[6] * (each[7] > oldest) for each in near]
+        n_best, n_by_all = max(worths), min(n_by_all, *worths)
+        if n_best - n_by_all >= WORTH:
+            return [each for each, worth in zip(near, worths, strict=True) if worth > n_best - WORTH]
+    elif n_best - n_by_all >= WORTH:
         return [each for each in near if each[3] > n_best - WORTH]
     return [each for each in near if each[4]]
 

@@ -116,13 +116,17 @@ def _pieces(n: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
+_BRANCHES = 4
+"""What more than so many prompts begin with is no conversation of which they are branches."""
+
+
 class Held:
     """Owned by the loop. What one replica holds, as far as can be told from what it was given.
 
     It holds `n_prompts` at most, and `n_chars` of them together; what was used the longest ago goes first.
     """
 
-    __slots__ = ("_chains", "_n_chars", "_n_of", "_room", "n_prompts")
+    __slots__ = ("_chains", "_n_chars", "_n_of", "_placed_at", "_room", "n_prompts")
 
     def __init__(self, n_prompts: int, n_chars: int) -> None:
         self.n_prompts = n_prompts
@@ -130,17 +134,62 @@ class Held:
         self._n_chars = 0
         self._chains: OrderedDict[int, Chain] = OrderedDict()  # by the last digest
         self._n_of: dict[int, int] = {}  # of each digest: chains that have it
+        self._placed_at: dict[int, int] = {}  # in which turn, by the last digest
 
     def __len__(self) -> int:
         return len(self._chains)
 
     def longest(self, chain: Chain) -> int:
         """Characters of the longest start that is held."""
+        last = self._deepest(chain)
+        return chain.ends[last] if last >= 0 else 0
+
+    def look(self, chain: Chain) -> tuple[int, int]:
+        """The same, and in which turn that was placed which would go for this prompt; -1 where nothing would."""
+        digests, chains = chain.digests, self._chains
+        last = self._deepest(chain)
+        n_held = chain.ends[last] if last >= 0 else 0
+        if len(chains) < self.n_prompts and self._n_chars + chain.n_chars <= self._room:
+            return n_held, -1
+        for k in range(last, -1, -1):
+            if digests[k] in chains:  # it goes on with this one, in its slot
+                return n_held, -1
+        for oldest in chains:
+            return n_held, self._placed_at[oldest]
+        return n_held, -1
+
+    def n_lost(self, chain: Chain) -> int:
+        """Characters of others that would go for it, where `look` says that any would."""
+        last = self._deepest(chain)
+        goes = next(iter(self._chains.values()))
+        n_lost = goes.n_chars - self._n_staying(goes, chain.digests, last)
+        if last < 0 or self._n_of[chain.digests[last]] > _BRANCHES:
+            return n_lost
+        # An answer that is asked for again, or a changed question: it takes the place of what it branches off from.
+        begun = (each for each in self._chains.values() if len(each.digests) > last)
+        rests = [each.n_chars for each in begun if each.digests[last] == chain.digests[last]]
+        return min(n_lost, min(rests) - chain.ends[last])
+
+    def _n_staying(self, goes: Chain, digests: Sequence[int], last: int) -> int:
+        """Characters of its start that others have, or the newcomer: the digests that are its own are the last ones."""
+        n_of = self._n_of
+        low, high = 0, len(goes.digests)  # [0, low) stays, [high, …) goes
+        while low < high:
+            middle = (low + high) // 2
+            digest = goes.digests[middle]
+            if n_of[digest] > 1 or (middle <= last and digests[middle] == digest):
+                low = middle + 1
+            else:
+                high = middle
+        return goes.ends[low - 1] if low else 0
+
+    def _deepest(self, chain: Chain) -> int:
+        """The index of the last digest that is held; -1 where none is."""
         n_of, digests = self._n_of, chain.digests
         if not digests or digests[0] not in n_of:
-            return 0
+            return -1
         if digests[-1] in n_of:
-            return chain.ends[-1]
+            return len(digests) - 1
         low, high, n = 0, 1, len(digests) - 1  # digests[low] is held, digests[n] is not; whoever has one has all before
         while high < n and digests[high] in n_of:  # most replicas have the first of it, or nothing
             low, high = high, 2 * high
@@ -151,10 +200,10 @@ class Held:
                 low = middle
             else:
                 high = middle
-        return chain.ends[low]
+        return low
 
-    def place(self, chain: Chain) -> None:
-        """The replica is about to compute this prompt."""
+    def place(self, chain: Chain, turn: int = 0) -> None:
+        """The replica is about to compute this prompt; a later one is of a greater turn."""
         digests, chains, n_of = chain.digests, self._chains, self._n_of
         if not digests:
             return
@@ -163,7 +212,9 @@ class Held:
             start -= 1
         if start:  # [0, start) is the whole of a prompt that this one goes on with, in its slot
             self._n_chars -= chains.pop(digests[start - 1]).n_chars
+            del self._placed_at[digests[start - 1]]
         chains[digests[-1]] = chain
+        self._placed_at[digests[-1]] = turn
         self._n_chars += chain.n_chars
         for digest in digests[start:]:
             n_of[digest] = n_of.get(digest, 0) + 1
@@ -177,11 +228,13 @@ class Held:
             for digest in chain.digests:
                 count[digest] = count.get(digest, 0) + 1
         assert count == self._n_of
+        assert self._placed_at.keys() == self._chains.keys()
         assert self._n_chars == sum(chain.n_chars for chain in self._chains.values())
         assert len(self._chains) <= max(1, self.n_prompts)
 
     def _drop(self, last: int) -> None:
         chain = self._chains.pop(last)
+        del self._placed_at[last]
         self._n_chars -= chain.n_chars
         n_of = self._n_of
         for digest in chain.digests:

@@ -30,6 +30,34 @@ def test_a_conversation_comes_back_to_the_replica_that_holds_it_until_that_is_lo
     assert ledger.pick(anew, talk(1, 2, 3), 0.0) != 2 or ledger.pick(anew, talk(7), 0.0) == 2
 
 
+def test_conversations_that_share_a_start_crowd_no_replica_while_another_has_room() -> None:
+    """What each holds of its own is computed anew with every turn, where one too many are on a replica."""
+    views = [view._replace(n_slots=2) for view in VIEWS]
+    ledger, held = Ledger(), {}
+    for n_turns in range(1, 6):
+        for k in range(3):
+            ask = talk(0, 0, 0, 0, *(10 * k + turn for turn in range(n_turns)), is_single=n_turns == 1)
+            index = ledger.pick(views, ask, 0.0)
+            assert index is not None
+            held[k] = ledger._of(views[index]).held.longest(ask.chain)
+            ledger.ended(views[index], ledger.began(views[index], ask), work=0.1, now=0.0, is_failure=False)
+    assert held == dict.fromkeys(range(3), 4000 + 4 * 1000)
+
+
+def test_short_questions_with_one_long_start_stay_where_that_is_and_an_answer_is_asked_for_again_there() -> None:
+    views = [view._replace(n_slots=2) for view in VIEWS]
+    ledger = Ledger()
+    for k in range(12):
+        program = k % 3
+        ask = talk(*[program] * 20, 100 + k)
+        index = ledger.pick(views, ask, 0.0)
+        assert index == program, "each of them has a replica of its own"
+        give(ledger, index, ask)
+    for k in range(2):
+        give(ledger, 0, talk(*[k] * 30))
+    assert ledger.pick(views, talk(*[0] * 29, 7), 0.0) == 0
+
+
 def test_replicas_of_equal_load_share_the_work() -> None:
     ledger = Ledger()
     for k in range(30):

@@ -60,6 +60,12 @@ def test_what_all_hold_draws_nobody() -> None:
     assert choose([view(1), view(0)], [Regard(n_held=9000 + WORTH), Regard(n_held=9000)]) == 0
 
 
+def test_what_it_would_push_out_counts_against_it_where_another_would_push_out_what_is_older() -> None:
+    for n_lost, lost_at, wanted in ((400, 5, 0), (600, 5, 1), (600, 4, 0), (10**6, -1, 0)):
+        held = [Regard(n_held=4000, n_lost=n_lost, lost_at=lost_at), Regard(lost_at=4)]
+        assert choose([view(0), view(0)], held) == wanted, (n_lost, lost_at)
+
+
 def test_a_session_goes_home_where_no_cache_speaks_and_else_to_the_cache() -> None:
     assert choose([view(0), view(1)], [Regard(), Regard(is_home=True)]) == 1
     assert choose([view(0), view(1)], [Regard(n_held=4000), Regard(is_home=True)]) == 0
