@@ -1,15 +1,18 @@
-"""uvicorn's HTTP/1.1 with three things put right. Knows bytes of the wire; knows no route and no request.
+"""uvicorn's HTTP/1.1 with four things put right. Knows bytes of the wire; knows no route and no request.
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
-makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
-What is no HTTP is refused in JSON, like every other mistake.
+makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body. HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every
+other mistake.
 """
 
 from __future__ import annotations
 
+import sys
+
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llamahost.api.problems import Problem
 
@@ -21,6 +24,17 @@ _OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
 class _HeadTooLarge(Exception):
     """Ends the parser's reading."""
+
+
+class _UntilClosed(RequestResponseCycle):
+    """An answer to HTTP/1.0: where its head tells no length, its end is the connection's."""
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]  # the same, of starlette's types
+        self.chunked_encoding = False
+        if message["type"] == "http.response.body":
+            is_last = not message.get("more_body", False)
+            self.expected_content_length = len(message.get("body", b"")) if is_last else sys.maxsize
+        await super().send(message)  # type: ignore[arg-type]  # likewise
 
 
 class Http1(HttpToolsProtocol):
@@ -75,6 +89,8 @@ class Http1(HttpToolsProtocol):
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:
             super().on_headers_complete()
+            if self.parser.get_http_version() == "1.0":
+                self.cycle.__class__ = _UntilClosed  # uvicorn makes it; its task begins in a later turn
 
     def on_body(self, body: bytes) -> None:
         self._told()

@@ -161,6 +161,20 @@ def test_what_is_no_http_is_refused_in_json() -> None:
     law(body)
 
 
+def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection() -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        asked = json.dumps({**ASK, "stream": True}).encode()
+        head = f"POST {CHAT} HTTP/1.0\r\nHost: x\r\nContent-Length: {len(asked)}\r\n\r\n"
+        client.writer.write(head.encode() + asked)
+        told, _, events = (await client.reader.read()).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in told.lower()
+        assert b"connection: close" in told
+        assert events.startswith(b"data: {")
+        assert events.endswith(b"\n\ndata: [DONE]\n\n")
+
+    law(body)
+
+
 def test_nobody_is_connected_through() -> None:
     async def body(host: FakeHost, client: Client) -> None:
         client.writer.write(b"CONNECT localhost:80 HTTP/1.1\r\nHost: x\r\n\r\n")
