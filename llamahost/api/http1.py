@@ -2,8 +2,8 @@
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
-makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body. HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every
-other mistake.
+makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
+HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every other mistake.
 """
 
 from __future__ import annotations
