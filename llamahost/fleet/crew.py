@@ -225,7 +225,10 @@ class Crew:
         self.residency.say_trouble(trouble, is_broken=self.hardware.is_broken)
         if is_bounded_anew:
             self._first_free = {name: n + taken.get(name, 0) for name, n in free.items()}
-        self.residency.resize(room_of(devices, free, self.settings, taken=taken, first=self._first_free))
+        least = room_of(devices, free, self.settings, taken=taken, first=self._first_free)
+        granted = self.residency.taken()
+        most = room_of(devices, free, self.settings, taken=granted, first=self._first_free)
+        self.residency.resize(least, least if is_bounded_anew else most)
 
     async def _open(self, effect: residents.Load) -> None:
         """Load; ready or failed in the end."""

@@ -239,9 +239,13 @@ class Residency:
         for model in self.models.values():
             model.wanted_at = None
 
-    def resize(self, room: Bytes) -> None:
-        """What models may take of each device, as it was seen."""
-        self._memory.room.update(room)
+    def resize(self, room: Bytes, most: Bytes) -> None:
+        """What models may take of each device, as it was seen: at least, and at most, if what loads had all it is granted.
+
+        Between the two what was known before holds: a load that has taken a half of its own makes nothing smaller.
+        """
+        known = self._memory.room
+        known.update({name: min(most[name], max(n, known.get(name, n))) for name, n in room.items()})
 
     def adopt(
         self,

@@ -356,6 +356,17 @@ def test_what_is_to_be_there_from_the_start_is_tried_again_though_nobody_asks_un
     assert (w.up(), w.residency.next_at()) == (set(), math.inf)
 
 
+def test_what_a_load_has_taken_so_far_makes_no_room_smaller_for_who_comes_meanwhile() -> None:
+    w = world(spec("a", load="start"), spec("b", load="start"), budget=100, a=60, b=30)
+    w.do(w.residency.begin(w.now))
+    w.look()
+    w.residency.resize({"cpu": 50 * MB}, {"cpu": 100 * MB})  # half of it is there: 50 are free
+    w.look()
+    assert ([each.replica for each in w.loads], w.refusals) == (["a#0", "b#0"], [])
+    w.residency.resize({"cpu": 45 * MB}, {"cpu": 95 * MB})
+    assert w.residency.room()["cpu"] == 95 * MB, "another program has taken some"
+
+
 def test_where_memory_was_short_in_truth_a_smaller_shape_is_tried_at_once() -> None:
     w = world(spec("a", n_ctx=None, n_slots=None), budget=1000, a=10)
     w.sizes["a"] = replace(facts(10), cell_bytes=1000.0)
