@@ -165,6 +165,8 @@ def _sites(spec: ModelSpec, devices: Sequence[Device], free: Bytes, avoid: Colle
     gpus = tuple(each for each in allowed if each.kind == "gpu")
     if spec.tensor_split:  # those without a share have none
         gpus = gpus[: len(spec.tensor_split)]
+        if wants_all and len(gpus) == 1:
+            yield Site(gpus)
     if len(gpus) > 1 and spec.split_mode != "none":
         shares = spec.tensor_split or tuple(float(max(0, free.get(each.id, 0))) for each in gpus)
         if len(shares) == len(gpus) and sum(shares) > 0:

@@ -240,7 +240,7 @@ class Residency:
             model.wanted_at = None
 
     def resize(self, room: Bytes, most: Bytes) -> None:
-        """What models may take of each device, as it was seen: at least, and at most, if what loads had all it is granted.
+        """What models may take of each device, as it was seen: at least, and at most, had loads all they are granted.
 
         Between the two what was known before holds: a load that has taken a half of its own makes nothing smaller.
         """

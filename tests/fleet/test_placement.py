@@ -89,6 +89,9 @@ def test_the_main_device_is_kept_to_and_a_short_tensor_split_leaves_the_others_o
     assert found is not None
     assert found.devices == ("CUDA0", "CUDA1")
     assert place(spec(tensor_split=(1.0, 1.0, 1.0)), FACTS, GPUS, room, room) is None
+    found = place(spec(tensor_split=(1.0,)), FACTS, GPUS, room, room)
+    assert found is not None
+    assert (found.devices, found.spec(spec()).tensor_split) == (("CUDA0",), ())
 
 
 def test_fewer_layers_are_advised_where_they_would_fit() -> None:
