@@ -18,7 +18,7 @@ from llamahost.api.openai_types import Name
 from llamahost.api.problems import problem_of
 from llamahost.api.service import Service
 from llamahost.api.sse import EventStream, send_json, while_connected
-from llamahost.core.errors import InvalidRequest, LlamahostError
+from llamahost.core.errors import InvalidRequest, LlamahostError, Unavailable
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.pulls import Pulls
 
@@ -100,8 +100,12 @@ class PullRoute:
             )
 
     def _is_served(self, name: str) -> bool:
-        """Clients that pull before they ask need no hub for a model that answers."""
-        return any(name in (each.name, *each.aliases) and each.state != "failed" for each in self.service.models())
+        """Clients that pull before they ask need no hub for a model that answers. Raises Unavailable while it comes."""
+        served = [each for each in self.service.models() if name in (each.name, *each.aliases)]
+        for each in served:
+            if each.state == "pulling":
+                raise Unavailable(f"`{name}` is being pulled already: {each.reason}", retry_after_s=10.0)
+        return any(each.state != "failed" for each in served)
 
     async def _here(self) -> AsyncGenerator[Step, None]:
         from llamahost.fleet.download import Step  # what pulls is there when somebody pulls

@@ -43,6 +43,13 @@ class Fetching:
     began_at: float = 0.0
     told_tenth: int = -1
     cancelled: threading.Event = field(default_factory=threading.Event)
+    found: asyncio.Future[ModelSpec] | None = None
+
+    def cancel(self) -> None:
+        """Nobody waits from now on; the thread ends when it looks up, be that a hub's silence later."""
+        self.cancelled.set()
+        if self.found is not None:
+            self.found.cancel()
 
     @property
     def fraction(self) -> float:
@@ -100,7 +107,13 @@ class Fetches:
                 loop.call_soon_threadsafe(self._see, spec.name, fetching, step)
 
         try:
-            found = await in_thread(f"pull-{spec.name}", lambda: fetch(spec, on_step, fetching.cancelled))
+            fetching.found = in_thread(f"pull-{spec.name}", lambda: fetch(spec, on_step, fetching.cancelled))
+            found = await fetching.found
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not fetching.cancelled.is_set() or (task is not None and task.cancelling()):
+                raise
+            raise LoadFailed(f"{spec.name}: it is not wanted any more") from None
         except PullFailed as error:
             raise LoadFailed(f"{spec.name}: {error}") from error
         finally:
@@ -114,7 +127,7 @@ class Fetches:
         """End those that are not meant any more."""
         for name, fetching in tuple(self._asked.items()):
             if not is_meant(name, fetching.turn):
-                fetching.cancelled.set()
+                fetching.cancel()
                 del self._asked[name]
 
     def close(self) -> None:

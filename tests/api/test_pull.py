@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from llamahost.fleet.local import Found, Places, models
-from tests.api.fakes import FakeHost, app_of, client_of, run
+from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.loopback_hub import LoopbackHub, loopback_hub, sha256
 
@@ -42,11 +43,13 @@ def hub(the_hub: LoopbackHub, model: bytes, tmp_path: Path, monkeypatch: pytest.
     return the_hub
 
 
-def asked(body: Any, headers: dict[str, str] | None = None, **settings: Any) -> httpx.Response:
+def asked(
+    body: Any, headers: dict[str, str] | None = None, *, host: FakeHost | None = None, **settings: Any
+) -> httpx.Response:
     found: list[httpx.Response] = []
 
     async def law() -> None:
-        app = app_of(FakeHost(), **settings)
+        app = app_of(host or FakeHost(), **settings)
         async with client_of(app) as client:
             found.append(await client.post("/api/pull", json=body, headers=headers))
         await app._pulls.ended(5)
@@ -77,6 +80,14 @@ def test_the_lines_are_ollama_s(hub: LoopbackHub, model: bytes, tmp_path: Path) 
 def test_a_model_that_is_served_needs_no_pull(hub: LoopbackHub) -> None:
     assert asked({"model": "small"}).text.splitlines()[-1] == '{"status":"success"}'
     assert hub.asked == []
+
+
+def test_of_a_model_that_is_still_being_fetched_no_success_is_told(hub: LoopbackHub) -> None:
+    host = FakeHost()
+    host.statuses = (replace(READY, state="pulling", reason="asking the hub"),)
+    answer = asked({"model": "small"}, host=host)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    assert answer.json() == {"error": "`small` is being pulled already: asking the hub"}
 
 
 def test_mistakes_are_told_in_ollama_s_form(hub: LoopbackHub) -> None:
