@@ -30,16 +30,15 @@ class Trace:
     started: float = field(default_factory=time.perf_counter)
 
     def note(self, event: Event) -> None:
-        kind = type(event)
-        if kind is Delta:
-            return
-        if isinstance(event, Started):
+        """Counted as it comes: a client that leaves, or an error, may be all that follows."""
+        if type(event) is Delta:
+            self.n_generated += event.n_tokens
+        elif isinstance(event, Started):
             self.answered_by(event.model, event.replica, event.n_tries)
+            self.n_prompt = max(self.n_prompt, event.n_prompt)
+            self.n_cached = max(self.n_cached, event.n_cached)
             self.first_s = self.first_s or self.elapsed_s
         elif isinstance(event, Finished):
-            self.n_prompt = max(self.n_prompt, event.usage.n_prompt)
-            self.n_cached = max(self.n_cached, event.usage.n_cached)
-            self.n_generated += event.usage.n_generated
             self.queued_s = max(self.queued_s, event.timings.queued_s)
 
     def answered_by(self, model: str, replica: str, n_tries: int) -> None:

@@ -16,7 +16,7 @@ from llamahost.engine.engine import EngineStats
 from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
-from tests.api.fakes import READY, FakeHost, app_of, client_of, run
+from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
 from tests.api.sockets import Client, listening
 from tests.api.test_chat import ASK
 
@@ -60,6 +60,18 @@ def test_one_line_a_request_tells_counts_and_no_content(caplog: pytest.LogCaptur
     assert line.endswith("request_id=r1")
     assert "Hello" not in line
     assert "Hi" not in line
+
+
+def test_a_request_that_ends_early_is_told_with_what_it_had(caplog: pytest.LogCaptureFixture) -> None:
+    async def law() -> None:
+        host = FakeHost([*said("a", "b")[:2], RuntimeError("a bug")])
+        async with client_of(app_of(host)) as client:
+            await client.post(CHAT, json={**ASK, "stream": True})
+
+    with caplog.at_level(logging.INFO, "llamahost.access"):
+        run(law)
+    line = caplog.messages[-1]
+    assert "n_prompt=5 n_cached=2 n_generated=1 " in line
 
 
 def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
