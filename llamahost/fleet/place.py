@@ -253,9 +253,10 @@ class Place:
 
     def _reason_told(self, now: float) -> str:
         """With when it is tried again by itself."""
-        retry_at = self.model.retry_at
-        if self.fetching() is None and self.model.comes_again and retry_at > -math.inf:
-            return f"{self.reason}; it is tried again in {math.ceil(max(0.0, retry_at - now))} s"
+        model = self.model
+        at = model.retry_at if model.retry_at > -math.inf else model.again_at
+        if self.fetching() is None and model.comes_again and at < math.inf:
+            return f"{self.reason}; it is tried again in {math.ceil(max(0.0, at - now))} s"
         return self.reason
 
     @property

@@ -184,7 +184,7 @@ class Residency:
         model = self.models[name]
         waits = model.wanted_at is not None or not model.is_ready
         model.wanted_at, model.is_looking, model.look = None, False, 0  # what is fetched for it is fetched no more
-        model.retry_at, model.reason = -math.inf, ""
+        model.retry_at, model.again_at, model.reason = -math.inf, math.inf, ""
         for replica in model.live:
             self._settling.drain(replica)
         if waits:
@@ -306,6 +306,10 @@ class Residency:
                 model.retry_at = -math.inf  # it has come
                 if model.comes_again:
                     self._settling.want(model, now, may_evict=False)
+            if now >= model.again_at:
+                model.again_at = math.inf
+                if model.comes_again:
+                    self._settling.want(model, now, may_evict=False)
             idle_s = model.spec.idle_s
             if idle_s is not None:
                 for replica in model.live:
@@ -322,6 +326,7 @@ class Residency:
         """When `tick` has something to do though nothing happens; infinite where never."""
         lacking = (m for m in self.models.values() if m.wanted_at is not None or m.live or m.comes_again)
         times = [model.retry_at for model in lacking if model.retry_at > -math.inf]
+        times += [model.again_at for model in self.models.values() if model.comes_again]
         for model in self.models.values():
             if model.spec.idle_s is not None:
                 times += [r.last_used + model.spec.idle_s for r in model.live if r.state == "ready" and not r.n_leases]

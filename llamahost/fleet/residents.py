@@ -109,6 +109,7 @@ class Model:
     wanted_at: float | None = None
     turn: int = 0  # in which it is served; a clock may stand still, or go back
     retry_at: float = -math.inf
+    again_at: float = math.inf  # when it looks for room by itself
     seen: object = None  # by which the file that was measured is known
     n_failures: int = 0
     n_lost: int = 0

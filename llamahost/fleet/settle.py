@@ -6,6 +6,7 @@ takes, and whoever waits for those that load now or are still young holds their 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from llamahost.fleet.residents import Effect, Load, Look, Model, Refuse, Replica
 
 BACKOFF_S, MAX_BACKOFF_S = 5.0, 300.0
 """After a load that failed; doubled by each that follows."""
+AGAIN_S = 60.0
+"""Until what is to be there from the start, and had no room, looks for some again; who asks need not wait for that."""
 
 
 class Settling:
@@ -57,6 +60,7 @@ class Settling:
 
     def want(self, model: Model, now: float, *, may_evict: bool) -> None:
         """What is to be there from the start finds its place or says that there is none; it drives nobody out."""
+        model.again_at = math.inf
         model.may_evict = may_evict or (model.wanted_at is not None and model.may_evict)
         if model.wanted_at is None and not self.is_over:
             self._n_turns += 1
@@ -173,6 +177,8 @@ class Settling:
             model.n_failures += 1
             backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(20, model.n_failures - 1))
             model.retry_at = now + backoff_s
+        elif model.comes_again:
+            model.again_at = now + AGAIN_S
         if not model.current:
             self.effects.append(Refuse(model.spec.name, reason, backoff_s))
 

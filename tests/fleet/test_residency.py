@@ -17,7 +17,7 @@ from llamahost.fleet.footprint import FileFacts, Footprint
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.residency import BACKOFF_S, LOST_AGAIN_S, Residency
 from llamahost.fleet.residents import PAUSE_S, Effect, Load, Look, Measured, Refuse, Unload
-from llamahost.fleet.settle import MAX_BACKOFF_S
+from llamahost.fleet.settle import AGAIN_S, MAX_BACKOFF_S
 
 MB = 10**6
 
@@ -354,6 +354,22 @@ def test_what_is_to_be_there_from_the_start_is_tried_again_though_nobody_asks_un
     w.do(w.residency.unload("bad", w.now))
     w.unload()
     assert (w.up(), w.residency.next_at()) == (set(), math.inf)
+
+
+def test_what_is_to_be_there_from_the_start_and_found_no_room_looks_for_some_again_and_drives_nobody_out() -> None:
+    w = world(spec("a", load="start"), spec("b", load="start"), budget=100, a=60, b=60)
+    w.do(w.residency.begin(w.now))
+    w.settle()
+    assert (w.up(), [each.name for each in w.refusals]) == ({"a#0"}, ["b"])
+    for is_there in (False, True):
+        if is_there:
+            w.do(w.residency.unload("a", w.now))
+            w.unload()
+        assert w.residency.next_at() == w.now + AGAIN_S
+        w.now += AGAIN_S
+        w.do(w.residency.tick(w.now))
+        w.settle()
+    assert (w.up(), w.residency.next_at()) == ({"b#0"}, math.inf)
 
 
 def test_what_a_load_has_taken_so_far_makes_no_room_smaller_for_who_comes_meanwhile() -> None:
