@@ -73,15 +73,15 @@ class Calls:
         schema = self._parameters.get(name, {})
         properties = schema.get("properties")
         wanted = properties.get(key) if isinstance(properties, Mapping) else None
-        return _types(wanted, schema, 0)
+        return types_named(wanted, schema)
 
     def types_at(self, name: str, path: Sequence[str]) -> frozenset[str]:
         """The same of a value within the arguments: `path` are keys, and any word where an item of a list stands."""
         root = self._parameters.get(name, {})
         node: object = root
         for step in path:
-            node = _within(node, step, root, 0)
-        return _types(node, root, 0)
+            node = _within(node, step, root, set())
+        return types_named(node, root)
 
 
 @dataclass(slots=True)
@@ -183,13 +183,23 @@ def json_of(text: str) -> str:
     return json.dumps(whole_characters(text), ensure_ascii=False)
 
 
-def _types(schema: object, root: Json, depth: int) -> frozenset[str]:
+def types_named(schema: object, root: Json) -> frozenset[str]:
     """Every type that this schema names, through references and alternatives; empty where anything may be."""
+    return _types(schema, root, 0, {}) or frozenset()
+
+
+def _types(schema: object, root: Json, depth: int, seen: dict[str, frozenset[str] | None]) -> frozenset[str] | None:
+    """None: nothing but what is being looked at already. Each reference is followed once, or a few that name each other
+    would be followed for ever.
+    """
     if not isinstance(schema, Mapping) or depth > 8:
         return frozenset()
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        return _types(found_at(reference, root), root, depth + 1)
+        if reference not in seen:
+            seen[reference] = None
+            seen[reference] = _types(found_at(reference, root), root, depth + 1, seen)
+        return seen[reference]
     kind = schema.get("type")
     if isinstance(kind, str):
         return frozenset({kind})
@@ -202,20 +212,24 @@ def _types(schema: object, root: Json, depth: int) -> frozenset[str]:
     for word in ("anyOf", "oneOf", "allOf"):
         branches = schema.get(word)
         if isinstance(branches, list) and branches:
-            named = [_types(branch, root, depth + 1) for branch in branches]
+            each = [_types(branch, root, depth + 1, seen) for branch in branches]
+            named = [types for types in each if types is not None]
             if word == "allOf":
                 return next((types for types in named if types), frozenset())
             return frozenset().union(*named) if all(named) else frozenset()
     return frozenset()
 
 
-def _within(schema: object, step: str, root: Json, depth: int) -> object:
+def _within(schema: object, step: str, root: Json, seen: set[str]) -> object:
     """The schema of a member or an item, through references and alternatives; None where it is not said."""
-    if not isinstance(schema, Mapping) or depth > 8:
+    if not isinstance(schema, Mapping):
         return None
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        return _within(found_at(reference, root), step, root, depth + 1)
+        if reference in seen:
+            return None
+        seen.add(reference)
+        return _within(found_at(reference, root), step, root, seen)
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and step in properties:
         return properties[step]
@@ -224,9 +238,10 @@ def _within(schema: object, step: str, root: Json, depth: int) -> object:
             return schema[word]
     for word in ("anyOf", "oneOf", "allOf"):
         branches = schema.get(word)
-        found = [_within(each, step, root, depth + 1) for each in branches] if isinstance(branches, list) else []
-        if any(each is not None for each in found):
-            return next(each for each in found if each is not None)
+        for branch in branches if isinstance(branches, list) else ():
+            found = _within(branch, step, root, seen)
+            if found is not None:
+                return found
     return None
 
 

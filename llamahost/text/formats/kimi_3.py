@@ -15,9 +15,10 @@ from llamahost.text.formats.calls import Arguments, Calls, found_at, new_id
 from llamahost.text.formats.format import Thinking
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_value
+from llamahost.text.formats.options import options_of
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.formats.strings import patterns_of
-from llamahost.text.formats.values import KEYWORDS, SAID, bounds
+from llamahost.text.formats.values import KEYWORDS, SAID, bounds, of_type
 
 _OPEN, _CLOSE, _SEP = "<|open|>", "<|close|>", "<|sep|>"
 _ENDED = Markers(_CLOSE)
@@ -170,12 +171,12 @@ def _typed(rules: Rules, tool: Tool, schema: object, name: str, param: str) -> s
             one = rules.add(f"{name}_one", *(literal(each) or '""' for each in choices))
             return f"{_head(rules, 'string')} {one} {rules.text(_ended('argument'))}"
     defs = {word: tool.parameters[word] for word in ("$defs", "definitions") if word in tool.parameters}
-    branches = form.get("anyOf")
-    if isinstance(branches, list) and set(form) <= {"anyOf"} | SAID:
-        each = [_typed(rules, tool, branch, f"{name}_{n}", f"{param}/anyOf/{n}") for n, branch in enumerate(branches)]
+    options = options_of(form, tool.parameters) if "anyOf" in form else None
+    if options:
+        each = [_typed(rules, tool, option, f"{name}_{n}", param) for n, option in enumerate(options)]
         return rules.add(name, *each)
     if isinstance(kinds, list) and kinds:
-        each = [_typed(rules, tool, {**form, "type": kind}, f"{name}_{n}", param) for n, kind in enumerate(kinds)]
+        each = [_typed(rules, tool, of_type(form, kind), f"{name}_{n}", param) for n, kind in enumerate(kinds)]
         return rules.add(name, *each)
     if kinds == "string":
         return _string(rules, tool, form, name, param)
@@ -194,8 +195,9 @@ def _string(rules: Rules, tool: Tool, form: Mapping[str, object], name: str, par
         unheld = unknown[0] if unknown else "pattern" if "pattern" in form else "format"
         place = f"{param}/{unheld}"
         raise InvalidRequest(f"`{unheld}` of a string cannot be held to in this form, at `{place}`", param=place)
-    n_min, n_max = bounds(form, "minLength", "maxLength")
-    text = rules.bounded(f"{name}_text", _CLOSE, n_min, n_max, patterns=patterns or ())
+    is_held = tool.strict or not rules.is_loose
+    n_min, n_max = bounds(form, "minLength", "maxLength") if is_held else (0, None)
+    text = rules.bounded(f"{name}_text", _CLOSE, n_min, n_max, patterns=(patterns or ()) if is_held else ())
     return f"{_head(rules, 'string')} {text} {rules.text(f'argument{_SEP}')}"
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Calls, json_of, new_id, typed
+from llamahost.text.formats.calls import Calls, json_of, new_id, typed, types_named
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.formats.strings import patterns_of
-from llamahost.text.formats.values import KEYWORDS, SAID, bounds
+from llamahost.text.formats.values import KEYWORDS, SAID, bounds, of_type
 
 _NS = "]<]minimax[>["
 _MARK = Markers(_NS)
@@ -165,11 +165,12 @@ class _Writing:
 
     def _value(self, schema: object, path: str, depth: int) -> str:
         """Symbols of all up to the last mark: the name of the closing tag follows."""
-        try:
-            return self._exact(schema, path, depth)
-        except InvalidRequest:
-            if self.tool.strict:
-                raise
+        if self.tool.strict or not self.rules.is_loose:
+            try:
+                return self._exact(schema, path, depth)
+            except InvalidRequest:
+                if self.tool.strict:
+                    raise
         kind = schema.get("type") if isinstance(schema, Mapping) else None
         if kind in ("object", "array"):  # as JSON, which is read as well
             return f"{self.rules.embed({'type': kind}, '')} {self.rules.text(_NS)}"
@@ -193,14 +194,18 @@ class _Writing:
                 some = [(k, each) for k, each in enumerate(branches) if each != {"type": "null"}]
                 if word == "oneOf" and len(some) > 1:
                     raise self._unheld("`oneOf`", path)
+                self._check_told_apart(schema, path)
                 values = [self._exact(each, f"{path}/{word}/{k}", depth + 1) for k, each in some]
+                if not values:
+                    raise self._unheld("what may be null alone", path)
                 return self.rules.add(self._new(), *values)
         kind = schema.get("type")
         if isinstance(kind, list):
             kinds = [one for one in kind if one != "null"]
-            return self.rules.add(
-                self._new(), *(self._exact({**schema, "type": one}, path, depth + 1) for one in kinds)
-            )
+            self._check_told_apart(schema, path)
+            if not kinds:
+                raise self._unheld("what may be null alone", path)
+            return self.rules.add(self._new(), *(self._exact(of_type(schema, one), path, depth + 1) for one in kinds))
         if not isinstance(kind, str) or kind not in KEYWORDS or kind == "null":
             raise self._unheld("a schema without a type", path)
         self._check(schema, KEYWORDS[kind], path)
@@ -216,6 +221,8 @@ class _Writing:
         if kind == "array":
             item = self._element("item", schema.get("items"), f"{path}/items", depth + 1)
             n_min, n_max = bounds(schema, "minItems", "maxItems")
+            if n_max == 0:
+                return rules.add(self._new(), end)
             return rules.add(self._new(), f"({item}){{{n_min},{'' if n_max is None else n_max}}} {end}")
         if kind == "object":
             if schema.get("additionalProperties") not in (None, False) or not schema.get("properties"):
@@ -232,6 +239,12 @@ class _Writing:
         if unknown is not None:
             raise self._unheld(f"`{unknown}`", f"{path}/{unknown}")
 
+    def _check_told_apart(self, schema: object, path: str) -> None:
+        """A bare value is read as a number or a boolean where it can be one."""
+        types = types_named(schema, self.tool.parameters)
+        if self.tool.strict and "string" in types and types & {"integer", "number", "boolean"}:
+            raise self._unheld("a string or something else, neither in quotes,", path)
+
     def _referred(self, schema: Mapping[str, object], path: str, depth: int) -> str:
         reference = schema["$ref"]
         if not isinstance(reference, str) or not reference.startswith("#/"):
@@ -245,7 +258,12 @@ class _Writing:
                 found = found[key]
             self._by_reference[reference] = f"{self.name}_r{len(self._by_reference)}"
             rule = self._by_reference[reference]
-            self.rules.add(rule, self._exact(found, path, depth + 1))
+            try:
+                self.rules.add(rule, self._exact(found, path, depth + 1))
+            except InvalidRequest:
+                if self.tool.strict:
+                    raise
+                self.rules.add(rule, self.rules.up_to(self._new(), _NS))  # others may refer to it, too
         return self._by_reference[reference]
 
     def _unheld(self, what: str, path: str) -> InvalidRequest:

@@ -5,13 +5,14 @@ A value that the schema says is a string is told as it comes; any other when it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Arguments, Calls, new_id
+from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id, typed, types_named
 from llamahost.text.formats.grammar import Rules, literal
+from llamahost.text.formats.options import options_of
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.formats.strings import patterns_of
 from llamahost.text.formats.values import bounds
@@ -19,6 +20,16 @@ from llamahost.text.formats.values import bounds
 _SAID = frozenset({"description", "title", "default", "examples"})
 _PLAIN_TEXT = frozenset({"type", "minLength", "maxLength", "pattern", "format"}) | _SAID
 """Keywords of a string that can be held to between tags."""
+
+_NO_NUMBER = r"([^-0-9\s\x1C-\x1F](?s:.*))?"
+_UNLIKE = {
+    "integer": _NO_NUMBER,
+    "number": _NO_NUMBER,
+    "boolean": r"([^tfTF\s\x1C-\x1F](?s:.*))?",
+    "array": r"([^\[\s\x1C-\x1F](?s:.*))?",
+    "object": r"([^\{\s\x1C-\x1F](?s:.*))?",
+}
+"""Strings that are not read as one of another type, by their first character, so that what is not one ends there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,35 +95,79 @@ class TaggedCalls:
         return " ".join(written)
 
     def _write_argument(self, rules: Rules, tool: Tool, key: str, schema: object, number: str, param: str) -> str:
-        form = schema if isinstance(schema, dict) else {}
-        defs = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
-        patterns = patterns_of(form) if set(form) <= _PLAIN_TEXT and form.get("type") == "string" else None
-        if form.get("type") == "string" and not {"enum", "const"} & set(form) and rules.is_loose and not tool.strict:
+        """A string as it is, anything else as JSON; where both may be, either, each as it is read."""
+        types = types_named(schema, tool.parameters)
+        place = f"/properties/{key}"
+        is_held = tool.strict or not rules.is_loose
+        if "string" not in types:
+            defs = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
+            form = schema if isinstance(schema, dict) else {}
+            value = rules.value({**form, **defs}, {}, f"{param}{place}", is_strict=tool.strict)
+            return self._written(rules, key, value, is_text=False)
+        options = options_of(schema, tool.parameters)
+        if options is None:
+            if is_held:
+                raise _unheld("this schema of a string", place, param)
+            options = [{"type": "string"}]
+        written: list[str] = []
+        for k, option in enumerate(options):
+            name = f"{number}_{k}"
+            if option.get("type") == "string":
+                written.append(self._write_text(rules, tool, key, option, types, name, place, param))
+            else:
+                value = rules.value(option, {}, f"{param}{place}", is_strict=tool.strict)
+                written.append(self._written(rules, key, value, is_text=False))
+        return written[0] if len(written) == 1 else rules.add(f"value_{number}", *written)
+
+    def _write_text(
+        self,
+        rules: Rules,
+        tool: Tool,
+        key: str,
+        form: Mapping[str, object],
+        types: frozenset[str],
+        number: str,
+        place: str,
+        param: str,
+    ) -> str:
+        is_held = tool.strict or not rules.is_loose
+        is_read_as_text = types == {"string"} or bool(self.string)
+        choices = form.get("enum")
+        if isinstance(choices, list):
+            for choice in choices if is_held else ():
+                if (self.trims and choice != choice.strip("\n")) or not (
+                    is_read_as_text or typed(choice, types) == json_of(choice)
+                ):
+                    raise _unheld(f"the choice {choice!r:.40}, which is read as something else,", place, param)
+            one = rules.add(f"one_{number}", *(literal(choice) or '""' for choice in choices))
+            return self._written(rules, key, one, is_text=True)
+        unknown = [word for word in form if word not in _PLAIN_TEXT]
+        patterns = None if unknown else patterns_of(form)
+        if not is_held:
             patterns = ()
-        keyed = self.keyed if not self.string else self.string[0 if form.get("type") == "string" else 1]
+        elif patterns is None:
+            unheld = unknown[0] if unknown else "pattern" if "pattern" in form else "format"
+            raise _unheld(f"`{unheld}` of a string", f"{place}/{unheld}", param)
+        n_min, n_max = bounds(form, "minLength", "maxLength") if is_held else (0, None)
+        if self.trims and tool.strict and (patterns or n_min):  # a line break at an end is read as a mark's
+            patterns = (*patterns, r"([^\n]((?s:.*)[^\n])?)?")
+        if tool.strict and not is_read_as_text:
+            patterns = (*patterns, *(_UNLIKE[kind] for kind in sorted(types) if kind in _UNLIKE))
+        gap_before_mark = "\\n?" if self.trims else ""
+        text = rules.bounded(f"text_{number}", self.valued, n_min, n_max, gap_before_mark, patterns)
+        return f"{self._headed(rules, key, is_text=True)}{text} NL"
+
+    def _written(self, rules: Rules, key: str, value: str, *, is_text: bool) -> str:
+        gap = "NL " if self.trims else ""
+        return f"{self._headed(rules, key, is_text=is_text)}{value} {gap}{rules.text(self.valued)} NL"
+
+    def _headed(self, rules: Rules, key: str, *, is_text: bool) -> str:
+        """All that stands before a value."""
+        keyed = self.string[0 if is_text else 1] if self.string else self.keyed
         head = rules.text(self.key + key + keyed)
         if self.value:
             head += f" NL {rules.text(self.value)}"
-        gap = "NL " if self.trims else ""
-        if patterns is not None:
-            n_min, n_max = bounds(form, "minLength", "maxLength")
-            gap_before_mark = "\\n?" if self.trims else ""
-            text = rules.bounded(f"text_{number}", self.valued, n_min, n_max, gap_before_mark, patterns)
-            return f"{head} {gap}{text} NL"
-        choices = [form["const"]] if "const" in form else form.get("enum")
-        if isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices):
-            value = rules.add(f"one_{number}", *(literal(choice) or '""' for choice in choices))
-        elif form.get("type") == "string":
-            unknown = [word for word in form if word not in _PLAIN_TEXT]
-            unheld = unknown[0] if unknown else "pattern" if "pattern" in form else "format"
-            place = f"/properties/{key}/{unheld}"
-            raise InvalidRequest(
-                f"`{unheld}` of a string cannot be held to in the form of this model's calls, at `{place}`",
-                param=f"{param}{place}",
-            )
-        else:
-            value = rules.value({**form, **defs}, {}, f"{param}/properties/{key}", is_strict=tool.strict)
-        return f"{head} {gap}{value} {gap}{rules.text(self.valued)} NL"
+        return f"{head} {'NL ' if self.trims else ''}"
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -194,3 +249,9 @@ class TaggedCalls:
             return False
         arguments.value(key, "".join(written))
         return True
+
+
+def _unheld(what: str, place: str, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{what} cannot be held to in the form of this model's calls, at `{place}`", param=f"{param}{place}"
+    )

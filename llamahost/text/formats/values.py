@@ -25,6 +25,7 @@ KEYWORDS = {
     "array": frozenset({"items", "minItems", "maxItems"}),
     "object": frozenset({"properties", "required", "additionalProperties"}),
 }
+_OF_TYPES = frozenset().union(*KEYWORDS.values())
 _MAX_DEPTH = 32
 
 Schema = Mapping[str, object]
@@ -87,6 +88,8 @@ class Values:
 
     def value(self, schema: object, path: str, depth: int = 0) -> str:
         """A symbol of all values that are valid. Raises InvalidRequest."""
+        if self.rules.is_loose and not self.is_exact:
+            return self._anything()
         try:
             return self._value(schema, path, depth)
         except InvalidRequest:
@@ -114,7 +117,7 @@ class Values:
                 )
         kind = schema.get("type")
         if isinstance(kind, list) and kind:
-            return self._rule(*(self._value({**schema, "type": one}, path, depth + 1) for one in kind))
+            return self._rule(*(self._value(of_type(schema, one), path, depth + 1) for one in kind))
         if not isinstance(kind, str) or kind not in KEYWORDS:
             raise self._unheld("a schema without a type", path)
         self._check(schema, KEYWORDS[kind], path)
@@ -187,7 +190,12 @@ class Values:
                 found = found[key]
             self._n += 1
             self._by_reference[reference] = name = f"{self.name}_{self._n}"
-            self.rules.add(name, self._value(found, path, depth + 1))
+            try:
+                self.rules.add(name, self._value(found, path, depth + 1))
+            except InvalidRequest:
+                if self.is_exact:
+                    raise
+                self.rules.add(name, self._anything())  # others may refer to it, too
         return self._by_reference[reference]
 
     def _one_of(self, choices: object, path: str) -> str:
@@ -248,9 +256,24 @@ def separated(members: Sequence[tuple[str, bool]], comma: str) -> str:
 
 
 def bounds(schema: Schema, least: str, most: str) -> tuple[int, int | None]:
-    """A pair of bounds that may be left out."""
-    low, high = schema.get(least, 0), schema.get(most)
-    return (low if isinstance(low, int) else 0), (high if isinstance(high, int) else None)
+    """A pair of bounds that may be left out. Raises InvalidRequest where one is no number of something."""
+    low, high = (_count(schema, word) for word in (least, most))
+    return low or 0, high
+
+
+def _count(schema: Schema, word: str) -> int | None:
+    value = schema.get(word)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31 or value != int(value):
+        raise InvalidRequest(f"`{word}` must be a whole number from 0 on, not {value!r:.40}")
+    return int(value)
+
+
+def of_type(schema: Schema, kind: object) -> Schema:
+    """Without what asks nothing of values of this type."""
+    known = KEYWORDS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
+    return {**{key: schema[key] for key in schema if key not in _OF_TYPES or key in known}, "type": kind}
 
 
 def _are_apart(branches: Sequence[object]) -> bool:

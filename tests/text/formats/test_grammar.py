@@ -13,6 +13,8 @@ import pytest
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
+from llamahost.text.constraint import json_of
+from llamahost.text.formats.calls import types_named
 from llamahost.text.formats.format import Asked, Talk, Thinking
 from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.grammar import Embed, Held, Rules, Writes, calls_constraint
@@ -59,8 +61,13 @@ def embed(schema: object, param: str) -> str:
     return f"%json {json.dumps({'x-guidance': style, **schema})}"
 
 
-def constraint(family: Writes, held: Held, marks: dict[str, int], embed: Embed) -> Constraint:
-    return calls_constraint(family, held, Rules(marks, embed))
+OTHERS = ["kimi-k3", "minimax-m3", "gemma-4", "llama-python"]  # that write values otherwise than as JSON, too
+
+
+def constraint(
+    family: Writes, held: Held, marks: dict[str, int], embed: Embed, *, is_loose: bool = False
+) -> Constraint:
+    return calls_constraint(family, held, Rules(marks, embed, is_loose=is_loose))
 
 
 def held(tools: Sequence[Tool] = TOOLS, *, is_required: bool = True, n_calls: int | None = None) -> Held:
@@ -71,7 +78,7 @@ def rules() -> Rules:
     return Rules({}, embed)
 
 
-def walked(grammar: str, seed: int, n_max: int = 3000) -> str:
+def walked(grammar: str, seed: int, n_max: int = 3000, *, printable: bool = False) -> str:
     """A text that the grammar allows, byte by byte at random, ended as soon as it may end."""
     tokenizer = llguidance.LLTokenizer("byte")
     matcher = llguidance.LLMatcher(tokenizer, grammar)
@@ -81,7 +88,8 @@ def walked(grammar: str, seed: int, n_max: int = 3000) -> str:
     while not matcher.is_accepting() and len(written) < n_max:
         mask = matcher.compute_bitmask()
         allowed = [token for token in range(256) if mask[token >> 3] >> (token & 7) & 1]
-        token = draw.choice(allowed)
+        some = [token for token in allowed if 32 <= token < 127] if printable else []
+        token = draw.choice(some or allowed)
         assert matcher.consume_token(token), matcher.get_error()
         written.append(token)
     assert matcher.is_accepting()
@@ -362,3 +370,63 @@ def test_strings_between_tags_are_held_to_what_is_asked_of_them(name: str) -> No
     with pytest.raises(InvalidRequest, match="`not`") as refused:
         constraint(family, held(tools), {}, embed)
     assert refused.value.param == "tools[0].function.parameters/properties/code/not"
+
+
+COLOR = {"$defs": {"color": {"type": "string", "enum": ["red", "1", "null"]}}}
+TYPED = [
+    {"$ref": "#/$defs/color"},
+    {"anyOf": [{"$ref": "#/$defs/color"}, {"type": "null"}]},
+    {"allOf": [{"$ref": "#/$defs/color"}]},
+    {"type": ["string", "null"], "pattern": "^[a-z]{1,3}$"},
+    {"anyOf": [{"type": "string", "pattern": "^[0-9a]{2}$"}, {"type": "integer", "minimum": 0, "maximum": 9}]},
+    {"enum": ["a", 1, None, True]},
+    {"enum": ["1", 1]},
+    {"type": "string", "minLength": 3.0, "maxLength": 4.0},
+    {"anyOf": [{"type": "null"}]},
+    {"type": "array", "items": {"type": "integer"}, "maxItems": 0},
+]
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if isinstance(WRITERS[name], TaggedCalls)] + OTHERS)
+def test_a_strict_argument_is_valid_however_its_type_is_said(name: str) -> None:
+    for seed, schema in enumerate(TYPED):
+        form = {"type": "object", "properties": {"x": schema}, "required": ["x"], **COLOR}
+        tool = Tool(name="f", parameters=form, strict=True)
+        try:
+            grammar = constraint(WRITERS[name], held([tool], n_calls=1), {}, json_of).grammar
+        except InvalidRequest:
+            continue  # told, and not served otherwise
+        (call,) = read(Talk(WRITERS[name]), walked(grammar, seed, printable=True), 7, tools=(tool,)).calls
+        jsonschema.validate(json.loads(call[1]), form)
+
+
+def test_an_optional_string_stands_between_tags_as_models_write_it() -> None:
+    tool = Tool(
+        name="f",
+        parameters={
+            "type": "object",
+            "properties": {"x": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "y": {"$ref": "#/$defs/color"}},
+            "required": ["x", "y"],
+            **COLOR,
+        },
+        strict=True,
+    )
+    grammar = constraint(WRITERS["glm"], held([tool], n_calls=1), {}, json_of).grammar
+    text = (
+        "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>Sankt</arg_value>\n"
+        "<arg_key>y</arg_key>\n<arg_value>red</arg_value>\n</tool_call>"
+    )
+    assert allows(grammar, text)
+    assert not allows(grammar, text.replace(">red<", '>"red"<'))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_references_in_circles_are_told_or_written_and_never_followed_for_ever(name: str) -> None:
+    loop = {"anyOf": [*({"$ref": "#/$defs/a"} for _ in range(40)), {"type": "null"}, {"type": "string"}]}
+    known = {"$defs": {"a": loop, "b": {"$ref": "#/$defs/b"}, "c": {"not": {"type": "string"}}}}
+    properties = {f"x{k}": {"$ref": f"#/$defs/{to}"} for k, to in enumerate("aabbcc")}
+    tool = Tool(name="f", parameters={"type": "object", "properties": properties, **known})
+    wanted = constraint(WRITERS[name], held([tool], n_calls=1), {}, json_of, is_loose=True)
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    assert types_named(properties["x0"], tool.parameters) == {"null", "string"}
