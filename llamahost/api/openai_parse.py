@@ -20,10 +20,10 @@ from llamahost.api.openai_types import (
     LoraScale,
     MessageBody,
     NamedFunction,
-    NamedTool,
     PartBody,
     RefusalPart,
     TextPart,
+    ToolChoice,
 )
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import (
@@ -226,7 +226,15 @@ def _base64(data: str, path: str) -> bytes:
 
 
 def _tools(body: ChatBody) -> tuple[Tool, ...]:
+    """Those that the request offers, or of these alone the ones that `tool_choice` allows."""
     functions = [tool.function for tool in body.tools] if body.tools else body.functions or []
+    choice = body.tool_choice
+    if isinstance(choice, ToolChoice) and choice.type == "allowed_tools" and not body.is_of_functions:
+        _, allowed = _allowed(choice)
+        unknown = next((name for name in allowed if all(name != each.name for each in functions)), None)
+        if unknown is not None:
+            raise InvalidRequest(f"`tool_choice` allows {unknown!r:.80}, which no tool is", param="tool_choice")
+        functions = [each for each in functions if each.name in allowed]
     return tuple(
         Tool(
             name=function.name,
@@ -247,11 +255,25 @@ def _tool_choice(body: ChatBody) -> str:
             raise InvalidRequest("`function_call` must be auto, none or name a function", param="function_call")
         return called or "auto"
     choice = body.tool_choice
-    if isinstance(choice, NamedTool):
+    if isinstance(choice, ToolChoice):
+        if choice.type == "allowed_tools":
+            return _allowed(choice)[0]
+        if choice.function is None:
+            raise InvalidRequest("`tool_choice` names no function", param="tool_choice.function")
         return choice.function.name
     if choice not in (None, "auto", "none", "required"):
         raise InvalidRequest("`tool_choice` must be auto, none, required or name a function", param="tool_choice")
     return choice or "auto"
+
+
+def _allowed(choice: ToolChoice) -> tuple[str, tuple[str, ...]]:
+    """The mode, and the names of the functions that may be called. Raises InvalidRequest."""
+    place = "tool_choice" if choice.allowed_tools is None else "tool_choice.allowed_tools"
+    given = choice.allowed_tools or choice
+    if given.mode is None or not given.tools:
+        raise InvalidRequest("`allowed_tools` needs a mode and at least one tool", param=place)
+    names = tuple((tool.function.name if tool.function else tool.name) or "" for tool in given.tools)
+    return given.mode, names
 
 
 def _reasoning_budget(body: Body) -> tuple[str, int | None]:

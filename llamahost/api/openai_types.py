@@ -195,9 +195,25 @@ class NamedFunction(msgspec.Struct):
     name: str
 
 
-class NamedTool(msgspec.Struct, kw_only=True):
+class AllowedTool(msgspec.Struct, kw_only=True):
     type: Literal["function"] = "function"
-    function: NamedFunction
+    function: NamedFunction | None = None
+    name: str | None = None
+
+
+class AllowedTools(msgspec.Struct, kw_only=True):
+    mode: Literal["auto", "required"]
+    tools: list[AllowedTool]
+
+
+class ToolChoice(msgspec.Struct, kw_only=True):
+    """Of a named function, or of those that may be called."""
+
+    type: Literal["function", "allowed_tools"] = "function"
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+    mode: Literal["auto", "required"] | None = None  # as the Responses API has it
+    tools: list[AllowedTool] | None = None
 
 
 class ChatBody(Body, kw_only=True):
@@ -205,7 +221,7 @@ class ChatBody(Body, kw_only=True):
 
     messages: list[MessageBody]
     tools: list[ToolBody] | None = None
-    tool_choice: str | NamedTool | None = None
+    tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: list[FunctionBody] | None = None  # the old form of tools
     function_call: str | NamedFunction | None = None  # and of tool_choice

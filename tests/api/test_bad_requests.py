@@ -77,6 +77,16 @@ CHAT_MISTAKES: list[tuple[bytes, str | None]] = [
     (chat(functions=[{"name": 3}]), "functions[0].name"),
     (chat(modalities=["audio"]), "modalities"),
     (chat(tool_choice="f"), "tool_choice"),
+    (chat(tool_choice={"type": "function"}), "tool_choice.function"),
+    (chat(tool_choice={"type": "allowed_tools", "mode": "auto"}), "tool_choice"),
+    (
+        chat(tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "no", "tools": []}}),
+        "tool_choice.allowed_tools.mode",
+    ),
+    (
+        chat(tool_choice={"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}),
+        "tool_choice",
+    ),
     (chat(tools=[{"type": "web_search"}]), "tools[0].type"),
     (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
     (chat(response_format={"type": "xml"}), "response_format.type"),
