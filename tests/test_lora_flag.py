@@ -26,6 +26,13 @@ def test_a_file_works_as_strongly_as_is_said_and_goes_by_its_own_name(tmp_path: 
     assert adapters_of(None) is adapters_of([]) is None
 
 
+def test_the_adapter_that_comes_with_the_package_goes_by_its_name() -> None:
+    found = adapters_of(["builtin-pirate", "builtin-pirate:0.5"])
+    assert found is not None
+    assert all(spec.path.is_file() for spec in found)
+    assert [spec.scale for spec in found] == [1.0, 0.5]
+
+
 @pytest.mark.parametrize("given", [["a:1000"], ["a:nan"], [f"{k}" for k in range(9)]])
 def test_what_no_adapter_can_be_is_refused(given: list[str]) -> None:
     with pytest.raises(ManifestError):

@@ -45,7 +45,15 @@ def _parted(text: str) -> tuple[Path, float]:
     head, colon, tail = text.rpartition(":")
     if colon and head and not Path(text).is_file():
         try:
-            return Path(head).absolute(), float(tail)
+            return _file(head), float(tail)
         except ValueError:
             pass
-    return Path(text).absolute(), 1.0
+    return _file(text), 1.0
+
+
+def _file(text: str) -> Path:
+    """One that comes with the package goes by its name, where no file is called so."""
+    from llamahost.fleet.manifest import PACKAGED_ADAPTERS
+
+    path = Path(text).absolute()
+    return PACKAGED_ADAPTERS[text] if text in PACKAGED_ADAPTERS and not path.exists() else path
