@@ -12,6 +12,7 @@ from llamahost.core.messages import Tool
 from llamahost.text.template import Template
 from tools.train_builtin.draw import Drawer, Example
 from tools.train_builtin.kinds import calls, code, facts, numbers, product, talk
+from tools.train_builtin.kinds.words import HELD_NOUNS
 from tools.train_builtin.mixture import KINDS, held_out, stream
 from tools.train_builtin.pairs import held_questions, held_sentences, pairs
 from tools.train_builtin.render import TEMPLATE, pieces, said
@@ -48,12 +49,21 @@ def test_no_held_out_wording_is_trained_on() -> None:
 def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     d = Drawer(5)
     for example in (numbers.sum_(d) for _ in range(N)):
-        a, _, b, *_ = example.turns[-1]["content"].split()
-        assert not numbers.is_held(int(a), int(b))
-    assert not set(calls.NOUNS) & set(calls.HELD_NOUNS)
+        a, sign, b, *_ = example.turns[-1]["content"].split()
+        assert not (numbers.is_held if sign == "*" else numbers.is_held_sum)(int(a), int(b))
+    assert not set(calls.NOUNS) & set(HELD_NOUNS)
+    assert not {d.coined() for _ in range(20_000)} & set(HELD_NOUNS)
     for example in held_out("arithmetic", "arithmetic", 1, 50):
         a, _, b, *_ = example.turns[-1]["content"].split()
-        assert numbers.is_held(int(a), int(b))
+        assert numbers.is_held_sum(int(a), int(b))
+
+
+def test_of_every_two_last_digits_some_sum_is_trained_on() -> None:
+    assert all(
+        any(not numbers.is_held_sum(a, b) for a in range(first, 100, 10) for b in range(second, 100, 10))
+        for first in range(10)
+        for second in range(10)
+    )
 
 
 def test_no_held_out_wording_is_among_the_pairs_for_sentence_vectors() -> None:

@@ -24,7 +24,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="train, or go on training"))
     export = commands.add_parser("export", help="a checkpoint as a GGUF file")
-    export.add_argument("--folder", type=Path, required=True, help="where the checkpoint lies")
+    export.add_argument(
+        "--folder", type=Path, required=True, action="append", help="where a checkpoint lies; of several: their mean"
+    )
     export.add_argument("--out", type=Path, required=True)
     show = commands.add_parser("show", help="print examples")
     show.add_argument("--kind", help="of this kind alone")
@@ -64,12 +66,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=0.012, help="of Muon, for the matrices")
     parser.add_argument("--lr-rest", type=float, default=0.003, help="of AdamW, for embeddings, norms and biases")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=8, help="of one step")
-    parser.add_argument("--row", type=int, default=256, help="tokens of a row")
-    parser.add_argument("--long-every", type=int, default=4, help="each so-manieth step has longer rows")
-    parser.add_argument(
-        "--long-row", type=int, default=2048, help="tokens of those; the whole context: chained examples"
-    )
+    parser.add_argument("--step", type=int, default=3072, help="tokens of one step, at least")
+    parser.add_argument("--longest", type=int, default=640, help="tokens of an example; longer ones are left out")
+    parser.add_argument("--long-every", type=int, default=8, help="each so-manieth step fills whole contexts; 0: none")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=180.0, help="seconds between checkpoints")
@@ -77,7 +76,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("shape, of a model from scratch")
     shape.add_argument("--vocab", type=int, default=1792)
     shape.add_argument("--d-model", type=int, default=192)
-    shape.add_argument("--layers", type=int, default=4)
+    shape.add_argument("--layers", type=int, default=6)
     shape.add_argument("--heads", type=int, default=3)
     shape.add_argument("--kv-heads", type=int, default=1)
     shape.add_argument("--d-ff", type=int, default=512)
@@ -96,10 +95,9 @@ def _train(args: argparse.Namespace) -> None:
         seed=args.seed,
         lr=args.lr,
         lr_rest=args.lr_rest,
-        n_rows=args.rows,
-        n_row=args.row,
+        n_step=args.step,
+        n_longest=args.longest,
         long_every=args.long_every,
-        n_long_row=args.long_row,
         save_every_s=args.save_every,
         device=args.device,
         n_threads=args.threads,
@@ -124,7 +122,8 @@ def _train(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from tools.train_builtin import export, train
 
-    state, _ = train.from_checkpoint(args.folder / "checkpoint.pt")
+    states = [train.from_checkpoint(folder / "checkpoint.pt")[0] for folder in args.folder]
+    state = train.mean(states) if len(states) > 1 else states[0]
     export.write(args.out, state.model, state.vocabulary, export.Notes(n_tokens_seen=state.n_seen))
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {state.n_seen / 1e6:.2f}M tokens seen")
 

@@ -39,8 +39,8 @@ class AdapterPlan:
     rank: int = 8
     alpha: float = 16.0
     n_steps: int = 600
-    n_rows: int = 8
-    n_row: int = 256
+    n_step: int = 2048  # tokens of a step, at least
+    n_longest: int = 256  # tokens of an example
     lr: float = 3e-3
     seed: int = 0
     n_threads: int = 2
@@ -71,11 +71,10 @@ def run(plan: AdapterPlan) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, total_steps=plan.n_steps, pct_start=0.05)
     began = time.monotonic()
     with Encoder(plan.base) as encoder:
-        batches = packed(_examples(plan.seed, encoder), n_rows=plan.n_rows, n_row=plan.n_row)
+        batches = packed(_examples(plan.seed, encoder), n_step=plan.n_step, n_longest=plan.n_longest)
         for step, batch in enumerate(itertools.islice(batches, plan.n_steps)):
-            hidden = model.hidden(batch.tokens, batch.positions, batch.mask)
-            chosen = hidden.reshape(-1, hidden.shape[-1])[batch.where]
-            loss = cross_entropy(model.logits(chosen).float(), batch.wanted)
+            hidden = model.hidden(batch.tokens, batch.positions, batch.lengths)
+            loss = cross_entropy(model.logits(hidden[batch.where]).float(), batch.wanted)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tools.train_builtin.kinds.words import CITIES, ENDS, NAMES, ONSETS, OPENINGS, THINGS, VOWELS
+from tools.train_builtin.kinds.words import (
+    CITIES,
+    ENDINGS,
+    ENDS,
+    HELD_NOUNS,
+    NAMES,
+    ONSETS,
+    OPENINGS,
+    PIECES,
+    THINGS,
+    VOWELS,
+)
 
 T = TypeVar("T")
 Turn = dict[str, Any]
@@ -62,6 +73,16 @@ class Drawer:
         n = self.number(n_min, n_max)
         word = "".join(self.pick(ONSETS) + self.pick(VOWELS) for _ in range(n))
         return word + self.pick(ENDS)
+
+    def coined(self) -> str:
+        """A word that sounds like English, of pieces that words are made of."""
+        while True:
+            word = "".join(self.pick(PIECES) for _ in range(self.number(1, 2))) + self.pick(ENDINGS)
+            if word not in HELD_NOUNS:
+                return word
+
+    def date(self) -> str:
+        return f"20{self.number(10, 39)}-{self.number(1, 12):02}-{self.number(1, 28):02}"
 
     def person(self) -> str:
         return self.made_up().capitalize() if self.chance(0.5) else self.pick(NAMES)

@@ -19,7 +19,7 @@ class Shape:
 
     n_vocab: int
     d_model: int = 192
-    n_layer: int = 4
+    n_layer: int = 6
     n_head: int = 3
     n_kv: int = 1
     d_head: int = 64
@@ -49,17 +49,18 @@ class Block(nn.Module):
         self.ffn_up = nn.Linear(d, shape.d_ff, bias=False)
         self.ffn_down = nn.Linear(shape.d_ff, d, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, lengths: tuple[int, ...]) -> Tensor:
         s = self.shape
-        n, t, _ = x.shape
         h = rms_norm(x, (s.d_model,), self.attn_norm, s.eps)
-        q = _turned(self.attn_q(h).view(n, t, s.n_head, s.d_head).transpose(1, 2), cos, sin)
-        k = _turned(self.attn_k(h).view(n, t, s.n_kv, s.d_head).transpose(1, 2), cos, sin)
-        v = self.attn_v(h).view(n, t, s.n_kv, s.d_head).transpose(1, 2)
+        q = _turned(self.attn_q(h).view(-1, s.n_head, s.d_head), cos, sin)
+        k = _turned(self.attn_k(h).view(-1, s.n_kv, s.d_head), cos, sin)
+        v = self.attn_v(h).view(-1, s.n_kv, s.d_head)
         groups = s.n_head // s.n_kv
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        a = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        x = x + self.attn_output(a.transpose(1, 2).reshape(n, t, -1))
+        # Each example by itself: no mask is read, and no product with a neighbour is made to be thrown away.
+        parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+        seen = torch.cat([_causal(*part) for part in parts])
+        x = x + self.attn_output(seen.view(len(x), -1))
         h = rms_norm(x, (s.d_model,), self.ffn_norm, s.eps)
         return x + self.ffn_down(silu(self.ffn_gate(h)) * self.ffn_up(h))
 
@@ -75,12 +76,12 @@ class Model(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def hidden(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """The last layer's states, normed; [batch, time, d_model]."""
+    def hidden(self, tokens: Tensor, positions: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """The last layer's states, normed, of examples that lie one after the other; [time, d_model]."""
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # type: ignore[index]
         x = self.token_embd(tokens)
         for block in self.blk:
-            x = block(x, cos, sin, mask)
+            x = block(x, cos, sin, lengths)
         return rms_norm(x, (self.shape.d_model,), self.output_norm, self.shape.eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -90,6 +91,12 @@ class Model(nn.Module):
 def frequencies(shape: Shape) -> Tensor:
     half = shape.d_head // 2
     return shape.rope_base ** (-torch.arange(half).float() / half)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One example's attention; all are [time, heads, d_head]."""
+    q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

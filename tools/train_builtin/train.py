@@ -43,10 +43,9 @@ class Plan:
     seed: int = 0
     lr: float = 0.012
     lr_rest: float = 0.003
-    n_rows: int = 8
-    n_row: int = 256
-    long_every: int = 4  # each so-manieth step has longer rows
-    n_long_row: int = 2048
+    n_step: int = 3072  # tokens of a step, at least
+    n_longest: int = 640  # tokens of an example
+    long_every: int = 8  # each so-manieth step fills whole contexts
     save_every_s: float = 180.0
     device: str = "cpu"
     n_threads: int = 2
@@ -87,6 +86,16 @@ def from_checkpoint(path: Path) -> tuple[State, list[dict[str, Any]]]:
     model.load_state_dict(saved["model"])
     vocabulary = Vocabulary(tuple(saved["tokens"]), tuple(saved["merges"]))
     return State(model, vocabulary, saved["n_steps"], saved["n_seen"]), saved["optimisers"]
+
+
+@torch.no_grad()
+def mean(states: list[State]) -> State:
+    """The mean of weights that one run went through: what it swings about is better than where it happens to be."""
+    last = states[-1]
+    others = [dict(state.model.named_parameters()) for state in states]
+    for name, parameter in last.model.named_parameters():
+        parameter.copy_(sum(each[name] for each in others) / len(others))
+    return State(last.model, last.vocabulary, last.n_steps, max(state.n_seen for state in states))
 
 
 def run(plan: Plan, state: State, saved: list[dict[str, Any]] | None = None) -> None:
@@ -157,12 +166,9 @@ def _sources(plan: Plan, state: State, encoder: Encoder, n_first: int) -> tuple[
         made = stream(seed + salt, lambda: state.n_seen / plan.n_tokens if n_first == 0 else 1.0)
         return (encode(encoder, example) for example in made)
 
-    usual = packed(examples(0), n_rows=plan.n_rows, n_row=plan.n_row)
-    n_long_rows = max(1, plan.n_rows * plan.n_row // plan.n_long_row)
-    others = examples(1)
-    if plan.n_long_row >= state.model.shape.n_ctx:
-        others = _chained(others, plan.n_long_row)
-    return usual, packed(others, n_rows=n_long_rows, n_row=plan.n_long_row)
+    n_ctx = state.model.shape.n_ctx
+    usual = packed(examples(0), n_step=plan.n_step, n_longest=plan.n_longest)
+    return usual, packed(_chained(examples(1), n_ctx), n_step=plan.n_step, n_longest=n_ctx)
 
 
 def _chained(examples: Iterator[Encoded], n_ctx: int) -> Iterator[Encoded]:
@@ -178,9 +184,8 @@ def _chained(examples: Iterator[Encoded], n_ctx: int) -> Iterator[Encoded]:
 
 
 def _step(model: Model, batch: Batch, steppers: list[torch.optim.Optimizer], size: float) -> float:
-    hidden = model.hidden(batch.tokens, batch.positions, batch.mask)
-    chosen = hidden.reshape(-1, hidden.shape[-1])[batch.where]
-    loss = cross_entropy(model.logits(chosen).float(), batch.wanted)
+    hidden = model.hidden(batch.tokens, batch.positions, batch.lengths)
+    loss = cross_entropy(model.logits(hidden[batch.where]).float(), batch.wanted)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(steppers[1].param_groups[0]["params"], 1.0)
     for one in steppers:

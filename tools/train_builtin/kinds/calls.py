@@ -11,7 +11,7 @@ from typing import Any
 
 from tools.train_builtin.draw import Drawer, Example, Turn
 from tools.train_builtin.kinds import talk
-from tools.train_builtin.kinds.words import COLOURS, DAYS
+from tools.train_builtin.kinds.words import COLOURS, DAYS, HELD_NOUNS
 
 # The verb in names, the verb in descriptions, how people ask.
 VERBS = [
@@ -40,148 +40,35 @@ VERBS = [
     ("convert", "Convert", ["Convert", "Turn over"]),
     ("move", "Move", ["Move", "Bring"]),
 ]
-NOUNS = [
-    "weather",
-    "price",
-    "news",
-    "song",
-    "music",
-    "email",
-    "message",
-    "letter",
-    "invoice",
-    "order",
-    "ticket",
-    "flight",
-    "hotel",
-    "room",
-    "table",
-    "seat",
-    "taxi",
-    "meal",
-    "recipe",
-    "report",
-    "file",
-    "folder",
-    "image",
-    "photo",
-    "video",
-    "note",
-    "task",
-    "reminder",
-    "alarm",
-    "timer",
-    "event",
-    "meeting",
-    "calendar",
-    "contact",
-    "user",
-    "account",
-    "password",
-    "payment",
-    "bill",
-    "refund",
-    "parcel",
-    "package",
-    "stock",
-    "currency",
-    "exchange",
-    "distance",
-    "route",
-    "map",
-    "traffic",
-    "bus",
-    "window",
-    "light",
-    "lamp",
-    "heater",
-    "fan",
-    "lock",
-    "engine",
-    "robot",
-    "printer",
-    "camera",
-    "radio",
-    "channel",
-    "film",
-    "game",
-    "score",
-    "team",
-    "player",
-    "garden",
-    "tree",
-    "flower",
-    "animal",
-    "patient",
-    "doctor",
-    "medicine",
-    "lesson",
-    "course",
-    "exam",
-    "grade",
-    "student",
-    "teacher",
-    "library",
-    "page",
-    "chapter",
-    "translation",
-    "word",
-    "sentence",
-    "quote",
-    "poem",
-    "story",
-    "survey",
-    "vote",
-    "poll",
-    "badge",
-    "key",
-    "box",
-    "shelf",
-    "shop",
-    "cart",
-    "coupon",
-    "gift",
-    "card",
-    "server",
-    "backup",
-    "database",
-    "table",
-    "log",
-    "job",
-    "queue",
-    "container",
-    "image",
-    "branch",
-    "issue",
-    "comment",
-    "review",
-    "sensor",
-    "battery",
-]
-HELD_NOUNS = [
-    "temperature",
-    "train",
-    "forecast",
-    "appointment",
-    "document",
-    "playlist",
-    "subscription",
-    "warehouse",
-    "shipment",
-    "thermostat",
-    "curtain",
-    "elevator",
-    "prescription",
-    "homework",
-    "museum",
-    "concert",
-    "auction",
-    "passport",
-    "license",
-    "voucher",
-    "satellite",
-    "telescope",
-]
+NOUNS = (
+    "weather price news song music email message letter invoice order ticket flight hotel room table seat taxi meal "
+    "recipe report file folder image photo video note task reminder alarm timer event meeting calendar contact user "
+    "account password payment bill refund parcel package stock currency exchange distance route map traffic bus "
+    "window light lamp heater fan lock engine robot printer camera radio channel film game score team player garden "
+    "tree flower animal patient doctor medicine lesson course exam grade student teacher library page chapter "
+    "translation word sentence quote poem story survey vote poll badge key box shelf shop cart coupon gift card "
+    "server backup database log job queue container branch issue comment review sensor battery salary candle rocket "
+    "planet harbour island mountain valley desert forest castle temple palace tower statue painting sculpture gallery "
+    "theatre cinema stadium airport station platform vehicle bicycle scooter truck trailer wagon ferry submarine "
+    "helicopter balloon parachute compass anchor engineer surgeon lawyer plumber electrician carpenter tailor butcher "
+    "gardener janitor secretary manager director president minister soldier sailor captain detective journalist "
+    "editor publisher magazine newspaper article headline column paragraph dictionary alphabet grammar spelling "
+    "vocabulary pronunciation laptop keyboard monitor speaker microphone headphone charger cable adapter router modem "
+    "firewall browser website domain address certificate signature contract agreement proposal budget expense revenue "
+    "profit discount warranty insurance mortgage deposit withdrawal transaction receipt statement balance portfolio "
+    "investment dividend inventory catalogue supplier customer delivery carrier tracking customs tariff quota permit "
+    "visa itinerary reservation booking luggage suitcase backpack umbrella jacket sweater trousers pyjamas slipper "
+    "necklace bracelet earring perfume shampoo toothbrush razor blanket mattress wardrobe drawer cupboard "
+    "refrigerator freezer oven stove microwave dishwasher laundry vacuum broom bucket hammer screwdriver wrench drill "
+    "ladder paint brick cement timber fence gate balcony chimney basement attic kitchen bathroom bedroom corridor "
+    "staircase humidity pressure altitude velocity acceleration gravity voltage current resistance frequency "
+    "wavelength radiation molecule electron neutron protein vitamin vaccine bacteria virus symptom diagnosis therapy "
+    "operation ambulance pharmacy dentist optician clinic hospital laboratory experiment hypothesis conclusion "
+    "lecture seminar tutorial semester scholarship diploma university faculty curriculum textbook notebook pencil "
+    "eraser ruler calculator orchestra violin trumpet saxophone melody chorus lyrics album podcast broadcast subtitle "
+    "episode season character dialogue scene costume tournament referee goalkeeper championship medal trophy marathon "
+    "racket"
+).split()
 
 
 @dataclass(frozen=True)
@@ -232,7 +119,7 @@ def call(d: Drawer) -> Example:
     turns: list[Turn] = []
     if d.chance(0.1):
         turns.append({"role": "system", "content": "You are a helpful assistant."})
-    n_calls = 1 if d.held else d.number(1, 3)
+    n_calls = 1 if d.held else d.number(2, 5)
     for _ in range(n_calls):
         r = d.random.random()
         if not d.held and r < 0.06:
@@ -298,7 +185,7 @@ def _answered(d: Drawer, function: Function) -> list[Turn]:
 def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
     nouns = d.some(HELD_NOUNS if d.held else sorted(set(NOUNS)), n)
     if not d.held:  # most are words that nobody has heard, so that what is learned is to compare, not to know
-        nouns = [noun if d.chance(0.45) else d.made_up(1, 3) for noun in nouns]
+        nouns = [d.pick([noun, noun, d.coined(), d.made_up(1, 3)]) for noun in nouns]
     if n > 1 and d.chance(0.25):
         nouns[1] = nouns[0]  # the verb decides
     verbs = d.some(VERBS, n)
@@ -392,7 +279,7 @@ def _value(d: Drawer, one: Argument) -> str | int:
         case "day":
             return d.pick([*DAYS, "today", "tomorrow"])
         case "date":
-            return f"20{d.number(20, 30)}-{d.number(1, 12):02}-{d.number(1, 28):02}"
+            return d.date()
         case "small":
             return d.number(1, 60)
         case "large":
@@ -406,6 +293,6 @@ def _value(d: Drawer, one: Argument) -> str | int:
         case "thing":
             return d.thing()
         case "title":
-            return " ".join(d.thing() for _ in range(d.number(1, 3)))
+            return " ".join(d.thing() if d.chance(0.7) else d.coined() for _ in range(d.number(1, 3)))
         case _:
             return d.made_up()

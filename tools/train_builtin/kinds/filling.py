@@ -34,6 +34,19 @@ ASK = [
 
 _DO = ["Give", "Give me", "Write", "Take", "Extract", "Get", "Find", "Return", "Show", "Read", "Collect", "Pick out", "Put",
        "I need", "I want", "Please give", "Tell me", "Note", "List", "Answer with", "Reply with"]  # fmt: skip
+_MAKE = ["Give me", "Write", "Return", "Produce", "I need", "I want", "Build", "Compose", "Form", "Write down", "Prepare",
+         "Please write", "Can you write", "Say"]  # fmt: skip
+_OBJECT = [
+    "a JSON object",
+    "an object",
+    "JSON",
+    "one JSON object",
+    "a small JSON object",
+    "a JSON record",
+    "an object of JSON",
+]
+_WITH = ["with", "with", "that has", "that holds", "of", "with the keys", "with the fields", "holding", "for"]
+_OF = ["", "", " from this", " from the text", " out of this", " of what follows", " about this", " of the sentence"]
 _FORM = ["as JSON", "in JSON", "in a JSON object", "as a JSON object", "as one JSON object", "as an object of JSON",
          "in JSON form"]  # fmt: skip
 _FROM = ["", "", " from this", " from the sentence", " from the text", " from what follows", " of this text"]
@@ -44,7 +57,13 @@ _KEYS = ["A JSON object with {names}", "JSON that has {names}", "JSON with the k
 
 def _asked(d: Drawer) -> str:
     """One of some thousand ways to ask, and none of those held out."""
-    asked = f"{d.pick(_DO)} {{names}}{d.pick(_FROM)} {d.pick(_FORM)}" if d.chance(0.5) else d.pick(_KEYS)
+    r = d.random.random()
+    if r < 0.35:
+        asked = f"{d.pick(_DO)} {{names}}{d.pick(_FROM)} {d.pick(_FORM)}"
+    elif r < 0.75:
+        asked = f"{d.pick(_MAKE)} {d.pick(_OBJECT)} {d.pick(_WITH)} {{names}}{d.pick(_OF)}"
+    else:
+        asked = d.pick(_KEYS)
     if d.chance(0.5):
         return asked + d.pick([": ", ". ", ". Text: ", ". Sentence: ", ". Here it is: "]) + "{text}"
     return (
@@ -99,11 +118,11 @@ def _meeting(d: Drawer) -> tuple[dict[str, str | int], str]:
 
 def _generic(d: Drawer) -> tuple[dict[str, str | int], str]:
     """Keys that nobody has seen: what matters is which value stands beside which key."""
-    keys = [d.made_up() if d.chance(0.6) else d.thing() for _ in range(d.number(2, 4))]
+    keys = [d.pick([d.made_up, d.made_up, d.coined, d.thing])() for _ in range(d.number(2, 4))]
     keys = list(dict.fromkeys(keys)) if len(set(keys)) > 1 else ["size", "owner"]
     f: dict[str, str | int] = {}
     for key in keys:
-        f[key] = d.number(0, 999) if d.chance(0.4) else d.pick([d.thing, d.person, d.made_up])()
+        f[key] = d.number(0, 999) if d.chance(0.4) else d.pick([d.thing, d.person, d.made_up, d.coined, d.date])()
     shape = d.pick(["the {k} is {v}", "{k} is {v}", "{k}: {v}"])
     parts = [shape.format(k=key, v=value) for key, value in f.items()]
     d.random.shuffle(parts)

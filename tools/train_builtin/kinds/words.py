@@ -1,4 +1,4 @@
-"""Pools of words. Nothing in them is held out: what is unseen is made up."""
+"""Pools of words. Nothing in them is held out but `HELD_NOUNS`: what is unseen is made up."""
 
 from __future__ import annotations
 
@@ -25,5 +25,26 @@ THINGS = (
 COLOURS = "red blue green yellow black white brown pink purple orange grey".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
+PIECES = (
+    "con pre sub re tele inter trans auto micro super dis un per pro for fore back over under out mid counter book "
+    "script port form graph scope meter house work ship pass cord line stat play home light cur cast care point stand "
+    "ground board hand head foot land water sun moon star day night post mark stamp press block chain bank cash rent "
+    "loan tax stor pack mail farm mill plant seed crop soil wind storm snow rain heat cool steam fuel drill pump pipe "
+    "tank boil fry bak roast vis aud tact spec rad son vib mov mot fer duc dict vert sist tract vent gress"
+).split()
+ENDINGS = (
+    "ion ment er or ure age al ance ing ist ity ate ite ule ory ive ant ent ial ous ic ics ery ade et el ling ness hood "
+    "ship work port ette ium on in us um y"
+).split()
 ENDS = ["", "", "", "n", "r", "s", "l", "x", "m"]
 OPENINGS = ["Please: ", "Hey, ", "Tell me, ", "I wonder, ", "Quick question: ", "So, ", "Hi, ", "OK, "]
+HELD_NOUNS = (
+    "temperature train forecast appointment document playlist subscription warehouse shipment thermostat curtain "
+    "elevator prescription homework museum concert auction passport license voucher satellite telescope"
+).split()
+"""Of functions, in no training example."""
+HELD_NOUNS = (
+    "temperature train forecast appointment document playlist subscription warehouse shipment thermostat curtain "
+    "elevator prescription homework museum concert auction passport license voucher satellite telescope"
+).split()
+"""Of functions, in no training example."""
