@@ -27,7 +27,7 @@ from measure_constrained import schema
 
 from llamahost.bench.stats import spread
 from llamahost.core.messages import Output, Sampling
-from llamahost.core.work import Constraint, Job
+from llamahost.core.work import Constraint, Job, OneMore
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
@@ -100,11 +100,14 @@ class Load:
             backend.launch(plan)
             sampled = backend.collect()
             now = time.perf_counter()
-            for emission in scheduler.commit(plan, sampled, now, now - began):
-                kind = self._kinds[emission.job_id]
-                counts[kind] += len(emission.tokens) + emission.n_hidden
-                if emission.finish is not None:
-                    del self._kinds[emission.job_id]
+            for news in scheduler.commit(plan, sampled, now, now - began):
+                if isinstance(news, OneMore):
+                    counts.update(self._kinds[job_id] for job_id in news.job_ids)
+                    continue
+                kind = self._kinds[news.job_id]
+                counts[kind] += len(news.tokens) + news.n_hidden
+                if news.finish is not None:
+                    del self._kinds[news.job_id]
                     self._submit(kind)
 
     def _submit(self, kind: str) -> None:
