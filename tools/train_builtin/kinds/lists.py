@@ -16,7 +16,7 @@ def induction(d: Drawer) -> Example:
     """The dense form of copying, which teaches it in few tokens: a table, and many look-ups in it."""
     n = d.number(3, 7)
     keys = [d.made_up() for _ in range(n)]
-    values = [d.pick([d.made_up, d.made_up, d.coined, d.date, lambda: str(d.number(0, 999))])() for _ in range(n)]
+    values = [str(d.number(0, 999)) if d.chance(0.2) else _word(d) for _ in range(n)]
     order = [d.number(0, n - 1) for _ in range(d.number(3, 6))]
     table = ", ".join(f"{k} = {v}" for k, v in zip(keys, values, strict=True))
     turns = [
@@ -26,6 +26,11 @@ def induction(d: Drawer) -> Example:
     for i in order[1:]:
         turns += [{"role": "user", "content": f"{keys[i]}?"}, {"role": "assistant", "content": values[i]}]
     return Example("lookup", tuple(turns), n_graded=len(order))
+
+
+def _word(d: Drawer) -> str:
+    """What is to be copied piece by piece."""
+    return d.pick([d.made_up, d.made_up, d.coined, d.date])()
 
 
 def _words(d: Drawer, low: int, high: int) -> list[str]:
@@ -39,7 +44,7 @@ def _copy(d: Drawer) -> tuple[str, str]:
     if r == 0:
         text = "".join(d.pick("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(d.number(3, 8)))
     elif r == 1:
-        text = " ".join(d.pick([d.made_up, d.made_up, d.coined, d.date])() for _ in range(d.number(1, 4)))
+        text = " ".join(_word(d) for _ in range(d.number(1, 4)))
     else:
         text = ", ".join(_words(d, 2, 6))
     ask = d.pick(["Repeat: {}", "Say this again: {}", "Copy this: {}", "Repeat after me: {}", "Echo {}", "Say {}"])
