@@ -52,8 +52,9 @@ def patterns_of(schema: Mapping[str, object]) -> tuple[str, ...] | None:
 
 
 def whole(pattern: object) -> str | None:
-    """A pattern of all strings in which this one is found; None where its anchors do not stand at ends."""
-    if not isinstance(pattern, str):
+    """A pattern of all strings in which this one is found; None where its anchors do not stand at ends, or where it is
+    none by itself: `a)|(b` would become one within our groups."""
+    if not isinstance(pattern, str) or not _is_closed(pattern):
         return None
     branches: list[str] = []
     for branch in _branches(pattern):
@@ -85,6 +86,12 @@ def _signs(pattern: str) -> list[tuple[int, str, int]]:
             depth += sign == "("
         at += 1
     return found
+
+
+def _is_closed(pattern: str) -> bool:
+    """Whether what comes behind it would stand in no group and no class of it, and not escaped."""
+    signs = _signs(f"{pattern}$")
+    return signs[-1:] == [(len(pattern), "$", 0)] and all(depth >= 0 for _, _, depth in signs)
 
 
 def _branches(pattern: str) -> list[str]:

@@ -79,3 +79,8 @@ def test_every_format_is_written_and_takes_nothing_that_is_none() -> None:
         assert all(re.fullmatch(pattern, text) for text in GOOD[name]), name
         assert not any(re.fullmatch(pattern, text) for text in BAD[name]), name
     assert patterns_of({"format": "regex"}) is None
+
+
+@pytest.mark.parametrize("pattern", ["a)|(b", "(a", "a)", "[", "a\\", "[a|b"])
+def test_what_is_no_pattern_by_itself_does_not_become_one_within_groups(pattern: str) -> None:
+    assert whole(pattern) is None
