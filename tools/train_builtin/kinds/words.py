@@ -42,9 +42,9 @@ HELD_NOUNS = (
     "temperature train forecast appointment document playlist subscription warehouse shipment thermostat curtain "
     "elevator prescription homework museum concert auction passport license voucher satellite telescope"
 ).split()
-"""Of functions, in no training example."""
+"""What functions of no training example are about."""
 HELD_NOUNS = (
     "temperature train forecast appointment document playlist subscription warehouse shipment thermostat curtain "
     "elevator prescription homework museum concert auction passport license voucher satellite telescope"
 ).split()
-"""Of functions, in no training example."""
+"""What functions of no training example are about."""
