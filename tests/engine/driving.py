@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.messages import Sampling
@@ -14,6 +17,16 @@ from tests.fakes import FakeBackend, alone, one_by_one, scored_alone
 MANY_STEPS = 20_000
 POET: Adapters = ((1, 1.0),)
 JUDGE: Adapters = ((1, 0.5), (2, 1.0))
+LAYOUTS = pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"is_unified": True},
+        {"can_truncate": False},
+        {"is_unified": True, "can_truncate": False},
+    ],
+    ids=["split", "unified", "whole", "unified-whole"],
+)
 
 
 class Drive:
@@ -161,3 +174,16 @@ class Drive:
 def prompt(n: int, seed: int = 0) -> list[int]:
     """`n` tokens that share no first token with another seed."""
     return [seed % 64, *((seed * 7 + i * i * 31 + i) % 64 for i in range(1, n))]
+
+
+def drive(n_ctx: int = 1024, n_slots: int = 4, n_batch: int = 256, **options: Any) -> Drive:
+    return Drive(FakeBackend(n_ctx=n_ctx, n_slots=n_slots, n_batch=n_batch, **options))
+
+
+def slots_of(plan: Plan) -> list[int]:
+    return [span.slot for span in plan.spans]
+
+
+def plan_of(plans: list[Plan], job_id: int) -> int:
+    """The number of the plan in which a job had its first row."""
+    return next(i for i, plan in enumerate(plans) for span in plan.spans if span.job_id == job_id and span.n_rows)

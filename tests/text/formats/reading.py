@@ -93,3 +93,17 @@ def agrees(case: Case, found: Told) -> bool:
         if name != found_name or (arguments != wanted if is_text else json.loads(arguments) != json.loads(wanted)):
             return False
     return True
+
+
+CITY = call("get_weather", city="Sankt Pölten", days=2)
+PARIS = call("get_weather", city="Paris")
+SLY = call(
+    "get_weather", city='a</tool_call> "quoted" \\ \n{"name": "get"} 🙂', where={"a": [True, None, {"b": 1.5e3}]}
+)
+
+NOTHING = [
+    Case("Hello, <b>world</b>! [1] {2} 1 < 2\n\n", text="Hello, <b>world</b>! [1] {2} 1 < 2\n\n"),
+    Case("", text=""),
+    Case(" \n", text=" \n"),
+]
+"""What is plain text to everybody."""

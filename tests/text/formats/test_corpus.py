@@ -13,7 +13,7 @@ from llamahost.text.formats.functionary import FUNCTIONARY_3_2
 from llamahost.text.formats.harmony import HARMONY
 from llamahost.text.formats.muse import MUSE
 from llamahost.text.formats.table import FAMILIES, THINKING
-from tests.text.formats import corpus
+from tests.text.formats import corpus, tagged
 from tests.text.formats.reading import TOOLS, Case, agrees, pieces, read, segments, told
 
 BY_SIGN = dict(THINKING)
@@ -21,20 +21,20 @@ BY_NAME = {family.name: family for family in FAMILIES}
 THINK = BY_SIGN["</think>"]
 FORMATS: dict[str, tuple[Format, list[Case]]] = {
     "hermes": (Talk(BY_NAME["hermes"], THINK), [*corpus.HERMES, *corpus.THINK]),
-    "qwen-coder": (Talk(BY_NAME["qwen-coder"], THINK), corpus.QWEN_CODER),
-    "seed": (Talk(BY_NAME["seed"], BY_SIGN["<seed:think>"]), corpus.SEED),
-    "glm": (Talk(BY_NAME["glm"], THINK), corpus.GLM),
-    "hunyuan": (Talk(BY_NAME["hunyuan"]), corpus.HUNYUAN),
+    "qwen-coder": (Talk(BY_NAME["qwen-coder"], THINK), tagged.QWEN_CODER),
+    "seed": (Talk(BY_NAME["seed"], BY_SIGN["<seed:think>"]), tagged.SEED),
+    "glm": (Talk(BY_NAME["glm"], THINK), tagged.GLM),
+    "hunyuan": (Talk(BY_NAME["hunyuan"]), tagged.HUNYUAN),
     "minimax-m1": (Talk(BY_NAME["minimax-m1"]), corpus.MINIMAX_1),
-    "minimax-m2": (Talk(BY_NAME["minimax-m2"], THINK), corpus.MINIMAX_2),
-    "minimax-m3": (Talk(BY_NAME["minimax-m3"], BY_SIGN["<mm:think>"]), corpus.MINIMAX_3),
-    "kimi-k3": (Talk(BY_NAME["kimi-k3"], BY_SIGN["'<|open|>'"]), corpus.KIMI_3),
+    "minimax-m2": (Talk(BY_NAME["minimax-m2"], THINK), tagged.MINIMAX_2),
+    "minimax-m3": (Talk(BY_NAME["minimax-m3"], BY_SIGN["<mm:think>"]), tagged.MINIMAX_3),
+    "kimi-k3": (Talk(BY_NAME["kimi-k3"], BY_SIGN["'<|open|>'"]), tagged.KIMI_3),
     "solar": (Talk(BY_NAME["solar"], BY_SIGN["<|begin|>assistant<|think|>"]), corpus.SOLAR),
-    "minicpm": (Talk(BY_NAME["minicpm"], THINK), corpus.MINICPM),
+    "minicpm": (Talk(BY_NAME["minicpm"], THINK), tagged.MINICPM),
     "deepseek-r1": (Talk(BY_NAME["deepseek-r1"], THINK), corpus.DEEPSEEK),
     "deepseek-v3.1": (Talk(BY_NAME["deepseek-v3.1"], THINK), corpus.DEEPSEEK),
-    "deepseek-function_calls": (Talk(BY_NAME["deepseek-function_calls"], THINK), corpus.DEEPSEEK_3_2),
-    "deepseek-tool_calls": (Talk(BY_NAME["deepseek-tool_calls"], THINK), corpus.DEEPSEEK_4),
+    "deepseek-function_calls": (Talk(BY_NAME["deepseek-function_calls"], THINK), tagged.DEEPSEEK_3_2),
+    "deepseek-tool_calls": (Talk(BY_NAME["deepseek-tool_calls"], THINK), tagged.DEEPSEEK_4),
     "kimi-k2": (Talk(BY_NAME["kimi-k2"], THINK), corpus.KIMI),
     "mistral-ids": (Talk(BY_NAME["mistral-ids"]), corpus.MISTRAL[:-2]),
     "mistral-list": (Talk(BY_NAME["mistral-list"]), corpus.MISTRAL[:-2]),
@@ -55,7 +55,7 @@ FORMATS: dict[str, tuple[Format, list[Case]]] = {
     "generic": (Talk(BY_NAME["generic"], THINK), corpus.GENERIC),
     "functionary-v3.2": (FUNCTIONARY_3_2, corpus.FUNCTIONARY_3_2),
     "harmony": (HARMONY, corpus.HARMONY),
-    "muse": (MUSE, corpus.MUSE),
+    "muse": (MUSE, tagged.MUSE),
 }
 CASES = [(format_, case) for format_, cases in FORMATS.values() for case in cases]
 N_CUTS = 6
