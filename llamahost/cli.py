@@ -18,6 +18,7 @@ from llamahost.commands.chat import chat
 from llamahost.commands.check import check
 from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
 from llamahost.commands.fetching import path_of
+from llamahost.commands.layers import GpuLayers
 from llamahost.commands.load import load, unload
 from llamahost.commands.lora import Lora, adapters_of
 from llamahost.commands.models import models
@@ -91,9 +92,7 @@ def serve(
     ] = None,
     slots: Annotated[int | None, typer.Option(envvar="LLAMAHOST_SLOTS", help="Requests computed at once.")] = None,
     threads: Annotated[int | None, typer.Option(envvar="LLAMAHOST_THREADS", help="CPU threads.")] = None,
-    gpu_layers: Annotated[
-        int | None, typer.Option(envvar="LLAMAHOST_GPU_LAYERS", help="Layers on the GPU; -1: all.")
-    ] = None,
+    gpu_layers: GpuLayers = None,
     template: Annotated[
         str | None,
         typer.Option(

@@ -51,6 +51,7 @@ class LoopbackHub:
     busy: list[int] = field(default_factory=list)  # statuses of the next requests for a listing
     refusals: list[int] = field(default_factory=list)  # statuses of the next requests to the store
     ignores_range: bool = False
+    n_most: int | None = None  # of a body: more must be asked for in pieces, as of a network of caches
     corrupts: bool = False
     asked: list[Asked] = field(default_factory=list)
     gate: threading.Event | None = None  # the store waits for it after the first piece of each body
@@ -63,6 +64,7 @@ class LoopbackHub:
         self.busy.clear()
         self.asked.clear()
         self.ignores_range = self.corrupts = False
+        self.n_most = None
         self.gate = None
         self.waiting.clear()
 
@@ -188,14 +190,18 @@ def loopback_hub() -> Iterator[LoopbackHub]:
             if hub.refusals:
                 self.refuse(hub.refusals.pop(0), "", "not now")
                 return
-            start = int(headers["range"].removeprefix("bytes=").partition("-")[0]) if "range" in headers else 0
-            start = 0 if hub.ignores_range else start
-            body = data[start:]
+            is_part = "range" in headers and not hub.ignores_range
+            first, _, last = headers["range"].removeprefix("bytes=").partition("-") if is_part else ("0", "", "")
+            start = int(first)
+            body = data[start : int(last) + 1] if last else data[start:]
+            if hub.n_most is not None and len(body) > hub.n_most:
+                self.refuse(400, "", "Bad Request")
+                return
             if hub.corrupts:
                 body = body[:-1] + bytes([body[-1] ^ 1])
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("content-range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_response(206 if is_part else 200)
+            if is_part:
+                self.send_header("content-range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
             self.send_header("content-length", str(len(body)))
             self.send_header("etag", f'"{digest}"')
             self.end_headers()

@@ -16,6 +16,7 @@ import typer
 from llamahost.api.app import create_app
 from llamahost.cli import app
 from llamahost.commands.config import strangers
+from llamahost.commands.layers import layers
 from llamahost.commands.probe import Finding, probe
 from llamahost.commands.remote import Remote
 from llamahost.fleet.manifest import ServerSettings
@@ -149,7 +150,8 @@ def settings(folder: Path, *arguments: str | Path, **more: str) -> dict[str, tup
 
 
 def test_config_tells_each_value_and_where_it_came_from(manifest: Path) -> None:
-    told = settings(manifest.parent, "--port", "9003", "--slots", "5", LLAMAHOST_HOST="::1", LLAMAHOST_PORT="9002")
+    flags = ("--port", "9003", "--slots", "5", "--gpu-layers", "all")
+    told = settings(manifest.parent, *flags, LLAMAHOST_HOST="::1", LLAMAHOST_PORT="9002", LLAMAHOST_GPU_LAYERS="7")
     assert told["server.port"] == (9003, "flag")
     assert told["server.host"] == ("::1", "environment")
     assert told["server.drain_s"] == (4, "manifest")
@@ -158,8 +160,16 @@ def test_config_tells_each_value_and_where_it_came_from(manifest: Path) -> None:
     assert told["models.here.n_ctx"] == (256, "manifest")
     assert told["models.here.n_slots"] == (5, "flag")
     assert told["models.gone.n_slots"] == (5, "flag")
+    assert told["models.gone.n_gpu_layers"] == (-1, "flag")
     assert told["models.gone.n_batch"] == (2048, "default")
     assert "sesame" not in ended(manifest.parent, "config", "--api-key", "sesame").stdout
+
+
+def test_layers_are_a_number_or_a_word() -> None:
+    assert [layers(text) for text in ("auto", "all", "-1", "0", "20")] == ["auto", -1, -1, 0, 20]
+    for text in ("", "some", "1.5"):
+        with pytest.raises(typer.BadParameter, match="neither a number nor one of auto, all"):
+            layers(text)
 
 
 def test_config_knows_a_model_on_the_command_line(tiny_llama: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamahost.commands.exits import DONE, INTERRUPTED, NO_MODEL, UNEXPECTED, USAGE, fail, leave, told
+from llamahost.commands.layers import GpuLayers
 from llamahost.commands.opening import (
     ChatTemplate,
-    GpuLayers,
     ManifestPath,
     MaxTokens,
     NCtx,

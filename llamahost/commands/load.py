@@ -13,6 +13,7 @@ from urllib.parse import quote
 import typer
 
 from llamahost.commands.exits import told
+from llamahost.commands.layers import LayersOfLoad
 from llamahost.commands.ps import ANSWER_S, HERE, ApiKey, Url
 from llamahost.commands.words import bytes_told
 from llamahost.core.errors import LlamahostError, LoadFailed, Unavailable
@@ -37,7 +38,7 @@ def load(
     ] = None,
     n_ctx: Annotated[int | None, typer.Option("--n-ctx", help="Tokens that one request may hold.")] = None,
     slots: Annotated[int | None, typer.Option(help="Requests computed at once.")] = None,
-    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1: all.")] = None,
+    gpu_layers: LayersOfLoad = None,
     url: Url = HERE,
     api_key: ApiKey = None,
     no_wait: NoWait = False,

@@ -12,6 +12,7 @@ import typer
 
 from llamahost.commands.exits import NO_MODEL, USAGE, fail
 from llamahost.commands.fetching import path_of
+from llamahost.commands.layers import Layers
 from llamahost.commands.lora import adapters_of
 from llamahost.commands.progress import bar
 
@@ -27,7 +28,6 @@ MANIFEST = Path("model_manifest.toml")  # read where it lies in the current fold
 
 NCtx = Annotated[int | None, typer.Option("--n-ctx", envvar="LLAMAHOST_N_CTX", help="Tokens of prompt and answer.")]
 Threads = Annotated[int | None, typer.Option(envvar="LLAMAHOST_THREADS", help="CPU threads.")]
-GpuLayers = Annotated[int | None, typer.Option(envvar="LLAMAHOST_GPU_LAYERS", help="Layers on the GPU; -1: all.")]
 ChatTemplate = Annotated[
     str | None,
     typer.Option(
@@ -53,7 +53,7 @@ class Shape(TypedDict):
 
     n_ctx: int | None
     n_threads: int | None
-    n_gpu_layers: int | None
+    n_gpu_layers: Layers | None
     template: str | None
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamahost.commands.exits import INTERRUPTED, USAGE, fail, leave, told
+from llamahost.commands.layers import GpuLayers
 from llamahost.commands.lora import Lora
 from llamahost.commands.opening import (
     ChatTemplate,
-    GpuLayers,
     ManifestPath,
     MaxTokens,
     NCtx,

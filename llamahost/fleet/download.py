@@ -71,12 +71,14 @@ def _free_bytes(folder: Path) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Puller:
-    """What a pull works with. `free_bytes` and `backoff_s` are there for tests."""
+    """What a pull works with. A file above `whole_bytes` comes in pieces. All but the first two are there for tests."""
 
     hub: Hub
     places: Places
     free_bytes: Callable[[Path], int] = _free_bytes
     backoff_s: float = hubs.BACKOFF_S
+    whole_bytes: int = hubs.WHOLE_BYTES
+    piece_bytes: int = hubs.PIECE_BYTES
 
     def pull(
         self,
@@ -102,6 +104,7 @@ class _Run:
         self._places = puller.places
         self._free_bytes = puller.free_bytes
         self._backoff_s = puller.backoff_s
+        self._whole_bytes, self._piece_bytes = puller.whole_bytes, puller.piece_bytes
         self._reference = reference
         self._on_step = on_step
         self._cancelled = cancelled
@@ -177,11 +180,6 @@ class _Run:
         for file in choice.files:
             if is_whole(blobs / file.digest, file) or any(same(self._places, file)):
                 continue
-            if file.size > hubs.MAX_HTTP_BYTES and self._hub.endpoint == hubs.ENDPOINT:
-                raise PullFailed(
-                    f"{file.path} has {size_told(file.size)}, and the hub sends what is over 50 GB through Xet alone; "
-                    f"`hf download {self._reference.repo} {file.path}` fetches it, and it is found here then"
-                )
             partial = unfinished_of(blobs / file.digest)
             n_lacking += file.size - (min(partial.stat().st_size, file.size) if partial.exists() else 0)
         n_free = self._free_bytes(blobs)
@@ -236,8 +234,10 @@ class _Run:
         while n_done < file.size:
             self._refuse_when_cancelled()
             trouble = "it ended too early"
+            is_large = file.size > self._whole_bytes
+            end = min(n_done + self._piece_bytes, file.size) if is_large else None
             try:
-                with self._hub.content(self._reference, self._commit, file.path, n_done) as (begins, chunks):
+                with self._content(file, n_done, end) as (begins, chunks):
                     if begins != n_done:
                         n_done = begins
                         os.ftruncate(descriptor, n_done)
@@ -248,6 +248,8 @@ class _Run:
                 trouble = str(error)
             if n_done >= file.size:
                 return
+            if n_done == end:
+                continue  # with the next piece
             n_tries = 1 if n_done > furthest else n_tries + 1
             furthest = max(furthest, n_done)
             if n_tries >= hubs.PATIENCE:
@@ -256,6 +258,23 @@ class _Run:
                     "what has come is kept, and the next pull goes on from there"
                 )
             self._cancelled.wait(self._backoff_s * 2 ** (n_tries - 1))
+
+    @contextmanager
+    def _content(self, file: RepoFile, start: int, end: int | None) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Raises as Hub.content; of a piece that is refused it is told what else may fetch the file."""
+        with contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(self._hub.content(self._reference, self._commit, file.path, start, end))
+            except Offline:
+                raise
+            except PullFailed as error:
+                if end is None:
+                    raise
+                raise PullFailed(
+                    f"{error}; a file of {size_told(file.size)} may come through Xet alone, as by "
+                    f"`hf download {self._reference.repo} {file.path}`, whose cache is this one"
+                ) from error
+            yield found
 
     def _written(
         self, file: RepoFile, descriptor: int, n_done: int, chunks: Iterator[bytes], step: Step

@@ -29,12 +29,12 @@ def facts_of(spec: ModelSpec) -> FileFacts:
     if not spec.path.is_file():
         verify(spec.path)  # a package that is not whole says what to do
     header = read_metadata(spec.path)
-    stat = spec.path.stat()
+    others = parts_of(spec.path, header)
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}
     input_bytes = rest_bytes = 0
     is_tied = True
-    for each in (header, *(read_metadata(path) for path in parts_of(spec.path, header))):
+    for each in (header, *(read_metadata(path) for path in others)):
         for name, n_bytes in _bytes_of(each):
             if (layer := _LAYER.match(name)) is not None:
                 k = int(layer[1])
@@ -67,8 +67,17 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         n_vocab=_n_vocab(header),
         adapter_bytes=sum(_size_of(adapter.path) for adapter in spec.adapters),
         path=spec.path,
-        stamp=(spec.path, stat.st_ino, stat.st_size, stat.st_mtime_ns),
+        stamp=(spec.path, *(_stamp_of(path) for path in (spec.path, *others))),
     )
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    """Raises LoadFailed."""
+    try:
+        stat = path.stat()
+    except OSError as error:  # it went while it was looked at
+        raise LoadFailed(f"{path}: {error.strerror}") from error
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _size_of(path: Path) -> int:

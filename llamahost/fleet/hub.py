@@ -2,7 +2,8 @@
 
 The session, its token and what its refusals mean are huggingface_hub's; it is imported when something is first asked.
 Its own download is not used: since version 1 it begins anew after each interruption. Nor is Xet, which only the real
-hub speaks and which cannot be continued either: every file also comes by plain HTTP. Knows no folder.
+hub speaks and which cannot be continued either: every file also comes by plain HTTP, the largest ones in pieces.
+Knows no folder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import httpx2
 
 ENDPOINT = "https://huggingface.co"
-MAX_HTTP_BYTES = 50 * 10**9  # of one file that the real hub sends without Xet
+WHOLE_BYTES = 50 * 10**9  # of one file, above which the real hub's network sends it by HTTP in pieces alone
+PIECE_BYTES = 8 * 2**30
 CONNECT_S = 10.0
 SILENCE_S = 30.0  # within an answer, until it counts as broken off
 LISTING_BYTES = 64 * 2**20  # the largest repositories have tens of thousands of files
@@ -103,14 +105,16 @@ class Hub:
 
     @contextmanager
     def content(
-        self, reference: Reference, commit: str, path: str, start: int
+        self, reference: Reference, commit: str, path: str, start: int, end: int | None = None
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
         """The file's bytes, and from where on: `start`, or 0 where it must be sent whole. Ends early in a BrokenOff.
+
+        Those before `end`, or all.
 
         Raises PullFailed where asking again is no use.
         """
         url = f"{self.endpoint}/{reference.repo}/resolve/{commit}/{quote(path)}"
-        headers = {"range": f"bytes={start}-"} if start else {}
+        headers = {"range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
         with self._stream(url, reference, headers=headers) as response:
             begins = start
             if response.status_code != 206:

@@ -221,18 +221,46 @@ def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, place
     assert pulled(hub, places, NAME).n_fetched == len(model) - 40_000
 
 
+@pytest.mark.parametrize("breaks", [False, True])
+def test_what_no_hub_sends_at_once_comes_in_pieces(
+    hub: LoopbackHub, places: Places, model: bytes, breaks: bool
+) -> None:
+    hub.add(NAME, {"huge-Q8_0.gguf": model})
+    hub.n_most = len(model) // 3
+    with pytest.raises(PullFailed, match="refuses Maker/Tiny-GGUF with 400"):
+        pulled(hub, places, NAME)
+    in_pieces = replace(puller(hub, places), whole_bytes=len(model) - 1, piece_bytes=hub.n_most)
+    hub.asked.clear()
+    hub.breaks_after += [10_000] if breaks else []
+    assert in_pieces.pull(parse_reference(NAME)).paths[0].read_bytes() == model
+    ranges = [each.headers["range"] for each in hub.stored]
+    assert ranges[0] == f"bytes=0-{hub.n_most - 1}"
+    assert ranges[1] == (f"bytes=10000-{hub.n_most + 9999}" if breaks else f"bytes={hub.n_most}-{2 * hub.n_most - 1}")
+    assert ranges[-1].endswith(f"-{len(model) - 1}")
+
+
 class OneLargeFile(Hub):
-    """The real hub, as far as a listing tells."""
+    """Claims a file of 60 GB, of which it has the beginning."""
 
     def listing(self, reference: Reference) -> Listing:
-        return Listing(COMMIT, (RepoFile("huge-Q8_0.gguf", 60 * 10**9, sha256="a" * 64),))
+        found = Hub.listing(self, reference)
+        return replace(found, files=tuple(replace(each, size=60 * 10**9) for each in found.files))
 
 
-def test_what_the_hub_sends_through_xet_alone_is_refused_with_what_fetches_it(places: Places) -> None:
-    large = Puller(hub=OneLargeFile(token="none"), places=places, free_bytes=lambda folder: 10**12)
-    with pytest.raises(PullFailed, match=r"has 55\.9 GiB, .* `hf download Maker/Tiny-GGUF huge-Q8_0\.gguf` fetches it"):
+def test_a_file_of_60_gb_is_asked_for_in_pieces_and_where_those_are_refused_what_fetches_it_is_told(
+    hub: LoopbackHub, places: Places, model: bytes
+) -> None:
+    hub.add(NAME, {"huge-Q8_0.gguf": model})
+    large = replace(puller(hub, places), hub=OneLargeFile(hub.endpoint, token="none"), free_bytes=lambda folder: 10**12)
+    hub.refusals += [400]
+    with pytest.raises(PullFailed, match=r"with 400; a file of 55\.9 GiB may .* `hf download Maker/Tiny-GGUF huge"):
         large.pull(parse_reference(NAME))
     assert remains(places) == []
+    hub.breaks_after += [len(model), *[0] * 5]
+    with pytest.raises(PullFailed, match=r"broke off at .* of 55\.9 GiB"):
+        large.pull(parse_reference(NAME))
+    first, *_, last = (each.headers["range"] for each in hub.stored[1:])
+    assert (first, last) == (f"bytes=0-{2**33 - 1}", f"bytes={len(model)}-{len(model) + 2**33 - 1}")
 
 
 def test_secrets_are_in_no_text_that_is_made_of_what_holds_them() -> None:

@@ -1,0 +1,24 @@
+"""Laws of what a model's files say of themselves before they are opened."""
+
+import os
+from pathlib import Path
+
+from llamahost.fleet.facts import facts_of
+from llamahost.fleet.manifest import ModelSpec
+from tests.gguf_models import write_model
+
+
+def test_a_split_model_is_another_one_when_any_of_its_files_is(tmp_path: Path) -> None:
+    write_model(tmp_path / "big.gguf", split_max_tensors=8)
+    first, *others = sorted(tmp_path.glob("big-*.gguf"))
+    spec = ModelSpec(name="big", path=first)
+    seen = [facts_of(spec).stamp]
+    assert facts_of(spec).stamp == seen[0]
+    for path in (first, *others):
+        stat = path.stat()
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        seen.append(facts_of(spec).stamp)
+        path.write_bytes(path.read_bytes() + bytes(32))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        seen.append(facts_of(spec).stamp)
+    assert len(set(seen)) == len(seen) == 2 * (1 + len(others)) + 1 > 5
