@@ -1,13 +1,16 @@
-"""What a program gives in plain values, into words: options, prompts, turns of a conversation.
+"""What a program gives in plain values, into what the house works with: models, options, prompts, turns.
 
-Raises InvalidRequest with the place of what is wrong. Knows no host and no thread.
+Raises InvalidRequest with the place of what is wrong, TypeError for an unknown option. Knows no host and no thread.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import (
@@ -22,6 +25,57 @@ from llamahost.core.messages import (
     Tool,
     ToolCall,
 )
+from llamahost.fleet.adapters import AdapterSpec
+from llamahost.fleet.builtin import builtin, is_named
+from llamahost.fleet.manifest import Manifest, ModelSpec
+
+
+class SpecOptions(TypedDict, total=False):
+    """The fields of ModelSpec that may be given beside a path; ModelSpec says what each means."""
+
+    name: str
+    aliases: tuple[str, ...]
+    n_ctx: int | None
+    n_slots: int | None
+    kv_layout: Literal["auto", "split", "unified"]
+    n_cells: int | None
+    kv_type_k: str
+    kv_type_v: str
+    n_batch: int
+    n_ubatch: int
+    n_gpu_layers: int | Literal["auto"]
+    flash_attention: Literal["auto", "on", "off"]
+    n_threads: int | None
+    swa_full: bool
+    template: str
+    sampling: SamplingOptions
+    adapters: tuple[AdapterSpec, ...]
+    embeddings: bool
+    pooling: Literal["auto", "none", "mean", "cls", "last", "rank"]
+    query_prefix: str
+    document_prefix: str
+    max_queue: int
+    timeout_s: float | None
+    target_step_s: float
+    devices: Literal["auto"] | tuple[str, ...]
+    split_mode: Literal["none", "layer", "row", "tensor"]
+    tensor_split: tuple[float, ...]
+    main_device: int
+    n_cpu_moe: int
+    override_tensor: tuple[str, ...]
+    mmap: bool
+    mlock: bool
+    rope_freq_base: float | None
+    rope_freq_scale: float | None
+    rope_scaling: Literal["auto", "none", "linear", "yarn", "longrope"]
+    yarn_orig_ctx: int | None
+    yarn_ext_factor: float | None
+    yarn_attn_factor: float | None
+    yarn_beta_fast: float | None
+    yarn_beta_slow: float | None
+    replicas: int | Literal["per-gpu"]
+    task: Literal["auto", "chat", "completion", "embedding", "rerank"]
+    max_sampling: Mapping[str, float]
 
 
 class Options(SamplingOptions, total=False):
@@ -60,6 +114,29 @@ class CompletionOptions(Options, total=False):
     echo: bool
     n_prompt_logprobs: int | None
     suffix: str
+
+
+def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises TypeError that names the nearest known name."""
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{nearest[0]}`?" if nearest else f"; the known ones are {', '.join(known)}"
+            raise TypeError(f"unknown {what} `{name}`{hint}")
+
+
+def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOptions) -> Manifest:
+    if isinstance(model, str | Path):
+        if is_named(model):
+            return Manifest(models=(builtin(model=model, **options),))
+        path = Path(model)
+        return Manifest(models=(replace(ModelSpec(name=path.stem, path=path), **options),))
+    if isinstance(model, ModelSpec):
+        return Manifest(models=(replace(model, **options),))
+    if options:
+        raise TypeError("options are for one model's path; a manifest holds its own")
+    return model or Manifest()
 
 
 def generation_of(given: Mapping[str, Any]) -> Generation:

@@ -24,8 +24,16 @@ from llamahost.core.messages import (
 )
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result
 from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind, Ranking, RerankRequest
-from llamahost.given import ChatOptions, CompletionOptions, generation_of, message_of, prompts_of
-from llamahost.host import AsyncHost, SpecOptions, check_names
+from llamahost.given import (
+    ChatOptions,
+    CompletionOptions,
+    SpecOptions,
+    check_names,
+    generation_of,
+    message_of,
+    prompts_of,
+)
+from llamahost.host import AsyncHost
 
 if TYPE_CHECKING:
     from llamahost.fleet.loading import Load

@@ -19,6 +19,7 @@ FLOORS = {
     "store": 2,
     "host": 3,
     "sync": 3,
+    "answering": 3,
     "account": 3,
     "given": 3,
     "api": 4,

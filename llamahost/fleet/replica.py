@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from llamahost.core.errors import (
     DeadlineExceeded,
@@ -32,12 +32,10 @@ from llamahost.fleet.amounts import N_MESSAGE, N_SMALL, n_chars_of_chat, n_chars
 from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.opened import Opened
+from llamahost.fleet.prepared import Prepared
 from llamahost.fleet.threads import in_thread
 from llamahost.fleet.vectors import Vectors
 from llamahost.text.remembered import Heard
-
-if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from llamahost.fleet.loader import Prepared
 
 MAX_NUMBERS = 2**26
 """Of an answer with a vector for each token: as many as the longest vectors of the most inputs have otherwise."""

@@ -1,0 +1,190 @@
+"""One request, from the name that it asks for to its last event, and what is told of it when it is over.
+
+Knows leases, tries and what replicas answer; knows no manifest, and nothing of how models come and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from array import array
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from llamahost.account import Account
+from llamahost.core.errors import DeadlineExceeded, InvalidRequest
+from llamahost.core.events import Delta, Event
+from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation
+from llamahost.core.observe import Kind, Observer
+from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
+from llamahost.core.work import NO_ADAPTERS, Adapters, Vector
+from llamahost.fleet.fleet import Fleet
+from llamahost.fleet.replica import Replica
+from llamahost.fleet.router import Router, Tries
+
+Whole = TypeVar("Whole", Embeddings, Ranking)
+Words = TypeVar("Words", bound=ChatRequest | CompletionRequest)
+
+
+class Answering:
+    """Owned by the loop."""
+
+    def __init__(self, fleet: Fleet, router: Router, observer: Observer | None) -> None:
+        self._fleet = fleet
+        self._router = router
+        self._observer = observer
+
+    async def events(
+        self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
+    ) -> AsyncGenerator[Event, None]:
+        account = Account(request.model, kind, request.generation.n)
+        try:
+            adapter, request = self._adapted(request)
+            asked: ChatRequest | CompletionRequest | None = request
+            tries = account.tries = self._router.tries(request, kind, n_jobs)
+            account.model = tries.model  # a client that leaves now is counted by no name of its own
+            generation = request.generation
+            del request
+            while True:
+                async with tries.lease() as replica, self._held(replica, generation) as adapters:
+                    account.model = tries.model
+                    assert asked is not None, "who has begun is not tried again"
+                    async with _in_time(tries):
+                        prepared = await replica.prepare(asked)
+                    if adapters != NO_ADAPTERS:
+                        prepared = prepared.with_adapters(adapters, adapter)
+                    jobs = prepared.jobs
+                    account.begin(sum(len(job.tokens) for job in jobs[:: generation.n]), prepared.replies)
+                    if tries.is_aside:
+                        jobs = tuple(replace(job, is_aside=True) for job in jobs)
+                    replies = {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
+                    with replica.stream(jobs) as stream:
+                        if (deadline := tries.deadline(tries.model)) is not None:
+                            stream.expire_at(deadline, tries.timeout_s(tries.model) or 0.0)
+                        async for emission in stream:
+                            account.times = emission.times
+                            reply = replies[emission.job_id]
+                            events = reply.feed(emission)
+                            if reply.is_finished:
+                                stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
+                            for event in events:
+                                if type(event) is not Delta or not account.first_s:
+                                    tries.has_begun = True
+                                    asked = None  # half a megabyte of text need not stay while the answer is made
+                                    event = account.see(event)
+                                yield event
+                    tries.learn(account.answered())
+                    return
+        except BaseException as error:
+            account.failed(error)
+            raise
+        finally:
+            self._tell(account)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        async def embed(replica: Replica, tries: Tries) -> Embeddings:
+            prepared, vectors = await replica.embed(request)
+            if request.dimensions is not None and request.dimensions != replica.n_dim:
+                n, whole = request.dimensions, vectors
+                vectors = await replica.run(lambda: tuple(_first(vector, n) for vector in whole), n * len(whole))
+            return Embeddings(
+                vectors=vectors,
+                model=replica.spec.name,
+                n_tokens=prepared.n_tokens,
+                cut=prepared.cut,
+                n_token_dim=replica.n_token_dim,
+                replica=tries.replica,
+                n_tries=tries.n_tries,
+            )
+
+        return await self._whole(request, "embedding", embed)
+
+    async def rank(self, request: RerankRequest) -> Ranking:
+        async def rank(replica: Replica, tries: Tries) -> Ranking:
+            prepared, vectors = await replica.rank(request)
+            return Ranking(
+                scores=tuple(vector[0] for vector in vectors),
+                model=replica.spec.name,
+                n_tokens=prepared.n_tokens,
+                is_probability=replica.has_probabilities,
+                cut=prepared.cut,
+                replica=tries.replica,
+                n_tries=tries.n_tries,
+            )
+
+        return await self._whole(request, "rerank", rank)
+
+    async def _whole(
+        self,
+        request: EmbedRequest | RerankRequest,
+        kind: Kind,
+        work: Callable[[Replica, Tries], Awaitable[Whole]],
+    ) -> Whole:
+        """One request that is answered at once, within its deadline."""
+        account = Account(request.model, kind)
+        try:
+            if self._fleet.named(request.model)[1]:
+                raise InvalidRequest(
+                    f"`{request.model}` is an adapter, which answers and does not embed", param="model"
+                )
+            tries = account.tries = self._router.tries(request, kind, 1)
+            account.model = tries.model
+            while True:
+                async with tries.lease() as replica:
+                    account.model = tries.model
+                    async with _in_time(tries):
+                        found = await work(replica, tries)
+                    account.begin(found.n_tokens)
+                    account.end()
+                    return found
+        except BaseException as error:
+            account.failed(error)
+            raise
+        finally:
+            self._tell(account)
+
+    def _adapted(self, request: Words) -> tuple[str, Words]:
+        """The adapter that its model's name has, if any, and the request, which then asks for that of the model."""
+        model, adapter = self._fleet.named(request.model)
+        if not adapter:
+            return "", request
+        if request.generation.adapters:
+            raise InvalidRequest(
+                f"adapters are given by `lora` and by the model's name, `{request.model}`; give one", param="lora"
+            )
+        generation = replace(request.generation, adapters=(AdapterUse(adapter),))
+        return adapter, replace(request, model=model, generation=generation)
+
+    @asynccontextmanager
+    async def _held(self, replica: Replica, generation: Generation) -> AsyncIterator[Adapters]:
+        """What a request is computed with, which is kept in memory meanwhile. Raises InvalidRequest."""
+        uses = self._fleet.uses(replica.spec.name, generation.adapters) if generation.adapters else ()
+        adapters = replica.adapters.of(uses)
+        with replica.adapters.held(adapters):
+            yield adapters
+
+    def _tell(self, account: Account) -> None:
+        if self._observer is not None:
+            self._observer.finished(account.record())
+
+
+@asynccontextmanager
+async def _in_time(tries: Tries) -> AsyncIterator[None]:
+    """Until the deadline of who is tried now. Raises DeadlineExceeded."""
+    limit = asyncio.timeout_at(tries.deadline(tries.model))
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(tries.timeout_s(tries.model) or 0.0) from error
+
+
+def _first(vector: Vector, n: int) -> Vector:
+    """The first n dimensions, of length 1 again."""
+    head = vector[:n]
+    length = math.sqrt(math.fsum(value * value for value in head))
+    return array("f", (value / length for value in head)) if length > 0 else head
