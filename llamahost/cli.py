@@ -22,7 +22,7 @@ from llamahost.commands.layers import GpuLayers
 from llamahost.commands.load import load, unload
 from llamahost.commands.lora import Lora, adapters_of
 from llamahost.commands.models import models
-from llamahost.commands.opening import MANIFEST, missing_of
+from llamahost.commands.opening import MANIFEST
 from llamahost.commands.progress import watched
 from llamahost.commands.ps import ps
 from llamahost.commands.pull import pull
@@ -176,6 +176,7 @@ def serve(
     """Serve a GGUF file, or what the manifest names; where neither is there, the small model of the package."""
     from llamahost.core.errors import ManifestError
     from llamahost.fleet.builtin import is_alone
+    from llamahost.fleet.local import missing
     from llamahost.ops import log
 
     if log_level.lower() not in log.LEVELS:
@@ -227,9 +228,9 @@ def serve(
     except ManifestError as error:
         fail(BAD_MANIFEST, str(error))
     is_one = model is not None or is_alone(wanted)
-    missing = [why for spec in wanted.models if not spec.repo and (why := missing_of(spec))]  # the hub may have it
-    if missing and len(missing) == len(wanted.models) and not is_alone(wanted):
-        fail(NO_MODEL, missing[0])
+    lacking = [why for spec in wanted.models if not spec.repo and (why := missing(spec))]  # the hub may have it
+    if lacking and len(lacking) == len(wanted.models) and not is_alone(wanted):
+        fail(NO_MODEL, lacking[0])
 
     def again() -> Manifest:
         return _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))

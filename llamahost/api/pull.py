@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_types import Name
 from llamahost.api.problems import problem_of
-from llamahost.api.service import Service
+from llamahost.api.service import Service, model_named
 from llamahost.api.sse import EventStream, send_json, while_connected
-from llamahost.core.errors import InvalidRequest, LlamahostError, Unavailable
+from llamahost.core.errors import InvalidRequest, LlamahostError, ModelNotFound, Unavailable
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.pulls import Pulls
+from llamahost.fleet.threads import in_thread
 
 if TYPE_CHECKING:
     from llamahost.fleet.download import Step
@@ -83,7 +85,7 @@ class PullRoute:
             name = body.model or body.name
             if not name:
                 raise InvalidRequest("`model` is required", param="model")
-            steps = self._here() if self._is_served(name) else self._pull(name, body.revision or "")
+            steps = await self._steps(name, body.revision or "")
             if body.stream is False:
                 await while_connected(receive, _last(steps))
                 await send_json(send, orjson.dumps({"status": "success"}))
@@ -99,24 +101,40 @@ class PullRoute:
                 send, orjson.dumps({"error": problem.message}), status=problem.status, headers=problem.headers
             )
 
-    def _is_served(self, name: str) -> bool:
-        """Clients that pull before they ask need no hub for a model that answers. Raises Unavailable while it comes."""
-        served = [each for each in self.service.models() if name in (each.name, *each.aliases)]
-        for each in served:
-            if each.state == "pulling":
-                raise Unavailable(f"`{name}` is being pulled already: {each.reason}", retry_after_s=10.0)
-        return any(each.state != "failed" for each in served)
+    async def _steps(self, name: str, revision: str) -> AsyncGenerator[Step, None]:
+        """Of what is asked for; clients that pull before they ask need no hub for a served model that is here.
 
-    async def _here(self) -> AsyncGenerator[Step, None]:
-        from llamahost.fleet.download import Step  # what pulls is there when somebody pulls
+        Raises InvalidRequest, ModelNotFound; Unavailable while a load fetches it, and where one fails.
+        """
+        from llamahost.fleet.local import missing, reference_of
+        from llamahost.fleet.repo import looks_like_repo, parse_reference
 
-        yield Step("done")
+        served = self.service.models()
+        known = {each: status for status in served for each in (status.name, *status.aliases)}
+        found = known.get(name)
+        if found is None and not looks_like_repo(name):
+            with contextlib.suppress(ModelNotFound):
+                found = model_named(served, name)
+        if found is None:
+            return self.pulls.pull(parse_reference(name, revision=revision))
+        if found.state == "pulling":
+            raise Unavailable(f"`{name}` is being pulled already: {found.reason}", retry_after_s=10.0)
+        spec = found.spec
+        if found.state == "ready" or found.replicas or spec is None:
+            return _here()
+        if why := await in_thread("pull", lambda: missing(spec)):
+            if not spec.repo:
+                raise ModelNotFound(name, reason=f"`{spec.name}` is served from a file, and {why}")
+            return self.pulls.pull(reference_of(spec))
+        if found.state == "failed":
+            raise Unavailable(f"`{spec.name}` is on this machine, and cannot be loaded: {found.reason}")
+        return _here()
 
-    def _pull(self, name: str, revision: str) -> AsyncGenerator[Step, None]:
-        """Raises InvalidRequest."""
-        from llamahost.fleet.repo import parse_reference
 
-        return self.pulls.pull(parse_reference(name, revision=revision))
+async def _here() -> AsyncGenerator[Step, None]:
+    from llamahost.fleet.download import Step  # what pulls is there when somebody pulls
+
+    yield Step("done")
 
 
 class _Lines:

@@ -10,7 +10,7 @@ import typer
 
 from llamahost import __version__
 from llamahost.commands import exits
-from llamahost.commands.opening import ChatTemplate, ManifestPath, manifest_at, missing_of, opened, spec_of
+from llamahost.commands.opening import ChatTemplate, ManifestPath, manifest_at, opened, spec_of
 from llamahost.commands.words import bytes_told, gpu_told
 from llamahost.core.errors import LlamahostError, LoadFailed
 
@@ -118,11 +118,12 @@ def _generations(model: str | None, manifest: ManifestPath, template: ChatTempla
     """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
     from llamahost.fleet.builtin import EMBED_NAME, NAME
+    from llamahost.fleet.local import missing
     from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH
 
     names = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():
-        if why := missing_of(each):
+        if why := missing(each):
             yield Finding(False, each.name, why)
         else:
             names.append(each.name)

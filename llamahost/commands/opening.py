@@ -86,6 +86,7 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
     For one person, so with one slot. Raises ManifestError, PullFailed.
     """
     from llamahost.core.errors import ManifestError
+    from llamahost.fleet.local import missing
     from llamahost.fleet.manifest import ModelSpec
 
     given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}
@@ -93,7 +94,7 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
         spec = ModelSpec(name=Path(model).stem or model, path=Path(model))
     else:
         spec = _named(model, path) or ModelSpec(name=model, path=path_of(model) or Path(model))
-        if why := missing_of(spec):
+        if why := missing(spec):
             names = ", ".join(each.name for each in manifest_at(path).models)
             fail(NO_MODEL, why if spec.name != model else f"{why}; the manifest names {names}")
     try:
@@ -101,19 +102,6 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
         return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", adapters=adapters, **given)
     except ManifestError as error:
         fail(USAGE, str(error))
-
-
-def missing_of(spec: ModelSpec) -> str:
-    """Why the model's file cannot be opened: it is not there. Empty where it is, or where loading tells more."""
-    from llamahost.core.errors import LoadFailed
-    from llamahost.fleet.local import located
-    from llamahost.fleet.manifest import PACKAGED
-
-    try:
-        path = located(spec).path
-    except LoadFailed as error:
-        return str(error)
-    return "" if path.is_file() or path in PACKAGED.values() else f"there is no file {path}"
 
 
 def _named(model: str, path: Path | None) -> ModelSpec | None:

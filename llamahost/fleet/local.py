@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from llamahost.core.errors import InvalidRequest, LlamahostError, LoadFailed, PullFailed
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.manifest import PACKAGED, ModelSpec
 from llamahost.fleet.repo import (
     MAIN,
     Choice,
@@ -149,6 +149,17 @@ def located(spec: ModelSpec, places: Places | None = None) -> ModelSpec:
     if found is None:
         raise LoadFailed(f"{reference} is not on this machine yet; `llamahost pull {spec.name}` fetches it")
     return replace(spec, path=found.path)
+
+
+def missing(spec: ModelSpec, places: Places | None = None) -> str:
+    """Why its file cannot be opened: it is not on this machine. Empty where it is, or where loading tells more."""
+    try:
+        path = located(spec, places).path
+        names = shard_names(path.name)
+    except (LoadFailed, PullFailed) as error:
+        return str(error)
+    absent = next((name for name in names if not path.with_name(name).is_file()), "")
+    return f"there is no file {path.with_name(absent)}" if absent and path not in PACKAGED.values() else ""
 
 
 def reference_of(spec: ModelSpec) -> Reference:

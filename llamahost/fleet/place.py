@@ -282,6 +282,7 @@ class Place:
         first, task = self._first, self.task
         return ModelStatus(
             name=self.spec.name,
+            spec=self.spec,
             aliases=self.spec.aliases,
             state=state,
             progress=1.0 if state == "ready" else progress or max((each.progress for each in replicas), default=0.0),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.adapters import AdapterStatus
 from llamahost.fleet.footprint import Footprint
-from llamahost.fleet.manifest import LoadMode
+from llamahost.fleet.manifest import LoadMode, ModelSpec
 from llamahost.text.remembered import Heard
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
@@ -54,6 +54,7 @@ class ModelStatus:
     """
 
     name: str
+    spec: ModelSpec | None = None  # by which it is served
     aliases: tuple[str, ...] = ()
     state: State = "unloaded"
     progress: float = 0.0

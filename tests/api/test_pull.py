@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from llamahost.fleet.local import Found, Places, models
+from llamahost.fleet.manifest import ModelSpec
+from llamahost.host import ModelStatus
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.loopback_hub import LoopbackHub, loopback_hub, sha256
@@ -78,8 +80,35 @@ def test_the_lines_are_ollama_s(hub: LoopbackHub, model: bytes, tmp_path: Path) 
 
 
 def test_a_model_that_is_served_needs_no_pull(hub: LoopbackHub) -> None:
-    assert asked({"model": "small"}).text.splitlines()[-1] == '{"status":"success"}'
+    for name in ("small", "small:latest"):
+        assert asked({"model": name}).text.splitlines()[-1] == '{"status":"success"}'
     assert hub.asked == []
+
+
+def test_a_served_model_that_is_not_loaded_is_fetched_or_told_not_to_be_there(
+    hub: LoopbackHub, model: bytes, tmp_path: Path
+) -> None:
+    host = FakeHost()
+
+    def status_of(**spec: Any) -> ModelStatus:
+        return replace(READY, state="unloaded", spec=ModelSpec(name="tiny", **spec))
+
+    host.statuses = (status_of(repo=NAME, quant="Q8_0"),)
+    for n_stored in (1, 1):  # the second time it is here
+        assert asked({"model": "tiny"}, host=host).text.splitlines()[-1] == '{"status":"success"}'
+        assert len(hub.stored) == n_stored
+    host.statuses = (status_of(path=tmp_path / "gone-00001-of-00002.gguf"),)
+    for is_split in (True, False):
+        answer = asked({"model": "tiny"}, host=host)
+        lacks = f"gone-0000{1 if is_split else 2}-of-00002.gguf"
+        assert answer.status_code == 404
+        assert answer.json() == {"error": f"`tiny` is served from a file, and there is no file {tmp_path / lacks}"}
+        (tmp_path / lacks).write_bytes(model)
+    assert asked({"model": "tiny"}, host=host).text.splitlines()[-1] == '{"status":"success"}'
+    host.statuses = (replace(host.statuses[0], state="failed", reason="corrupt"),)
+    answer = asked({"model": "tiny", "stream": False}, host=host)
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "`tiny` is on this machine, and cannot be loaded: corrupt"}
 
 
 def test_of_a_model_that_is_still_being_fetched_no_success_is_told(hub: LoopbackHub) -> None:
