@@ -38,8 +38,9 @@ async def test_a_card_with_a_fatal_xid_is_used_no_more_and_its_model_comes_back_
     gpus.listen(lambda _: sampled.set())
 
     def heard(event: FleetEvent) -> None:
-        if isinstance(event, ModelChanged) and event.state == "ready" and devices() == [second]:
-            moved.set()
+        model = host.models()[0]
+        if isinstance(event, ModelChanged) and model.state == "ready" and devices() == [second]:
+            moved.set()  # whichever came last: the new replica, or the end of the old
 
     def devices() -> list[str]:
         return [device for replica in host.models()[0].replicas for device in replica.devices]

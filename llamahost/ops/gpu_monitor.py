@@ -88,12 +88,17 @@ class GpuMonitor:
             nvml.close()
 
     def _wait(self, nvml: Nvml, loop: asyncio.AbstractEventLoop, until: float) -> None:
-        """Until the next sample is due; Xids are told as they come."""
-        while not self._is_over.is_set() and (left_s := until - time.monotonic()) > 0:
-            if not nvml.has_events:
+        """Until the next sample is due; Xids are told as they come, and asked for once where it is due already."""
+        while not self._is_over.is_set():
+            left_s = until - time.monotonic()
+            fault = None
+            if nvml.has_events:
+                if fault := nvml.wait(max(0.0, min(left_s, WAIT_S))):
+                    self._post(loop, fault)
+            elif left_s > 0:
                 self._is_over.wait(left_s)
-            elif fault := nvml.wait(min(left_s, WAIT_S)):
-                self._post(loop, fault)
+            if left_s <= 0 and fault is None:
+                return
 
     def _post(self, loop: asyncio.AbstractEventLoop, news: News) -> None:
         loop.call_soon_threadsafe(self._tell, news)

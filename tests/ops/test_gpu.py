@@ -148,6 +148,20 @@ async def test_the_monitor_tells_samples_and_faults_on_the_loop() -> None:
 
 
 @on_loop
+async def test_an_xid_is_told_where_each_sample_takes_longer_than_its_period() -> None:
+    fake = FakeNvml(Card())
+    monitor = GpuMonitor(1e-9, lambda: Nvml(fake))
+    heard: asyncio.Queue[News] = asyncio.Queue()
+    monitor.listen(heard.put_nowait)
+    monitor.start()
+    await heard.get()
+    fake._happens(0, 79)
+    while not isinstance(await heard.get(), Fault):
+        pass
+    monitor.close()
+
+
+@on_loop
 async def test_without_a_driver_it_says_so_once_and_its_thread_ends() -> None:
     fake = FakeNvml(failing={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND})
     monitor = GpuMonitor(0.01, lambda: Nvml(fake))
