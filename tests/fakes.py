@@ -148,7 +148,6 @@ class FakeBackend:
     is_unified: bool = False
     can_truncate: bool = True
     overlaps: bool = False
-    bytes_per_token: float = 0.0
     cost: Callable[[Plan], float] = field(default=lambda _: 0.001)
     failures: Mapping[int, Exception] = field(default_factory=dict)
     fails_late: bool = False

@@ -65,7 +65,6 @@ class Stepped:
         self.is_unified = False
         self.can_truncate = True
         self.overlaps = True
-        self.bytes_per_token = 0.0
         self.buffers: dict[tuple[str, str], int] = {}
         self._step_s, self._words = step_s, words
         self._plan = Plan()

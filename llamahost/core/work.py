@@ -94,7 +94,6 @@ class Job:
     n_prompt_logprobs: int | None = None
     is_post_sampling: bool = False
     tells_progress: bool = False
-    kind: Literal["generate", "embed"] = "generate"
     media: tuple[object, ...] = ()
     constraint: Constraint | None = None
     thoughts: ThoughtLimit | None = None
@@ -316,7 +315,6 @@ class Backend(Protocol):
     is_unified: bool  # slots share one pool of cells, and a copy shares cells instead of doubling them
     can_truncate: bool  # a slot may be cut anywhere; False: only cleared or copied whole (recurrent, sliding window)
     overlaps: bool  # launch returns while the device still computes
-    bytes_per_token: float  # KV bytes of one position in one slot, 0.0 when unknown
 
     def launch(self, plan: Plan) -> None:
         """Do all of the plan up to and with the decode.

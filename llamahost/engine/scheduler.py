@@ -125,8 +125,8 @@ class Scheduler:
         """Take a job in. Raises ValueError on one that can never run: the caller checks lengths first."""
         if not 1 <= len(job.tokens) <= self.n_ctx:
             raise ValueError(f"job {job.id} has {len(job.tokens)} tokens; a slot holds 1 to {self.n_ctx}")
-        if job.n_max < 0 or job.kind != "generate":
-            raise ValueError(f"job {job.id} does not generate")
+        if job.n_max < 0:
+            raise ValueError(f"job {job.id} may generate {job.n_max} tokens, which is less than none")
         if job.id in self._sequences:
             raise ValueError(f"job {job.id} is here already")
         sequence = Sequence(job, next(self._order), job.tokens[:], Times(arrived=now))

@@ -10,24 +10,19 @@ what C already counts as theirs; the decode then performs the slot copies first.
 from __future__ import annotations
 
 import ctypes
-import logging
 from array import array
 from collections.abc import Mapping
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 
 from llamahost.core.errors import BackendError, BackendLost, LoadFailed, NoRoom
-from llamahost.core.work import NO_ADAPTERS, Adapters, Copy, Plan, RowLogprobs, Sampled, Span
+from llamahost.core.work import NO_ADAPTERS, Adapters, Copy, Plan, Sampled, Span
 from llamahost.native import state
-from llamahost.native.context import Context, ContextOptions, check_spans, kv_bytes_per_token
-from llamahost.native.holding import Holding
+from llamahost.native.choosing import Choosing
+from llamahost.native.context import Context, ContextOptions, check_spans
 from llamahost.native.model import Model
-from llamahost.native.rows import Chooser, row_logprobs, scores
-from llamahost.native.sampling import SamplerChain, Samplers
-
-logger = logging.getLogger("llamahost.native")
+from llamahost.native.rows import Row
 
 _STATE_COST = 8  # moving a cell through host memory, in cells moved by a slot copy
 _REFUSED = -1  # llama_decode on an invalid batch, before it did anything
@@ -35,7 +30,7 @@ _MAX_FAILURES = 3  # decodes that fail in a row before the context is given up
 
 
 class LlamaBackend:
-    """Owned by one worker thread. A context on a model, with a sampler chain for each running job."""
+    """Owned by one worker thread. A context on a model, and what its running jobs choose their tokens by."""
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         if model.has_encoder:
@@ -50,16 +45,9 @@ class LlamaBackend:
         self.n_rows = context.n_rows
         self.is_unified = options.is_unified
         self.overlaps = model.library.has_gpu
-        self.bytes_per_token = kv_bytes_per_token(model, options.kv_type_k, options.kv_type_v)
         self._n_vocab = model.vocab.n_tokens
-        self._samplers = Samplers(model.library, model.vocab, n_ctx=options.n_ctx)
-        self._chooser = Chooser(model.library, n_vocab=self._n_vocab, n_threads=options.n_threads or 1)
         n_threads = options.n_threads or 1
-        self._holding = Holding(model.grammars, n_rows=options.n_slots, n_threads=n_threads)
-        self._chains: dict[int, SamplerChain] = {}
-        self._n_logprobs: dict[int, int] = {}
-        self._n_prompt_logprobs: dict[int, int] = {}
-        self._post_sampling: set[int] = set()  # jobs whose logprobs are of what their samplers left
+        self._choosing = Choosing(model, n_ctx=options.n_ctx, n_slots=options.n_slots, n_threads=n_threads)
         self._saved: dict[int, bytearray] = {}
         self._adapters: Adapters = NO_ADAPTERS  # as the context has them
         self._has_new_adapters = False  # the next decode makes its graphs anew
@@ -70,7 +58,7 @@ class LlamaBackend:
         self.sampling_s = 0.0
         self._has_pending_copies = False
         self._logits_at = 0
-        self._logits: npt.NDArray[np.float32] = np.zeros((0, self._n_vocab), np.float32)
+        self._logits: Row = np.zeros((0, self._n_vocab), np.float32)
         self._get_logits = model.library.long.get_logits
         try:
             self.can_truncate = self._probe(options)
@@ -109,8 +97,7 @@ class LlamaBackend:
             self._prepare(plan)
             if plan.spans:
                 self._n_launched_rows = self._launch_spans(plan.spans)
-                if self._holding:  # while the device decodes, where it does that by itself
-                    self._holding.look([span.job_id for span in plan.spans if span.n_rows])
+                self._choosing.look(plan.spans)
         except BackendError as error:
             self._end(plan.ends)  # `collect` will not be called
             if self._has_pending_copies:
@@ -129,13 +116,8 @@ class LlamaBackend:
             self._end(plan.ends)
 
     def close(self) -> None:
-        for chain in self._chains.values():
-            chain.close()
-        self._chains.clear()
         self._saved.clear()
-        self._holding.close()
-        self._samplers.close()
-        self._chooser.close()
+        self._choosing.close()
         self._logits = np.zeros((0, self._n_vocab), np.float32)
         self._context.close()
 
@@ -156,6 +138,11 @@ class LlamaBackend:
             self._has_new_adapters = True
         self.model.adapters.free(id_)
 
+    @property
+    def n_kept_for_jobs(self) -> int:
+        """What is kept of jobs that run or were preempted; for tests and debugging."""
+        return self._choosing.n_kept + len(self._saved)
+
     def check(self, slots: Mapping[int, int]) -> None:
         """Assert that each slot holds exactly that many positions; for tests and debugging."""
         for slot, n in slots.items():
@@ -164,7 +151,7 @@ class LlamaBackend:
             if held != n:
                 raise AssertionError(f"slot {slot} holds {held} positions, {n} were expected")
 
-    def row(self, index: int) -> npt.NDArray[np.float32]:
+    def row(self, index: int) -> Row:
         """A copy of row `index` of the last decode; for tests and debugging."""
         if not 0 <= index < self._n_launched_rows:
             raise BackendError(f"row {index} of {self._n_launched_rows}")
@@ -190,16 +177,7 @@ class LlamaBackend:
     def _prepare(self, plan: Plan) -> None:
         context = self._context
         for job in plan.begins:
-            if job.kind == "generate":
-                self._drop_chain(job.id)
-                self._chains[job.id] = self._samplers.chain(job.sampling, job.tokens)
-                self._holding.begin(job)
-                if job.n_logprobs is not None:
-                    self._n_logprobs[job.id] = job.n_logprobs
-                    if job.is_post_sampling:
-                        self._post_sampling.add(job.id)
-                if job.n_prompt_logprobs is not None:
-                    self._n_prompt_logprobs[job.id] = job.n_prompt_logprobs
+            self._choosing.begin(job)
         for save in plan.saves:
             self._check_slot(save.slot)
             self._saved[save.job_id] = state.take(context, save.slot)
@@ -312,7 +290,7 @@ class LlamaBackend:
             self._context.synchronize()
         return []
 
-    def _rows(self, n: int) -> npt.NDArray[np.float32]:
+    def _rows(self, n: int) -> Row:
         """The logits of the last decode, once computed; in the order of the batch, since this call sorts them."""
         at = self._get_logits(self._context.pointer)
         if not at:
@@ -325,142 +303,15 @@ class LlamaBackend:
         return self._logits[:n]
 
     def _sample(self, spans: tuple[Span, ...]) -> list[Sampled]:
-        n_rows = self._n_launched_rows
         began = perf_counter()
-        matrix = self._rows(n_rows)
-        self.decode_s += perf_counter() - began
-        if not any(span.scored for span in spans):
-            return self._choose([span for span in spans if span.n_rows], matrix)
-        return self._score_and_choose([span for span in spans if span.n_rows or span.scored], matrix)
-
-    def _score_and_choose(self, asking: list[Span], matrix: npt.NDArray[np.float32]) -> list[Sampled]:
-        """A span's scored rows come before its sampled ones, which are put together as if there were no others."""
-        scored: list[tuple[RowLogprobs, ...]] = []
-        places: list[int] = []
-        at = 0
-        for span in asking:
-            end = at + len(span.scored)
-            n_likely = self._n_prompt_logprobs.get(span.job_id)
-            if n_likely is None and span.scored:
-                raise BackendError(f"job {span.job_id} has scores and never asked for them")
-            scored.append(scores(matrix[at:end], span.scored, n_likely or 0))
-            at = end + span.n_rows
-            places += range(end, at)
-        chosen = iter(self._choose([span for span in asking if span.n_rows], matrix[places]))
-        answers = [next(chosen) if span.n_rows else Sampled(span.job_id, ()) for span in asking]
-        return [answer._replace(scored=of_span) for answer, of_span in zip(answers, scored, strict=True)]
-
-    def _choose(self, asking: list[Span], matrix: npt.NDArray[np.float32]) -> list[Sampled]:
-        """One token for each span, of the matrix' rows in their order; where a span has drafts, those accepted."""
-        try:
-            chains = [self._chains[span.job_id] for span in asking]
-        except KeyError as error:
-            raise BackendError(f"job {error} has rows and never began") from error
-        if len(matrix) != len(asking) or not self._post_sampling.isdisjoint([span.job_id for span in asking]):
-            return self._choose_bursts(asking, chains, matrix)
-        began = perf_counter()
-        if self._holding:
-            return self._sample_held(asking, chains, matrix)
-        tokens = self._chooser.choose_all(chains, matrix)
-        for chain, token in zip(chains, tokens, strict=True):
-            if chain.window:
-                chain.accept(token)
-        self.sampling_s += perf_counter() - began
-        if not self._n_logprobs:
-            return [Sampled(span.job_id, (token,)) for span, token in zip(asking, tokens, strict=True)]
-        return [
-            Sampled(span.job_id, (token,), self._logprobs_of(span.job_id, matrix[i], token))
-            for i, (span, token) in enumerate(zip(asking, tokens, strict=True))
-        ]
-
-    def _sample_held(
-        self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
-    ) -> list[Sampled]:
-        """Rows of which some are held to a grammar: a token is chosen where it is not known already."""
-        began = perf_counter()
-        holding = self._holding
-        ids = [span.job_id for span in asking]
-        chosen = [i for i, id_ in enumerate(ids) if holding.is_chosen(id_)]
-        is_all = len(chosen) == len(ids)
-        found = self._chooser.choose_all(
-            chains if is_all else [chains[i] for i in chosen],
-            matrix if is_all else matrix[chosen],
-            [holding.mask(ids[i]) for i in chosen],
-        )
-        tokens = dict(zip(chosen, found, strict=True))
-        result = []
-        for i, id_ in enumerate(ids):
-            if id_ in holding:
-                result.append(self._followed(id_, tokens.get(i, -1), chains[i], matrix[i]))
-            else:
-                chains[i].accept(tokens[i])
-                result.append(Sampled(id_, (tokens[i],), self._logprobs_of(id_, matrix[i], tokens[i])))
-        self.sampling_s += perf_counter() - began
-        return result
-
-    def _followed(self, job_id: int, token: int, chain: SamplerChain, row: npt.NDArray[np.float32]) -> Sampled:
-        token, forced, is_complete, error = self._holding.follow(job_id, token, self._chooser, chain, row)
-        if error:
-            return Sampled(job_id, (), error=error)
-        logprobs = self._logprobs_of(job_id, row, token)
-        return Sampled(job_id, (token,), logprobs, forced=forced, is_complete=is_complete)
-
-    def _choose_bursts(
-        self, asking: list[Span], chains: list[SamplerChain], matrix: npt.NDArray[np.float32]
-    ) -> list[Sampled]:
-        """Row by row; each row's token is accepted as long as it is the one that the span drafted."""
-        result = []
-        at = 0
-        for span, chain in zip(asking, chains, strict=True):
-            tokens: list[int] = []
-            logprobs: tuple[RowLogprobs, ...] = ()
-            drafts = span.tokens[len(span.tokens) - span.n_rows + 1 :]
-            last = Sampled(span.job_id, ())
-            for index in range(span.n_rows):
-                row = matrix[at + index]
-                if span.job_id in self._holding:
-                    last = self._burst_row(span.job_id, chain, row, is_first=index == 0)
-                    if last.error:
-                        break
-                    token = last.tokens[0]
-                    logprobs += last.logprobs
-                elif span.job_id in self._post_sampling:
-                    token, told = self._chooser.choose_and_tell(chain, row, self._n_logprobs[span.job_id])
-                    chain.accept(token)
-                    logprobs += (told,)
-                else:
-                    token = self._chooser.choose(chain, row)
-                    chain.accept(token)
-                    logprobs += self._logprobs_of(span.job_id, row, token)
-                tokens.append(token)
-                if last.is_complete or (index < len(drafts) and drafts[index] != token):
-                    break
-            at += span.n_rows
-            result.append(Sampled(span.job_id, tuple(tokens), logprobs, (), last.forced, last.is_complete, last.error))
-        return result
-
-    def _burst_row(self, job_id: int, chain: SamplerChain, row: npt.NDArray[np.float32], *, is_first: bool) -> Sampled:
-        if not is_first:  # the mask of the first was looked up while the rows were computed
-            self._holding.look_at_one(job_id)
-        token = -1
-        if self._holding.is_chosen(job_id):
-            token = self._chooser.choose(chain, row, 0, self._holding.mask(job_id))
-        return self._followed(job_id, token, chain, row)
-
-    def _logprobs_of(self, job_id: int, row: npt.NDArray[np.float32], token: int) -> tuple[RowLogprobs, ...]:
-        n = self._n_logprobs.get(job_id)
-        return () if n is None else (row_logprobs(row, token, n),)
+        matrix = self._rows(self._n_launched_rows)
+        waited = perf_counter()
+        sampled = self._choosing.sample(spans, matrix)
+        self.decode_s += waited - began
+        self.sampling_s += perf_counter() - waited
+        return sampled
 
     def _end(self, job_ids: tuple[int, ...]) -> None:
         for job_id in job_ids:
-            self._drop_chain(job_id)
+            self._choosing.end(job_id)
             self._saved.pop(job_id, None)
-            self._holding.end(job_id)
-
-    def _drop_chain(self, job_id: int) -> None:
-        chain = self._chains.pop(job_id, None)
-        if chain is not None:
-            chain.close()
-        self._n_logprobs.pop(job_id, None)
-        self._n_prompt_logprobs.pop(job_id, None)
-        self._post_sampling.discard(job_id)

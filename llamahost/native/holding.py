@@ -62,8 +62,8 @@ class Holding:
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._held
 
-    def __bool__(self) -> bool:
-        return bool(self._held)
+    def __len__(self) -> int:
+        return len(self._held)
 
     def begin(self, job: Job) -> None:
         """From now on the job is held, if it has a constraint or a limit to its thoughts."""

@@ -176,7 +176,7 @@ def test_what_can_never_run_is_refused() -> None:
         with pytest.raises(ValueError, match="tokens"):
             d.scheduler.add(Job(id=1, tokens=array("i", tokens), n_max=1), 0.0)
     with pytest.raises(ValueError, match="generate"):
-        d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=1, kind="embed"), 0.0)
+        d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=-1), 0.0)
     d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=1), 0.0)
     with pytest.raises(ValueError, match="already"):
         d.scheduler.add(Job(id=1, tokens=array("i", [1]), n_max=1), 0.0)

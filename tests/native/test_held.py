@@ -191,7 +191,7 @@ def test_a_grammar_that_gives_up_ends_its_own_job_alone(bench: Bench) -> None:
     assert bench.answers[broken].finish == "failed"
     assert "nowhere" in bench.answers[broken].error
     assert_valid(bench.text(right))
-    assert not bench.backend._holding
+    assert bench.backend.n_kept_for_jobs == 0
 
 
 def test_bias_bows_to_the_grammar(bench: Bench) -> None:

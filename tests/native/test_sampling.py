@@ -262,8 +262,7 @@ def test_ended_jobs_leave_no_sampler(tiny_llama: Path) -> None:
         jobs = [driver.begin(Sampling(dry_multiplier=1.0), n_logprobs=1) for _ in range(30)]
         driver.run(Plan(ends=tuple(jobs)))
         driver.run(Plan(ends=tuple(jobs)))
-        assert not driver.backend._chains
-        assert not driver.backend._n_logprobs
+        assert driver.backend.n_kept_for_jobs == 0
 
 
 def test_what_the_samplers_left_is_told_as_they_left_it(samplers: Samplers, chooser: Chooser) -> None:
