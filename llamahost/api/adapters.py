@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from llamahost.api.body import decode_body, read_body
 from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.openai_answers import Answer
-from llamahost.api.openai_parse import adapter_of
+from llamahost.api.openai_generation import adapter_of
 from llamahost.api.openai_types import LoraScale, Name
 from llamahost.api.problems import Forbidden
 from llamahost.api.service import Service

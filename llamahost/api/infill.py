@@ -19,8 +19,8 @@ from llamahost.api.affinity import with_headers
 from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_answers import Answer, TimingsAnswer
 from llamahost.api.openai_encode import Json, timings_json
+from llamahost.api.openai_generation import generation_of
 from llamahost.api.openai_output import output_of
-from llamahost.api.openai_parse import generation_of
 from llamahost.api.openai_types import Body, Name
 from llamahost.api.problems import NotServed, Superseded, problem_of
 from llamahost.api.service import Service

@@ -8,16 +8,13 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llamahost.api.affinity import key_of, priority_of
+from llamahost.api.openai_generation import generation_of, limit_of
 from llamahost.api.openai_output import output_of
 from llamahost.api.openai_types import (
     AudioPart,
-    Bias,
-    Body,
     ChatBody,
     CompletionBody,
     ImagePart,
-    LoraScale,
     MessageBody,
     NamedFunction,
     PartBody,
@@ -27,9 +24,6 @@ from llamahost.api.openai_types import (
 )
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import (
-    SAMPLER_NAMES,
-    SAMPLERS,
-    AdapterUse,
     Audio,
     ChatRequest,
     CompletionRequest,
@@ -38,42 +32,15 @@ from llamahost.core.messages import (
     Image,
     Message,
     Part,
-    SamplingOptions,
     Text,
     Tool,
     ToolCall,
 )
 
-_FLOATS_AND_INTS = (
-    "temperature",
-    "dynatemp_range",
-    "dynatemp_exponent",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "top_n_sigma",
-    "xtc_probability",
-    "xtc_threshold",
-    "mirostat",
-    "mirostat_tau",
-    "mirostat_eta",
-    "dry_multiplier",
-    "dry_base",
-    "dry_allowed_length",
-    "dry_penalty_last_n",
-    "repeat_last_n",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "min_keep",
-)
-"""Sampling fields that go through as they are, where they are given."""
+_REASONING_BUDGET = ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget")
 
 _STRIDE = 8192
 """Token ids that are handled at once, in 0.2 ms."""
-
-_LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama.cpp's letter of each, in SAMPLERS' order
 
 
 def parse_chat(body: ChatBody) -> ChatRequest:
@@ -91,7 +58,7 @@ def parse_chat(body: ChatBody) -> ChatRequest:
     if body.reasoning_effort and body.reasoning_effort != "none":
         options["reasoning_effort"] = body.reasoning_effort
     messages = _messages(body.messages)
-    _, budget = _reasoning_budget(body)
+    _, budget = limit_of(body, _REASONING_BUDGET)
     return ChatRequest(
         messages=messages,
         model=body.model or "",
@@ -111,7 +78,7 @@ def parse_chat(body: ChatBody) -> ChatRequest:
 
 def parse_completion(body: CompletionBody) -> CompletionRequest:
     """Raises InvalidRequest with the field's path."""
-    name, budget = _reasoning_budget(body)
+    name, budget = limit_of(body, _REASONING_BUDGET)
     if budget is not None:
         raise InvalidRequest("a budget for reasoning wants a chat: what a completion thinks is not known", param=name)
     return CompletionRequest(
@@ -276,18 +243,6 @@ def _allowed(choice: ToolChoice) -> tuple[str, tuple[str, ...]]:
     return given.mode, names
 
 
-def _reasoning_budget(body: Body) -> tuple[str, int | None]:
-    """The first of its names that is given, and the tokens; -1 is llama.cpp's way to say: without end."""
-    for name in ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget"):
-        value: int | None = getattr(body, name)
-        if value is None:
-            continue
-        if not -1 <= value < 2**31:
-            raise InvalidRequest(f"`{name}` must be from 0 to {2**31 - 1}, or -1 for no limit, not {value}", param=name)
-        return name, None if value == -1 else value
-    return "", None
-
-
 def _thinking(body: ChatBody, budget: int | None) -> bool | None:
     """What is said of it; else not with a budget of nothing or no effort, and certainly with one."""
     if body.enable_thinking is not None and body.reasoning_effort != "none":
@@ -324,108 +279,3 @@ def _tokens(prompt: list[int | str | list[int]]) -> Sequence[int]:
         tokens.extend(stride)  # type: ignore[arg-type] # int is all there is
         del prompt[:_STRIDE]
     return tokens
-
-
-def generation_of(body: Body, n_logprobs: int | None) -> Generation:
-    """How the answer is made, for every route that makes one. Raises InvalidRequest."""
-    if body.grammar_lazy:
-        raise InvalidRequest("`grammar_lazy` is not served by this version", param="grammar_lazy")
-    n_probs = body.n_probs or 0
-    if n_probs > 0:
-        if n_logprobs is not None:
-            raise InvalidRequest("`n_probs` and `logprobs` differ in form; give one of them", param="n_probs")
-        if n_probs > 20:
-            raise InvalidRequest(f"`n_probs` must be at most 20, not {n_probs}", param="n_probs")
-        n_logprobs = n_probs
-    limit_ms = body.t_max_predict_ms or 0
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    return Generation(
-        sampling=_sampling(body),
-        stop=stop,
-        max_tokens=_max_tokens(body),
-        n=1 if body.n is None else body.n,
-        n_logprobs=n_logprobs,
-        is_post_sampling=n_probs > 0 and bool(body.post_sampling_probs),
-        line_limit_s=limit_ms / 1000 if limit_ms > 0 else None,
-        tells_progress=bool(body.stream and body.return_progress),
-        tells_timings=bool(body.stream and body.timings_per_token),
-        ignore_eos=bool(body.ignore_eos),
-        adapters=tuple(adapter_of(each, f"lora[{k}]") for k, each in enumerate(body.lora or ())),
-        timeout_s=body.timeout,
-        session_id=key_of(body.session_id, body.prompt_cache_key),
-        user=key_of(body.user, body.safety_identifier),
-        priority=priority_of(
-            "batch" if body.priority is None and body.service_tier == "flex" else body.priority, "priority"
-        ),
-    )
-
-
-def adapter_of(body: LoraScale, path: str) -> AdapterUse:
-    """Raises InvalidRequest."""
-    key = body.name if body.id is None else body.id
-    if key is None or (body.id is not None and body.name is not None):
-        raise InvalidRequest("an adapter is given by its `id` or its `name`, one of them", param=path)
-    return AdapterUse(key, body.scale)
-
-
-def _max_tokens(body: Body) -> int | None:
-    """The newest name wins; -1 is llama.cpp's way to say: until the context ends."""
-    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
-        value: int | None = getattr(body, name)
-        if value is None:
-            continue
-        if value == -1:
-            return None
-        if not 0 <= value < 2**31:
-            raise InvalidRequest(f"`{name}` must be from 0 to {2**31 - 1}, or -1 for no limit, not {value}", param=name)
-        return value
-    return None
-
-
-def _sampling(body: Body) -> SamplingOptions:
-    options: SamplingOptions = {}
-    for name in _FLOATS_AND_INTS:
-        value = getattr(body, name)
-        if value is not None:
-            options[name] = value  # type: ignore[literal-required] # each is a key of SamplingOptions, by a test
-    if body.dry_sequence_breakers is not None:
-        options["dry_sequence_breakers"] = tuple(body.dry_sequence_breakers)
-    if body.logit_bias is not None:
-        options["logit_bias"] = _logit_bias(body.logit_bias)
-    if body.samplers is not None:
-        options["samplers"] = _samplers(body.samplers)
-    if body.seed is not None:
-        # OpenAI allows 64 bits, llama.cpp has 32; -1 draws one. The same seed stays the same seed.
-        options["seed"] = None if body.seed == -1 else body.seed % 2**32
-    return options
-
-
-def _logit_bias(bias: dict[str, Bias] | list[tuple[int | str, Bias]]) -> tuple[tuple[int, float], ...]:
-    pairs = bias.items() if isinstance(bias, dict) else bias
-    return tuple((_biased_token(token), _bias(value)) for token, value in pairs)
-
-
-def _biased_token(token: int | str) -> int:
-    if isinstance(token, int):
-        return token
-    if token.isascii() and token.isdigit() and len(token) <= 10:
-        return int(token)
-    raise InvalidRequest(f"`logit_bias` names `{token[:40]}`, which is not a token id", param="logit_bias")
-
-
-def _bias(value: Bias) -> float:
-    if value is True:
-        raise InvalidRequest("a bias is a number, or false to ban the token", param="logit_bias")
-    return float("-inf") if value is False else float(value)
-
-
-def _samplers(samplers: str | list[str]) -> tuple[str, ...]:
-    """By names, or by llama.cpp's letters in one string."""
-    if isinstance(samplers, str):
-        unknown = [letter for letter in samplers if letter not in _LETTERS]
-        if unknown:
-            raise InvalidRequest(
-                f"unknown sampler letter `{unknown[0]}`; the known ones are {''.join(_LETTERS)}", param="samplers"
-            )
-        return tuple(_LETTERS[letter] for letter in samplers)
-    return tuple(SAMPLER_NAMES.get(name.lower(), name) for name in samplers)
