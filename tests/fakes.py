@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
@@ -167,6 +168,7 @@ class FakeBackend:
         self._samplers: dict[int, FakeSampler] = {}
         self._launched: Plan | None = None
         self._pending: Exception | None = None
+        self._failing = deque[Exception]()
         self._is_lost = False
 
     @property
@@ -181,12 +183,16 @@ class FakeBackend:
     def holds(self, slot: int) -> Tokens:
         return array("i", (cell.token for cell in self._slots[slot]))
 
+    def fail_next(self, error: Exception) -> None:
+        """From any thread, whatever step the worker has come to meanwhile."""
+        self._failing.append(error)
+
     def launch(self, plan: Plan) -> None:
         assert not self.is_closed, "launch after close"
         assert self._launched is None, "launch before collect"
         self.plans.append(plan)
         self._check(plan)
-        failure = self.failures.get(self.n_steps)
+        failure = self._failing.popleft() if self._failing else self.failures.get(self.n_steps)
         self.n_steps += 1
         self.now += self.cost(plan)
         if self._is_lost or isinstance(failure, BackendLost):

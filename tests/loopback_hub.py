@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.on_loop import LIMIT_S
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PIECE = 4096
 
@@ -215,7 +217,7 @@ def loopback_hub() -> Iterator[LoopbackHub]:
             if hub.gate is not None:
                 self.wfile.flush()
                 hub.waiting.set()
-                hub.gate.wait(10)
+                hub.gate.wait(LIMIT_S)
             self.wfile.write(body[min(PIECE, n_sent) : n_sent])
 
         def send_json(self, value: object, status: int = 200, **headers: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any, ParamSpec
 P = ParamSpec("P")
 
 LIMIT_S = 120.0
-"""No measure of speed: what hangs is to end, also where the machine gives the test a twentieth of a core."""
+"""Of whatever is waited for: no measure of speed. What hangs is to end, also where the machine gives the test a
+twentieth of a core.
+"""
 
 
 def on_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:

@@ -23,9 +23,8 @@ from llamahost.host import AsyncHost
 from tests.api.sockets import listening
 from tests.engine.test_worker import Gated
 from tests.fleet.fakes import FakeLoader, spec_of
-from tests.on_loop import turns
+from tests.on_loop import LIMIT_S, turns
 
-LIMIT_S = 60.0
 MAX_BODY = 2**18
 N_CTX = 64
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"

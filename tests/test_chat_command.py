@@ -14,7 +14,8 @@ import pytest
 
 from llamahost.commands.chat import Talk, Turn
 from llamahost.core.events import Delta
-from tests.test_cli import LIMIT_S, command, environment, finished, serving
+from tests.on_loop import LIMIT_S
+from tests.test_cli import command, environment, finished, serving
 
 SHORT = ("--temperature", "0", "--max-tokens", "6", "--n-ctx", "512")
 

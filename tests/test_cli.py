@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from llamahost.cli import app
+from tests.on_loop import LIMIT_S
 
 HERE = Path(__file__).resolve().parent.parent
-LIMIT_S = 30.0
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from llamahost.commands.top import ENTER, LEAVE, TERMINATED
+from tests.on_loop import LIMIT_S
 from tests.test_cli import HERE, Server, command, ended, environment, serving
 
 MANIFEST = """
@@ -109,7 +110,7 @@ def test_a_manifest_that_was_edited_is_read_again_and_one_that_is_wrong_changes_
     server: Server, manifest: Path
 ) -> None:
     text = manifest.read_text()
-    with httpx.Client(base_url=server.url, headers={"x-api-key": "sesame"}) as client:
+    with httpx.Client(base_url=server.url, headers={"x-api-key": "sesame"}, timeout=LIMIT_S) as client:
         manifest.write_text(text.replace("broken", "mended") + "no_such_key = 1\n")
         refused = client.post("/api/reload")
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "no_such_key")
@@ -147,7 +148,7 @@ def test_top_gives_the_terminal_back_whatever_ends_it(server: Server, number: si
             pass
         finally:
             os.close(ours)
-        assert process.wait(30) == status
+        assert process.wait(LIMIT_S) == status
     assert seen.startswith(ENTER.encode())
     assert seen.endswith(LEAVE.encode())
     assert b"org/tiny" in seen

@@ -29,8 +29,8 @@ from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
 from tests.engine.test_worker import Gated
 from tests.fakes import FakeBackend, alone
-from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
-from tests.on_loop import on_loop, turns
+from tests.fleet.fakes import FakeLoader, spec_of
+from tests.on_loop import LIMIT_S, on_loop, turns
 
 
 class Records(list[RequestRecord]):
@@ -252,7 +252,7 @@ async def test_draining_lets_what_runs_finish() -> None:
     async with host_of() as (host, _):
         running = host.complete(completion(max_tokens=100))
         await anext(running)
-        closing = asyncio.ensure_future(host.aclose(drain_s=WAIT_S))
+        closing = asyncio.ensure_future(host.aclose(drain_s=LIMIT_S))
         rest = [event async for event in running]
         assert isinstance(rest[-1], Finished)
         assert rest[-1].usage.n_generated == 100
@@ -261,8 +261,9 @@ async def test_draining_lets_what_runs_finish() -> None:
 
 @on_loop
 async def test_the_observer_is_told_of_each_request_once_with_its_counts() -> None:
-    records = Records()
-    async with host_of(records=records) as (host, _):
+    records, backend = Records(), Gated()
+    backend.open()
+    async with host_of(backend, records=records) as (host, _):
         await events_of(host, completion("abc", "defg", n=2, max_tokens=3))
         [record] = records
         assert (record.model, record.kind, record.outcome) == ("fake", "completion", "length")
@@ -274,10 +275,13 @@ async def test_the_observer_is_told_of_each_request_once_with_its_counts() -> No
         partly = host.chat(chat(max_tokens=200))
         await anext(partly)
         await partly.aclose()
+        await at_rest(host)
+        backend.shut()  # or it might be answered before it is cancelled
         task = asyncio.ensure_future(events_of(host, chat(max_tokens=200)))
         await turns()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        backend.open()
         at_its_end = host.complete(completion(max_tokens=2))
         async for event in at_its_end:
             if isinstance(event, Finished):

@@ -18,8 +18,7 @@ from llamahost.host import AsyncHost
 from llamahost.ops.tally import Tally
 from tests.api.sockets import Client, listening
 from tests.gguf_models import write_model
-
-LIMIT_S = 60.0
+from tests.on_loop import LIMIT_S
 
 Law = Callable[[openai.AsyncOpenAI], Awaitable[None]]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import LIMIT_S, command, environment, finished
+from tests.on_loop import LIMIT_S
+from tests.test_cli import command, environment, finished
 
 
 def at_a_terminal(folder: Path, *arguments: str | Path) -> tuple[int, str, str]:

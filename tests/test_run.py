@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.gguf_models import write_model
-from tests.test_cli import HERE, LIMIT_S, command, ended, environment, finished
+from tests.on_loop import LIMIT_S
+from tests.test_cli import HERE, command, ended, environment, finished
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from llamahost.api.auth import keys_of, read_keys
 from llamahost.api.server import tls_of
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.manifest import ServerSettings
-from tests.test_cli import LIMIT_S, Server, ended, serving
+from tests.on_loop import LIMIT_S
+from tests.test_cli import Server, ended, serving
 
 
 def status_of(

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.gguf_models import write_model
-from tests.test_cli import LIMIT_S, Server, command, environment, serving
+from tests.on_loop import LIMIT_S
+from tests.test_cli import Server, command, environment, serving
 
 pytestmark = pytest.mark.slow  # each starts a process
 

@@ -20,7 +20,8 @@ from llamahost.fleet.manifest import Manifest, ServerSettings
 from llamahost.given import message_of
 from llamahost.sync import Host
 from tests.fakes import BackendError, FakeBackend, alone
-from tests.fleet.fakes import WAIT_S, FakeLoader, spec_of
+from tests.fleet.fakes import FakeLoader, spec_of
+from tests.on_loop import LIMIT_S
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def host_of(
         yield host, loader
     assert loader.is_all_closed
     for thread in set(threading.enumerate()) - threads:
-        thread.join(WAIT_S)
+        thread.join(LIMIT_S)
         assert not thread.is_alive(), f"the host left the thread {thread.name}"
 
 
@@ -197,7 +198,7 @@ def test_a_host_that_cannot_load_leaves_nothing() -> None:
     with pytest.raises(LoadFailed, match="no such file"):
         Host(spec_of(), load=FakeLoader(failures=[LoadFailed("no such file")]))
     for thread in set(threading.enumerate()) - threads:
-        thread.join(WAIT_S)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 

@@ -18,9 +18,8 @@ from llamahost.host import AsyncHost
 from llamahost.sync import Host
 from tests.api.sockets import listening
 from tests.fleet.fakes import spec_of
+from tests.on_loop import LIMIT_S
 from tests.scripted import Scripted
-
-LIMIT_S = 30.0
 
 HERMES = """\
 {%- if tools %}{{ '<|system|>Call as <tool_call>{"name": ..., "arguments": ...}</tool_call>: ' }}{{ tools | tojson }}

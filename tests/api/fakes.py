@@ -25,6 +25,7 @@ from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.template import CHATML, Template
+from tests.on_loop import LIMIT_S
 from tests.text.vocabulary import ByteVocabulary
 
 Request = ChatRequest | CompletionRequest
@@ -216,7 +217,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
     """A test's coroutine on a loop of its own; nothing may hang."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             await work()
 
     asyncio.run(bounded())

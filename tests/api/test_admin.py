@@ -29,6 +29,7 @@ from llamahost.ops.tally import Tally
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.api.test_openapi import CARD
+from tests.on_loop import LIMIT_S
 
 COPY = ReplicaStatus(
     id="org/model#0",
@@ -194,7 +195,7 @@ def test_events_tell_everything_once_and_then_what_changes() -> None:
             assert (kind, sample["gpus"][0]["uuid"]) == ("gpus", "GPU-0")
             app.gate.close()
             assert await anext(events) == ("end", {"reason": "the server is shutting down"})
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
             client.vanish()
 
     run(law)
@@ -211,7 +212,7 @@ def test_listeners_hear_of_other_models_when_the_manifest_is_read_again() -> Non
         n_models = []
         async with (
             listening(app) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as client,
             client.stream("GET", "/api/events?kinds=models") as answer,
         ):
             async for line in answer.aiter_lines():
@@ -236,7 +237,7 @@ def test_only_the_kinds_that_are_named_are_told_and_a_client_that_leaves_is_forg
             tally.finished(RequestRecord(model="org/model", kind="chat", id="req_1"))
             assert (await anext(events))[0] == "request"
             client.vanish()
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
             assert app._watch.feed.n_listeners == 0
         async with client_of(app_of(host_of())) as asking:
             refused = await asking.get("/api/events?kinds=request,modles")
@@ -352,7 +353,7 @@ def test_a_load_goes_on_when_its_client_leaves() -> None:
             client.post("/api/models/m/load", {})
             await host.waiting.wait()
             client.vanish()
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
             assert not is_done.is_set()
             release.set()
             await is_done.wait()

@@ -19,6 +19,7 @@ from llamahost.text.remembered import Heard
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
 from tests.api.sockets import Client, listening
 from tests.api.test_chat import ASK
+from tests.on_loop import LIMIT_S
 
 CHAT = "/v1/chat/completions"
 
@@ -118,7 +119,7 @@ def test_a_closed_gate_refuses_and_lets_finish_what_is_inside() -> None:
             assert not await app.gate.empty(0)
             release.set()
             assert b'"Hello"' in await inside.until(b"predicted_per_second")
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
             inside.vanish()
             late.vanish()
 

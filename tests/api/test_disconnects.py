@@ -13,6 +13,7 @@ import pytest
 from llamahost.core.events import Delta, Started
 from tests.api.fakes import FakeHost, Step, app_of, run, said
 from tests.api.sockets import Client, listening
+from tests.on_loop import LIMIT_S
 
 CHAT = "/v1/chat/completions"
 
@@ -44,7 +45,7 @@ def test_leaving_closes_the_generator(script: list[Step], stream: bool) -> None:
                 await client.until(b'"text"')
             client.vanish()
             await host.closed.wait()
-            await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
         assert (host.n_open, host.n_cancelled) == (0, 1)
 
     run(law)
@@ -78,7 +79,7 @@ def test_leaving_before_the_body_is_whole_asks_nothing() -> None:
             client.post(CHAT, ask(True), missing=5, headers="Expect: 100-continue\r\n")
             await client.until(b"100 Continue\r\n\r\n")  # it has begun to read the body
             client.vanish()
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
         assert host.requests == []
 
     run(law)
@@ -148,7 +149,7 @@ def test_a_client_that_never_reads_is_ended() -> None:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined] # the transport is two-way
             client.post(CHAT, ask(True))
             await host.closed.wait()
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
             client.vanish()
         assert host.n_cancelled == 1
 
@@ -218,7 +219,7 @@ def test_a_hundred_clients_that_leave_at_any_turn_leave_nothing_behind() -> None
                 client.vanish()
 
             await asyncio.gather(*(visit(k) for k in range(100)))
-            assert await app.gate.empty(10)
+            assert await app.gate.empty(LIMIT_S)
         assert host.n_open == 0
 
     run(law)

@@ -17,7 +17,7 @@ from llamahost.core.work import Plan
 from tests.api.sockets import listening
 from tests.fakes import FakeBackend
 from tests.fleet.test_router import Records, two_replicas
-from tests.on_loop import on_loop, turns
+from tests.on_loop import LIMIT_S, on_loop, turns
 
 PATH = "/v1/completions"
 
@@ -27,7 +27,7 @@ class Held(FakeBackend):
 
     def __init__(self, gate: threading.Event) -> None:
         def cost(_: Plan) -> float:
-            assert gate.wait(10)
+            assert gate.wait(LIMIT_S)
             return 0.001
 
         super().__init__(n_ctx=10**6, n_slots=1, cost=cost)
@@ -45,7 +45,9 @@ async def test_a_replica_that_is_lost_mid_stream_is_an_error_event_and_its_other
     backends = [Held(gate), Held(gate)]
     async with two_replicas(*backends, records=Records()) as host, AsyncExitStack() as stack:
         port = await stack.enter_async_context(listening(create_app(host)))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S)
+        )
         stack.callback(gate.set)
         running: dict[str, tuple[FakeBackend, httpx.Response]] = {}
         for _ in range(2):  # one on each
@@ -58,7 +60,7 @@ async def test_a_replica_that_is_lost_mid_stream_is_an_error_event_and_its_other
         while host.models()[0].n_in_flight < 6:
             await turns()
         (lost, failed), (_, going) = running.values()
-        lost.failures = dict.fromkeys(range(lost.n_steps, lost.n_steps + 10**6), BackendLost("the device is gone"))
+        lost.fail_next(BackendLost("the device is gone"))
         gate.set()
         last = [line async for line in failed.aiter_lines() if line][-1]
         error = json.loads(last.removeprefix("data: "))["error"]
@@ -75,7 +77,7 @@ async def test_a_step_that_fails_before_the_first_token_is_another_replica_s_ans
     async with (
         two_replicas(FakeBackend(failures=bad), FakeBackend(failures=bad), records=Records()) as host,
         listening(create_app(host)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as client,
     ):
         answer = await client.post(PATH, json=body(3, stream=True))
     assert (answer.status_code, answer.headers["x-llamahost-tries"]) == (200, "3")
@@ -89,7 +91,9 @@ async def test_where_all_replicas_are_full_it_is_a_429_that_says_when_to_come_ag
     gate.set()
     async with two_replicas(Held(gate), Held(gate), records=Records(), max_queue=0) as host, AsyncExitStack() as stack:
         port = await stack.enter_async_context(listening(create_app(host)))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S)
+        )
         stack.callback(gate.set)
         for _ in range(2):
             await stack.enter_async_context(client.stream("POST", PATH, json=body(900_000, stream=True)))

@@ -18,6 +18,7 @@ from llamahost.host import ModelStatus
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
 from tests.loopback_hub import LoopbackHub, loopback_hub, sha256
+from tests.on_loop import LIMIT_S
 
 NAME = "Maker/Tiny-GGUF"
 
@@ -54,7 +55,7 @@ def asked(
         app = app_of(host or FakeHost(), **settings)
         async with client_of(app) as client:
             found.append(await client.post("/api/pull", json=body, headers=headers))
-        await app._pulls.ended(5)
+        await app._pulls.ended(LIMIT_S)
 
     run(law)
     return found[0]
@@ -155,11 +156,11 @@ def test_leaving_ends_the_pull(hub: LoopbackHub, model: bytes, tmp_path: Path, s
             if stream:
                 await client.until(b'"completed":')
             else:
-                await app._reading.run(lambda: hub.waiting.wait(10), 2**20)
+                await app._reading.run(lambda: hub.waiting.wait(LIMIT_S), 2**20)
             client.vanish()
-            assert await app.gate.empty(5)
+            assert await app.gate.empty(LIMIT_S)
             gate.set()
-            await app._pulls.ended(5)
+            await app._pulls.ended(LIMIT_S)
             found.extend(models(Places.of({"HOME": str(tmp_path)})))  # before the server closes, which ends pulls too
 
     found: list[Found] = []

@@ -12,6 +12,7 @@ from llamahost.bench.client import Target, stream
 from llamahost.bench.report import Report
 from llamahost.bench.servers import BenchFailed
 from llamahost.bench.session import Candidate, Options, measure, order_of
+from tests.on_loop import LIMIT_S
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -166,10 +167,10 @@ def test_a_server_that_always_fails_ends_the_measurement() -> None:
 def test_kinds_of_failure() -> None:
     async def work() -> list[str]:
         server, target = await serve(Talker(breaks=True))
-        broken = await stream(target, "/v1/completions", b'{"prompt":"a","max_tokens":1}', timeout_s=5)
+        broken = await stream(target, "/v1/completions", b'{"prompt":"a","max_tokens":1}', timeout_s=LIMIT_S)
         server.close()
         await server.wait_closed()
-        refused = await stream(target, "/v1/completions", b"{}", timeout_s=5)
+        refused = await stream(target, "/v1/completions", b"{}", timeout_s=LIMIT_S)
         return [broken.error, refused.error]
 
     assert asyncio.run(work()) == ["cut", "connect"]

@@ -21,6 +21,7 @@ from llamahost.bench.servers import (
     parse_memory,
     shared_libraries,
 )
+from tests.on_loop import LIMIT_S
 
 SETTINGS = Settings(model=Path('/models/a "b".gguf'), n_ctx=512, n_slots=4, n_threads=2)
 
@@ -82,7 +83,7 @@ def test_a_started_server_is_gone_after_an_error(tmp_path: Path) -> None:
 def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     server = Server("s", [sys.executable, "-c", "print('no such model'); exit(3)"], free_port(), tmp_path / "log")
     with server, pytest.raises(BenchFailed, match=r"(?s)code 3.*no such model"):
-        asyncio.run(server.wait_until_ready("/v1/completions", b"{}", timeout_s=60))
+        asyncio.run(server.wait_until_ready("/v1/completions", b"{}", timeout_s=LIMIT_S))
 
 
 def test_a_server_that_cannot_be_started_is_said_so(tmp_path: Path) -> None:

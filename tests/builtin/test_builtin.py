@@ -34,6 +34,7 @@ from llamahost.fleet.builtin import (
 )
 from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
 from llamahost.fleet.manifest_file import parse_manifest
+from tests.on_loop import LIMIT_S
 from tests.test_cli import HERE, command, ended, environment, finished, serving
 from tools.train_builtin.style import styled
 
@@ -228,7 +229,8 @@ def test_a_package_that_is_not_whole_says_so_at_the_start(tmp_path: Path, harm: 
         (file.parent / SUMS.name).unlink()
     done = subprocess.run(
         command("serve", "--port", "0", "--log-level", "error"),
-        cwd=tmp_path, env=environment() | {"PYTHONPATH": str(tmp_path)}, text=True, capture_output=True, timeout=30,
+        cwd=tmp_path, env=environment() | {"PYTHONPATH": str(tmp_path)}, timeout=LIMIT_S,
+        text=True, capture_output=True,
     )  # fmt: skip
     assert done.returncode == 3
     assert reason in done.stderr

@@ -12,8 +12,7 @@ from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
 from tests.engine.test_engine import job_of
 from tests.fakes import FakeBackend, alone, one_by_one, per_token
-
-WAIT_S = 10.0
+from tests.on_loop import LIMIT_S
 
 
 class Gated(FakeBackend):
@@ -28,12 +27,18 @@ class Gated(FakeBackend):
     def launch(self, plan: Plan) -> None:
         self.entered.release()
         if self.is_shut:
-            assert self.gate.acquire(timeout=WAIT_S)
+            assert self.gate.acquire(timeout=LIMIT_S)
         super().launch(plan)
 
     def open(self) -> None:
         self.is_shut = False
         self.gate.release()
+
+    def shut(self) -> None:
+        """No step runs, nor will one be let through that was not asked for."""
+        self.is_shut = True
+        while self.gate.acquire(blocking=False):
+            pass
 
 
 class Mail:
@@ -46,7 +51,7 @@ class Mail:
 
     def wait_for_end(self, *job_ids: int) -> None:
         while not set(job_ids) <= self.ends.keys():
-            for emission in one_by_one(self.queue.get(timeout=WAIT_S)):
+            for emission in one_by_one(self.queue.get(timeout=LIMIT_S)):
                 self.tokens.setdefault(emission.job_id, []).extend(emission.tokens)
                 if emission.finish is not None:
                     self.ends[emission.job_id] = emission
@@ -64,7 +69,7 @@ def worker() -> Iterator[Worker]:
     worker = Worker("test", stall_s=30.0)
     worker.start()
     yield worker
-    assert worker.close(WAIT_S)
+    assert worker.close(LIMIT_S)
     assert set(threading.enumerate()) <= threads
 
 
@@ -103,11 +108,11 @@ def test_engines_share_the_time_and_not_the_steps() -> None:
     for engine, _ in engines:
         worker.attach(engine)
         worker.submit(engine, job_of(1, n_max=20))
-    assert backends[0].entered.acquire(timeout=WAIT_S)
+    assert backends[0].entered.acquire(timeout=LIMIT_S)
     backends[0].open()  # now at the latest both have work
     for _, mail in engines:
         mail.wait_for_end(1)
-    assert worker.close(WAIT_S)
+    assert worker.close(LIMIT_S)
     both = order[order.index(1) :][:16]
     assert both.count(0) in (3, 4, 5)
     assert 0.75 <= 3 * both.count(0) / both.count(1) <= 1.5
@@ -152,7 +157,7 @@ def test_an_abort_sent_during_a_step_is_obeyed_before_the_next_plan(worker: Work
     engine, mail = engine_on(backend)
     worker.attach(engine)
     worker.submit(engine, job_of(1, n_max=100))
-    assert backend.entered.acquire(timeout=WAIT_S)
+    assert backend.entered.acquire(timeout=LIMIT_S)
     worker.submit(engine, job_of(2))
     worker.abort(engine, 1)
     worker.abort(engine, 1)
@@ -170,11 +175,11 @@ def test_detaching_fails_the_jobs_and_frees_the_backend(worker: Worker) -> None:
     worker.attach(engine)
     worker.attach(second)
     worker.submit(engine, job_of(1, n_max=100))
-    assert backend.entered.acquire(timeout=WAIT_S)
+    assert backend.entered.acquire(timeout=LIMIT_S)
     done = worker.detach(engine)
     assert not done.done()
     backend.open()
-    done.result(WAIT_S)
+    done.result(LIMIT_S)
     assert backend.is_closed
     assert not other.is_closed
     mail.wait_for_end(1)
@@ -194,7 +199,7 @@ def test_an_error_in_closing_reaches_whoever_detaches(worker: Worker) -> None:
     engine, _ = engine_on(Stuck())
     worker.attach(engine)
     with pytest.raises(RuntimeError, match="cannot be freed"):
-        worker.detach(engine).result(WAIT_S)
+        worker.detach(engine).result(LIMIT_S)
 
 
 def test_closing_closes_every_engine_and_answers_whoever_comes_later() -> None:
@@ -203,8 +208,8 @@ def test_closing_closes_every_engine_and_answers_whoever_comes_later() -> None:
     backend = FakeBackend()
     engine, mail = engine_on(backend)
     worker.attach(engine)
-    assert worker.close(WAIT_S)
-    assert worker.close(WAIT_S)
+    assert worker.close(LIMIT_S)
+    assert worker.close(LIMIT_S)
     assert backend.is_closed
     assert worker.detach(engine).done()
     worker.submit(engine, job_of(1))
@@ -214,7 +219,7 @@ def test_closing_closes_every_engine_and_answers_whoever_comes_later() -> None:
 
 
 def test_a_worker_that_was_never_started_can_be_closed() -> None:
-    assert Worker("test").close(WAIT_S)
+    assert Worker("test").close(LIMIT_S)
 
 
 def test_a_step_that_does_not_return_is_a_stall_and_closing_does_not_wait_for_it() -> None:
@@ -224,14 +229,14 @@ def test_a_step_that_does_not_return_is_a_stall_and_closing_does_not_wait_for_it
     engine, _ = engine_on(backend, clock=lambda: 0.0)
     worker.attach(engine)
     worker.submit(engine, job_of(1, n_max=1))
-    assert backend.entered.acquire(timeout=WAIT_S)
+    assert backend.entered.acquire(timeout=LIMIT_S)
     watch = worker.watch(100.0)
     assert watch.busy_for_s == 100.0
     assert not watch.is_stalled  # the first step may take long: nothing is known of this machine
     assert worker.watch(121.0).is_stalled
     assert not worker.close(timeout_s=0.01)
     backend.open()
-    assert worker.close(WAIT_S)
+    assert worker.close(LIMIT_S)
 
 
 def test_what_is_a_stall_follows_the_measured_speed(worker: Worker) -> None:
@@ -241,13 +246,13 @@ def test_what_is_a_stall_follows_the_measured_speed(worker: Worker) -> None:
     worker.attach(engine)
     worker.submit(engine, job_of(1, n_max=20))
     for _ in range(20):  # each step takes three seconds: a slow machine
-        assert backend.entered.acquire(timeout=WAIT_S)
+        assert backend.entered.acquire(timeout=LIMIT_S)
         now += 3.0
         backend.gate.release()
     mail.wait_for_end(1)
     assert worker.watch(now).busy_for_s == 0.0
     worker.submit(engine, job_of(2, n_max=1))
-    assert backend.entered.acquire(timeout=WAIT_S)
+    assert backend.entered.acquire(timeout=LIMIT_S)
     assert not worker.watch(now + 59.0).is_stalled
     assert worker.watch(now + 200.0).is_stalled
     backend.open()

@@ -20,9 +20,8 @@ from llamahost.fleet.residents import Measured
 from llamahost.text.template import CHATML, Template
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
+from tests.on_loop import LIMIT_S
 from tests.text.vocabulary import ByteVocabulary
-
-WAIT_S = 10.0
 
 
 class SlowVocabulary(ByteVocabulary):
@@ -40,7 +39,7 @@ class SlowVocabulary(ByteVocabulary):
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         self.entered.set()
         self.thread = threading.get_ident()
-        assert self.gate.wait(WAIT_S)
+        assert self.gate.wait(LIMIT_S)
         self.n_uses_after_close += self.is_closed
         return super().encode(text, add_special=add_special, parse_special=parse_special)
 
@@ -56,7 +55,7 @@ class FakeAdapters:
 
     def open(self, path: Path) -> int:
         self.entered.set()
-        assert self.gate.wait(WAIT_S)
+        assert self.gate.wait(LIMIT_S)
         if path.stem == "bad":
             raise LoadFailed(f"{path} cannot be used as an adapter: it is bad")
         return next(self._ids)
@@ -98,7 +97,8 @@ class FakeOpened:
 
 
 class FakeLoader:
-    """Opens with `make`, one backend after another; the k-th load raises `failures[k]` where there is one.
+    """Opens with `make`, one backend after another, from several threads at once where several load; the k-th load
+    raises `failures[k]` where there is one.
 
     `gate` holds loads until it is set. Failures are raised after the progress has been told.
     """
@@ -112,17 +112,23 @@ class FakeLoader:
         self.gate.set()
         self._make = make
         self._failures = failures
+        self._counting = threading.Lock()
 
     def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
-        k, self.n_loads = self.n_loads, self.n_loads + 1
+        with self._counting:
+            k, self.n_loads = self.n_loads, self.n_loads + 1
         on_progress(0.5)
-        assert self.gate.wait(WAIT_S)
+        assert self.gate.wait(LIMIT_S)
         on_progress(0.75)
         failure = self._failures[k] if k < len(self._failures) else None
         if failure is not None:
             raise failure
-        self.opened.append(open_fake(spec, self._make()))
-        return self.opened[-1]
+        opened = open_fake(spec, self.made_for(spec))
+        self.opened.append(opened)
+        return opened
+
+    def made_for(self, spec: ModelSpec) -> FakeBackend:
+        return self._make()
 
     @property
     def backend(self) -> FakeBackend:

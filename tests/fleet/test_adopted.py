@@ -17,9 +17,9 @@ from llamahost.fleet.fit import Shape
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts, footprint
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
-from tests.fleet.fakes import WAIT_S, FakeLoader, FakeOpened, spec_of
+from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
 from tests.fleet.test_fleet import fleet_of
-from tests.on_loop import on_loop, turns
+from tests.on_loop import LIMIT_S, on_loop, turns
 
 
 async def named(fleet: Fleet, name: str) -> str:
@@ -32,7 +32,7 @@ async def test_who_waits_for_a_model_that_leaves_the_manifest_is_told() -> None:
     gate = threading.Event()
 
     def facts(spec: ModelSpec) -> FileFacts:
-        assert gate.wait(WAIT_S)
+        assert gate.wait(LIMIT_S)
         return FileFacts()
 
     other = spec_of("b", load="request")
@@ -110,7 +110,7 @@ class SlowOnce(HostDevices):
     def free_bytes(self) -> Mapping[str, int]:
         if SlowOnce.is_slow:
             SlowOnce.is_slow = False
-            assert self.gate.wait(WAIT_S)
+            assert self.gate.wait(LIMIT_S)
         return super().free_bytes()
 
 

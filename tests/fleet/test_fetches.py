@@ -27,7 +27,7 @@ from llamahost.fleet.residency import BACKOFF_S
 from tests.fleet.fakes import spec_of
 from tests.fleet.test_fleet import fleet_of
 from tests.loopback_hub import LoopbackHub, loopback_hub
-from tests.on_loop import turns
+from tests.on_loop import LIMIT_S, turns
 
 NAME = "Maker/Tiny-GGUF"
 
@@ -69,7 +69,7 @@ async def fetching(
 
 def run(law: Coroutine[Any, Any, None]) -> None:
     """On a loop of its own; the hub's threads, which wait for more to be asked, may outlive it."""
-    asyncio.run(asyncio.wait_for(law, 30.0))
+    asyncio.run(asyncio.wait_for(law, LIMIT_S))
 
 
 async def asked(fleet: Fleet, name: str, **wants: Any) -> Path:
@@ -165,7 +165,7 @@ def test_what_is_not_wanted_any_more_is_not_fetched_to_its_end(hub: LoopbackHub,
             while not hub.waiting.is_set() or fleet.statuses()[0].state != "pulling":
                 await turns()
             if ending == "close":
-                await asyncio.wait_for(fleet.close(), 2.0)  # whatever the hub does
+                await asyncio.wait_for(fleet.close(), LIMIT_S / 2)  # while the hub says nothing, for LIMIT_S
             elif ending == "unload":
                 await fleet.unload("m")
             else:

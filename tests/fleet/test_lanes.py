@@ -3,18 +3,17 @@
 import threading
 
 from llamahost.fleet.lanes import N_LARGE, Lanes
-
-WAIT_S = 10.0
+from tests.on_loop import LIMIT_S
 
 
 def test_nothing_smaller_waits_behind_large_work() -> None:
     lanes = Lanes(2)
     gate = threading.Event()
-    large = [lanes.submit(lambda: gate.wait(WAIT_S), N_LARGE + 1) for _ in range(8)]
-    assert lanes.submit(lambda: "done", N_LARGE).result(WAIT_S) == "done"
+    large = [lanes.submit(lambda: gate.wait(LIMIT_S), N_LARGE + 1) for _ in range(8)]
+    assert lanes.submit(lambda: "done", N_LARGE).result(LIMIT_S) == "done"
     assert not any(future.done() for future in large)
     gate.set()
-    assert all(future.result(WAIT_S) for future in large)
+    assert all(future.result(LIMIT_S) for future in large)
     lanes.close()
 
 

@@ -21,6 +21,7 @@ from llamahost.fleet.remove import remove
 from llamahost.fleet.repo import Reference, RepoFile, parse_reference
 from tests.gguf_models import write_model
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
+from tests.on_loop import LIMIT_S
 
 NAME = "Maker/Tiny-GGUF"
 
@@ -373,7 +374,7 @@ def test_two_pulls_of_one_file_fetch_it_once(hub: LoopbackHub, places: Places, m
     waits = threading.Event()
     first = threading.Thread(target=lambda: found.append(pulled(hub, places, NAME)))
     first.start()
-    assert hub.waiting.wait(10)
+    assert hub.waiting.wait(LIMIT_S)
     second = threading.Thread(
         target=lambda: found.append(
             puller(hub, places).pull(
@@ -382,10 +383,10 @@ def test_two_pulls_of_one_file_fetch_it_once(hub: LoopbackHub, places: Places, m
         )
     )
     second.start()
-    assert waits.wait(10)
+    assert waits.wait(LIMIT_S)
     hub.gate.set()
-    first.join(10)
-    second.join(10)
+    first.join(LIMIT_S)
+    second.join(LIMIT_S)
     assert sorted(each.n_fetched for each in found) == [0, len(model)]
     assert len(hub.stored) == 1
 

@@ -14,7 +14,7 @@ from llamahost.core.errors import Overloaded, PullFailed, Unavailable
 from llamahost.fleet.download import Cancelled, Puller, Step
 from llamahost.fleet.pulls import MAX_AT_ONCE, Pulls
 from llamahost.fleet.repo import Reference
-from tests.on_loop import on_loop
+from tests.on_loop import LIMIT_S, on_loop
 
 REFERENCE = Reference("a/b")
 
@@ -34,7 +34,7 @@ class SlowPuller:
         on_step(Step("listing"))
         for n in range(3):
             on_step(Step("pulling", "f", "sha256:1", 3, n))
-        assert self.go.wait(10)
+        assert self.go.wait(LIMIT_S)
         if cancelled.is_set():
             raise Cancelled("cancelled")
         if self.error is not None:
@@ -66,7 +66,7 @@ async def test_all_who_ask_share_one_pull_and_each_hears_it_whole() -> None:
     assert [(step.kind, step.n_done) async for step in early][-2:] == [("pulling", 3), ("done", 0)]
     assert [step.kind async for step in late][-1] == "done"
     assert puller.began == [REFERENCE]
-    await pulls.ended(5)
+    await pulls.ended(LIMIT_S)
 
 
 @on_loop
@@ -85,7 +85,7 @@ async def test_a_pull_ends_when_the_last_one_leaves_and_not_before() -> None:
     assert len(puller.began) == 2
     puller.go.set()
     assert [step.kind async for step in again][-1] == "done"
-    await pulls.ended(5)
+    await pulls.ended(LIMIT_S)
 
 
 @on_loop
@@ -97,7 +97,7 @@ async def test_what_goes_wrong_is_told_to_all_and_the_next_one_begins_anew() -> 
         with pytest.raises(PullFailed, match="no such thing"):
             await first(pulls.pull(REFERENCE), "done")
     assert len(puller.began) == 2
-    await pulls.ended(5)
+    await pulls.ended(LIMIT_S)
 
 
 @on_loop
@@ -116,4 +116,4 @@ async def test_so_many_at_once_and_none_after_closing() -> None:
         await anext(pulls.pull(REFERENCE))
     assert all(cancelled.is_set() for cancelled in puller.cancelled)
     puller.go.set()
-    await pulls.ended(5)
+    await pulls.ended(LIMIT_S)

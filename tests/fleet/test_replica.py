@@ -20,8 +20,8 @@ from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.replica import Replica
 from tests.engine.test_worker import Gated
 from tests.fakes import BackendError, FakeBackend, alone
-from tests.fleet.fakes import WAIT_S, SlowVocabulary, open_fake, spec_of
-from tests.on_loop import on_loop, turns
+from tests.fleet.fakes import SlowVocabulary, open_fake, spec_of
+from tests.on_loop import LIMIT_S, on_loop, turns
 
 
 def job_of(job_id: int, n_max: int = 6) -> Job:
@@ -126,7 +126,7 @@ async def test_small_prompts_stay_on_the_loop_and_large_ones_do_not_block_it() -
         vocabulary.entered.clear()
         large = asyncio.ensure_future(replica.prepare(CompletionRequest(prompts=("x" * (N_SMALL + 1),))))
         await turns()  # the loop goes on, and the thread has the work
-        assert await asyncio.to_thread(vocabulary.entered.wait, WAIT_S)
+        assert await asyncio.to_thread(vocabulary.entered.wait, LIMIT_S)
         assert not large.done()
         vocabulary.gate.set()
         assert len((await large).jobs[0].tokens) == N_SMALL + 2
@@ -159,7 +159,7 @@ async def test_closing_waits_for_a_tokenising_whose_caller_has_left() -> None:
         vocabulary.gate.clear()
         large = asyncio.ensure_future(replica.prepare(CompletionRequest(prompts=("x" * (N_SMALL + 1),))))
         await turns()
-        assert await asyncio.to_thread(vocabulary.entered.wait, WAIT_S)
+        assert await asyncio.to_thread(vocabulary.entered.wait, LIMIT_S)
         large.cancel()
         closing = asyncio.ensure_future(replica.close())
         await turns(20)

@@ -18,8 +18,8 @@ from llamahost.fleet.replica import MAX_NUMBERS, Replica
 from llamahost.fleet.vectors import Vectors
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
-from tests.fleet.fakes import WAIT_S, SlowVocabulary, open_fake, spec_of
-from tests.on_loop import on_loop
+from tests.fleet.fakes import SlowVocabulary, open_fake, spec_of
+from tests.on_loop import LIMIT_S, on_loop
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def test_what_is_refused_while_it_is_prepared_is_not_computed() -> None:
     async with replica_on(embedder) as (replica, vocabulary):
         vocabulary.gate.clear()
         asking = asyncio.ensure_future(replica.embed(EmbedRequest(inputs=("a" * 32,) * (N_SMALL // 32 + 1))))
-        assert await asyncio.to_thread(vocabulary.entered.wait, WAIT_S)
+        assert await asyncio.to_thread(vocabulary.entered.wait, LIMIT_S)
         assert vocabulary.thread != threading.get_ident()
         replica.refuse(Unavailable("the server is shutting down"))
         vocabulary.gate.set()

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-LIMIT_S = 30.0
+from tests.on_loop import LIMIT_S
+
 MAX_BYTES = 4 * 2**30
 """Of the child's address space: the library, numpy and a tiny model take less than one."""
 

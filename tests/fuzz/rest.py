@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 
-from tests.test_cli import LIMIT_S, Server
+from tests.on_loop import LIMIT_S
+from tests.test_cli import Server
 
 
 def assert_at_rest(server: Server, *, n_slots: int, model: str = "tiny") -> None:

@@ -19,7 +19,8 @@ from tests.fuzz.numbers import FLOATS, INTS, Range
 from tests.fuzz.opening import opener
 from tests.fuzz.rest import assert_at_rest
 from tests.gguf_models import write_model
-from tests.test_cli import LIMIT_S, Server, serving
+from tests.on_loop import LIMIT_S
+from tests.test_cli import Server, serving
 
 pytestmark = pytest.mark.slow
 

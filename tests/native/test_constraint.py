@@ -18,6 +18,7 @@ from llamahost.core.work import Constraint
 from llamahost.native.constraint import MAX_LEVELS, ConstraintFailed, Grammars, Matcher, allowed, allows
 from llamahost.native.model import Model
 from llamahost.text.constraint import MAX_CHOICES, grammar_of
+from tests.on_loop import LIMIT_S
 
 SCHEMA = {
     "type": "object",
@@ -289,7 +290,7 @@ def test_an_answer_begins_while_another_grammar_is_compiled(model: Model) -> Non
     with grammars._compiling:  # somebody compiles, for as long as he likes
         thread = threading.Thread(target=begin, daemon=True)
         thread.start()
-        thread.join(10.0)
+        thread.join(LIMIT_S)
         assert begun == ["ab", "cd"]
     grammars.close()
 
