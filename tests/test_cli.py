@@ -269,7 +269,7 @@ def streaming(server: Server, n: int) -> Iterator[Any]:
 def test_sigterm_drains_refuses_and_exits_well(tiny_llama: Path, tmp_path: Path) -> None:
     with serving(tmp_path, tiny_llama, "--n-ctx", "4096") as server:
         server.line("ready: ")
-        with streaming(server, 800) as stream:
+        with streaming(server, 3000) as stream:
             server.process.send_signal(signal.SIGTERM)
             server.line("stopping: 1 requests")
             status, body = server.request("/v1/completions", {"prompt": "b", "max_tokens": 1})
