@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from llamahost.core.messages import Image as Image
     from llamahost.core.messages import Message as Message
     from llamahost.core.messages import Output as Output
-    from llamahost.core.messages import Sampling as Sampling
-    from llamahost.core.messages import SamplingOptions as SamplingOptions
     from llamahost.core.messages import Text as Text
     from llamahost.core.messages import Tool as Tool
     from llamahost.core.messages import ToolCall as ToolCall
@@ -50,6 +48,8 @@ if TYPE_CHECKING:
     from llamahost.core.observe import RequestRecord as RequestRecord
     from llamahost.core.results import ChatResult as ChatResult
     from llamahost.core.results import CompletionResult as CompletionResult
+    from llamahost.core.sampling import Sampling as Sampling
+    from llamahost.core.sampling import SamplingOptions as SamplingOptions
     from llamahost.core.vectors import Embeddings as Embeddings
     from llamahost.core.vectors import EmbedRequest as EmbedRequest
     from llamahost.core.vectors import Ranking as Ranking
@@ -77,11 +77,12 @@ _HOMES = {
         "Timings", "TokenLogprob", "Usage",
     ),
     "llamahost.core.messages": (
-        "Audio", "ChatRequest", "CompletionRequest", "Generation", "Image", "Message", "Output", "Sampling",
-        "SamplingOptions", "Text", "Tool", "ToolCall",
+        "Audio", "ChatRequest", "CompletionRequest", "Generation", "Image", "Message", "Output", "Text", "Tool",
+        "ToolCall",
     ),
     "llamahost.core.observe": ("Observer", "RequestRecord"),
     "llamahost.core.results": ("ChatResult", "CompletionResult"),
+    "llamahost.core.sampling": ("Sampling", "SamplingOptions"),
     "llamahost.core.vectors": ("EmbedRequest", "Embeddings", "Ranking", "RerankRequest"),
     "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings"),
     "llamahost.fleet.manifest_file": ("load_manifest",),

@@ -13,18 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 from llamahost.core.errors import InvalidRequest
-from llamahost.core.messages import (
-    AdapterUse,
-    Continued,
-    Generation,
-    Message,
-    Output,
-    Role,
-    SamplingOptions,
-    Text,
-    Tool,
-    ToolCall,
-)
+from llamahost.core.messages import AdapterUse, Continued, Generation, Message, Output, Role, Text, Tool, ToolCall
+from llamahost.core.sampling import SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec
 from llamahost.fleet.builtin import builtin, is_named
 from llamahost.fleet.manifest import Manifest, ModelSpec

@@ -21,8 +21,9 @@ from llamahost.core.errors import (
     Unavailable,
 )
 from llamahost.core.events import Delta, Event, Finished, Started
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, SamplingOptions, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
 from llamahost.core.observe import RequestRecord
+from llamahost.core.sampling import SamplingOptions
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.amounts import N_SMALL
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings

@@ -26,7 +26,8 @@ import numpy as np
 from measure_constrained import schema
 
 from llamahost.bench.stats import spread
-from llamahost.core.messages import Output, Sampling
+from llamahost.core.messages import Output
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Constraint, Job, OneMore
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend

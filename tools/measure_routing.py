@@ -22,7 +22,8 @@ from itertools import count
 
 import orjson
 
-from llamahost.core.messages import ChatRequest, Message, Sampling, Text
+from llamahost.core.messages import ChatRequest, Message, Text
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Emission, Job, Sampled, Tokens
 from llamahost.engine.scheduler import Scheduler
 from llamahost.fleet.ledger import NO_ASK, Ask, Ledger

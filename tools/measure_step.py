@@ -12,7 +12,7 @@ import time
 from array import array
 from pathlib import Path
 
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Job
 from llamahost.engine.engine import Engine
 from llamahost.engine.scheduler import Scheduler

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from llamahost.api.affinity import key_of, priority_of
 from llamahost.api.openai_types import Bias, Body, LoraScale
 from llamahost.core.errors import InvalidRequest
-from llamahost.core.messages import SAMPLER_NAMES, SAMPLERS, AdapterUse, Generation, SamplingOptions
+from llamahost.core.messages import AdapterUse, Generation
+from llamahost.core.sampling import SAMPLER_NAMES, SAMPLERS, SamplingOptions
 
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens", "n_predict")  # the newest name wins
 

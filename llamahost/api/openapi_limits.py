@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamahost.core.messages import MAX_BIASES, MAX_BREAKERS, RANGES
+from llamahost.core.sampling import MAX_BIASES, MAX_BREAKERS, RANGES
 from llamahost.core.vectors import MAX_INPUTS
 from llamahost.fleet.adapters import MAX_SCALE
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 
 Tokens: TypeAlias = "array[int]"
 """array("i") of token ids; handed over, never changed by whoever receives one."""

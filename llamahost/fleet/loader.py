@@ -13,7 +13,7 @@ from typing import cast
 
 from llamahost.core.errors import InvalidRequest, LoadFailed, NoMemory
 from llamahost.core.machine import Machine
-from llamahost.core.messages import SAMPLER_NAMES, Sampling, SamplingOptions
+from llamahost.core.sampling import SAMPLER_NAMES, Sampling, SamplingOptions
 from llamahost.core.work import Pooling
 from llamahost.fleet.builtin import verify
 from llamahost.fleet.facts import generates, task_of

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from llamahost.core.errors import InvalidRequest, ManifestError
-from llamahost.core.messages import Sampling, SamplingOptions
+from llamahost.core.sampling import Sampling, SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec, check_together
 from llamahost.fleet.manifest_kinds import INT32, MAX_DEVICES, MODEL_KINDS, SERVER_KINDS
 from llamahost.fleet.ranges import check, is_network, is_pattern, is_share

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import ManifestError
-from llamahost.core.messages import SamplingOptions
+from llamahost.core.sampling import SamplingOptions
 from llamahost.fleet.adapters import AdapterSpec, check_together
 from llamahost.fleet.manifest import (
     LIMITED,

@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Sampling, Snippet, Text, Tool
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Snippet, Text, Tool
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Constraint, Job, ThoughtLimit, Tokens, Vocabulary
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
 from llamahost.fleet.known import beginning, check_known, given_ids, spelling

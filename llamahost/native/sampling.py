@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamahost.core.errors import BackendError
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Tokens
 from llamahost.native.library import Library
 from llamahost.native.vocab import Vocab

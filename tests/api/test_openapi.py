@@ -17,7 +17,7 @@ from llamahost.api.openai_types import ChatBody, CompletionBody
 from llamahost.api.operations import OPERATIONS
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.events import Delta, Finished, Started, Usage
-from llamahost.core.messages import MAX_BIASES
+from llamahost.core.sampling import MAX_BIASES
 from llamahost.fleet.loader import ModelCard
 from tests.api.fakes import READY, FakeHost, PreparingHost, Step, app_of, client_of, likely, run
 

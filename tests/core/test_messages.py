@@ -6,17 +6,8 @@ from dataclasses import fields
 import pytest
 
 from llamahost.core.errors import InvalidRequest
-from llamahost.core.messages import (
-    SAMPLERS,
-    ChatRequest,
-    CompletionRequest,
-    Generation,
-    Image,
-    Message,
-    Sampling,
-    SamplingOptions,
-    Text,
-)
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Image, Message, Text
+from llamahost.core.sampling import SAMPLERS, Sampling, SamplingOptions
 
 
 def test_every_sampling_field_may_be_an_option() -> None:

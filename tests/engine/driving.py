@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import NO_ADAPTERS, Adapters, Constraint, Emission, Job, News, OneMore, Plan, RowLogprobs
 from llamahost.engine.scheduler import Scheduler
 from tests.fakes import FakeBackend, alone, one_by_one, scored_alone

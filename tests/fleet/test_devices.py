@@ -14,8 +14,9 @@ import pytest
 from llamahost.core.errors import ManifestError, Unavailable
 from llamahost.core.events import Delta, Event, Finished
 from llamahost.core.machine import Machine
-from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
+from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import FleetEvent, ModelChanged
+from llamahost.core.sampling import SamplingOptions
 from llamahost.fleet.devices import BudgetedDevices, Device
 from llamahost.fleet.facts import facts_of
 from llamahost.fleet.fit import Shape

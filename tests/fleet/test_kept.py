@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from llamahost.core.events import Delta, Finished
-from llamahost.core.messages import CompletionRequest, Generation, SamplingOptions
+from llamahost.core.messages import CompletionRequest, Generation
+from llamahost.core.sampling import SamplingOptions
 from llamahost.core.work import KeptSlot
 from llamahost.fleet import residents
 from llamahost.fleet.cache import written

@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from llamahost.core.errors import ContextTooLong, InvalidRequest, LoadFailed, TemplateFailed
 from llamahost.core.events import Echoed, PromptLogprob
 from llamahost.core.machine import Machine
-from llamahost.core.messages import (
-    ChatRequest,
-    CompletionRequest,
-    Generation,
-    Image,
-    Message,
-    Output,
-    Sampling,
-    Text,
-    Tool,
-)
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Image, Message, Output, Text, Tool
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Emission, RowLogprobs
 from llamahost.fleet.fit import Facts, choose_shape, shapes
 from llamahost.fleet.loader import Loaded, Preparer, _open_backend, load

@@ -15,7 +15,8 @@ from llamahost.api.embeddings import EmbeddingsBody
 from llamahost.api.openai_types import ChatBody, CompletionBody
 from llamahost.api.rerank import RerankBody
 from llamahost.core.errors import InvalidRequest, LoadFailed, ManifestError
-from llamahost.core.messages import Generation, Sampling
+from llamahost.core.messages import Generation
+from llamahost.core.sampling import Sampling
 from llamahost.core.vectors import EmbedRequest
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from llamahost.native.context import ContextOptions

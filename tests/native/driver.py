@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Copy, Job, Plan, Restore, Sampled, Save, Span, Truncation
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions

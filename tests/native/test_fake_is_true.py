@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import NoRoom
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Backend, Copy, Job, Plan, Restore, RowLogprobs, Save, Span, Truncation
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend

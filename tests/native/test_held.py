@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamahost.core.messages import Output, Sampling
+from llamahost.core.messages import Output
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Constraint, Emission, Job, ThoughtLimit
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llamahost.core.errors import BackendError
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Job, Plan, Span
 from llamahost.native.library import library
 from llamahost.native.model import Model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamahost.core.messages import Sampling
+from llamahost.core.sampling import Sampling
 from llamahost.core.work import Job, Plan, Span
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
