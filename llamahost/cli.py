@@ -335,8 +335,15 @@ def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, 
     host = AsyncHost(wanted, observer=tally, is_strict=is_strict)
     fingerprint = f"llamahost-{__version__}"
 
-    async def reload() -> None:
-        await host.adopt(await asyncio.to_thread(again))
+    reloading = asyncio.Lock()
+
+    async def reload() -> tuple[str, ...]:
+        async with reloading:  # whichever was read last holds
+            manifest = await asyncio.to_thread(again)
+            hold = await runner.adopt(manifest.server)
+            waiting = await host.adopt(manifest)
+            hold()
+            return waiting
 
     def make_app(on_start: Callable[[], None]) -> App:
         return create_app(

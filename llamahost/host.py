@@ -220,10 +220,13 @@ class AsyncHost:
         """Take a model out of memory when nobody uses it any more, and wait for that. Idempotent."""
         await self._fleet.unload(name)
 
-    async def adopt(self, manifest: Manifest) -> None:
-        """Serve another manifest: only what changed is touched. How the server listens stays as it was."""
-        await self._fleet.adopt(manifest)
+    async def adopt(self, manifest: Manifest) -> tuple[str, ...]:
+        """Serve another manifest: only what changed is touched. How the server listens stays as it was; the settings
+        that differ and wait for a restart are returned.
+        """
+        waiting = await self._fleet.adopt(manifest)
         self._router.adopt(manifest)
+        return waiting
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
         """Have it told on the loop when a model changes, and how its load goes; returns what ends that."""

@@ -121,6 +121,34 @@ def test_a_manifest_that_was_edited_is_read_again_and_one_that_is_wrong_changes_
         assert client.post("/api/reload").status_code == 200
 
 
+def test_how_the_server_answers_changes_with_its_manifest_and_how_it_listens_with_a_restart(
+    server: Server, manifest: Path
+) -> None:
+    text = manifest.read_text()
+    changed = text.replace(
+        '"sesame"', '"mohn"\ngpu_sample_s = 9\nbase_path = "/llm"\nmax_body_bytes = 1024\ncors_origins = ["*"]'
+    )
+    with httpx.Client(base_url=server.url, headers={"x-api-key": "sesame"}) as client:
+        manifest.write_text(changed.replace('"mohn"', '"mohn"\ntls_cert = "nowhere.pem"'))
+        refused = client.post("/api/reload").json()["error"]
+        assert (refused["param"], "nowhere.pem cannot be read" in refused["message"]) == ("tls_cert", True)
+        assert client.get("/llm/api/models").status_code == 404
+        try:
+            manifest.write_text(changed)
+            assert client.post("/api/reload").json()["waits_for_restart"] == ["gpu_sample_s"]
+            assert client.get("/api/models").status_code == 401
+            client.headers["x-api-key"] = "mohn"
+            told = client.get("/llm/api/models", headers={"origin": "https://a.org"})
+            assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, "*")
+            assert client.post("/v1/completions", content=bytes(1025)).status_code == 413
+        finally:
+            manifest.write_text(text)
+            os.kill(server.process.pid, signal.SIGHUP)
+            server.line("the manifest was read again")
+        client.headers["x-api-key"] = "sesame"
+        assert client.get("/api/models").status_code == 200
+
+
 @pytest.mark.parametrize("name", ["ps", "top"])
 def test_a_wrong_key_and_a_server_that_is_not_there_have_their_status(server: Server, name: str) -> None:
     assert asked(server, name, key="wrong").returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import ssl
 import subprocess
 import urllib.error
@@ -36,10 +37,13 @@ def status_of(
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Self-signed, for this machine, and its key."""
+    return certified(tmp_path_factory.mktemp("tls"))
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("there is no openssl command to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         [
@@ -54,7 +58,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_https_and_keys_are_served_from_files_and_beside_them(certificate: tuple[Path, Path], tmp_path: Path) -> None:
-    cert, key = certificate
+    cert, key = (tmp_path / path.name for path in certificate)
+    for path in certificate:
+        shutil.copy(path, tmp_path)
     file = tmp_path / "keys"
     file.write_text("# the team's\nalpha  \n\n  beta\n#gamma\n")
     flags = ("--tls-cert", cert, "--api-key-file", file)
@@ -64,6 +70,15 @@ def test_https_and_keys_are_served_from_files_and_beside_them(certificate: tuple
         assert status_of(server, "/", context, X_Forwarded_For="192.0.2.7")[0] == 200
         assert "client=127.0.0.1" in server.line("GET / 200")  # nobody was told to believe such a header
         for one, status in (("alpha", 200), ("beta", 200), ("delta", 200), ("gamma", 401), ("#gamma", 401), ("", 401)):
+            assert status_of(server, "/v1/models", context, Authorization=f"Bearer {one}")[0] == status
+        certified(tmp_path)
+        file.write_text("gamma")
+        server.process.send_signal(signal.SIGHUP)
+        server.line("the manifest was read again")
+        with pytest.raises(urllib.error.URLError, match="self-signed"):
+            status_of(server, "/", context)
+        context = ssl.create_default_context(cafile=cert)
+        for one, status in (("alpha", 401), ("delta", 200), ("gamma", 200)):
             assert status_of(server, "/v1/models", context, Authorization=f"Bearer {one}")[0] == status
         assert server.end() == 0
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.admin_told import count, gpus_told, model_told_whole, request_told
-from llamahost.api.admin_types import EventKind, LoadBody, RequestsInfo, StatsInfo, UnloadBody
+from llamahost.api.admin_types import EventKind, LoadBody, ReloadInfo, RequestsInfo, StatsInfo, UnloadBody
 from llamahost.api.body import decode_body, read_body
 from llamahost.api.border import Gate
 from llamahost.api.cors import refuse_strange_pages
@@ -39,8 +39,9 @@ POLLED = frozenset({"/api/models", "/api/stats", "/api/gpus", "/api/requests"})
 _encode = msgspec.json.Encoder().encode
 
 
-Again = Callable[[], Awaitable[None]]
-"""Reads the manifest again, and serves it. Raises ManifestError, and then the old one stays."""
+Again = Callable[[], Awaitable[tuple[str, ...]]]
+"""Reads the manifest again, and serves it; tells what of the server's settings waits for a restart. Raises
+ManifestError, and then the old one stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +112,16 @@ class Admin:
         if not task.cancelled():
             task.exception()  # told to whoever waited, and by the model's state
 
-    async def again(self) -> None:
-        """Raises InvalidRequest with what is wrong; the manifest that is served stays then."""
+    async def again(self) -> tuple[str, ...]:
+        """What waits for a restart. Raises InvalidRequest with what is wrong; what is served stays then."""
         if self.reload is None:
             raise InvalidRequest("this server was started without a manifest that could be read again")
         try:
-            await self.reload()
+            waiting = await self.reload()
         except ManifestError as error:
             raise InvalidRequest(f"the manifest is as before: {error}", param=error.key or None) from error
         self.watch.tell_all()
+        return waiting
 
     def stats(self, scope: Scope) -> object:
         statuses = self.service.models()
@@ -184,8 +186,9 @@ class Reload:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.admin.settings)
         await read_body(scope, receive, MAX_BYTES)
-        await self.admin.again()
-        await send_json(send, _encode(self.admin.watch.models()))
+        waiting = await self.admin.again()
+        models = self.admin.watch.models().models
+        await send_json(send, _encode(ReloadInfo(models=models, waits_for_restart=list(waiting))))
 
 
 async def _shielded(task: asyncio.Task[None]) -> None:

@@ -100,6 +100,13 @@ class ModelsInfo(Told):
     models: list[ModelInfo]
 
 
+class ReloadInfo(Told):
+    """How the models are now; of [server], what changed and waits for a restart."""
+
+    models: list[ModelInfo]
+    waits_for_restart: list[str]
+
+
 class LoadBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is loaded otherwise than the manifest says; kept until it is loaded otherwise again, or the manifest is read
     anew. With `wait` false the answer does not wait until the model is ready."""

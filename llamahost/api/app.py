@@ -61,21 +61,31 @@ class App:
         self._pulls = Pulls()
         self.gate = Gate(self._end_long_ones)
         self._service = service
+        self._tally, self._gpus, self._reload = tally, gpus, reload
+        self._from_manifest, self._fingerprint = from_manifest, fingerprint
+        self._created = int(time.time())
         self.on_start = on_start
         self._reading = Reading()
+        tally.metrics.registry.register(GpuCollector(gpus))
+        self.adopt(settings, keys or keys_of(settings))
+
+    def adopt(self, settings: ServerSettings, keys: Keys) -> None:
+        """Have requests from now on answered by these; those inside end as they began."""
+        self.admin = Admin(self._service, settings, self._tally, self._gpus, self._watch, self.gate, self._reload)
+        self._app = self._layered(settings, keys, self._routed(settings))
+
+    def _routed(self, settings: ServerSettings) -> Router:
+        service, fingerprint, metrics = self._service, self._fingerprint, self._tally.metrics
         chat = chat_route(service, settings, fingerprint, self._reading)
         completion = completion_route(service, settings, fingerprint, self._reading)
         embeddings = embeddings_route(service, settings, self._reading)
         infill = InfillRoute(service, settings, self._reading)
         rerank = rerank_route(service, settings, self._reading)
         rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
-        metrics = tally.metrics
-        metrics.registry.register(GpuCollector(gpus))
-        self.admin = Admin(service, settings, tally, gpus, self._watch, self.gate, reload)
         adapters = AdaptersRoute(service, settings)
         load_adapter, unload_adapter = LoadAdapterRoute(service, settings), UnloadAdapterRoute(service, settings)
-        models = ListModels(service, created=int(time.time()))
-        router = Router(
+        models = ListModels(service, created=self._created)
+        return Router(
             [
                 *[Route(path, chat, methods=["POST"]) for path in _both("/chat/completions")],
                 *[Route(path, completion, methods=["POST"]) for path in _both("/completions")],
@@ -88,7 +98,7 @@ class App:
                 *[Route(path, load_adapter, methods=["POST"]) for path in _both("/load_lora_adapter")],
                 *[Route(path, unload_adapter, methods=["POST"]) for path in _both("/unload_lora_adapter")],
                 Route("/", Page.read("chat.html"), methods=["GET"]),
-                Route("/health", HealthProbe(service, from_manifest), methods=["GET"]),
+                Route("/health", HealthProbe(service, self._from_manifest), methods=["GET"]),
                 *[Route(path, ReadyProbe(service), methods=["GET"]) for path in ("/ready", "/readiness")],
                 Route("/metrics", MetricsProbe(service, metrics), methods=["GET"]),
                 Route("/api/pull", PullRoute(service, self._pulls, settings, self._reading), methods=["POST"]),
@@ -98,21 +108,21 @@ class App:
             redirect_slashes=False,
             default=no_route,
         )
-        keys = keys or keys_of(settings)
+
+    def _layered(self, settings: ServerSettings, keys: Keys, router: Router) -> ASGIApp:
         inner: ASGIApp = Auth(router, keys, open_paths=PROBES | PAGES | OPEN_PATHS)
         if Hosts.are_asked(settings, has_key=not keys.is_open):
             inner = Hosts(inner, settings, open_paths=PROBES)
-        self._app: ASGIApp = Border(
+        outer: ASGIApp = Border(
             inner,
             self.gate,
             open_paths=PROBES | {"/metrics"},
             quiet_paths=POLLED,
-            on_response=metrics.responded,
+            on_response=self._tally.metrics.responded,
         )
         if settings.cors_origins:
-            self._app = Cors(self._app, settings.cors_origins)
-        if settings.base_path:
-            self._app = BasePath(self._app, settings.base_path)
+            outer = Cors(outer, settings.cors_origins)
+        return BasePath(outer, settings.base_path) if settings.base_path else outer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -156,8 +166,8 @@ def create_app(
     """The application over one host; give it the Tally that the host has as its observer.
 
     `keys` in place of those that the settings name; raises ManifestError where those cannot be read. With
-    `from_manifest`, /health is well also while models still load. `reload` reads the manifest again and has the host
-    adopt it; without it POST /api/reload is refused.
+    `from_manifest`, /health is well also while models still load. `reload` reads the manifest again, has the host
+    and the application adopt it, and returns what waits for a restart; without it POST /api/reload is refused.
     """
     settings = settings or ServerSettings()
     return App(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamahost.api.adapters import AdapterAnswer, DoneAnswer, LoadAdapterBody, UnloadAdapterBody
-from llamahost.api.admin_types import GpusInfo, LoadBody, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo, UnloadBody
+from llamahost.api.admin_types import (
+    GpusInfo,
+    LoadBody,
+    ModelDetails,
+    ModelsInfo,
+    ReloadInfo,
+    RequestsInfo,
+    StatsInfo,
+    UnloadBody,
+)
 from llamahost.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from llamahost.api.infill import InfillAnswer, InfillBody
 from llamahost.api.openai_answers import ChatAnswer, CompletionAnswer, ModelAnswer, ModelsAnswer, ProbeAnswer
@@ -206,7 +215,7 @@ OPERATIONS = (
         path="/api/reload",
         name="reload",
         summary="Read the manifest again: only what changed is touched, and a wrong one changes nothing.",
-        answer=ModelsInfo,
+        answer=ReloadInfo,
         errors=(400, 401, 403, 413, 503),
     ),
     Operation(

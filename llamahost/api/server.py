@@ -23,10 +23,11 @@ from pathlib import Path
 import uvicorn
 
 from llamahost.api.app import App
+from llamahost.api.auth import keys_of
 from llamahost.api.http1 import Http1
 from llamahost.api.service import Service
 from llamahost.core.errors import LlamahostError, ManifestError
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.manifest import ServerSettings, in_effect
 
 logger = logging.getLogger("llamahost.server")
 
@@ -124,7 +125,6 @@ class Runner:
         self._place = place
         self._settings = settings
         self._tls = tls
-        self._drain_s = settings.drain_s
         self._on_start = on_start
         self._starting: asyncio.Task[None] | None = None
         self._status = 0
@@ -132,6 +132,7 @@ class Runner:
         self._app: App | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._is_told_again = False
         # Under nohup, which has it ignored, the server is meant to outlive its terminal.
         self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
@@ -190,15 +191,34 @@ class Runner:
             self.stop()
         elif self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
+        else:  # it may have been changed since it was read
+            self._is_told_again = True
 
     async def _reload(self) -> None:
         assert self._app is not None
-        try:
-            await self._app.admin.again()
-        except LlamahostError as error:
-            logger.error("%s", error)
-        else:
-            logger.info("the manifest was read again")
+        self._is_told_again = True
+        while self._is_told_again:
+            self._is_told_again = False
+            try:
+                await self._app.admin.again()
+            except LlamahostError as error:
+                logger.error("%s", error)
+            else:
+                logger.info("the manifest was read again")
+
+    async def adopt(self, wanted: ServerSettings) -> Callable[[], None]:
+        """What has these hold, once keys and certificate are seen to serve. Raises ManifestError."""
+        assert self._app is not None
+        app, tls, settings = self._app, self._tls, in_effect(self._settings, wanted)
+        keys, _ = await asyncio.to_thread(lambda: (keys_of(wanted), tls_of(wanted)))
+
+        def hold() -> None:
+            self._settings = settings
+            if tls is not None and settings.tls_cert is not None:  # whoever is connected keeps the old one
+                tls.load_cert_chain(settings.tls_cert, settings.tls_key or settings.tls_cert)
+            app.adopt(settings, keys)
+
+        return hold
 
     def fail(self, status: int) -> None:
         """There is nothing to serve; end with this status."""
@@ -217,14 +237,14 @@ class Runner:
     async def _drain(self) -> None:
         assert self._app is not None
         assert self._server is not None
-        gate = self._app.gate
-        logger.info("stopping: %d requests have %g s to finish; again to stop now", gate.n_inside, self._drain_s)
+        gate, drain_s = self._app.gate, self._settings.drain_s
+        logger.info("stopping: %d requests have %g s to finish; again to stop now", gate.n_inside, drain_s)
         gate.close()
         self._service.drain()
         if self._starting is not None:
             self._starting.cancel()
         try:
-            if not await gate.empty(self._drain_s):
+            if not await gate.empty(drain_s):
                 logger.warning("%d requests did not finish in time and are ended", gate.n_inside)
             await self._service.aclose()
             await gate.empty(FLUSH_S)

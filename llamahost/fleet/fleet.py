@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from llamahost.fleet.crew import Crew
 from llamahost.fleet.devices import Device, Devices, HostDevices
 from llamahost.fleet.fetches import Fetch
 from llamahost.fleet.loading import Facts, Load, Loading
-from llamahost.fleet.manifest import RELOADED, Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, in_effect, late
 from llamahost.fleet.place import Place, Running, Waiter
 from llamahost.fleet.policy import ANYTHING, Wants
 from llamahost.fleet.replica import Replica
@@ -295,21 +295,25 @@ class Fleet:
         for gone in leaving:  # and no other: it may be asked for again meanwhile
             await gone.wait()
 
-    async def adopt(self, manifest: Manifest) -> None:
-        """Another manifest: only what changed is touched. Returns when it is decided, not when all is loaded."""
+    async def adopt(self, manifest: Manifest) -> tuple[str, ...]:
+        """Another manifest: only what changed is touched. Returns when it is decided, not when all is loaded, and with
+        the server's settings that wait for a restart.
+        """
         async with self._adopting:  # whichever came last holds
-            before, self._crew.settings = self._crew.settings, manifest.server
-            changed = [
-                each.name
-                for each in fields(before)
-                if getattr(before, each.name) != getattr(manifest.server, each.name)
-            ]
-            if late := [name for name in changed if name not in RELOADED]:
-                logger.warning("%s of [server] changed, which takes a restart", ", ".join(late))
+            before = self._crew.settings
+            waiting = late(before, manifest.server)
+            if waiting:
+                logger.warning("%s of [server] changed: that waits for a restart", ", ".join(waiting))
+            self._crew.settings = settings = in_effect(before, manifest.server)
+            if settings.stall_s != before.stall_s:
+                self._reader_stall_s = settings.stall_s
+                if self._outbox is not None:
+                    self._outbox.stall_s = settings.stall_s
             self._plain.clear()
-            host_bytes = manifest.server.host_bytes
+            host_bytes = settings.host_bytes
             await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
             self._adopt(manifest.models)
+            return waiting
 
     def _adopt(self, specs: Sequence[ModelSpec]) -> None:
         effects = self._crew.residency.adopt(

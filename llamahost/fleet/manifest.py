@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -265,22 +265,21 @@ class ServerSettings:
                 )
 
 
-RELOADED = frozenset(
-    {
-        "memory_fraction",
-        "reserved_bytes",
-        "host_bytes",
-        "cpu_fallback",
-        "max_loaded",
-        "prefix_bytes",
-        "prefix_disk_bytes",
-        "timeout_s",
-        "n_retries",
-        "breaker_failures",
-        "breaker_s",
-    }
-)
-"""Of the server's settings, those that hold from when a manifest is read again; others take a restart."""
+RESTARTED = ("host", "port", "unix_socket", "forwarded_allow_ips", "gpu_sample_s")
+"""Of the server's settings, those that take a restart. So do those of TLS where it comes or goes."""
+
+
+def late(running: ServerSettings, wanted: ServerSettings) -> tuple[str, ...]:
+    """The settings that differ and wait for a restart: how it listens is what a server is found by."""
+    names: tuple[str, ...] = RESTARTED
+    if (running.tls_cert is None) != (wanted.tls_cert is None):
+        names = (*names, "tls_cert", "tls_key")
+    return tuple(name for name in names if getattr(running, name) != getattr(wanted, name))
+
+
+def in_effect(running: ServerSettings, wanted: ServerSettings) -> ServerSettings:
+    """What a server goes by from when its manifest is read again."""
+    return replace(wanted, **{name: getattr(running, name) for name in late(running, wanted)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from llamahost.api.admin import KINDS
-from llamahost.api.admin_types import GpusInfo, ModelDetails, ModelsInfo, RequestsInfo, StatsInfo
+from llamahost.api.admin_types import GpusInfo, ModelDetails, ModelsInfo, ReloadInfo, RequestsInfo, StatsInfo
 from llamahost.api.app import App, create_app
 from llamahost.api.feed import N_UNREAD, TOO_SLOW, Feed
 from llamahost.core.errors import ManifestError, Unavailable
@@ -205,8 +205,9 @@ def test_listeners_hear_of_other_models_when_the_manifest_is_read_again() -> Non
     async def law() -> None:
         host = host_of()
 
-        async def again() -> None:
+        async def again() -> tuple[str, ...]:
             host.statuses = host.statuses[:1]
+            return ()
 
         app = create_app(host, reload=again)
         n_models = []
@@ -365,12 +366,14 @@ def test_a_manifest_that_is_wrong_is_told_and_changes_nothing() -> None:
     async def law() -> None:
         troubles: list[Exception] = []
 
-        async def again() -> None:
+        async def again() -> tuple[str, ...]:
             if troubles:
                 raise troubles[0]
+            return ("port",)
 
         async with client_of(create_app(host_of(), reload=again)) as client:
-            assert told((await client.post("/api/reload")).content, ModelsInfo).models
+            found = told((await client.post("/api/reload")).content, ReloadInfo)
+            assert (len(found.models), found.waits_for_restart) == (2, ["port"])
             troubles.append(ManifestError("line 3: `n_ctx` must be a number", key="n_ctx"))
             refused = await client.post("/api/reload")
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n_ctx")
@@ -386,9 +389,10 @@ def test_a_page_of_somebody_else_s_changes_nothing(path: str) -> None:
     async def law() -> None:
         host, n = host_of(), 0
 
-        async def again() -> None:
+        async def again() -> tuple[str, ...]:
             nonlocal n
             n += 1
+            return ()
 
         settings = ServerSettings(cors_origins=("https://mine.org",))
         async with client_of(create_app(host, settings, reload=again)) as client:

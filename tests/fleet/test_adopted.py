@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,7 +183,7 @@ async def test_what_could_not_be_closed_gives_back_its_memory_all_the_same() -> 
 
 
 @on_loop
-async def _bounded_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def _bounded_anew() -> None:
     size = FileFacts(layers=(60 * 2**20,), n_ctx_train=64)
     a, b = (spec_of(name, load="request", n_ctx=64, n_slots=1) for name in "ab")
     devices = HostDevices(80 * 2**20)
@@ -190,11 +191,38 @@ async def _bounded_anew(caplog: pytest.LogCaptureFixture) -> None:
         await named(fleet, "a")
         await named(fleet, "b")
         assert [status.state for status in fleet.statuses()] == ["unloaded", "ready"]
-        await fleet.adopt(Manifest(models=(a, b), server=ServerSettings(host_bytes=200 * 2**20, stall_s=7.0)))
+        await fleet.adopt(Manifest(models=(a, b), server=ServerSettings(host_bytes=200 * 2**20)))
         await named(fleet, "a")
         assert [status.state for status in fleet.statuses()] == ["ready", "ready"]
-        assert "stall_s of [server] changed, which takes a restart" in caplog.text
 
 
-def test_a_manifest_that_is_read_again_bounds_the_memory_anew(caplog: pytest.LogCaptureFixture) -> None:
-    _bounded_anew(caplog)
+def test_a_manifest_that_is_read_again_bounds_the_memory_anew() -> None:
+    _bounded_anew()
+
+
+@on_loop
+async def _waiting(caplog: pytest.LogCaptureFixture) -> None:
+    tls: dict[str, Any] = {"tls_cert": Path("c"), "tls_key": Path("k")}
+    cases: tuple[tuple[dict[str, Any], dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (
+        ({}, {"port": 9000, "stall_s": 7.0, "api_key": "a"}, ("port",), {"stall_s": 7.0, "api_key": "a"}),
+        ({}, tls, ("tls_cert", "tls_key"), {}),
+        (tls, {}, ("tls_cert", "tls_key"), tls),
+        (tls, {"tls_cert": Path("d")}, (), {"tls_cert": Path("d")}),
+    )
+    for running, wanted, waiting, holds in cases:
+        async with fleet_of(spec_of("a"), settings=ServerSettings(**running)) as fleet:
+            manifest = Manifest(models=(spec_of("a"),), server=ServerSettings(**wanted))
+            for _ in range(2):  # it waits until there is one
+                caplog.clear()
+                assert await fleet.adopt(manifest) == waiting
+                assert fleet._crew.settings == ServerSettings(**holds)
+                told = f"{', '.join(waiting)} of [server] changed: that waits for a restart"
+                assert caplog.messages == ([told] if waiting else [])
+            assert fleet._outbox is not None
+            assert fleet._outbox.stall_s == fleet._crew.settings.stall_s
+
+
+def test_what_a_server_is_found_by_waits_for_a_restart_and_that_is_told_as_long_as_it_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _waiting(caplog)
