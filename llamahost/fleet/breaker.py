@@ -30,6 +30,11 @@ class Breaker:
     def is_closed(self) -> bool:
         return self._n_in_row < self.n_failures
 
+    @property
+    def has_failed(self) -> bool:
+        """Has the last request that told anything? Else it is not open."""
+        return self._n_in_row > 0
+
     def is_open(self, now: float) -> bool:
         """May nothing pass now?"""
         return self._n_in_row >= self.n_failures and (self._probe != NOBODY or now < self._open_until)
@@ -37,7 +42,7 @@ class Breaker:
     def enter(self) -> int:
         """A request passes; where the breaker is not closed, as the probe. Its ticket."""
         self._n_entered += 1
-        if not self.is_closed and self._probe == NOBODY:
+        if self._n_in_row >= self.n_failures and self._probe == NOBODY:
             self._probe = self._n_entered
         return self._n_entered
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llamahost.fleet.breaker import Breaker
-from llamahost.fleet.policy import WORTH, Regard, ReplicaView, choose
+from llamahost.fleet.policy import WORTH, Able, ReplicaView, best
 from llamahost.fleet.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, n_common
 
 N_SESSIONS = 8192
@@ -20,8 +20,6 @@ N_SESSIONS = 8192
 
 HALF_LIFE_S = 60.0
 """After which work counts half."""
-
-_new = tuple.__new__  # a named tuple by its own constructor takes twice as long
 
 
 class Ask(NamedTuple):
@@ -92,16 +90,16 @@ class Ledger:
         """
         session = self._sessions.get(ask.session) if ask.session else None
         home = session.home if session is not None else ""
-        regards: list[Regard] = []
-        able: list[ReplicaView] = []
-        n_barred = 0
-        chain = ask.chain
+        known_of, chain = self._known, ask.chain
+        able: list[Able] = []
+        barred: list[Able] = []
         least, most, oldest, youngest = 2**62, 0, 2**62, -1
-        for view in views:
-            id_ = view.id
-            known = self._known.get(id_)
-            if known is None or known.epoch != view.epoch:
-                known = self._of(view)
+        for index, (n_in_flight, n_room, is_ready, id_, epoch, n_slots, _, is_stalled) in enumerate(views):
+            if not is_ready or n_room <= 0:
+                continue
+            known = known_of.get(id_)
+            if known is None or known.epoch != epoch:
+                known = self._of(views[index])
             n_held, lost_at = known.held.look(chain)
             if n_held < least:
                 least = n_held
@@ -111,25 +109,24 @@ class Ledger:
                 oldest = lost_at
             if lost_at > youngest:
                 youngest = lost_at
-            regards.append(_new(Regard, (n_held, known.work_at(now), id_ == home, 0, lost_at)))
-            if view.is_stalled or id_ in tried or known.breaker.is_open(now):
-                n_barred += view.is_ready and view.n_room > 0
-                view = view._replace(is_ready=False)
-            able.append(view)
+            work = known.work and known.work_at(now)
+            one = (index, n_in_flight, work, n_held, id_ == home, n_slots, 0, lost_at)
+            if is_stalled or id_ in tried or (known.breaker.has_failed and known.breaker.is_open(now)):
+                barred.append(one)
+            else:
+                able.append(one)
+        taken = able or barred if is_last else able
         if youngest > oldest and most - least >= WORTH:
-            self._count_losses(views, regards, chain, least, oldest)
-        chosen = choose(able, regards)
-        if chosen is None and n_barred and is_last:
-            return choose(views, regards)
-        return chosen
+            taken = [self._with_loss(views, each, chain, least, oldest) for each in taken]
+        return best(taken)
 
-    def _count_losses(
-        self, views: Sequence[ReplicaView], regards: list[Regard], chain: Chain, least: int, oldest: int
-    ) -> None:
+    def _with_loss(self, views: Sequence[ReplicaView], one: Able, chain: Chain, least: int, oldest: int) -> Able:
         """Where a prompt is drawn to by what is held of it, and would push out what is younger than elsewhere."""
-        for k, regard in enumerate(regards):
-            if regard.lost_at > oldest and regard.n_held - least >= WORTH:
-                regards[k] = regard._replace(n_lost=self._known[views[k].id].held.n_lost(chain))
+        index, n_in_flight, work, n_held, is_home, n_slots, _, lost_at = one
+        if lost_at <= oldest or n_held - least < WORTH:
+            return one
+        n_lost = self._known[views[index].id].held.n_lost(chain)
+        return index, n_in_flight, work, n_held, is_home, n_slots, n_lost, lost_at
 
     def is_open(self, view: ReplicaView, now: float) -> bool:
         return self._of(view).breaker.is_open(now)
@@ -140,8 +137,10 @@ class Ledger:
 
     def is_aside(self, ask: Ask) -> bool:
         """Whether it asks something about the session's conversation (a title, tags) and goes not on with it."""
-        session = self._sessions.get(ask.session) if ask.session else None
-        if session is None or not ask.is_single or not ask.chain.digests:
+        if not ask.is_single or not ask.session:
+            return False
+        session = self._sessions.get(ask.session)
+        if session is None or not ask.chain.digests:
             return False
         if _shares(session.chain, ask.chain):
             return False
@@ -158,12 +157,20 @@ class Ledger:
         self._n_placed += 1
         known.held.place(ask.chain, self._n_placed)
         if ask.session:
-            before = self._sessions.get(ask.session)
-            self._sessions[ask.session] = _Session(view.id, _start(ask.chain), before.aside if before else NO_CHAIN)
-            self._sessions.move_to_end(ask.session)
+            self._goes_on(ask, view.id)
+        return ticket
+
+    def _goes_on(self, ask: Ask, home: str) -> None:
+        session = self._sessions.get(ask.session)
+        if session is None:
+            self._sessions[ask.session] = _Session(home, _start(ask.chain))
             while len(self._sessions) > self._n_sessions:
                 self._sessions.popitem(last=False)
-        return ticket
+            return
+        session.home = home
+        if not _begins(session.chain, ask.chain):
+            session.chain = _start(ask.chain)
+        self._sessions.move_to_end(ask.session)
 
     def ended(self, view: ReplicaView, ticket: int, *, work: float, now: float, is_failure: bool | None) -> None:
         """It is over. `is_failure` None: that says nothing of the replica."""
@@ -192,6 +199,12 @@ def _start(chain: Chain) -> Chain:
     """As much of it as tells whether another shares it."""
     n = bisect_left(chain.ends, WORTH) + 1
     return Chain(chain.digests[:n], chain.ends[:n])
+
+
+def _begins(start: Chain, chain: Chain) -> bool:
+    """Whether this is the start of it, as `_start` cuts it. A digest is of all that is before it."""
+    n = len(start.digests)
+    return 0 < n <= len(chain.digests) and start.ends[-1] >= WORTH and start.digests[-1] == chain.digests[n - 1]
 
 
 def _shares(known: Chain, chain: Chain) -> bool:

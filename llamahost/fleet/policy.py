@@ -66,26 +66,32 @@ Pick: TypeAlias = Callable[[Sequence[ReplicaView]], int | None]
 NO_REGARD = Regard()
 
 
-def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int | None:
-    """The index of the replica to take; None if none has room. `regards` is empty, or one for each view."""
-    able: list[_Able] = []
-    for index, (view, regard) in enumerate(zip(views, regards or repeat(NO_REGARD), strict=False)):
-        if view.is_ready and view.n_room > 0:
-            _, work, is_home, n_lost, lost_at = regard
-            able.append((index, view.n_in_flight, work, regard.n_held, is_home, view.n_slots, n_lost, lost_at))
-    if len(able) < 2:
-        return able[0][0] if able else None
-    taken = _kept(able) or able
-    return min(taken, key=_LOAD_THEN_WORK)[0]
-
-
-_Able: TypeAlias = tuple[int, int, float, int, bool, int, int, int]
-"""Index, load, work, characters held, whether it is home, slots, characters lost and since when: read only here."""
+Able: TypeAlias = tuple[int, int, float, int, bool, int, int, int]
+"""One that is ready and has room: index, load, work, characters held, whether it is home, slots, characters lost and
+since when. A plain tuple, since one is made for each replica at each choice.
+"""
 
 _LOAD_THEN_WORK = itemgetter(1, 2)
 
 
-def _kept(able: list[_Able]) -> list[_Able]:
+def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int | None:
+    """The index of the replica to take; None if none has room. `regards` is empty, or one for each view."""
+    able: list[Able] = []
+    for index, (view, regard) in enumerate(zip(views, regards or repeat(NO_REGARD), strict=False)):
+        if view.is_ready and view.n_room > 0:
+            n_held, work, is_home, n_lost, lost_at = regard
+            able.append((index, view.n_in_flight, work, n_held, is_home, view.n_slots, n_lost, lost_at))
+    return best(able)
+
+
+def best(able: list[Able]) -> int | None:
+    """The index of one of these; None where there is none."""
+    if len(able) < 2:
+        return able[0][0] if able else None
+    return min(_kept(able) or able, key=_LOAD_THEN_WORK)[0]
+
+
+def _kept(able: list[Able]) -> list[Able]:
     """Of those that are not much busier than the least busy, now and of late: whose cache, or whose session it is."""
     _, least, work, n_by_all, *_ = able[0]
     for _, load, more, n_held, *_ in able[1:]:
@@ -95,7 +101,7 @@ def _kept(able: list[_Able]) -> list[_Able]:
         if n_held < n_by_all:
             n_by_all = n_held
     limit = EVEN * work / len(able) + GRAIN
-    near: list[_Able] = []
+    near: list[Able] = []
     n_best = n_lost_by_any = 0
     for each in able:
         _, load, work, n_held, _, n_slots, n_lost, _ = each

@@ -75,11 +75,14 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
                     digest = hash((digest, text))
                     n += len(text)
                 else:
-                    for start, end in _pieces(len(text)):
+                    start, size = 0, len(text)
+                    while start < size:
+                        end = start + max(BLOCK, start // 4)
                         digest = hash((digest, text[start:end]))
-                        digests.append(digest)
-                        ends.append(n + end)
-                    n += len(text)
+                        add_digest(digest)
+                        add_end(n + min(end, size))
+                        start = end
+                    n += size
             elif isinstance(part, Image | Audio):
                 digest = hash((digest, part.data))
                 n += N_CHARS_OF_TOKEN * 256
@@ -146,10 +149,12 @@ class Held:
 
     def look(self, chain: Chain) -> tuple[int, int]:
         """The same, and in which turn that was placed which would go for this prompt; -1 where nothing would."""
-        digests, chains = chain.digests, self._chains
-        last = self._deepest(chain)
-        n_held = chain.ends[last] if last >= 0 else 0
-        if len(chains) < self.n_prompts and self._n_chars + chain.n_chars <= self._room:
+        (digests, ends), chains = chain, self._chains
+        last, n_held = -1, 0
+        if digests and digests[0] in self._n_of:  # most hold nothing of it, or much
+            last = self._deepest(chain)
+            n_held = ends[last]
+        if len(chains) < self.n_prompts and (not ends or self._n_chars + ends[-1] <= self._room):
             return n_held, -1
         for k in range(last, -1, -1):
             if digests[k] in chains:  # it goes on with this one, in its slot
