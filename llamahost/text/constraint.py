@@ -16,7 +16,8 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Output
 from llamahost.core.work import Constraint
 from llamahost.text.lark import to_lark
-from llamahost.text.schema import Unexpressed, convert, convert_part, parts
+from llamahost.text.schema import convert, convert_part, parts
+from llamahost.text.schema_places import Unexpressed
 
 MAX_SCHEMA = 1 << 18
 """Characters of a schema's text."""

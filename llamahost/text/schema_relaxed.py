@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from llamahost.text.schema import DEPTH, REFUSED
+from llamahost.text.schema import REFUSED
 from llamahost.text.schema_formats import keywords_of
+from llamahost.text.schema_places import DEPTH
 
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _NESTED = frozenset({"items", "prefixItems", "additionalItems", "additionalProperties", "allOf", "anyOf"})

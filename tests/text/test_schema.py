@@ -11,7 +11,8 @@ from llguidance import LLMatcher
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Output
 from llamahost.text.constraint import MAX_SCHEMA, explained, grammar_of, regex
-from llamahost.text.schema import Unexpressed, convert
+from llamahost.text.schema import convert
+from llamahost.text.schema_places import Unexpressed
 from llamahost.text.schema_relaxed import relaxed
 
 

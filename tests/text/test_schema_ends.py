@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from llamahost.text.schema import Unexpressed, convert
+from llamahost.text.schema import convert
+from llamahost.text.schema_places import Unexpressed
 
 NODE: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#"}}}
 ENDLESS: list[dict[str, Any]] = [
