@@ -272,10 +272,11 @@ def machine_cpu_seconds() -> float | None:
     return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds_of(pid: int) -> float | None:
+def cpu_seconds_of(pid: int, *, is_main_thread_alone: bool = False) -> float | None:
     """User and system time of the process so far; None where the system does not tell."""
+    task = f"task/{pid}/" if is_main_thread_alone else ""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        text = Path(f"/proc/{pid}/{task}stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the name before may hold anything

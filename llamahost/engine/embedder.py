@@ -93,6 +93,14 @@ class Embedder:
         """Compute one step. False: there was nothing to do."""
         if self.lost or self._is_closed or not self._open:
             return False
+        entered, in_backend_s = self._clock(), self.stats.backend_s
+        self._step()
+        then = self.stats
+        host_s = self._clock() - entered - (then.backend_s - in_backend_s)
+        self.stats = then._replace(host_s=then.host_s + host_s)
+        return True
+
+    def _step(self) -> None:
         takers = self._take()
         inputs = [taker.job.inputs[index] for taker, index in takers]
         n_tokens = sum(map(len, inputs))
@@ -105,7 +113,7 @@ class Embedder:
         except BackendLost as error:
             logger.error("an embedding step failed: %s", error)
             self._lose(str(error))
-            return True
+            return
         except Exception as error:
             logger.error(
                 "an embedding step failed: %s", error, exc_info=None if isinstance(error, BackendError) else error
@@ -113,10 +121,10 @@ class Embedder:
             failed = {taker.job.id for taker, _ in takers}
             for job_id in failed:
                 del self._open[job_id]
-            self._count(n_steps=1, n_failed=1)
+            self._count(n_steps=1, n_failed=1, backend_s=self._clock() - began)
             for job_id in failed:
                 self._publish(Embedded(job_id, error=str(error)))
-            return True
+            return
         finally:
             self.doing = None
         step_s = self._clock() - began
@@ -129,7 +137,6 @@ class Embedder:
         self._count(n_steps=1, backend_s=step_s)  # before the news: whoever reads that may look
         for taker in ended:
             self._publish(Embedded(taker.job.id, tuple(taker.vectors)))
-        return True
 
     def flush(self) -> None:
         """Nothing is ever held back."""
@@ -199,6 +206,7 @@ class Embedder:
             n_steps=then.n_steps + n_steps,
             n_tokens_in=then.n_tokens_in + n_in,
             n_failed_steps=then.n_failed_steps + n_failed,
+            host_s=then.host_s,
             backend_s=then.backend_s + backend_s,
             step_s=self._pace.recent_s,
         )

@@ -41,7 +41,7 @@ class EngineStats(NamedTuple):
 
     `n_tokens_in` are prompt tokens of the jobs begun, `n_tokens_cached` those of the finished jobs that were not
     computed, `n_tokens_out` tokens generated. `backend_s` is time in launch and collect, `host_s` the rest of the
-    steps; `step_s` is what a step takes now.
+    steps and the telling of their news; `step_s` is what a step takes now.
     """
 
     n_running: int = 0
@@ -56,6 +56,21 @@ class EngineStats(NamedTuple):
     host_s: float = 0.0
     backend_s: float = 0.0
     step_s: float = 0.0
+
+    @property
+    def thread_s(self) -> float:
+        """What it had of its worker's thread, all together."""
+        return self.host_s + self.backend_s
+
+    def and_of(self, other: EngineStats) -> EngineStats:
+        """These with what another engine of the same model was asked and took; what holds slots and cells is these."""
+        return self._replace(
+            n_steps=self.n_steps + other.n_steps,
+            n_tokens_in=self.n_tokens_in + other.n_tokens_in,
+            n_failed_steps=self.n_failed_steps + other.n_failed_steps,
+            host_s=self.host_s + other.host_s,
+            backend_s=self.backend_s + other.backend_s,
+        )
 
 
 class Doing(NamedTuple):
@@ -169,7 +184,8 @@ class Engine:
         try:
             plan = self._scheduler.plan(began)
             if plan is None:
-                self.flush()
+                self._tell()
+                self._host_s += self._clock() - began
                 self._count()
                 self._counted_at = -COUNT_S  # whoever sees an idle engine must see at once when it is no longer
                 return False
@@ -191,9 +207,9 @@ class Engine:
     def flush(self) -> None:
         """Publish what was held. For whoever knows that the next step of this engine is not the next thing done."""
         if self._news:
-            news, self._news = self._news, []
-            self._is_urgent = False
-            self._publish(news)
+            began = self._clock()
+            self._tell()
+            self._host_s += self._clock() - began
 
     def close(self) -> None:
         """Fail the jobs that are left and free the backend. Idempotent."""
@@ -214,12 +230,12 @@ class Engine:
         self.doing = Doing(began, expected_s)
         # Just before the decode lets go of the GIL: the readers wake when they can run.
         if not self._backend.overlaps and (self._is_urgent or began + expected_s - self._news_since > HOLD_S):
-            self.flush()
+            self._tell()
         try:
             self._backend.launch(plan)
             if self._backend.overlaps:  # the device computes: the last step's news costs it nothing now
                 flushing = self._clock()
-                self.flush()
+                self._tell()
                 self._in_backend_s -= self._clock() - flushing
             sampled = self._backend.collect()
         except NoRoom:
@@ -259,7 +275,14 @@ class Engine:
             self._log(error)
         # Law: every job submitted is told its end, even by a scheduler that forgot it.
         self._note([Emission(job_id, finish="failed", error=reason) for job_id in sorted(self._jobs)])
-        self.flush()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Publish what was held."""
+        if self._news:
+            news, self._news = self._news, []
+            self._is_urgent = False
+            self._publish(news)
 
     def _note(self, news: Sequence[News]) -> None:
         if not news:

@@ -188,8 +188,8 @@ class Worker:
                 turns.idle(engine)
                 continue
             if len(self._engines) > 1:
-                turns.served(engine, clock() - began)
                 engine.flush()  # its next step waits for those of the others
+                turns.served(engine, clock() - began)
         self._obey_the_rest()
 
     def _obey_all(self) -> None:

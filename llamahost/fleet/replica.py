@@ -140,10 +140,9 @@ class Replica:
 
     @property
     def stats(self) -> EngineStats:
-        """Of what generates, where it does, else of what embeds."""
-        if self._engine is not None:
-            return self._engine.stats
-        return self._vectors.stats if self._vectors is not None else EngineStats()
+        """Of what generates, with what embeds beside it; of what embeds, where nothing generates."""
+        embedding = self._vectors.stats if self._vectors is not None else EngineStats()
+        return embedding if self._engine is None else self._engine.stats.and_of(embedding)
 
     @property
     def heard(self) -> Heard:

@@ -28,6 +28,7 @@ class ModelLoad:
     n_cells_used: int = 0
     n_chars_asked: int = 0  # of prompts, of their memory
     n_chars_tokenised: int = 0  # that it had not
+    thread_s: float = 0.0  # of its devices' threads, that its steps have had
 
 
 class _Counted(Collector):
@@ -45,11 +46,16 @@ class _Counted(Collector):
         tokenised = CounterMetricFamily(
             "llamahost_prompt_memory_missed_characters", "Those of them that had to be tokenised.", labels=["model"]
         )
+        steps = CounterMetricFamily(
+            "llamahost_step_seconds", "Time that its steps had of the threads of its devices.", labels=["model"]
+        )
         for load in self.loads:
             asked.add_metric([load.model], load.n_chars_asked)
             tokenised.add_metric([load.model], load.n_chars_tokenised)
+            steps.add_metric([load.model], load.thread_s)
         yield asked
         yield tokenised
+        yield steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from llamahost.api.auth import Keys
 from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
-from llamahost.host import ModelStatus
+from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
@@ -178,8 +178,10 @@ def test_models_are_listed_and_found_by_alias() -> None:
 
 def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
     async def law() -> None:
-        stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40)
-        host = FakeHost([Unavailable("x")], statuses=(replace(READY, stats=stats, heard=Heard(9, 4)),))
+        stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40, host_s=0.5, backend_s=1.5)
+        copies = tuple(ReplicaStatus(id=f"tiny#{k}", state="ready", stats=stats) for k in range(2))
+        status = replace(READY, stats=stats, heard=Heard(9, 4), replicas=copies)
+        host = FakeHost([Unavailable("x")], statuses=(status,))
         async with client_of(app_of(host, Tally())) as client:
             await client.post(CHAT, json=ASK)
             text = (await client.get("/metrics")).text
@@ -192,6 +194,7 @@ def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
                 'llamahost_prompt_memory_characters_total{model="tiny"} 9.0',
                 'llamahost_prompt_memory_missed_characters_total{model="tiny"} 4.0',
                 'llamahost_http_responses_total{status="503"} 1.0',
+                'llamahost_step_seconds_total{model="tiny"} 4.0',
             ):
                 assert line in text.splitlines()
             assert "process_resident_memory_bytes" in text

@@ -73,6 +73,7 @@ def test_a_started_server_is_gone_after_an_error(tmp_path: Path) -> None:
             pids.append(server.pid)
             assert memory_of(server.pid) is not None
             assert cpu_seconds_of(server.pid) is not None
+            assert cpu_seconds_of(server.pid, is_main_thread_alone=True) is not None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

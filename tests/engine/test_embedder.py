@@ -159,6 +159,20 @@ def test_a_lost_backend_costs_all_and_later_jobs_are_told() -> None:
     assert lost == ["gone"]
 
 
+def test_time_of_the_thread_is_that_of_the_steps_failed_ones_too_and_of_their_news() -> None:
+    backend = FakeEmbedBackend(n_batch=8, token_s=0.5, failures={1: BackendError("no")})
+
+    def tell(end: Embedded) -> None:
+        backend.now += 0.25
+
+    embedder = Embedder(backend, tell, clock=lambda: backend.now)
+    for number in range(4):
+        embedder.submit(job_of(number, 8))
+    finish(embedder)
+    assert embedder.stats.backend_s == 4 * 8 * 0.5
+    assert embedder.stats.thread_s == backend.now
+
+
 def test_closing_fails_what_is_left_and_frees_the_backend() -> None:
     backend = FakeEmbedBackend()
     embedder, ends = embedder_on(backend)

@@ -10,7 +10,7 @@ import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.work import Emission, Job, News, Plan, Sampled
-from llamahost.engine.engine import HOLD_S, Engine
+from llamahost.engine.engine import HOLD_S, Engine, EngineStats
 from llamahost.engine.pace import FIRST_S, Pace
 from llamahost.engine.scheduler import Scheduler
 from tests.fakes import FakeBackend, alone, one_by_one, per_token
@@ -335,6 +335,23 @@ def test_stats_count_tokens_steps_and_time() -> None:
     bench.engine.submit(job_of(1, n_prompt=40))  # again: all of its prompt but one token is in a slot
     bench.run()
     assert bench.engine.stats.n_tokens_cached == 39
+
+
+def test_time_of_the_thread_is_that_of_the_steps_and_of_their_news() -> None:
+    bench = Bench(FakeBackend(cost=lambda plan: HOLD_S / 16))
+
+    def tell(news: list[News]) -> None:
+        bench.backend.now += 0.25
+
+    engine = Engine(bench.backend, bench.scheduler, tell, clock=bench.clock)
+    engine.submit(job_of(1))
+    while engine.step():
+        engine.flush()  # as a worker does that has another engine
+    assert engine.stats.thread_s == pytest.approx(bench.backend.now)
+    other = EngineStats(n_tokens_in=5, n_running=9, host_s=1.0, backend_s=2.0)
+    both = engine.stats.and_of(other)
+    assert both.thread_s == pytest.approx(bench.backend.now + 3.0)
+    assert (both.n_running, both.n_tokens_in) == (0, engine.stats.n_tokens_in + 5)
 
 
 def test_a_step_that_runs_can_be_seen_from_outside() -> None:

@@ -33,6 +33,48 @@ def test_those_that_always_have_work_get_the_same_time(costs: list[int]) -> None
     assert max(had) - min(had) <= max(costs)
 
 
+Bursts = list[tuple[int, list[int]]]
+"""Work of one: when it comes, and what its steps cost."""
+
+bursts = st.lists(st.tuples(st.integers(0, 500), st.lists(st.integers(1, 100), min_size=1, max_size=10)), max_size=8)
+
+
+@given(st.lists(bursts, min_size=2, max_size=4))
+def test_while_two_have_work_neither_gets_more_than_a_step_of_each_beyond_the_other(scripts: list[Bursts]) -> None:
+    turns: Turns[int] = Turns()
+    everyone = range(len(scripts))
+    for number in everyone:
+        turns.join(number)
+    arrivals = sorted((at, number, costs) for number, script in enumerate(scripts) for at, costs in script)
+    longest = [max((cost for _, costs in script for cost in costs), default=0) for script in scripts]
+    waiting: list[list[int]] = [[] for _ in everyone]
+    leads = {(a, b): [0] for a in everyone for b in everyone if a != b}  # of a over b, since both have work
+    now = 0
+    while arrivals or any(waiting):
+        while arrivals and arrivals[0][0] <= now:
+            _, number, costs = arrivals.pop(0)
+            waiting[number] += costs
+            turns.wake()
+        taker = turns.next()
+        if taker is None:
+            assert not any(waiting), "somebody has work and nobody is asked"
+            now = arrivals[0][0]
+            continue
+        if not waiting[taker]:
+            turns.idle(taker)
+            continue
+        had_work = [bool(each) for each in waiting]
+        cost = waiting[taker].pop(0)
+        turns.served(taker, cost)
+        now += cost
+        for (a, b), lead in leads.items():
+            if not (had_work[a] and had_work[b]):
+                lead[:] = [0]
+                continue
+            lead.append(lead[-1] + cost * ((taker == a) - (taker == b)))
+            assert lead[-1] - min(lead) <= longest[a] + longest[b]
+
+
 @given(st.integers(1, 1000), st.integers(1, 10), st.integers(1, 10))
 def test_idleness_earns_no_credit(n_alone: int, cost: int, other: int) -> None:
     turns: Turns[str] = Turns()

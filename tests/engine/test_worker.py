@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llamahost.core.work import Emission, News, Plan, Sampled
-from llamahost.engine.engine import HOLD_S, Engine
+from llamahost.engine.engine import HOLD_S, Doing, Engine, EngineStats
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
 from tests.engine.test_engine import job_of
@@ -116,6 +118,61 @@ def test_engines_share_the_time_and_not_the_steps() -> None:
     both = order[order.index(1) :][:16]
     assert both.count(0) in (3, 4, 5)
     assert 0.75 <= 3 * both.count(0) / both.count(1) <= 1.5
+
+
+class Timed:
+    """An engine whose work is a list: what each step takes of a clock that all share, and what its news takes then."""
+
+    def __init__(self, clock: list[int], work: list[tuple[int, int]], had: Callable[[int], None]) -> None:
+        self.stats = EngineStats()
+        self.doing: Doing | None = None
+        self._clock, self._work, self._had = clock, work, had
+        self._news = 0
+
+    def step(self) -> bool:
+        if not self._work:
+            return False
+        step, self._news = self._work.pop()
+        self._clock[0] += step
+        self._had(step + self._news)
+        return True
+
+    def flush(self) -> None:
+        self._clock[0] += self._news
+
+    def abort(self, job_id: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+steps = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=60)
+
+
+@settings(max_examples=25)  # each has a thread
+@given(steps, steps)
+def test_of_two_that_have_work_each_gets_half_the_time_less_one_step(
+    first: list[tuple[int, int]], second: list[tuple[int, int]]
+) -> None:
+    """Over any stretch of their steps, whatever these take, and what is told of them."""
+    longest = max(map(sum, first + second))
+    leads = [0]  # what the first has had beyond the second, while both have work
+    are_done = threading.Event()
+
+    def had(time: int) -> None:
+        if first and second:
+            leads.append(leads[-1] + time)
+        elif not first and not second:
+            are_done.set()
+
+    clock = [0]
+    worker = Worker("test", clock=lambda: clock[0])
+    worker.attach(Timed(clock, first, had))
+    worker.attach(Timed(clock, second, lambda time: had(-time)))
+    worker.start()
+    assert are_done.wait(LIMIT_S)
+    assert worker.close(LIMIT_S)
+    # of a time of a + b, a is less than half by (b - a) / 2
+    assert max(leads) - min(leads) <= 2 * longest
 
 
 def test_news_of_one_engine_does_not_wait_for_the_step_of_another(worker: Worker) -> None:
