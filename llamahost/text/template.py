@@ -14,7 +14,7 @@ from llamahost.core.errors import TemplateFailed
 from llamahost.core.messages import Continued, Message, Text, Tool
 from llamahost.text.template_bridge import WriteCalls, bridged, in_generic_form
 from llamahost.text.template_facts import Facts, ends_in_reasoning, probe
-from llamahost.text.template_sandbox import MAX_STEPS, compiled, rendered, undeclared
+from llamahost.text.template_meter import MAX_STEPS
 from llamahost.text.template_tools import schema, value_of
 
 CHATML = """\
@@ -42,7 +42,7 @@ class Template:
     is the variant that the model has for requests with tools. One rendering takes `n_steps` at most.
     """
 
-    __slots__ = ("_compiled", "_n_steps", "_now", "_specials", "_wants_functions", "facts", "source", "tool_use")
+    __slots__ = ("_compiled", "_n_steps", "_now", "_specials", "facts", "source", "tool_use")
 
     def __init__(
         self,
@@ -55,7 +55,9 @@ class Template:
         now: Callable[[], datetime] | None = None,
         n_steps: int = MAX_STEPS,
     ) -> None:
-        import jinja2
+        import jinja2  # only once a template is made: it is a tenth of the start-up
+
+        from llamahost.text.template_sandbox import Compiled
 
         self.source = source
         self.tool_use = tool_use
@@ -63,8 +65,7 @@ class Template:
         self._now = now or datetime.now
         self._n_steps = n_steps
         try:
-            self._compiled = compiled(source, self._now)
-            self._wants_functions = "functions" in undeclared(self._compiled, source)
+            self._compiled = Compiled(source, self._now)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFailed(f"the chat template is malformed: line {error.lineno}: {error.message}") from error
         except RecursionError as error:
@@ -144,10 +145,10 @@ class Template:
 
     def _drawn(self, context: Mapping[str, object], n_steps: int) -> str:
         given = context
-        if self._wants_functions:  # FireFunction's, which is handed the tools as text
+        if "functions" in self._compiled.undeclared:  # FireFunction's, which is handed the tools as text
             functions = json.dumps(context["tools"], indent=4, ensure_ascii=False) if context["tools"] else ""
             given = {"functions": functions, "datetime": self._now().strftime("%Y-%m-%d"), **given}
-        return rendered(self._compiled, given, n_steps)
+        return self._compiled.rendered(given, n_steps)
 
     def _probed(
         self,

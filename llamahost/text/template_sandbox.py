@@ -11,15 +11,18 @@ import json
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from llamahost.text.template_meter import MAX_CHARS, MAX_STEPS, Meter
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.compiler import CodeGenerator, Frame, operators
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import SandboxedEnvironment
+from jinja2.utils import Namespace
 
-if TYPE_CHECKING:
-    import jinja2  # at run time only once a template is made: it is a tenth of the start-up
-
-__all__ = ["MAX_CHARS", "MAX_STEPS", "compiled", "rendered", "undeclared"]
+from llamahost.text.template_meter import MAX_CHARS, Meter
 
 _METER = " meter"  # no name of a template's, so that none can reach it
 
@@ -36,31 +39,27 @@ _COMPARING = frozenset({"eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<"
 _TESTS = _COMPARING | {">", "ge", ">=", "in"}
 
 
-def compiled(source: str, now: Callable[[], datetime]) -> jinja2.Template:
-    """Raises jinja2.TemplateSyntaxError, RecursionError."""
-    environment = _environment()(now)
-    template = environment.from_string(source)
-    template.root_render_func.__globals__["concat"] = _concatenated  # what blocks, macros and `set` are joined by
-    return template
+class Compiled:
+    """A template, which may render in several threads at once. Raises TemplateSyntaxError, RecursionError."""
 
+    def __init__(self, source: str, now: Callable[[], datetime]) -> None:
+        environment = _environment(now)
+        self._template = environment.from_string(source)
+        # what blocks, macros and `set` are joined by
+        self._template.root_render_func.__globals__["concat"] = _concatenated
+        self.undeclared = meta.find_undeclared_variables(environment.parse(source))
+        """The names that it takes from outside."""
 
-def rendered(template: jinja2.Template, given: Mapping[str, object], n_steps: int = MAX_STEPS) -> str:
-    """Raises whatever the template makes Jinja raise, and OverflowError where it goes too far."""
-    parts: list[str] = []
-    n_chars = 0
-    for chunk in template.generate({**given, _METER: Meter(n_steps)}):
-        n_chars += len(chunk)
-        if n_chars > MAX_CHARS:
-            raise OverflowError(f"the prompt grew beyond {MAX_CHARS} characters")
-        parts.append(chunk)
-    return "".join(parts)
-
-
-def undeclared(template: jinja2.Template, source: str) -> set[str]:
-    """The names that a template takes from outside."""
-    from jinja2 import meta
-
-    return meta.find_undeclared_variables(template.environment.parse(source))
+    def rendered(self, given: Mapping[str, object], n_steps: int) -> str:
+        """Raises whatever the template makes Jinja raise, and OverflowError where it goes too far."""
+        parts: list[str] = []
+        n_chars = 0
+        for chunk in self._template.generate({**given, _METER: Meter(n_steps)}):
+            n_chars += len(chunk)
+            if n_chars > MAX_CHARS:
+                raise OverflowError(f"the prompt grew beyond {MAX_CHARS} characters")
+            parts.append(chunk)
+        return "".join(parts)
 
 
 def _concatenated(parts: Iterable[str]) -> str:
@@ -70,210 +69,207 @@ def _concatenated(parts: Iterable[str]) -> str:
     return "".join(found)
 
 
-@cache
-def _environment() -> Callable[[Callable[[], datetime]], jinja2.Environment]:
-    """Makes environments; itself made once, when Jinja is first wanted."""
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.compiler import CodeGenerator, Frame, operators
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.runtime import Context
-    from jinja2.sandbox import SandboxedEnvironment
-    from jinja2.utils import Namespace
+class Generation(Extension):
+    """`{% generation %}` marks an assistant's words for training; here it is only a block."""
 
-    class Generation(Extension):
-        """`{% generation %}` marks an assistant's words for training; here it is only a block."""
+    tags = {"generation"}  # noqa: RUF012  the form that Jinja asks for
 
-        tags = {"generation"}  # noqa: RUF012  the form that Jinja asks for
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
-        def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
 
-    class Metered(Context):
-        """What compiled code calls before it does what may take long."""
+class Metered(Context):
+    """What compiled code calls before it does what may take long."""
 
-        def __init__(self, environment: Any, parent: dict[str, Any], *rest: Any, **more: Any) -> None:
-            super().__init__(environment, parent, *rest, **more)
-            self.meter: Meter = parent[_METER]
-            self.step = self.meter.step
-            self.found_in = self.meter.found_in
-            self.made = self.meter.made
+    def __init__(self, environment: Any, parent: dict[str, Any], *rest: Any, **more: Any) -> None:
+        super().__init__(environment, parent, *rest, **more)
+        self.meter: Meter = parent[_METER]
+        self.step = self.meter.step
+        self.found_in = self.meter.found_in
+        self.made = self.meter.made
 
-        def told(self, value: Any) -> Any:
-            if type(value) is str:
-                self.meter.move(len(value))
-            else:
-                self.meter.weigh(value)
-            return value
+    def told(self, value: Any) -> Any:
+        if type(value) is str:
+            self.meter.move(len(value))
+        else:
+            self.meter.weigh(value)
+        return value
 
-        def told_together(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-            n_chars = sum(self.meter.weigh(value) for value in values)
-            self.meter.move(n_chars)
-            return values
+    def told_together(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        n_chars = sum(self.meter.weigh(value) for value in values)
+        self.meter.move(n_chars)
+        return values
 
-    class Code(CodeGenerator):
-        def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-            self.writeline("context.step()")
-            super().blockvisit(nodes, frame)
 
-        def _output_child_pre(self, node: Any, frame: Frame, finalize: Any) -> None:
-            super()._output_child_pre(node, frame, finalize)
-            self.write("context.told(")
+class Code(CodeGenerator):
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+        self.writeline("context.step()")
+        super().blockvisit(nodes, frame)
 
-        def _output_child_post(self, node: Any, frame: Frame, finalize: Any) -> None:
-            self.write(")")
-            super()._output_child_post(node, frame, finalize)
+    def _output_child_pre(self, node: Any, frame: Frame, finalize: Any) -> None:
+        super()._output_child_pre(node, frame, finalize)
+        self.write("context.told(")
 
-        def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  Jinja's name
-            is_markup = frame.eval_ctx.volatile or frame.eval_ctx.autoescape
-            self.write(f"{'markup_join' if is_markup else 'str_join'}(context.told_together((")
-            for each in node.nodes:
-                self.visit(each, frame)
-                self.write(", ")
-            self.write(")))")
+    def _output_child_post(self, node: Any, frame: Frame, finalize: Any) -> None:
+        self.write(")")
+        super()._output_child_post(node, frame, finalize)
 
-        def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-            is_flat = sum(not _is_constant(each) for each in (node.expr, *(op.expr for op in node.ops))) < 2
-            self.write("(")
-            self._operand(node.expr, frame, "" if is_flat else "told")
-            for op in node.ops:
-                self.write(f" {operators[op.op]} ")
-                is_searched = op.op in ("in", "notin") and not _is_constant(op.expr)
-                self._operand(op.expr, frame, ("found_in" if is_searched else "") if is_flat else "told")
-            self.write(")")
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  Jinja's name
+        is_markup = frame.eval_ctx.volatile or frame.eval_ctx.autoescape
+        self.write(f"{'markup_join' if is_markup else 'str_join'}(context.told_together((")
+        for each in node.nodes:
+            self.visit(each, frame)
+            self.write(", ")
+        self.write(")))")
 
-        def _operand(self, node: nodes.Expr, frame: Frame, guard: str) -> None:
-            self.write(f"context.{guard}(" if guard else "(")
-            self.visit(node, frame)
-            self.write(")")
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+        is_flat = sum(not _is_constant(each) for each in (node.expr, *(op.expr for op in node.ops))) < 2
+        self.write("(")
+        self._operand(node.expr, frame, "" if is_flat else "told")
+        for op in node.ops:
+            self.write(f" {operators[op.op]} ")
+            is_searched = op.op in ("in", "notin") and not _is_constant(op.expr)
+            self._operand(op.expr, frame, ("found_in" if is_searched else "") if is_flat else "told")
+        self.write(")")
 
-        def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
-            guard = "made" if isinstance(node.arg, nodes.Slice) else ""
-            self.write(f"context.{guard}(" if guard else "(")
-            super().visit_Getitem(node, frame)
-            self.write(")")
+    def _operand(self, node: nodes.Expr, frame: Frame, guard: str) -> None:
+        self.write(f"context.{guard}(" if guard else "(")
+        self.visit(node, frame)
+        self.write(")")
 
-        def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
-            self.write("{")
-            for number, item in enumerate(node.items):
-                self.write(", " if number else "")
-                self.write("context.told(")  # a key is hashed with all that it holds
-                self.visit(item.key, frame)
-                self.write("): ")
-                self.visit(item.value, frame)
-            self.write("}")
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+        guard = "made" if isinstance(node.arg, nodes.Slice) else ""
+        self.write(f"context.{guard}(" if guard else "(")
+        super().visit_Getitem(node, frame)
+        self.write(")")
 
-    def _is_constant(node: nodes.Expr) -> bool:
-        if isinstance(node, (nodes.List, nodes.Tuple)):
-            return all(isinstance(item, nodes.Const) for item in node.items)
-        return isinstance(node, nodes.Const)
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+        self.write("{")
+        for number, item in enumerate(node.items):
+            self.write(", " if number else "")
+            self.write("context.told(")  # a key is hashed with all that it holds
+            self.visit(item.key, frame)
+            self.write("): ")
+            self.visit(item.value, frame)
+        self.write("}")
 
-    class Sandbox(SandboxedEnvironment):
-        intercepted_binops = frozenset({"+", "*", "**", "%"})
-        code_generator_class = Code
-        context_class = Metered
-        concat = staticmethod(_concatenated)
 
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            context.meter.before_binop(operator, left, right)
-            return self.binop_table[operator](left, right)
+def _is_constant(node: nodes.Expr) -> bool:
+    if isinstance(node, (nodes.List, nodes.Tuple)):
+        return all(isinstance(item, nodes.Const) for item in node.items)
+    return isinstance(node, nodes.Const)
 
-        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  as Jinja's
-            meter: Meter = __context.meter
-            if type(__obj) is types.BuiltinMethodType:
-                meter.before_method(__obj.__self__, __obj.__name__, args, kwargs)
-                return meter.made(super().call(__context, __obj, *args, **kwargs))
-            if isinstance(__obj, types.FunctionType) and isinstance(form := getattr(__obj, "form", None), str):
-                meter.format_string(form)
-                meter.weigh_all(args)
-                meter.weigh_all(kwargs.values())
-                n_most = max((len(v) for v in (*args, *kwargs.values()) if isinstance(v, str)), default=0)
-                meter.move(len(form) * (1 + n_most))
-            return super().call(__context, __obj, *args, **kwargs)
 
-        def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-            wrapped = super().wrap_str_format(value)
-            if wrapped is not None:
-                wrapped.form = value.__self__  # type: ignore[attr-defined]  # for `call`
-            return wrapped
+class Sandbox(SandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    code_generator_class = Code
+    context_class = Metered
+    concat = staticmethod(_concatenated)
 
-        def getitem(self, obj: Any, argument: Any) -> Any:
-            if type(argument) is tuple:  # hashed with all that it holds
-                return self.undefined(obj=obj, name="a list")
-            return super().getitem(obj, argument)
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        context.meter.before_binop(operator, left, right)
+        return self.binop_table[operator](left, right)
 
-    def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        passed = getattr(function, "jinja_pass_arg", None)
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  as Jinja's
+        meter: Meter = __context.meter
+        if type(__obj) is types.BuiltinMethodType:
+            meter.before_method(__obj.__self__, __obj.__name__, args, kwargs)
+            return meter.made(super().call(__context, __obj, *args, **kwargs))
+        if isinstance(__obj, types.FunctionType) and isinstance(form := getattr(__obj, "form", None), str):
+            meter.format_string(form)
+            meter.weigh_all(args)
+            meter.weigh_all(kwargs.values())
+            n_most = max((len(v) for v in (*args, *kwargs.values()) if isinstance(v, str)), default=0)
+            meter.move(len(form) * (1 + n_most))
+        return super().call(__context, __obj, *args, **kwargs)
 
-        @jinja2.pass_context
-        def metered(context: Any, *args: Any, **kwargs: Any) -> Any:
-            meter: Meter = context.meter
-            if name not in _SHALLOW:
-                meter.weigh_all(args)
-                meter.weigh_all(kwargs.values())
-            if name in _WIDE:
-                meter.widths((*args[1:], *kwargs.values()))
-            _before_filter(meter, name, args, kwargs)
-            head = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
-            first = () if passed is None else (head[passed.name],)
-            return meter.made(function(*first, *args, **kwargs))
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            wrapped.form = value.__self__  # type: ignore[attr-defined]  # for `call`
+        return wrapped
 
-        return metered
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(argument) is tuple:  # hashed with all that it holds
+            return self.undefined(obj=obj, name="a list")
+        return super().getitem(obj, argument)
 
-    def _test(function: Callable[..., Any]) -> Callable[..., bool]:
-        @jinja2.pass_context
-        def metered(context: Any, *args: Any) -> bool:
-            context.meter.weigh_all(args)
-            return bool(function(*args))
 
-        return metered
+def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    passed = getattr(function, "jinja_pass_arg", None)
 
-    class Attributes(Namespace):
-        """Hugging Face's: no name with an underscore in front."""
+    @jinja2.pass_context
+    def metered(context: Any, *args: Any, **kwargs: Any) -> Any:
+        meter: Meter = context.meter
+        if name not in _SHALLOW:
+            meter.weigh_all(args)
+            meter.weigh_all(kwargs.values())
+        if name in _WIDE:
+            meter.widths((*args[1:], *kwargs.values()))
+        _before_filter(meter, name, args, kwargs)
+        head = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
+        first = () if passed is None else (head[passed.name],)
+        return meter.made(function(*first, *args, **kwargs))
 
-        def __init__(*args: Any, **kwargs: Any) -> None:  # so that `self` can be a name, as in Jinja's
-            for name in dict(*args[1:], **kwargs):
-                _named(name)
-            Namespace.__init__(*args, **kwargs)
+    return metered
 
-        def __setitem__(self, name: str, value: Any) -> None:
+
+def _test(function: Callable[..., Any]) -> Callable[..., bool]:
+    @jinja2.pass_context
+    def metered(context: Any, *args: Any) -> bool:
+        context.meter.weigh_all(args)
+        return bool(function(*args))
+
+    return metered
+
+
+class Attributes(Namespace):
+    """Hugging Face's: no name with an underscore in front."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that `self` can be a name, as in Jinja's
+        for name in dict(*args[1:], **kwargs):
             _named(name)
-            super().__setitem__(name, value)
+        Namespace.__init__(*args, **kwargs)
 
-    def _named(name: object) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a namespace holds no name with an underscore in front, as {name!r}")
+    def __setitem__(self, name: str, value: Any) -> None:
+        _named(name)
+        super().__setitem__(name, value)
 
-    class Dictionaries:
-        """`dict`, of which only these two are in reach."""
 
-        def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-            return dict(*args, **kwargs)
+def _named(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace holds no name with an underscore in front, as {name!r}")
 
-        def fromkeys(self, *args: Any) -> dict[Any, Any]:
-            return dict.fromkeys(*args)
 
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
+class Dictionaries:
+    """`dict`, of which only these two are in reach."""
 
-    def made(now: Callable[[], datetime]) -> jinja2.Environment:
-        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-        environment.filters["tojson"] = _tojson
-        for name, function in list(environment.filters.items()):
-            environment.filters[name] = _filter(name, function)
-        for name in _TESTS:
-            environment.tests[name] = _test(cast("Callable[..., Any]", environment.tests[name]))
-        environment.globals.pop("lipsum")  # random words, as many as one asks for
-        environment.globals["dict"] = Dictionaries()
-        environment.globals["namespace"] = Attributes
-        environment.globals["raise_exception"] = raise_exception
-        environment.globals["strftime_now"] = lambda form: now().strftime(form)
-        return environment
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
 
-    return made
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _environment(now: Callable[[], datetime]) -> jinja2.Environment:
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment.filters["tojson"] = _tojson
+    for name, function in list(environment.filters.items()):
+        environment.filters[name] = _filter(name, function)
+    for name in _TESTS:
+        environment.tests[name] = _test(cast("Callable[..., Any]", environment.tests[name]))
+    environment.globals.pop("lipsum")  # random words, as many as one asks for
+    environment.globals["dict"] = Dictionaries()
+    environment.globals["namespace"] = Attributes
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: now().strftime(form)
+    return environment
 
 
 def _before_filter(meter: Meter, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
