@@ -1,5 +1,22 @@
-"""python -m llamahost"""
+"""`llamahost` and `python -m llamahost`. Ctrl-C ends it quietly, also while its modules are still being imported."""
 
-from llamahost.cli import main
+import signal
 
-main()
+
+def main() -> None:
+    # Not where it is ignored, as it is for what a script's shell put into the background.
+    is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_heard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def hear() -> None:
+        if is_heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    from llamahost.cli import main as command
+
+    command(hear)
+
+
+if __name__ == "__main__":
+    main()

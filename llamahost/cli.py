@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +16,9 @@ import typer
 from llamahost import __version__
 from llamahost.commands.chat import chat
 from llamahost.commands.check import check
-from llamahost.commands.exits import BAD_MANIFEST, EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
+from llamahost.commands.exits import EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
 from llamahost.commands.fetching import path_of
+from llamahost.commands.flags import Serve, given_by_flags
 from llamahost.commands.layers import GpuLayers
 from llamahost.commands.load import load, unload
 from llamahost.commands.lora import Lora, adapters_of
@@ -44,11 +45,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def main() -> None:
-    app(prog_name="llamahost")  # also where `python -m` names it otherwise
+def main(on_ready: Callable[[], None] = lambda: None) -> None:
+    """Run the command of `sys.argv`. `on_ready` is called when all is imported that every command needs."""
+    command = typer.main.get_command(app)
+    on_ready()
+    command(prog_name="llamahost")  # also where `python -m` names it otherwise
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -66,7 +71,7 @@ def root(
     pass
 
 
-@app.command()
+@app.command(cls=Serve)
 def serve(
     model: Annotated[
         Path | None,
@@ -119,7 +124,8 @@ def serve(
         str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="Ask clients for this key.", show_envvar=True)
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(envvar="LLAMAHOST_API_KEY_FILE", help="More keys, one a line; # begins a comment.")
+        Path | None,
+        typer.Option(envvar="LLAMAHOST_API_KEY_FILE", help="More keys, one a line; a line that begins with # is none."),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
@@ -223,10 +229,8 @@ def serve(
             found = path_of(str(model))
         if found is not None:
             alias, model = alias or [str(model)], found
-    try:
+    with told():
         wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
-    except ManifestError as error:
-        fail(BAD_MANIFEST, str(error))
     is_one = model is not None or is_alone(wanted)
     lacking = [why for spec in wanted.models if not spec.repo and (why := missing(spec))]  # the hub may have it
     if lacking and len(lacking) == len(wanted.models) and not is_alone(wanted):
@@ -235,7 +239,7 @@ def serve(
     def again() -> Manifest:
         return _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
 
-    _serve(wanted, again, is_strict=strict_model or not is_one, from_manifest=not is_one)
+    _serve(wanted, again, _given(server_flags), is_strict=strict_model or not is_one, from_manifest=not is_one)
 
 
 app.command()(run)
@@ -267,7 +271,10 @@ def bench(context: typer.Context) -> None:
     """Measure a server, or two side by side; `llamahost bench --help` tells more."""
     from llamahost.bench.command import bench as measure
 
-    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    names = {"help_option_names": ["-h", "--help"]}
+    one = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=names
+    )
     one.command()(measure)
     one(args=context.args, prog_name="llamahost bench")
 
@@ -283,29 +290,37 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 def _wanted(
     model: Path | None, path: Path | None, names: list[str], spec: dict[str, Any], server: dict[str, Any]
 ) -> Manifest:
-    """What to serve: flags and environment over the manifest over the defaults. Raises ManifestError."""
+    """What to serve: flags and environment over the manifest over defaults. Raises ManifestError, InvalidRequest."""
     from dataclasses import replace
 
     from llamahost.fleet.builtin import NAME, builtin, is_named
-    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+    from llamahost.fleet.manifest import Manifest, ModelSpec
     from llamahost.fleet.manifest_file import load_manifest
 
     if server.keys() & {"host", "port"}:
         server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket
-    if model is not None and not is_named(model):
-        name = names[0] if names else model.stem or str(model)
-        aliases = tuple(dict.fromkeys(n for n in (*names[1:], model.stem) if n and n != name))
-        one = ModelSpec(name=name, path=model, aliases=aliases, **spec)
-        return Manifest(models=(one,), server=ServerSettings(**server))
-    own = builtin(tuple(names), model=model or NAME, **spec)
-    if model is not None or (path is None and not MANIFEST.is_file()):
-        return Manifest(models=(own,), server=ServerSettings(**server))
-    found = load_manifest(path or MANIFEST)
-    models = tuple(replace(each, **spec) for each in found.models) if spec else found.models
-    return replace(found, models=models or (own,), server=replace(found.server, **server) if server else found.server)
+    has_manifest = model is None and (path is not None or MANIFEST.is_file())
+    found = load_manifest(path or MANIFEST) if has_manifest else Manifest()
+    with given_by_flags(spec, server, ("name", "aliases")):
+        settings = replace(found.server, **server) if server else found.server
+        if model is not None and not is_named(model):
+            name = names[0] if names else model.stem or str(model)
+            aliases = tuple(dict.fromkeys(n for n in (*names[1:], model.stem) if n and n != name))
+            models: tuple[ModelSpec, ...] = (ModelSpec(name=name, path=model, aliases=aliases, **spec),)
+        else:
+            models = tuple(replace(each, **spec) for each in found.models) if spec else found.models
+            models = models or (builtin(tuple(names), model=model or NAME, **spec),)
+        return replace(found, models=models, server=settings)
 
 
-def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, from_manifest: bool) -> None:
+def _serve(
+    wanted: Manifest,
+    again: Callable[[], Manifest],
+    flags: Collection[str],
+    *,
+    is_strict: bool,
+    from_manifest: bool,
+) -> None:
     import asyncio
     import gc
 
@@ -313,7 +328,7 @@ def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, 
     from llamahost.api.app import App, create_app
     from llamahost.api.auth import keys_of
     from llamahost.api.server import Runner, bind, bind_unix, tls_of
-    from llamahost.core.errors import LoadFailed, ManifestError
+    from llamahost.core.errors import LoadFailed
     from llamahost.fleet.manifest import BUILTIN_PATH
     from llamahost.host import AsyncHost
     from llamahost.ops.tally import Tally
@@ -321,10 +336,8 @@ def _serve(wanted: Manifest, again: Callable[[], Manifest], *, is_strict: bool, 
     gc.enable()
     settings = wanted.server
     unix_socket = settings.unix_socket
-    try:
+    with told(), given_by_flags(flags):
         keys, tls = keys_of(settings), tls_of(settings)
-    except ManifestError as error:
-        fail(BAD_MANIFEST, str(error))
     try:
         place = bind(settings.host, settings.port) if unix_socket is None else bind_unix(unix_socket)
     except OSError as error:

@@ -15,12 +15,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from llamahost.cli import app
+from llamahost.commands.flags import MODEL, PEERS
+from llamahost.fleet.manifest import ModelSpec, ServerSettings
 from tests.on_loop import LIMIT_S
 
 HERE = Path(__file__).resolve().parent.parent
@@ -197,6 +201,41 @@ def test_a_wrong_manifest_is_one_line_and_status_5(tmp_path: Path) -> None:
     assert ended(tmp_path, "serve", "--manifest", "nowhere.toml").returncode == 5
 
 
+def test_ctrl_c_while_modules_are_imported_ends_it_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = f"{tmp_path}{os.pathsep}{HERE}"
+    done = finished(tmp_path, "--version", PYTHONPATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_wrong_value_of_a_flag_is_wrong_usage_and_told_by_the_flag(tmp_path: Path) -> None:
+    done = ended(tmp_path, "serve", "--slots", "0")
+    assert (done.returncode, done.stderr) == (2, "llamahost: --slots must be between 1 and 256, not 0\n")
+    done = ended(tmp_path, "serve", LLAMAHOST_N_CTX="9999999999")
+    assert done.stderr == "llamahost: --n-ctx must be between 8 and 2147483647, not 9999999999\n"
+
+
+def test_flags_of_other_servers_are_told_what_does_it_here(tmp_path: Path) -> None:
+    done = ended(tmp_path, "serve", "-m", "model.gguf")
+    assert done.returncode == 2
+    assert done.stderr == "llamahost: there is no -m: the model stands without a flag, as in `llamahost serve MODEL`\n"
+    assert "it is --n-ctx here" in ended(tmp_path, "serve", "a.gguf", "--ctx-size=4096").stderr
+    assert "key kv_type_k of the model" in ended(tmp_path, "config", "-ctk", "q8_0").stderr
+
+
+def test_what_is_told_of_other_servers_flags_is_there_and_none_of_them_is_ours() -> None:
+    group = typer.main.get_command(app)
+    ours = {name for param in group.get_command(None, "serve").params for name in param.opts}  # type: ignore[attr-defined]  # it is a group
+    keys = {field.name for kind in (ModelSpec, ServerSettings) for field in fields(kind)} | {MODEL}
+    assert not ours & PEERS.keys()
+    assert set(PEERS.values()) <= ours | keys
+
+
+def test_help_is_asked_for_by_h_too(tmp_path: Path) -> None:
+    assert ended(tmp_path, "serve", "-h").stdout == ended(tmp_path, "serve", "--help").stdout
+    assert ended(tmp_path, "bench", "-h").stdout == ended(tmp_path, "bench", "--help").stdout != ""
+
+
 def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
     assert finished(tmp_path, "serve", "--port", "99999").returncode == 2  # the status of the process itself
     assert ended(tmp_path, "serve", "--log-level", "loud").returncode == 2
@@ -271,7 +310,7 @@ def test_sigterm_drains_refuses_and_exits_well(tiny_llama: Path, tmp_path: Path)
         server.line("ready: ")
         with streaming(server, 3000) as stream:
             server.process.send_signal(signal.SIGTERM)
-            server.line("stopping: 1 requests")
+            server.line("stopping: 1 running")
             status, body = server.request("/v1/completions", {"prompt": "b", "max_tokens": 1})
             assert (status, body["error"]["code"]) == (503, "unavailable")
             assert server.request("/health")[0] == 503
@@ -297,7 +336,7 @@ def test_a_second_signal_ends_it_at_once(tiny_llama: Path, tmp_path: Path) -> No
         server.line("ready: ")
         with streaming(server, 90_000):
             server.process.send_signal(signal.SIGINT)
-            server.line("stopping: 1 requests")
+            server.line("stopping: 1 running")
             assert server.end(signal.SIGINT) == 130
 
 

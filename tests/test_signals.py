@@ -63,7 +63,7 @@ def test_a_signal_while_a_model_loads_ends_it_well(number: signal.Signals, tiny_
         server.line("loading tiny-llama")
         assert server.end(number) == 0
         told = told_of(server)
-    assert "stopping: 0 requests" in told
+    assert "llamahost.server: stopping" in told
     assert "Traceback" not in told
     assert "ready: " not in told
 
@@ -72,7 +72,7 @@ def test_a_second_signal_while_a_model_loads_ends_it_at_once(tiny_llama: Path, t
     with serving(tmp_path, tiny_llama) as server:
         server.line("loading tiny-llama")
         server.process.send_signal(signal.SIGINT)
-        server.line("stopping: 0 requests")
+        server.line("llamahost.server: stopping")
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(LIMIT_S) in (0, 130)  # 0 where the first was done meanwhile
         assert "Traceback" not in told_of(server)
@@ -179,7 +179,9 @@ def test_a_hang_up_reads_the_manifest_again_and_a_wrong_one_changes_nothing(tiny
         assert server.end(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize(("way", "said"), [((), "stopping: 0 requests"), (("nohup",), "the manifest was read again")])
+@pytest.mark.parametrize(
+    ("way", "said"), [((), "llamahost.server: stopping"), (("nohup",), "the manifest was read again")]
+)
 def test_a_terminal_that_goes_away_ends_it_well_but_not_under_nohup(
     way: tuple[str, ...], said: str, tiny_llama: Path, tmp_path: Path
 ) -> None:

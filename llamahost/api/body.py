@@ -10,9 +10,10 @@ import contextlib
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec.inspect import ListType, LiteralType, StructType, Type, UnionType, type_info
 from starlette.types import Receive, Scope
 
 from llamahost.api.problems import BodyTooLarge
@@ -26,6 +27,10 @@ N_SMALL = 8192
 
 _AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+_NO_CHOICE = re.compile(r"Invalid (?:enum )?value ((?s:.)*)$")
+_STEP = re.compile(r"\[?([^.\[\]]+)\]?")
 
 
 class Decoder(Protocol[Decoded]):
@@ -99,7 +104,7 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _mistake(str(error)) from None
+        raise _mistake(str(error), getattr(decoder, "type", None)) from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"the request's body is not valid JSON: {error}") from None
     except UnicodeDecodeError as error:
@@ -108,7 +113,7 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
         raise InvalidRequest("the request's body is nested too deeply") from None
 
 
-def _mistake(message: str) -> InvalidRequest:
+def _mistake(message: str, kind: Any) -> InvalidRequest:
     """msgspec's sentence with its path moved into `param`: `$.messages[0].role` becomes messages[0].role."""
     at = _AT.search(message)
     path = at.group(1).removeprefix(".") if at else ""
@@ -117,6 +122,29 @@ def _mistake(message: str) -> InvalidRequest:
     if missing:
         path = f"{path}.{missing.group(1)}" if path else missing.group(1)
         return InvalidRequest(f"`{path}` is required", param=path)
+    wrong = _NO_CHOICE.match(sentence)
+    if wrong and (choices := ", ".join(choices_at(kind, path))):
+        return InvalidRequest(f"`{path}` must be one of {choices}, not {wrong.group(1)}", param=path)
     if not path:
         return InvalidRequest(f"the request's body: {sentence[:1].lower()}{sentence[1:]}")
     return InvalidRequest(f"`{path}`: {sentence[:1].lower()}{sentence[1:]}", param=path)
+
+
+def choices_at(kind: Any, path: str) -> list[str]:
+    """The words that a body of this type may have at this path; none where other values may stand there."""
+    found = _apart(type_info(kind)) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else []
+    for step in _STEP.findall(path):
+        below: list[Type] = []
+        for each in found:
+            if isinstance(each, StructType):
+                below += [field.type for field in each.fields if field.encode_name == step]
+                if each.tag_field == step:
+                    below.append(LiteralType((each.tag,)))
+            elif isinstance(each, ListType):
+                below.append(each.item_type)
+        found = [part for each in below for part in _apart(each)]
+    return [str(value) for each in found if isinstance(each, LiteralType) for value in each.values]
+
+
+def _apart(kind: Type) -> list[Type]:
+    return list(kind.types) if isinstance(kind, UnionType) else [kind]

@@ -65,6 +65,8 @@ def advice(path: str) -> str:
     while bare.startswith("/v1/"):
         bare = bare.removeprefix("/v1")
     bare = bare.rstrip("/")
+    if path.startswith("/v1") and bare in ("", "/v1"):
+        return "it is where OpenAI's API begins, as clients' base_url: GET /v1/models tells what it serves"
     if bare in SERVED:
         return f"use {_spelled(bare)}"
     known = bare if bare in NEIGHBOURS else "/" + bare.split("/")[1] if bare else ""

@@ -37,6 +37,7 @@ class InPieces(Generic[T]):
     def __init__(
         self, whole: type[T], field: str, item: Any, stand_in: str = '"%s"', *, n_piece: int = N_PIECE
     ) -> None:
+        self.type = whole
         self._field = field
         self._n_piece = n_piece
         self._whole = msgspec.json.Decoder(whole)

@@ -142,7 +142,7 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
             headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
             type_ = "not_found_error" if error.status_code == 404 else "invalid_request_error"
             allowed = (error.headers or {}).get("Allow")
-            message = f"this path is asked by {allowed} alone" if allowed else error.detail
+            message = f"this path takes {allowed} and no other method" if allowed else error.detail
             return Problem(status=error.status_code, message=message, type=type_, headers=headers)
     logger.error("request %s failed unexpectedly", request_id, exc_info=error)
     hint = f"; the log has the reason under request id {request_id}" if request_id else ""

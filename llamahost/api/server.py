@@ -238,14 +238,17 @@ class Runner:
         assert self._app is not None
         assert self._server is not None
         gate, drain_s = self._app.gate, self._settings.drain_s
-        logger.info("stopping: %d requests have %g s to finish; again to stop now", gate.n_inside, drain_s)
+        if gate.n_inside:
+            logger.info("stopping: %d running may take %g s more; again to stop now", gate.n_inside, drain_s)
+        else:
+            logger.info("stopping")
         gate.close()
         self._service.drain()
         if self._starting is not None:
             self._starting.cancel()
         try:
             if not await gate.empty(drain_s):
-                logger.warning("%d requests did not finish in time and are ended", gate.n_inside)
+                logger.warning("stopping: %d did not finish in time and are ended", gate.n_inside)
             await self._service.aclose()
             await gate.empty(FLUSH_S)
         finally:

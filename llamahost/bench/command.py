@@ -19,6 +19,7 @@ from llamahost.bench.report import Report
 from llamahost.bench.servers import (
     BenchFailed,
     KvLayout,
+    NoAnswer,
     Server,
     Settings,
     free_port,
@@ -31,6 +32,7 @@ from llamahost.bench.servers import (
 from llamahost.bench.session import Candidate, Options, measure
 from llamahost.bench.table import show
 from llamahost.bench.workload import WORKLOADS, Endpoint
+from llamahost.commands.exits import INTERRUPTED, NO_ADDRESS, UNEXPECTED
 
 N_ROUNDS_ALONE = 3
 N_ROUNDS_COMPARED = 7
@@ -148,11 +150,11 @@ def bench(
                 candidates.append(_running(address, api_key, number))
             report = _run(lambda: measure(options, candidates, lambda line: progress.print(line, highlight=False)))
         except BenchFailed as error:
-            progress.print(str(error), style="red", markup=False, highlight=False)
-            raise typer.Exit(1) from error
+            progress.print(f"llamahost: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(NO_ADDRESS if isinstance(error, NoAnswer) else UNEXPECTED) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             progress.print("stopped; nothing is reported", style="yellow")
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
     show(report, out)
     if json is not None:
         json.write_bytes(report.to_json())

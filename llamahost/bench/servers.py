@@ -33,6 +33,10 @@ class BenchFailed(Exception):
     """The measurement cannot go on; the message says why, for the one who reads the terminal."""
 
 
+class NoAnswer(BenchFailed):
+    """A server that was said to run does not answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What all started servers have in common."""

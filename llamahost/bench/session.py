@@ -17,7 +17,15 @@ import orjson
 from llamahost.bench.client import Outcome, Target, fetch, stream
 from llamahost.bench.load import Limits, Run, closed_loop, open_loop
 from llamahost.bench.report import Cell, Report, RunFigures, ServerInfo, compare, errors_of, figures_of, summary_of
-from llamahost.bench.servers import ALIAS, BenchFailed, Server, cpu_seconds_of, machine_cpu_seconds, memory_of
+from llamahost.bench.servers import (
+    ALIAS,
+    BenchFailed,
+    NoAnswer,
+    Server,
+    cpu_seconds_of,
+    machine_cpu_seconds,
+    memory_of,
+)
 from llamahost.bench.wire import WireError
 from llamahost.bench.workload import (
     PATHS,
@@ -30,6 +38,7 @@ from llamahost.bench.workload import (
     probe,
     script,
 )
+from llamahost.core.errors import network_told
 
 Say = Callable[[str], None]
 
@@ -227,7 +236,7 @@ async def _model_name(options: Options, base: Candidate) -> str:
     try:
         answer = await fetch(base.target, "GET", "/v1/models")
     except (OSError, WireError, TimeoutError) as error:
-        raise BenchFailed(f"{base.target.url} does not answer: {error or 'timeout'}") from error
+        raise NoAnswer(f"{base.target.url} does not answer: {network_told(error)}") from error
     try:
         return str(orjson.loads(answer.body)["data"][0]["id"])
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:

@@ -85,7 +85,7 @@ def settings_of(context: typer.Context, arguments: list[str], wanted: Wanted) ->
         model, path, list(values["alias"] or ()), _values(spec, values, sources), _values(server, values, sources)
     )
     file = path or (MANIFEST if model is None and MANIFEST.is_file() else None)
-    document = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+    document = tomllib.loads(file.read_text(encoding="utf-8-sig")) if file else {}
     process = {name: values[name] for name in _OF_PROCESS if name != "alias"} | {"manifest": file}
     settings = [Setting("process", name, value, sources[name]) for name, value in process.items()]
     settings += _of(manifest.server, "server", document.get("server", {}), server, sources)
@@ -111,7 +111,7 @@ def strangers(environment: Mapping[str, str], known: set[str]) -> list[str]:
     lines = []
     for name in sorted(environment):
         if name.startswith("LLAMAHOST_") and not name.startswith("LLAMAHOST_BENCH_") and name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             lines.append(f"nothing reads {name}" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return lines
 

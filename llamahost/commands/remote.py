@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from llamahost.commands.exits import Unreachable
-from llamahost.core.errors import GenerationFailed, InvalidRequest, LlamahostError, Unavailable
+from llamahost.core.errors import GenerationFailed, InvalidRequest, LlamahostError, Unavailable, network_told
 from llamahost.core.events import Delta
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Remote:
         self.close()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        return Unreachable(f"{self.url} does not answer: {str(error).lower() or type(error).__name__}")
+        return Unreachable(f"{self.url} does not answer: {network_told(error)}")
 
 
 def _deltas(chunk: Any) -> Generator[Delta, None, None]:

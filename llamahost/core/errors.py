@@ -21,6 +21,14 @@ LlamahostError
 
 from __future__ import annotations
 
+import re
+
+
+def network_told(error: BaseException) -> str:
+    """What went wrong on the way to another program, in words: without numbers of errors and lines of C."""
+    words = re.sub(r"^\[[^]]*\] ?|\s*\(_ssl\.c:\d+\)$", "", str(error)).lower()
+    return words or type(error).__name__
+
 
 class LlamahostError(Exception):
     """The root of every error that llamahost raises on purpose."""
@@ -44,7 +52,7 @@ class ContextTooLong(InvalidRequest):
         n_ctx: int,
         model: str,
         param: str | None = None,
-        advice: str = "shorten it or raise n_ctx in model_manifest.toml",
+        advice: str = "shorten it, or have the model served with a larger n_ctx",
     ) -> None:
         # "exceeds the available context size" are llama.cpp's words, by which some clients know this error.
         super().__init__(

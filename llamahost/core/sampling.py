@@ -146,7 +146,7 @@ class Sampling:
                 kind = "a whole number" if name in _WHOLE else "a number"
                 raise InvalidRequest(f"{name} must be {kind}, not {value!r:.40}", param=name)
             if not low <= value <= high:  # NaN compares false, so it is refused too
-                raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", param=name)
+                raise InvalidRequest(f"{name} must be between {low:.10g} and {high:.10g}, not {value}", param=name)
         if 0.0 < self.temperature < 1e-6:
             # Greedy is what it means; logits of 32 bits divided by it would be infinite, and the choice noise.
             object.__setattr__(self, "temperature", 0.0)

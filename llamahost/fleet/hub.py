@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from llamahost.core.errors import PullFailed
+from llamahost.core.errors import PullFailed, network_told
 from llamahost.fleet.repo import Reference, RepoFile
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Hub:
             hint = f"; is HF_TOKEN right?{_token_told(token)}" if status in (401, 403) else ""
             raise PullFailed(f"{self.name} refuses {reference.repo} with {status}{hint}") from error
         except transport.TransportError as error:
-            raise BrokenOff(str(error).lower() or type(error).__name__) from error
+            raise BrokenOff(network_told(error)) from error
         except (transport.InvalidURL, transport.TooManyRedirects, transport.DecodingError) as error:
             raise PullFailed(f"{self.name}: {str(error).lower() or type(error).__name__}") from error
 

@@ -296,7 +296,8 @@ class Manifest:
         for each in named:
             for name in (each.name, *each.aliases):
                 if name in owners:
-                    raise ManifestError(f"`{name}` names both `{owners[name]}` and `{each.name}`", key="name")
+                    both = f"both `{owners[name]}` and `{each.name}`" if owners[name] != each.name else "two things"
+                    raise ManifestError(f"`{name}` names {both}", key="name")
                 owners[name] = each.name
         known = tuple(model.name for model in self.models)
         for route in self.routes:

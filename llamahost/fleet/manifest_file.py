@@ -32,7 +32,7 @@ from llamahost.fleet.route_spec import RouteSpec
 def load_manifest(path: Path) -> Manifest:
     """Read the file. Paths in it are relative to it. Raises ManifestError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

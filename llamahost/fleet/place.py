@@ -113,6 +113,11 @@ class Place:
         return self.model.is_ready
 
     @property
+    def is_coming(self) -> bool:
+        """Whether it is on its way into memory, without another request for it."""
+        return self.state in ("loading", "pulling")
+
+    @property
     def n_slots(self) -> int:
         """Of the replicas that are ready."""
         return sum(each.replica.card.n_slots for each in self.ready())

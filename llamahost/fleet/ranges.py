@@ -46,7 +46,7 @@ def _check(key: str, kind: Kind, value: Any) -> None:
     if kind.choices and value not in kind.choices:
         raise ManifestError(f"{key} must be one of {', '.join(kind.choices)}, not {value!r}", key=key)
     if kind.type in (int, float) and not kind.low <= value <= kind.high:
-        raise ManifestError(f"{key} must be between {kind.low:g} and {kind.high:g}, not {value}", key=key)
+        raise ManifestError(f"{key} must be between {kind.low:.10g} and {kind.high:.10g}, not {value}", key=key)
 
 
 def is_share(value: object) -> bool:

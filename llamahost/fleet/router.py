@@ -70,6 +70,11 @@ class Seen(Protocol):
     def is_ready(self) -> bool: ...
 
     @property
+    def is_coming(self) -> bool:
+        """Whether it loads."""
+        ...
+
+    @property
     def n_room(self) -> int:
         """Requests that its ready replicas could still take."""
         ...
@@ -194,10 +199,14 @@ class Router:
         return found, order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
 
     def _any(self, kind: Kind) -> tuple[str, ...]:
-        """Whoever can answer such a request: ready first, then with a template, a free slot, the fewest requests."""
+        """Whoever can answer such a request: ready first, then with a template, a free slot, the fewest requests.
+
+        Nothing is loaded for it as long as one is there, or on its way.
+        """
         suited = [each for each in self.fleet.seen() if self._suits(each, kind)]
         if not suited:
             raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")
+        suited = [each for each in suited if each.is_ready or each.is_coming] or suited
         suited.sort(key=lambda seen: self._rank(seen, kind))
         return tuple(seen.name for seen in suited)
 

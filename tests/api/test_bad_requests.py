@@ -204,7 +204,7 @@ def test_wrong_paths_and_methods_are_told_in_json() -> None:
             assert wrong.status_code == 405
             assert wrong.headers["allow"] == "POST"
             assert wrong.json()["error"]["type"] == "invalid_request_error"
-            assert wrong.json()["error"]["message"] == "this path is asked by POST alone"
+            assert wrong.json()["error"]["message"] == "this path takes POST and no other method"
 
     run(law)
 

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from llamahost.api.body import N_SMALL, Reading
+from llamahost.api.body import N_SMALL, Reading, choices_at
+from llamahost.api.openai_types import ChatBody
 from llamahost.core.messages import CompletionRequest
 from tests.api.fakes import FakeHost, app_of, client_of, run
 from tests.on_loop import on_loop
@@ -28,9 +29,26 @@ def test_a_mistake_is_told_alike_in_small_bodies_and_in_large_ones(n: int) -> No
         async with client_of(app_of(FakeHost())) as client:
             answer = await client.post("/v1/chat/completions", json={"messages": messages})
         assert answer.status_code == 400
-        assert answer.json()["error"]["param"] == "messages[1].role"
+        error = answer.json()["error"]
+        assert error["param"] == "messages[1].role"
+        roles = "assistant, developer, function, system, tool, user"
+        assert error["message"] == f"`messages[1].role` must be one of {roles}, not 'nobody'"
 
     run(law)
+
+
+@pytest.mark.parametrize(
+    ("path", "choices"),
+    [
+        ("messages[7].content[0].type", {"text", "image_url", "input_audio"}),
+        ("tool_choice.type", {"function", "allowed_tools"}),
+        ("tools[0].function.name", set[str]()),
+        ("no.such[0].place", set[str]()),
+    ],
+)
+def test_what_may_stand_at_a_place_is_known_by_the_type_of_the_body(path: str, choices: set[str]) -> None:
+    assert set(choices_at(ChatBody, path)) >= choices
+    assert bool(choices_at(ChatBody, path)) == bool(choices)
 
 
 @pytest.mark.parametrize("n", [3, N_SMALL])

@@ -26,7 +26,7 @@ TOLD = [
     ("/v1/health", "", "use /health"),
     ("/v1/chat/completion", "", "did you mean /v1/chat/completions?"),
     ("/", "", "OpenAI's API is under /v1"),
-    ("/v1", "", "OpenAI's API is under /v1"),
+    ("/v1", "", "clients' base_url"),
     ("//", "", "OpenAI's API is under /v1"),
     ("/" + "x" * 10_000, "", "OpenAI's API is under /v1"),
 ]

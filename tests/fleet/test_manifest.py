@@ -121,7 +121,7 @@ def test_everything_said_is_taken() -> None:
         ("[server]\nreserved_bytes = { CUDA0 = -1 }\n", 2, "reserved_bytes must be between"),
         ("[server]\nreserved_bytes = { CUDA0 = '1' }\n", 2, "reserved_bytes must be a whole number"),
         (MODEL + OTHER + "n_cxt = 1\n", 7, "did you mean `n_ctx`?"),
-        (MODEL + OTHER + MODEL, 8, "`a` names both"),
+        (MODEL + OTHER + MODEL, 8, "`a` names two things"),
         (MODEL + OTHER + "aliases = ['a']\n", 5, "`a` names both"),
         ("\n[[models]]\npath = 'x'\n", 2, "needs a name"),
         ("[[models]]\nname = 'x'\n", 1, "needs a path, or a repo"),

@@ -46,6 +46,7 @@ class Status:
     n_in_flight: int = 0
     task: str = "auto"
     card: Any = None
+    is_coming: bool = False
 
     @property
     def n_room(self) -> int:
@@ -62,6 +63,7 @@ class FakeFleet:
     cards: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
     loading: set[str] = field(default_factory=set)
+    unloaded: set[str] = field(default_factory=set)
     stalled: set[str] = field(default_factory=set)  # replicas
     in_flight: dict[str, int] = field(default_factory=dict)
     is_draining: bool = False
@@ -90,10 +92,11 @@ class FakeFleet:
         return [
             Status(
                 name,
-                name not in self.loading,
+                name not in self.loading | self.unloaded,
                 n_in_flight=self.in_flight.get(name, 0),
                 task=self.tasks.get(name, "auto"),
                 card=self.cards.get(name),
+                is_coming=name in self.loading,
             )
             for name in self.n_replicas
         ]
@@ -268,6 +271,18 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
     assert (await answered(router, request(""))).model == "busy", "the other one has no slot left"
     fleet.loading = set(fleet.n_replicas)
     assert (await answered(router, request(""))).model == "busy", "the first that may come to answer"
+
+
+@on_loop
+async def test_nothing_is_loaded_for_no_name_while_another_is_there_or_on_its_way() -> None:
+    fleet = FakeFleet({"later": 1, "coming": 1}, loading={"coming"}, unloaded={"later"})
+    fleet.refusals["coming"] = Unavailable("it loads")
+    router = router_of(fleet, n_retries=0)
+    with pytest.raises(Unavailable, match="it loads"):
+        await answered(router, request(""))
+    fleet.unloaded.add("coming")
+    fleet.loading.clear()
+    assert (await answered(router, request(""))).model == "later"
 
 
 @on_loop
