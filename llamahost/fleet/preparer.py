@@ -11,24 +11,21 @@ import secrets
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Output, Snippet, Text, Tool
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Snippet, Text, Tool
 from llamahost.core.sampling import Sampling
-from llamahost.core.work import Constraint, Job, ThoughtLimit, Tokens, Vocabulary
+from llamahost.core.work import Job, Tokens, Vocabulary
+from llamahost.fleet.forms import Forms, Held
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
 from llamahost.fleet.known import beginning, check_known, given_ids, spelling
 from llamahost.fleet.prepared import Prepared
-from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
+from llamahost.text.constraint import Compile
 from llamahost.text.echo import Echo, scored_echo
 from llamahost.text.formats.format import PLAIN, Asked, Format
-from llamahost.text.formats.grammar import Rules
 from llamahost.text.formats.table import format_of
 from llamahost.text.remembered import Heard, Remembered
 from llamahost.text.reply import Reply
-from llamahost.text.schema_relaxed import relaxed
-from llamahost.text.splitter import Splitter
 from llamahost.text.template import Template
 
 MAX_ANSWERS = 1024
@@ -36,9 +33,6 @@ MAX_ANSWERS = 1024
 
 MAX_SCORES = 2**21
 """Logprobs that a request may ask for of its prompts' tokens: each is held, at some 200 bytes, until it is told."""
-
-_JSON = frozenset({"json", "schema"})
-"""Forms of the output that can stand in a grammar beside calls and thoughts."""
 
 _job_ids = itertools.count(1)
 
@@ -52,8 +46,8 @@ class Preparer:
     """
 
     __slots__ = (
-        "_bos", "_compiles", "_control_ids", "_defaults", "_draw_seed", "_formats", "_most", "_n_most", "_template",
-        "_template_error", "model", "n_ctx", "vocabulary",
+        "_bos", "_defaults", "_draw_seed", "_formats", "_forms", "_most", "_n_most", "_template", "_template_error",
+        "model", "n_ctx", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -77,15 +71,13 @@ class Preparer:
         self._defaults = defaults or Sampling()
         self._most = most or {}
         self._n_most = int(self._most.get("max_tokens", 2**31))
-        self._compiles = compiles
         self._draw_seed = draw_seed
         self._bos = spelling(vocabulary, vocabulary.bos)
         self._formats = {
             has_tools: PLAIN if template is None else _format(template.chosen(has_tools=has_tools), has_tools=has_tools)
             for has_tools in (False, True)
         }
-        controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
-        self._control_ids = {spelling(vocabulary, token): token for token in controls}
+        self._forms = Forms(vocabulary, compiles)
 
     @property
     def heard(self) -> Heard:
@@ -106,24 +98,16 @@ class Preparer:
             is_thinking=request.continued == "reasoning"
             or (request.continued == "no" and form.begins_thinking(prompt)),
         )
-        constraint = self._held(request, form, asked) if tools else self._formed(request.output, form, asked)
-        return self._prepared(
-            [self.encode(prompt)],
-            request.generation,
-            "messages",
-            constraint=constraint,
-            new_splitter=lambda: form.splitter(asked),
-            markers={token: mark for mark, token in self._marks(form, asked).items()},
-            thoughts=self._limit(request, form, asked, is_held=constraint is not None),
-        )
+        held = self._forms.chat(request, form, asked)
+        return self._prepared([self.encode(prompt)], request.generation, "messages", held)
 
     def complete(self, request: CompletionRequest) -> Prepared:
         """Raises InvalidRequest or ContextTooLong."""
-        constraint = self._constraint(request.output)
+        held = Held(self._forms.words(request.output))
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
         if request.snippets is not None:
-            return self._infill(request, request.snippets, constraint)
+            return self._infill(request, request.snippets, held)
         if request.suffix:
             prompts = [self._around(p, request.suffix) for p in request.prompts]
         else:
@@ -136,7 +120,7 @@ class Preparer:
                     f"and at most {MAX_SCORES} are told at once: ask for fewer of them, or in several requests",
                     param="logprobs",
                 )
-        return self._prepared(prompts, request.generation, "prompt", request, constraint)
+        return self._prepared(prompts, request.generation, "prompt", held, request)
 
     def render(self, request: ChatRequest) -> str:
         """The text that the model is to continue. Raises InvalidRequest, TemplateFailed."""
@@ -160,90 +144,14 @@ class Preparer:
         has_bos = self.vocabulary.adds_bos and bool(self._bos) and text.startswith(self._bos)
         return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
 
-    def _formed(self, output: Output, form: Format, asked: Asked) -> Constraint | None:
-        """What holds the words to a form. Thoughts come first, and are free: those that the prompt has left open, and
-        before JSON any. Raises InvalidRequest.
-        """
-        constraint = self._constraint(output)
-        if constraint is None or form.thought is None:
-            return constraint
-        if output.kind in _JSON and self._compiles is not None:
-            rules = Rules(self._marks(form, asked), json_of)
-            words = rules.add("words", symbol_of(output))
-            whole = form.constraint(asked, rules, is_required=False, words=words)
-            assert whole is not None  # there are no calls that could not be held to
-            return replace(whole, compiled=self._compiles(whole.grammar))
-        return replace(constraint, quiet=(form.thought,), starts_quiet=True) if asked.is_thinking else constraint
-
-    def _limit(self, request: ChatRequest, form: Format, asked: Asked, *, is_held: bool) -> ThoughtLimit | None:
-        """What closes thoughts that are too long; where a grammar follows, that has the next word. InvalidRequest."""
-        bounds = form.bounds(asked)
-        if request.max_reasoning is None or bounds is None:
-            return None
-        if any(mark in request.reasoning_end for mark in (bounds.open, bounds.close)):
-            raise InvalidRequest("the end of thoughts must not hold their marks", param="reasoning_budget_message")
-        said = self.vocabulary.encode(request.reasoning_end, add_special=False, parse_special=False)
-        written = bounds.closing.rstrip() if is_held else bounds.closing
-        closing = self.vocabulary.encode(written, add_special=False, parse_special=True)
-        return ThoughtLimit(
-            n_max=request.max_reasoning,
-            open=bounds.open,
-            close=bounds.close,
-            closing=(*said, *closing),
-            is_open=asked.is_thinking,
-            recurs=bounds.recurs,
-        )
-
-    def _marks(self, form: Format, asked: Asked) -> dict[str, int]:
-        """The marks of this form that are control tokens of this model."""
-        return {mark: self._control_ids[mark] for mark in form.markers(asked) if mark in self._control_ids}
-
-    def _held(self, request: ChatRequest, form: Format, asked: Asked) -> Constraint | None:
-        """What holds calls to their form and to their functions' schemas. Raises InvalidRequest where none can.
-
-        What is strict is a promise. Other schemas lose what cannot be expressed, then all but that there is an object;
-        and where calls are free to be made, what is read is at last what the model writes.
-        """
-        output = request.output
-        if output.kind not in ("text", *_JSON):
-            raise InvalidRequest("tools are served together with no form of the output but JSON", param=output.param)
-        self._constraint(output)  # whatever is wrong with it is told as if there were no tools
-        is_required = request.tool_choice != "auto"
-        strict = next((k for k, tool in enumerate(asked.tools) if tool.strict), None)
-        failure = InvalidRequest("the calls of this model cannot be held to a form")
-        marks = self._marks(form, asked)
-        loosened = replace(asked, tools=tuple(map(_loosened, asked.tools)))
-        ways = ((asked, False), (loosened, False), (loosened, True))
-        for held, is_loose in ways if self._compiles else ():
-            try:
-                rules = Rules(marks, json_of, is_loose=is_loose)
-                words = rules.add("words", symbol_of(output)) if output.kind in _JSON and not is_required else ""
-                constraint = form.constraint(held, rules, is_required=is_required, words=words)
-                if constraint is None:
-                    break
-                assert self._compiles is not None
-                return replace(constraint, compiled=self._compiles(constraint.grammar))
-            except InvalidRequest as error:
-                failure = error
-        if is_required:
-            raise InvalidRequest(f"`tool_choice`: {failure}", param=failure.param or "tool_choice") from failure
-        if strict is not None:
-            param = failure.param or f"tools[{strict}].function.strict"
-            raise InvalidRequest(f"`strict`: {failure}", param=param) from failure
-        if output.kind in _JSON:
-            raise InvalidRequest(f"`{output.param}` together with tools: {failure}", param=output.param) from failure
-        return None
-
-    def _infill(
-        self, request: CompletionRequest, snippets: Sequence[Snippet], constraint: Constraint | None
-    ) -> Prepared:
+    def _infill(self, request: CompletionRequest, snippets: Sequence[Snippet], held: Held) -> Prepared:
         """One gap, with as much around it as there is room for."""
         prefix = request.prompts[0]
         assert isinstance(prefix, str), "code is given as text"
         n_answer = request.generation.max_tokens
         n_room = self.n_ctx - (min(N_ANSWER, self.n_ctx // 4) if n_answer is None else n_answer)
         found = filled_in(self.vocabulary, prefix, request.suffix, snippets, n_room=n_room, model=self.model)
-        prepared = self._prepared([found.tokens], request.generation, "input_prefix", request, constraint)
+        prepared = self._prepared([found.tokens], request.generation, "input_prefix", held, request)
         for reply in prepared.replies:
             reply.is_cut = found.is_cut
         return prepared
@@ -276,33 +184,23 @@ class Preparer:
         prompts: Sequence[Tokens],
         generation: Generation,
         param: str,
+        held: Held,
         request: CompletionRequest | None = None,
-        constraint: Constraint | None = None,
-        *,
-        new_splitter: Callable[[], Splitter | None] = lambda: None,
-        markers: Mapping[int, str] | None = None,
-        thoughts: ThoughtLimit | None = None,
     ) -> Prepared:
-        if (constraint is not None or thoughts is not None) and generation.is_post_sampling:
+        if (held.constraint is not None or held.thoughts is not None) and generation.is_post_sampling:
             raise InvalidRequest(
                 "what the samplers left is not told of an answer in a form, or with a budget for reasoning",
                 param="post_sampling_probs",
             )
         sampling = self._sampling(generation)
-        check_known(self.vocabulary, generation.stop_ids, "stop_token_ids")
-        end_ids = frozenset(generation.stop_ids)
-        if not generation.ignore_eos:
-            end_ids |= self.vocabulary.end_ids
+        end_ids = self._end_ids(generation)
         seed = sampling.seed if sampling.seed is not None else self._draw_seed()
         jobs: list[Job] = []
         replies: list[Reply] = []
         for number, prompt in enumerate(prompts):
             tokens = prompt or beginning(self.vocabulary, param)
-            n_rest = self.n_ctx - len(tokens)
-            if n_rest < (0 if generation.max_tokens == 0 else 1):  # an answer has at least one token, if it may
-                raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
+            n_max = self._n_answer(tokens, generation, param)
             echo = self._echo(request, number, tokens) if request else None
-            n_max = min(n_rest if generation.max_tokens is None else generation.max_tokens, n_rest, self._n_most)
             for k in range(generation.n):
                 # A seed that was asked for gives each prompt the same answers wherever it stands; one drawn differs.
                 offset = k if sampling.seed is not None else len(jobs)
@@ -316,8 +214,8 @@ class Preparer:
                     n_prompt_logprobs=request.n_prompt_logprobs if request else None,
                     is_post_sampling=generation.is_post_sampling,
                     tells_progress=generation.tells_progress,
-                    constraint=constraint,
-                    thoughts=thoughts,
+                    constraint=held.constraint,
+                    thoughts=held.thoughts,
                     priority=generation.priority,
                 )
                 reply = Reply(
@@ -326,8 +224,8 @@ class Preparer:
                     n_prompt=len(tokens),
                     vocabulary=self.vocabulary,
                     stop=generation.stop,
-                    splitter=new_splitter(),
-                    markers=markers,
+                    splitter=held.new_splitter(),
+                    markers=held.markers,
                     echo=echo,
                     line_limit_s=generation.line_limit_s,
                     tells_progress=generation.tells_progress,
@@ -337,17 +235,17 @@ class Preparer:
                 replies.append(reply)
         return Prepared(tuple(jobs), tuple(replies))
 
-    def _constraint(self, output: Output) -> Constraint | None:
-        """What holds the answer to that form, ready for its job. Raises InvalidRequest."""
-        if output.kind == "text":
-            return None
-        if self._compiles is None:
-            raise InvalidRequest(f"output of the form `{output.kind}` is not served here", param=output.param)
-        constraint = _known_constraint(output)
-        try:
-            return replace(constraint, compiled=self._compiles(constraint.grammar))
-        except InvalidRequest as error:
-            raise explained(output, error, self._compiles) from error
+    def _n_answer(self, tokens: Tokens, generation: Generation, param: str) -> int:
+        """Tokens that the answer may have at most. Raises ContextTooLong."""
+        n_rest = self.n_ctx - len(tokens)
+        if n_rest < (0 if generation.max_tokens == 0 else 1):  # an answer has at least one token, if it may
+            raise ContextTooLong(n_prompt=len(tokens), n_ctx=self.n_ctx, model=self.model, param=param)
+        return min(n_rest if generation.max_tokens is None else generation.max_tokens, n_rest, self._n_most)
+
+    def _end_ids(self, generation: Generation) -> frozenset[int]:
+        check_known(self.vocabulary, generation.stop_ids, "stop_token_ids")
+        own = frozenset() if generation.ignore_eos else self.vocabulary.end_ids
+        return own | frozenset(generation.stop_ids)
 
     def _sampling(self, generation: Generation) -> Sampling:
         try:
@@ -372,12 +270,6 @@ class Preparer:
                 raise InvalidRequest(f"{name} must be at most {most:g} for `{self.model}`, not {value}", param=name)
 
 
-def _loosened(tool: Tool) -> Tool:
-    """Without what no grammar expresses, unless it is strict."""
-    schema = relaxed(tool.parameters)
-    return replace(tool, parameters=schema) if isinstance(schema, dict) and not tool.strict else tool
-
-
 def _format(template: Template, *, has_tools: bool) -> Format:
     """Where the template itself has no place for tools, they are described and called in the generic form."""
     return format_of(template.source, is_native=not has_tools or template.facts.native_tools)
@@ -386,11 +278,3 @@ def _format(template: Template, *, has_tools: bool) -> Format:
 def _callable(request: ChatRequest) -> tuple[Tool, ...]:
     """The tools that the model is told of; with the choice `none` it hears of none, and none is read of its answer."""
     return () if request.tool_choice == "none" else request.tools
-
-
-@lru_cache(maxsize=64)
-def _known_constraint(output: Output) -> Constraint:
-    """Of a form that is not text; a schema that comes again is not walked again."""
-    constraint = constraint_of(output)
-    assert constraint is not None
-    return constraint
