@@ -26,7 +26,7 @@ _JSON = frozenset({"json", "schema"})
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class AnswerForm:
     """What all answers of one request are held to, and how each is read: `markers` are control tokens that show."""
 
     constraint: Constraint | None = None
@@ -46,14 +46,16 @@ class Forms:
         controls = itertools.compress(range(vocabulary.n_tokens), vocabulary.is_control)
         self._control_ids = {spelling(vocabulary, token): token for token in controls}
 
-    def chat(self, request: ChatRequest, form: Format, asked: Asked) -> Held:
+    def chat(self, request: ChatRequest, format_: Format, asked: Asked) -> AnswerForm:
         """Raises InvalidRequest."""
-        constraint = self._called(request, form, asked) if asked.tools else self._formed(request.output, form, asked)
-        return Held(
+        constraint = (
+            self._called(request, format_, asked) if asked.tools else self._formed(request.output, format_, asked)
+        )
+        return AnswerForm(
             constraint,
-            self._limit(request, form, asked, is_held=constraint is not None),
-            new_splitter=lambda: form.splitter(asked),
-            markers={token: mark for mark, token in self._marks(form, asked).items()},
+            self._limit(request, format_, asked, is_held=constraint is not None),
+            new_splitter=lambda: format_.splitter(asked),
+            markers={token: mark for mark, token in self._marks(format_, asked).items()},
         )
 
     def words(self, output: Output) -> Constraint | None:
@@ -68,24 +70,24 @@ class Forms:
         except InvalidRequest as error:
             raise explained(output, error, self._compiles) from error
 
-    def _formed(self, output: Output, form: Format, asked: Asked) -> Constraint | None:
+    def _formed(self, output: Output, format_: Format, asked: Asked) -> Constraint | None:
         """What holds the words to a form. Thoughts come first, and are free: those that the prompt has left open, and
         before JSON any. Raises InvalidRequest.
         """
         constraint = self.words(output)
-        if constraint is None or form.thought is None:
+        if constraint is None or format_.thought is None:
             return constraint
         if output.kind in _JSON and self._compiles is not None:
-            rules = Rules(self._marks(form, asked), json_of)
+            rules = Rules(self._marks(format_, asked), json_of)
             words = rules.add("words", symbol_of(output))
-            whole = form.constraint(asked, rules, is_required=False, words=words)
+            whole = format_.constraint(asked, rules, is_required=False, words=words)
             assert whole is not None  # there are no calls that could not be held to
             return replace(whole, compiled=self._compiles(whole.grammar))
-        return replace(constraint, quiet=(form.thought,), starts_quiet=True) if asked.is_thinking else constraint
+        return replace(constraint, quiet=(format_.thought,), starts_quiet=True) if asked.is_thinking else constraint
 
-    def _limit(self, request: ChatRequest, form: Format, asked: Asked, *, is_held: bool) -> ThoughtLimit | None:
+    def _limit(self, request: ChatRequest, format_: Format, asked: Asked, *, is_held: bool) -> ThoughtLimit | None:
         """What closes thoughts that are too long; where a grammar follows, that has the next word. InvalidRequest."""
-        bounds = form.bounds(asked)
+        bounds = format_.bounds(asked)
         if request.max_reasoning is None or bounds is None:
             return None
         if any(mark in request.reasoning_end for mark in (bounds.open, bounds.close)):
@@ -102,11 +104,11 @@ class Forms:
             recurs=bounds.recurs,
         )
 
-    def _marks(self, form: Format, asked: Asked) -> dict[str, int]:
+    def _marks(self, format_: Format, asked: Asked) -> dict[str, int]:
         """The marks of this form that are control tokens of this model."""
-        return {mark: self._control_ids[mark] for mark in form.markers(asked) if mark in self._control_ids}
+        return {mark: self._control_ids[mark] for mark in format_.markers(asked) if mark in self._control_ids}
 
-    def _called(self, request: ChatRequest, form: Format, asked: Asked) -> Constraint | None:
+    def _called(self, request: ChatRequest, format_: Format, asked: Asked) -> Constraint | None:
         """What holds calls to their form and to their functions' schemas. Raises InvalidRequest where none can.
 
         What is strict is a promise. Other schemas lose what cannot be expressed, then all but that there is an object;
@@ -119,14 +121,14 @@ class Forms:
         is_required = request.tool_choice != "auto"
         strict = next((k for k, tool in enumerate(asked.tools) if tool.strict), None)
         failure = InvalidRequest("the calls of this model cannot be held to a form")
-        marks = self._marks(form, asked)
+        marks = self._marks(format_, asked)
         loosened = replace(asked, tools=tuple(map(_loosened, asked.tools)))
         ways = ((asked, False), (loosened, False), (loosened, True))
         for held, is_loose in ways if self._compiles else ():
             try:
                 rules = Rules(marks, json_of, is_loose=is_loose)
                 words = rules.add("words", symbol_of(output)) if output.kind in _JSON and not is_required else ""
-                constraint = form.constraint(held, rules, is_required=is_required, words=words)
+                constraint = format_.constraint(held, rules, is_required=is_required, words=words)
                 if constraint is None:
                     break
                 assert self._compiles is not None

@@ -16,7 +16,7 @@ from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Snippet, Text, Tool
 from llamahost.core.sampling import Sampling
 from llamahost.core.work import Job, Tokens, Vocabulary
-from llamahost.fleet.forms import Forms, Held
+from llamahost.fleet.forms import AnswerForm, Forms
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
 from llamahost.fleet.known import beginning, check_known, given_ids, spelling
 from llamahost.fleet.prepared import Prepared
@@ -88,7 +88,7 @@ class Preparer:
         """Raises InvalidRequest, TemplateFailed or ContextTooLong."""
         prompt = self.render(request)
         tools = _callable(request)
-        form = self._formats[bool(tools)]
+        format_ = self._formats[bool(tools)]
         named = [tool for tool in tools if tool.name == request.tool_choice]
         asked = Asked(
             tools=tuple(named) or tools,
@@ -96,18 +96,18 @@ class Preparer:
             tells_thoughts=request.tells_reasoning,
             may_think=request.thinking is not False,
             is_thinking=request.continued == "reasoning"
-            or (request.continued == "no" and form.begins_thinking(prompt)),
+            or (request.continued == "no" and format_.begins_thinking(prompt)),
         )
-        held = self._forms.chat(request, form, asked)
-        return self._prepared([self.encode(prompt)], request.generation, "messages", held)
+        form = self._forms.chat(request, format_, asked)
+        return self._prepared([self.encode(prompt)], request.generation, "messages", form)
 
     def complete(self, request: CompletionRequest) -> Prepared:
         """Raises InvalidRequest or ContextTooLong."""
-        held = Held(self._forms.words(request.output))
+        form = AnswerForm(self._forms.words(request.output))
         if len(request.prompts) * request.generation.n > MAX_ANSWERS:
             raise InvalidRequest(f"at most {MAX_ANSWERS} answers (prompts times n) in one request", param="prompt")
         if request.snippets is not None:
-            return self._infill(request, request.snippets, held)
+            return self._infill(request, request.snippets, form)
         if request.suffix:
             prompts = [self._around(p, request.suffix) for p in request.prompts]
         else:
@@ -120,7 +120,7 @@ class Preparer:
                     f"and at most {MAX_SCORES} are told at once: ask for fewer of them, or in several requests",
                     param="logprobs",
                 )
-        return self._prepared(prompts, request.generation, "prompt", held, request)
+        return self._prepared(prompts, request.generation, "prompt", form, request)
 
     def render(self, request: ChatRequest) -> str:
         """The text that the model is to continue. Raises InvalidRequest, TemplateFailed."""
@@ -144,14 +144,14 @@ class Preparer:
         has_bos = self.vocabulary.adds_bos and bool(self._bos) and text.startswith(self._bos)
         return self.vocabulary.encode(text, add_special=not has_bos, parse_special=True)
 
-    def _infill(self, request: CompletionRequest, snippets: Sequence[Snippet], held: Held) -> Prepared:
+    def _infill(self, request: CompletionRequest, snippets: Sequence[Snippet], form: AnswerForm) -> Prepared:
         """One gap, with as much around it as there is room for."""
         prefix = request.prompts[0]
         assert isinstance(prefix, str), "code is given as text"
         n_answer = request.generation.max_tokens
         n_room = self.n_ctx - (min(N_ANSWER, self.n_ctx // 4) if n_answer is None else n_answer)
         found = filled_in(self.vocabulary, prefix, request.suffix, snippets, n_room=n_room, model=self.model)
-        prepared = self._prepared([found.tokens], request.generation, "input_prefix", held, request)
+        prepared = self._prepared([found.tokens], request.generation, "input_prefix", form, request)
         for reply in prepared.replies:
             reply.is_cut = found.is_cut
         return prepared
@@ -184,10 +184,10 @@ class Preparer:
         prompts: Sequence[Tokens],
         generation: Generation,
         param: str,
-        held: Held,
+        form: AnswerForm,
         request: CompletionRequest | None = None,
     ) -> Prepared:
-        if (held.constraint is not None or held.thoughts is not None) and generation.is_post_sampling:
+        if (form.constraint is not None or form.thoughts is not None) and generation.is_post_sampling:
             raise InvalidRequest(
                 "what the samplers left is not told of an answer in a form, or with a budget for reasoning",
                 param="post_sampling_probs",
@@ -214,8 +214,8 @@ class Preparer:
                     n_prompt_logprobs=request.n_prompt_logprobs if request else None,
                     is_post_sampling=generation.is_post_sampling,
                     tells_progress=generation.tells_progress,
-                    constraint=held.constraint,
-                    thoughts=held.thoughts,
+                    constraint=form.constraint,
+                    thoughts=form.thoughts,
                     priority=generation.priority,
                 )
                 reply = Reply(
@@ -224,8 +224,8 @@ class Preparer:
                     n_prompt=len(tokens),
                     vocabulary=self.vocabulary,
                     stop=generation.stop,
-                    splitter=held.new_splitter(),
-                    markers=held.markers,
+                    splitter=form.new_splitter(),
+                    markers=form.markers,
                     echo=echo,
                     line_limit_s=generation.line_limit_s,
                     tells_progress=generation.tells_progress,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llamahost.core.messages import Tool
 from llamahost.text.formats.json_text import whole_characters
-from llamahost.text.formats.script import Outcome, Script, Steps
+from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.splitter import Segment
 
 Json = Mapping[str, object]
@@ -104,16 +104,6 @@ class Arguments:
         """Whether this value is a string, whatever it looks like: then it can be told as it comes."""
         return self.calls.types_of(self.name, key) == {"string"}
 
-    def begin_text(self) -> None:
-        self.calls.tell('"')
-
-    def text(self, text: str) -> None:
-        """A piece of a string's inside."""
-        self.calls.tell(json_of(text)[1:-1])
-
-    def end_text(self) -> None:
-        self.calls.tell('"')
-
     def value(self, key: str, written: str) -> None:
         """A value as it was written without quotes: what the schema allows it to be, else a string."""
         self.calls.tell(typed(written, self.calls.types_of(self.name, key)))
@@ -138,6 +128,35 @@ def typed(written: str, types: frozenset[str]) -> str:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
+
+
+def read_string(script: Script, calls: Calls, ends: Markers) -> Steps[bool]:
+    """Tell a string that stands without quotes or escapes, as it comes. False where the text ends within it."""
+    calls.tell('"')
+    if not (yield from script.until(ends, lambda text: calls.tell(json_of(text)[1:-1]), trims=False)):
+        return False
+    calls.tell('"')
+    return True
+
+
+def read_section(script: Script, calls: Calls, read_one: Callable[[], Steps[Outcome]], end: str) -> Steps[Outcome]:
+    """Calls one after the other, up to the mark at their end."""
+    outcome: Outcome = "no"
+    while not calls.is_full:
+        yield from script.spaces()
+        if outcome == "whole":
+            script.keep()
+        found = yield from read_one()
+        if found == "broken":
+            return "broken"
+        if found == "no":
+            break
+        outcome = "whole"
+    if outcome == "whole" and not calls.is_full:
+        script.back()
+        if not (yield from script.take(end)):
+            return "broken"
+    return outcome
 
 
 def read_many(

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Calls, json_of, new_id, typed
+from llamahost.text.formats.calls import Calls, json_of, new_id, read_string, typed
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.formats.values import Values, separated
@@ -105,25 +105,36 @@ class _Gemma:
         return "whole"
 
     def _object(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
-        yield from script.take("{")
-        calls.tell("{")
+        return (yield from self._listed(script, calls, "{}", lambda: self._member(script, calls, depth)))
+
+    def _list(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
+        return (yield from self._listed(script, calls, "[]", lambda: self._value(script, calls, depth)))
+
+    def _listed(self, script: Script, calls: Calls, brackets: str, read_one: Callable[[], Steps[bool]]) -> Steps[bool]:
+        """All that stands between these brackets, with commas."""
+        begin, end = brackets
+        yield from script.take(begin)
+        calls.tell(begin)
         n = 0
         yield from script.spaces()
-        while not (yield from script.take("}")):
+        while not (yield from script.take(end)):
             if n:
                 if not (yield from script.take(",")):
                     return False
                 calls.tell(", ")
                 yield from script.spaces()
             n += 1
-            if not (yield from script.peek()) or not (yield from self._key(script, calls)):
+            if not (yield from script.peek()) or not (yield from read_one()):
                 return False
             yield from script.spaces()
-            if not (yield from self._value(script, calls, depth)):
-                return False
-            yield from script.spaces()
-        calls.tell("}")
+        calls.tell(end)
         return True
+
+    def _member(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
+        if not (yield from self._key(script, calls)):
+            return False
+        yield from script.spaces()
+        return (yield from self._value(script, calls, depth))
 
     def _key(self, script: Script, calls: Calls) -> Steps[bool]:
         """Up to its colon: bare, or within marks or plain quotes."""
@@ -136,11 +147,7 @@ class _Gemma:
 
     def _value(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
         if (yield from script.take(self.quote)):
-            calls.tell('"')
-            if not (yield from script.until(self._quoted, lambda text: calls.tell(json_of(text)[1:-1]), trims=False)):
-                return False
-            calls.tell('"')
-            return True
+            return (yield from read_string(script, calls, self._quoted))
         character = yield from script.peek()
         if character == "{" and depth < _MAX_DEPTH:
             return (yield from self._object(script, calls, depth + 1))
@@ -151,24 +158,6 @@ class _Gemma:
         calls.tell(typed("".join(pieces).strip(), frozenset()))
         script.at -= len(ended)
         return bool(ended)
-
-    def _list(self, script: Script, calls: Calls, depth: int) -> Steps[bool]:
-        yield from script.take("[")
-        calls.tell("[")
-        n = 0
-        yield from script.spaces()
-        while not (yield from script.take("]")):
-            if n:
-                if not (yield from script.take(",")):
-                    return False
-                calls.tell(", ")
-                yield from script.spaces()
-            n += 1
-            if not (yield from script.peek()) or not (yield from self._value(script, calls, depth)):
-                return False
-            yield from script.spaces()
-        calls.tell("]")
-        return True
 
 
 FUNCTION_GEMMA = _Gemma(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Arguments, Calls, found_at, new_id
+from llamahost.text.formats.calls import Arguments, Calls, found_at, new_id, read_section, read_string
 from llamahost.text.formats.format import Thinking
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.json_text import read_value
@@ -70,25 +70,15 @@ class _Kimi:
         return rules.add("calls", f"{call}{'' if n_calls == 1 else f' {call}*'} {rules.text(_ended('tools'))}")
 
     def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
-        outcome: Outcome = "no"
-        while not calls.is_full:
-            yield from script.spaces()
-            if outcome == "whole":
-                script.keep()
-            if not (yield from script.take(f"{_OPEN}call")):
-                break
-            name = (yield from _attributes(script)).get("tool", "")
-            if name not in calls.names:
-                break
-            calls.open(name)
-            if not (yield from self._read_arguments(script, Arguments(calls, name))):
-                return "broken"
-            outcome = "whole"
-        if outcome == "whole" and not calls.is_full:
-            script.back()
-            if not (yield from script.take(_ended("tools"))):
-                return "broken"
-        return outcome
+        return (yield from read_section(script, calls, lambda: self._read_call(script, calls), _ended("tools")))
+
+    def _read_call(self, script: Script, calls: Calls) -> Steps[Outcome]:
+        if not (yield from script.take(f"{_OPEN}call")):
+            return "no"
+        name = (yield from _attributes(script)).get("tool", "")
+        if not calls.open(name):
+            return "no"
+        return "whole" if (yield from self._read_arguments(script, Arguments(calls, name))) else "broken"
 
     def _read_arguments(self, script: Script, arguments: Arguments) -> Steps[bool]:
         while True:
@@ -131,10 +121,8 @@ def _attributes(script: Script) -> Steps[dict[str, str]]:
 def _read_argument(script: Script, arguments: Arguments, key: str, kind: str) -> Steps[bool]:
     arguments.key(key)
     if kind == "string" or (not kind and arguments.is_text(key)):
-        arguments.begin_text()
-        if not (yield from script.until(_ENDED, arguments.text, trims=False)):
+        if not (yield from read_string(script, arguments.calls, _ENDED)):
             return False
-        arguments.end_text()
     else:
         written: list[str] = []
         ended = yield from script.until(_ENDED, written.append, trims=False)

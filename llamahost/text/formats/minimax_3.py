@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Calls, json_of, new_id, typed, types_named
+from llamahost.text.formats.calls import Calls, json_of, new_id, read_section, read_string, typed, types_named
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.formats.strings import patterns_of
@@ -53,28 +53,21 @@ class _MiniMax:
         return rules.add("calls", f"NL {call}{more} NL {rules.text(f'{_NS}</tool_call>')}")
 
     def read(self, opened: str, script: Script, calls: Calls) -> Steps[Outcome]:
-        outcome: Outcome = "no"
-        while not calls.is_full:
-            yield from script.spaces()
-            if outcome == "whole":
-                script.keep()
-            if not (yield from script.take(f'{_NS}<invoke name="')):
-                break
-            name = yield from script.take_one(calls.names)
-            if not name or not (yield from script.take('">')):
-                break
-            calls.open(name)
-            reading = _Call(script, calls, name)
-            if not (yield from reading.members((), "invoke", is_begun=False)):
-                if (yield from script.peek()):
-                    calls.tell("".join(reversed(reading.open)))
-                return "broken"
-            outcome = "whole"
-        if outcome == "whole" and not calls.is_full:
-            script.back()
-            if not (yield from script.take(f"{_NS}</tool_call>")):
-                return "broken"
-        return outcome
+        return (yield from read_section(script, calls, lambda: self._read_call(script, calls), f"{_NS}</tool_call>"))
+
+    def _read_call(self, script: Script, calls: Calls) -> Steps[Outcome]:
+        if not (yield from script.take(f'{_NS}<invoke name="')):
+            return "no"
+        name = yield from script.take_one(calls.names)
+        if not name or not (yield from script.take('">')):
+            return "no"
+        calls.open(name)
+        reading = _Call(script, calls, name)
+        if (yield from reading.members((), "invoke", is_begun=False)):
+            return "whole"
+        if (yield from script.peek()):
+            calls.tell("".join(reversed(reading.open)))
+        return "broken"
 
 
 @dataclass(slots=True)
@@ -125,10 +118,8 @@ class _Call:
                 return (yield from script.take(f"{key}>"))
             return len(path) < MAX_DEPTH and (yield from self.members(path, key, is_begun=True))
         if types == {"string"}:
-            calls.tell('"')
-            if not (yield from script.until(_MARK, lambda text: calls.tell(json_of(text)[1:-1]), trims=False)):
+            if not (yield from read_string(script, calls, _MARK)):
                 return False
-            calls.tell('"')
         else:
             pieces: list[str] = []
             if not (yield from script.until(_MARK, pieces.append, trims=False)):

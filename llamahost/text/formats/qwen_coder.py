@@ -9,6 +9,8 @@ Paris
 </tool_call>
 """
 
+from dataclasses import replace
+
 from llamahost.text.formats.tagged_calls import TaggedCalls
 
 QWEN_CODER = TaggedCalls(
@@ -26,17 +28,11 @@ QWEN_CODER = TaggedCalls(
     tokens=("<tool_call>", "</tool_call>"),
 )
 
-SEED = TaggedCalls(
+SEED = replace(
+    QWEN_CODER,
     name="seed",
     is_spoken=lambda template: "<seed:tool_call>" in template,
     opens=("<seed:tool_call>",),
-    call="<function=",
-    named=">",
-    key="<parameter=",
-    keyed=">",
-    valued="</parameter>",
-    close="</function>",
     end="</seed:tool_call>",
-    trims=True,
     tokens=("<seed:tool_call>", "</seed:tool_call>"),
 )

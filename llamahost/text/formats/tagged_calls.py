@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id, typed, types_named
+from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id, read_string, typed, types_named
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.options import options_of
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
@@ -239,11 +239,7 @@ class TaggedCalls:
         arguments.key(key)
         is_string = keyed == self.string[0] if keyed in self.string else arguments.is_text(key)
         if is_string:
-            arguments.begin_text()
-            if not (yield from script.until(self._valued, arguments.text, trims=False)):
-                return False
-            arguments.end_text()
-            return True
+            return (yield from read_string(script, arguments.calls, self._valued))
         written: list[str] = []
         if not (yield from script.until(self._valued, written.append, trims=False)):
             return False
