@@ -90,9 +90,9 @@ class _Search:
 
     def found(self) -> frozenset[Unit]:
         refused: set[Unit] = set()
+        firsts = self._firsts()
         while True:
             used = self._used(refused)
-            firsts = self._firsts(refused)
             follows = self._follows(refused, firsts)
             worse = {
                 longer
@@ -141,7 +141,7 @@ class _Search:
                     stack += children(node)
         return used
 
-    def _firsts(self, refused: set[Unit]) -> dict[str, int]:
+    def _firsts(self) -> dict[str, int]:
         """Of each rule the characters that it can begin with."""
         firsts = dict.fromkeys(self._rules, 0)
         is_changed = True

@@ -13,7 +13,7 @@ from datetime import datetime
 from llamahost.core.errors import TemplateFailed
 from llamahost.core.messages import Continued, Message, Text, Tool
 from llamahost.text.template_bridge import WriteCalls, bridged, in_generic_form
-from llamahost.text.template_facts import Facts, ends_in_reasoning, probe
+from llamahost.text.template_facts import Facts, probe
 from llamahost.text.template_meter import MAX_STEPS
 from llamahost.text.template_tools import schema, value_of
 
@@ -75,10 +75,6 @@ class Template:
     def chosen(self, *, has_tools: bool) -> Template:
         """The one that renders a request with or without tools."""
         return self.tool_use if has_tools and self.tool_use is not None else self
-
-    def opens_reasoning(self, prompt: str) -> bool:
-        """Whether the answer to this prompt begins within reasoning."""
-        return ends_in_reasoning(prompt, self.facts.reasoning_tags)
 
     def render(
         self,

@@ -195,7 +195,7 @@ class _Asker:
             efforts=efforts,
             keeps_reasoning=kept,
             reasoning_tags=tags,
-            opens_reasoning=ends_in_reasoning(self._drawn([user]) or "", tags),
+            opens_reasoning=_ends_in_reasoning(self._drawn([user]) or "", tags),
         )
 
     def _said(self, role: str, text: str, **more: object) -> Turn:
@@ -304,6 +304,6 @@ class _Asker:
         return kept, (opening[1], closing[1]) if found and opening and closing else None
 
 
-def ends_in_reasoning(prompt: str, tags: tuple[str, str] | None) -> bool:
+def _ends_in_reasoning(prompt: str, tags: tuple[str, str] | None) -> bool:
     """Whether what follows this prompt is reasoning: it ends with a tag that opens one."""
     return bool(_OPENING.search(prompt[-200:])) or (tags is not None and prompt.rstrip().endswith(tags[0]))

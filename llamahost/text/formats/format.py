@@ -47,11 +47,6 @@ class Format(Protocol):
     def name(self) -> str: ...
 
     @property
-    def thinks(self) -> bool:
-        """Whether its thoughts can be told apart."""
-        ...
-
-    @property
     def calls(self) -> bool:
         """Whether its calls of functions can be told apart."""
         ...
@@ -150,10 +145,6 @@ class Talk:
     @property
     def name(self) -> str:
         return self.family.name if self.family else "plain"
-
-    @property
-    def thinks(self) -> bool:
-        return self.thinking is not None
 
     @property
     def calls(self) -> bool:

@@ -25,7 +25,6 @@ _HEADS = Markers(_HEAD)
 @dataclass(frozen=True, slots=True)
 class Functionary:
     name: str = "functionary-v3.2"
-    thinks: bool = False
     calls: bool = True
     thought: None = None
 

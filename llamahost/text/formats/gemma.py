@@ -112,7 +112,7 @@ class _Gemma:
 
     def _listed(self, script: Script, calls: Calls, brackets: str, read_one: Callable[[], Steps[bool]]) -> Steps[bool]:
         """All that stands between these brackets, with commas."""
-        begin, end = brackets
+        begin, end = brackets[0], brackets[1]
         yield from script.take(begin)
         calls.tell(begin)
         n = 0

@@ -34,7 +34,6 @@ MAX_HEADER = 512
 @dataclass(frozen=True, slots=True)
 class Harmony:
     name: str = "harmony"
-    thinks: bool = True
     calls: bool = True
     thought: tuple[str, str] = _QUIET[0]
 

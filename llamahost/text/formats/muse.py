@@ -49,7 +49,6 @@ _CALLS = TaggedCalls(
 @dataclass(frozen=True, slots=True)
 class Muse:
     name: str = "muse"
-    thinks: bool = True
     calls: bool = True
     thought: tuple[str, str] = (_SELF.strip(), _EOM)
 
