@@ -40,7 +40,7 @@ from llamahost.api.server import Runner
 from llamahost.core.events import Delta
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
-from llamahost.core.work import Plan, Sampled
+from llamahost.core.work import OneEach, Plan, Streams
 from llamahost.fleet import loader
 from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.loader import Loaded
@@ -75,14 +75,12 @@ class Stepped:
         self._plan = plan
         self._until = time.perf_counter() + (self._step_s if plan.spans else 0.0)
 
-    def collect(self) -> list[Sampled]:
-        words, k, n = self._words, self._k, len(self._words)
-        sampled = []
-        for span in self._plan.spans:
-            if span.n_rows:
-                k = (k + 7919) % n
-                sampled.append(Sampled(span.job_id, (words[k],)))
-        self._k = k
+    def collect(self) -> OneEach:
+        spans = self._plan.spans
+        job_ids = spans.job_ids if type(spans) is Streams else [span.job_id for span in spans if span.n_rows]
+        n = len(job_ids)
+        self._k = (self._k + 7919) % (len(self._words) - n)
+        sampled = OneEach(job_ids, self._words[self._k : self._k + n])
         rest = self._until - time.perf_counter()
         if rest > 0:
             time.sleep(rest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, overload, runtime_checkable
 
 from llamahost.core.sampling import Sampling
 
@@ -148,6 +148,38 @@ class Span(NamedTuple):
     scored: Tokens = NO_TOKENS
 
 
+class Streams(Sequence[Span]):
+    """Spans of running streams that each bring the token that came last, and ask for its row: as columns.
+
+    A span of them is made when it is asked for. All starts are `n_more` further than `starts` says: what is the same in
+    every step is handed over again as it is.
+    """
+
+    __slots__ = ("job_ids", "n_more", "slots", "starts", "tokens")
+
+    def __init__(
+        self, job_ids: list[int], slots: array[int], starts: array[int], n_more: int, tokens: list[int]
+    ) -> None:
+        self.job_ids = job_ids
+        self.slots = slots
+        self.starts = starts
+        self.n_more = n_more
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.job_ids)
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Span, ...]: ...
+    def __getitem__(self, at: int | slice) -> Span | tuple[Span, ...]:
+        if isinstance(at, slice):
+            return tuple([self[k] for k in range(*at.indices(len(self)))])
+        start, token = self.starts[at] + self.n_more, array("i", (self.tokens[at],))
+        return Span(self.job_ids[at], self.slots[at], start, token, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Save:
     """Take the state of `slot` into host memory, under the job's id, and clear the slot."""
@@ -194,7 +226,7 @@ class Plan:
     saved states are dropped). All spans are of jobs with these `adapters`.
     """
 
-    spans: tuple[Span, ...] = ()
+    spans: Sequence[Span] = ()
     begins: tuple[Job, ...] = ()
     saves: tuple[Save, ...] = ()
     restores: tuple[Restore, ...] = ()
@@ -205,7 +237,8 @@ class Plan:
 
     @property
     def n_tokens(self) -> int:
-        return sum([len(span.tokens) for span in self.spans])
+        spans = self.spans
+        return len(spans) if type(spans) is Streams else sum([len(span.tokens) for span in spans])
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +289,28 @@ class Sampled(NamedTuple):
     forced: tuple[int, ...] = ()
     is_complete: bool = False
     error: str = ""
+
+
+class OneEach(Sequence[Sampled]):
+    """What came of spans where that was a token for each of them, and nothing else that a Sampled tells."""
+
+    __slots__ = ("job_ids", "tokens")
+
+    def __init__(self, job_ids: list[int], tokens: list[int]) -> None:
+        self.job_ids = job_ids
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.job_ids)
+
+    @overload
+    def __getitem__(self, at: int) -> Sampled: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Sampled, ...]: ...
+    def __getitem__(self, at: int | slice) -> Sampled | tuple[Sampled, ...]:
+        if isinstance(at, slice):
+            return tuple([self[k] for k in range(*at.indices(len(self)))])
+        return Sampled(self.job_ids[at], (self.tokens[at],))
 
 
 class Times(NamedTuple):
@@ -324,8 +379,11 @@ class Backend(Protocol):
         """
         ...
 
-    def collect(self) -> list[Sampled]:
-        """Wait for the launched decode, sample its rows in the order of the spans, and finish the plan."""
+    def collect(self) -> Sequence[Sampled]:
+        """Wait for the launched decode, sample its rows in the order of the spans, and finish the plan.
+
+        OneEach, where each of them gave a token and that is all: then the step costs the scheduler least.
+        """
         ...
 
     def free_adapter(self, id_: int) -> None:

@@ -27,7 +27,7 @@ that computes the next one a tenth of a step. First tokens and ends are told at 
 Half a frame of a display, so no eye can tell.
 """
 
-COUNT_S = 0.01
+COUNT_S = 0.05
 """The figures of an engine are made anew this often: they cost as much as planning a step does."""
 
 

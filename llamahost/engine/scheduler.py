@@ -13,6 +13,7 @@ is under way at most: `plan`, then one of `commit`, `no_room` or `fail`; `add` a
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from itertools import count
 
 from llamahost.core.work import (
@@ -21,6 +22,7 @@ from llamahost.core.work import (
     Finish,
     Job,
     News,
+    OneEach,
     OneMore,
     Plan,
     RowLogprobs,
@@ -37,6 +39,7 @@ from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
 from llamahost.engine.spans import MAX_SHORT, spans_of
+from llamahost.engine.steady import Steady
 
 
 class Scheduler:
@@ -85,6 +88,7 @@ class Scheduler:
         self._under_way: Plan | None = None
         self._order = count()
         self._adapters = AdapterTurns(turn_s=adapter_turn_s)
+        self._steady: Steady | None = None  # of all that run, while they do nothing else than go on
 
     @classmethod
     def for_backend(cls, backend: Backend, *, target_step_s: float = 0.05, is_checked: bool = False) -> Scheduler:
@@ -112,7 +116,7 @@ class Scheduler:
     @property
     def n_cells_used(self) -> int:
         """Positions that hold KV, of running sequences and of what idle slots keep."""
-        return self.slots.n_cells_used
+        return self.slots.n_cells_used + (self._steady.n_untold if self._steady is not None else 0)
 
     @property
     def is_idle(self) -> bool:
@@ -138,10 +142,12 @@ class Scheduler:
         sequence = self._sequences.get(job_id)
         if sequence is None:
             return None
+        self._unsettle()
         return self._end(sequence, now, "cancelled")
 
     def propose(self, job_id: int, drafts: tuple[int, ...]) -> None:
         """Guess the next tokens of a job; the next step tells how many were right. Ignored where it cannot help."""
+        self._unsettle()
         sequence = self._sequences.get(job_id)
         if sequence is None or not self.slots.can_truncate or len(sequence.tokens) - sequence.n_computed != 1:
             return
@@ -153,6 +159,25 @@ class Scheduler:
         assert self._under_way is None, "the plan before has not come back"
         if self.is_idle:
             return None
+        plan = self._plan_steady() or self._plan_anew(now)
+        self._under_way = plan
+        if self.is_checked:
+            self.check_integrity()
+        return plan
+
+    def _plan_steady(self) -> Plan | None:
+        """The last step again, one token further; None where there is more to do."""
+        steady = self._steady
+        if steady is None:
+            return None
+        if steady.running is self.slots.running and not (
+            self._ends or self._saves or self.slots.has_truncations or self._admission.is_due()
+        ):
+            return Plan(spans=steady.spans, adapters=steady.running[0].job.adapters)
+        self._unsettle()
+        return None
+
+    def _plan_anew(self, now: float) -> Plan:
         while self._room.is_short():
             self._preempt_one()
         # A plan that saves admits nobody: a slot that is saved must not be copied or restored in the same plan. Nor
@@ -183,14 +208,17 @@ class Scheduler:
         assert plan.spans or plan.saves or plan.truncations or plan.ends, "there is work, and nobody may do it"
         self._saves.clear()
         self._ends.clear()
-        self._under_way = plan
-        if self.is_checked:
-            self.check_integrity()
         return plan
 
-    def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[News]:
+    def commit(self, plan: Plan, sampled: Items[Sampled], now: float, step_s: float) -> list[News]:
         """The step is done: move the counts, append the tokens, end who is at an end."""
         self._come_back(plan)
+        steady = self._steady
+        if steady is not None and type(sampled) is OneEach and steady.take(sampled.tokens, now):
+            self._budget.observe(len(sampled), 0, step_s)
+            self._come_round(plan)
+            return [OneMore(sampled.job_ids, sampled.tokens, now)]
+        self._unsettle()
         emissions: list[News] = []
         ids: list[int] = []
         tokens: list[int] = []
@@ -243,7 +271,15 @@ class Scheduler:
                 )
         if ids:
             emissions.append(OneMore(ids, tokens, now))
+            # Of unified KV every cell is counted as it is taken, and what is at hand is looked at before each step.
+            if type(sampled) is OneEach and len(ids) == len(plan.spans) == self.n_running and not is_counted:
+                self._steady = Steady(self.slots.running, n_ctx=n_ctx)
         self._budget.observe(n_decoding + len(ids), n_chunk, step_s, n_scored)
+        self._come_round(plan)
+        return emissions
+
+    def _come_round(self, plan: Plan) -> None:
+        """The step was well."""
         if self._max_chunk < self._n_batch:
             self._max_chunk = min(2 * self._max_chunk, self._n_batch)
         if plan.spans:
@@ -251,11 +287,11 @@ class Scheduler:
             self._room.was_enough()
         if self.is_checked:
             self.check_integrity()
-        return emissions
 
     def no_room(self, plan: Plan, now: float) -> list[Emission]:
         """The decode found no cells, although the count said that it would: give up something, or plan less."""
         self._come_back(plan)
+        self._unsettle()
         self._ends[:0] = plan.ends  # they come last in a step, so they were not done
         self._is_refused = True
         self._room.was_refused(plan.n_tokens)
@@ -274,6 +310,7 @@ class Scheduler:
     def fail(self, plan: Plan, error: str, now: float) -> list[Emission]:
         """The step failed: so do its jobs, and nothing in the slots that it touched is trusted."""
         self._come_back(plan)
+        self._unsettle()
         touched = {span.slot for span in plan.spans} | {copy.target for copy in plan.copies}
         touched |= {cut.slot for cut in plan.truncations}
         touched |= {save.slot for save in plan.saves} | {restore.slot for restore in plan.restores}
@@ -292,6 +329,7 @@ class Scheduler:
     def fail_all(self, error: str, now: float) -> list[Emission]:
         """The backend is lost: every job fails, and every slot is to be cleared."""
         self._under_way = None
+        self._unsettle()
         failed = [self._fail(sequence, now, error) for sequence in list(self._sequences.values())]
         self._saves.clear()
         for slot in self.slots.all:
@@ -300,6 +338,8 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Every invariant that can be seen from here. Cheap enough to be on in a test of any length."""
+        if self._steady is not None:
+            self._steady.settle()
         self.slots.check_integrity()
         self._admission.check_integrity()
         places: dict[int, int] = {}
@@ -316,6 +356,12 @@ class Scheduler:
     def _come_back(self, plan: Plan) -> None:
         assert plan is self._under_way, "this is not the plan that is under way"
         self._under_way = None
+
+    def _unsettle(self) -> None:
+        """Somebody wants to know what the sequences have, or to change it."""
+        if self._steady is not None:
+            self._steady.settle()
+            self._steady = None
 
     def _preempt_one(self) -> None:
         save = self._admission.preempt_one()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 import numpy as np
@@ -106,7 +106,7 @@ class LlamaBackend:
             raise
         self._launched = plan
 
-    def collect(self) -> list[Sampled]:
+    def collect(self) -> Sequence[Sampled]:
         plan, self._launched = self._launched, None
         if plan is None:
             raise BackendError("collect without a launched plan")
@@ -247,7 +247,7 @@ class LlamaBackend:
 
     # --- the decode ---
 
-    def _check_spans(self, spans: tuple[Span, ...]) -> None:
+    def _check_spans(self, spans: Sequence[Span]) -> None:
         check_spans(spans, n_batch=self.n_batch, n_slots=self.n_slots, n_ctx=self.n_ctx, n_rows=self.n_rows)
 
     def _set_adapters(self, adapters: Adapters) -> None:
@@ -257,7 +257,7 @@ class LlamaBackend:
         self._adapters = adapters
         self._has_new_adapters = True
 
-    def _launch_spans(self, spans: tuple[Span, ...]) -> int:
+    def _launch_spans(self, spans: Sequence[Span]) -> int:
         """Decode spans that were checked; how many rows of logits they ask for."""
         n_rows = self._context.batch.fill(spans)
         began = perf_counter()
@@ -285,7 +285,7 @@ class LlamaBackend:
 
     # --- after the decode ---
 
-    def _wait(self, plan: Plan) -> list[Sampled]:
+    def _wait(self, plan: Plan) -> Sequence[Sampled]:
         if plan.spans:
             self._context.synchronize()
         return []
@@ -302,7 +302,7 @@ class LlamaBackend:
             self._logits_at = at
         return self._logits[:n]
 
-    def _sample(self, spans: tuple[Span, ...]) -> list[Sampled]:
+    def _sample(self, spans: Sequence[Span]) -> Sequence[Sampled]:
         began = perf_counter()
         matrix = self._rows(self._n_launched_rows)
         waited = perf_counter()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from llamahost.core.errors import BackendError
-from llamahost.core.work import Job, RowLogprobs, Sampled, Span
+from llamahost.core.work import Job, OneEach, RowLogprobs, Sampled, Span, Streams
 from llamahost.native.holding import Holding
 from llamahost.native.model import Model
 from llamahost.native.rows import Chooser, Row, row_logprobs, scores
@@ -68,12 +68,16 @@ class Choosing:
     def look(self, spans: Sequence[Span]) -> None:
         """Look up what the next rows of these may be: while the device decodes, where it does that by itself."""
         if self._holding:
-            self._holding.look([span.job_id for span in spans if span.n_rows])
+            known = spans.job_ids if type(spans) is Streams else [span.job_id for span in spans if span.n_rows]
+            self._holding.look(known)
 
-    def sample(self, spans: Sequence[Span], matrix: Row) -> list[Sampled]:
+    def sample(self, spans: Sequence[Span], matrix: Row) -> Sequence[Sampled]:
         """What came of the spans that have rows, which are the matrix' rows in their order."""
+        if type(spans) is Streams:
+            return self._choose(spans, spans.job_ids, matrix)
         if not any(span.scored for span in spans):
-            return self._choose([span for span in spans if span.n_rows], matrix)
+            asking = [span for span in spans if span.n_rows]
+            return self._choose(asking, [span.job_id for span in asking], matrix)
         return self._score_and_choose([span for span in spans if span.n_rows or span.scored], matrix)
 
     def _score_and_choose(self, asking: list[Span], matrix: Row) -> list[Sampled]:
@@ -90,29 +94,30 @@ class Choosing:
             scored.append(scores(matrix[at:end], span.scored, n_likely or 0))
             at = end + span.n_rows
             places += range(end, at)
-        chosen = iter(self._choose([span for span in asking if span.n_rows], matrix[places]))
+        choosing = [span for span in asking if span.n_rows]
+        chosen = iter(self._choose(choosing, [span.job_id for span in choosing], matrix[places]))
         answers = [next(chosen) if span.n_rows else Sampled(span.job_id, ()) for span in asking]
         return [answer._replace(scored=of_span) for answer, of_span in zip(answers, scored, strict=True)]
 
-    def _choose(self, asking: list[Span], matrix: Row) -> list[Sampled]:
-        """One token for each span; where a span has drafts, those accepted."""
+    def _choose(self, asking: Sequence[Span], job_ids: list[int], matrix: Row) -> Sequence[Sampled]:
+        """One token for each span, of these jobs; where a span has drafts, those accepted."""
         try:
-            running = [self._running[span.job_id] for span in asking]
+            running = [self._running[job_id] for job_id in job_ids]
         except KeyError as error:
             raise BackendError(f"job {error} has rows and never began") from error
         if len(matrix) != len(asking) or any(each.is_post_sampling for each in running):
             return self._choose_bursts(asking, running, matrix)
         if self._holding:
-            return self._choose_held([span.job_id for span in asking], running, matrix)
+            return self._choose_held(job_ids, running, matrix)
         tokens = self._chooser.choose_all([each.chain for each in running], matrix)
         for each, token in zip(running, tokens, strict=True):
             if each.chain.window:
                 each.chain.accept(token)
         if all(each.n_logprobs is None for each in running):
-            return [Sampled(span.job_id, (token,)) for span, token in zip(asking, tokens, strict=True)]
+            return OneEach(job_ids, tokens)
         return [
-            Sampled(span.job_id, (token,), each.logprobs(row, token))
-            for span, each, token, row in zip(asking, running, tokens, matrix, strict=True)
+            Sampled(job_id, (token,), each.logprobs(row, token))
+            for job_id, each, token, row in zip(job_ids, running, tokens, matrix, strict=True)
         ]
 
     def _choose_held(self, job_ids: list[int], running: list[_Running], matrix: Row) -> list[Sampled]:
@@ -134,7 +139,7 @@ class Choosing:
                 sampled.append(Sampled(id_, (tokens[i],), each.logprobs(matrix[i], tokens[i])))
         return sampled
 
-    def _choose_bursts(self, asking: list[Span], running: list[_Running], matrix: Row) -> list[Sampled]:
+    def _choose_bursts(self, asking: Sequence[Span], running: list[_Running], matrix: Row) -> list[Sampled]:
         """Row by row."""
         sampled = []
         at = 0

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamahost.core.errors import BackendError, LoadFailed
-from llamahost.core.work import Span
+from llamahost.core.work import Span, Streams
 from llamahost.native.gguf import GgufHeader
 from llamahost.native.library import TENSOR_TYPES, LogTap, buffers_in
 from llamahost.native.model import Model
@@ -231,6 +231,13 @@ class Batch:
         """Put the spans in; how many rows of logits they ask for. The caller has checked slots and total length."""
         n_spans = len(spans)
         address = self._address
+        if type(spans) is Streams:
+            self.token[:n_spans] = spans.tokens
+            np.add(np.frombuffer(spans.starts, np.int32), spans.n_more, out=self.pos[:n_spans])
+            self._seq_id[:n_spans] = [address[slot] for slot in spans.slots]
+            self.output[:n_spans] = 1
+            self.struct.n_tokens = n_spans
+            return n_spans
         _, slots, starts, tokens_of, rows, _, scored = zip(*spans, strict=True)
         if sum(map(len, tokens_of)) == n_spans and not any(scored):  # only decode: whole columns at once
             self.token[:n_spans] = [tokens[0] for tokens in tokens_of]
@@ -265,6 +272,10 @@ class Batch:
 
 def check_spans(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int, n_rows: int) -> None:
     """Raise BackendError on what C would end the process over, or would refuse without saying which span."""
+    if type(spans) is Streams and len(spans) <= min(n_batch, n_rows):
+        of, first, last = spans.slots, min(spans.starts) + spans.n_more, max(spans.starts) + spans.n_more
+        if of[0] >= 0 and of[-1] < n_slots and all(map(lt, of, of[1:])) and first >= 0 and last < n_ctx:
+            return
     _, slots, starts, tokens, sampled, _, scored = zip(*spans, strict=True)
     lengths = list(map(len, tokens))
     rows = list(map(add, sampled, map(len, scored)))

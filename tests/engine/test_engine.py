@@ -2,7 +2,7 @@
 
 import logging
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,7 +139,7 @@ def test_nothing_is_held_into_a_long_step() -> None:
     n_made = 0
 
     class Watched(Scheduler):
-        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[News]:
+        def commit(self, plan: Plan, sampled: Sequence[Sampled], now: float, step_s: float) -> list[News]:
             nonlocal n_made
             if plan.n_tokens > 10:
                 n_told = sum(len(e.tokens) for news in published for e in one_by_one(news) if e.job_id == 1)
@@ -167,7 +167,7 @@ def test_where_the_device_computes_alone_news_goes_out_between_launch_and_collec
             done.append("launch")
             super().launch(plan)
 
-        def collect(self) -> list[Sampled]:
+        def collect(self) -> Sequence[Sampled]:
             done.append("collect")
             return super().collect()
 
@@ -278,7 +278,7 @@ def test_a_lost_backend_fails_every_job_and_is_told_once() -> None:
 
 def test_a_scheduler_that_breaks_its_laws_fails_every_job_and_no_thread() -> None:
     class Broken(Scheduler):
-        def commit(self, plan: Plan, sampled: list[Sampled], now: float, step_s: float) -> list[News]:
+        def commit(self, plan: Plan, sampled: Sequence[Sampled], now: float, step_s: float) -> list[News]:
             raise AssertionError("the counts do not add up")
 
         def fail_all(self, error: str, now: float) -> list[Emission]:

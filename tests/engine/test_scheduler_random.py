@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamahost.core.errors import BackendError, NoRoom
-from llamahost.core.work import NO_ADAPTERS, Adapters
+from llamahost.core.work import NO_ADAPTERS, Adapters, Streams
 from tests.engine.driving import JUDGE, POET, Drive, prompt
 from tests.fakes import N_VOCAB, FakeBackend, alone, per_token
 
@@ -125,6 +125,29 @@ def test_failures_cost_only_whom_they_met(name: str, seed: int) -> None:
 def test_adapters_do_not_mix(name: str, seed: int) -> None:
     rng = random.Random(seed)
     play(Drive(backend(name), n_reserve=16), rng, 50, adapters=(NO_ADAPTERS, POET, JUDGE))
+
+
+@pytest.mark.parametrize("name", ["split", "whole", "small-batch"])
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_streams_that_nobody_looks_at_are_answered_as_if_alone(name: str, seed: int) -> None:
+    """They are kept as columns for many steps, and told when somebody comes or leaves, or a step fails."""
+    rng = random.Random(seed)
+    failures = {step: rng.choice([BackendError("bad luck"), NoRoom("full")]) for step in rng.sample(range(30, 300), 2)}
+    drive = Drive(backend(name, failures=failures), is_checked=False)
+    drive.add(prompt(10), n_max=1000)
+    for k in range(100):
+        if rng.random() < 0.05:
+            end_ids = frozenset(rng.sample(range(N_VOCAB), rng.choice([0, 1])))
+            drive.add(prompt(rng.randrange(1, 40), k), n_max=rng.choice([2, 10, 90, 1000]), end_ids=end_ids)
+        if k > 9 and rng.random() < 0.02:
+            drive.abort(rng.choice(list(drive.jobs)))
+        drive.step(abort_under_way=[rng.choice(list(drive.jobs))] if k > 9 and rng.random() < 0.02 else [])
+    drive.run()
+    drive.check_answers()
+    drive.scheduler.check_integrity()
+    drive.check_backend()
+    assert any(type(plan.spans) is Streams and plan.spans.n_more for plan in drive.backend.plans)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Laws of the worker: messages in order and before the next plan, no lost wake-up, a thread that ends when told."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
 import pytest
@@ -181,7 +181,7 @@ def test_news_of_one_engine_does_not_wait_for_the_step_of_another(worker: Worker
     class Counting(FakeBackend):
         n_sampled = 0
 
-        def collect(self) -> list[Sampled]:
+        def collect(self) -> Sequence[Sampled]:
             sampled = super().collect()
             self.n_sampled += sum(len(each.tokens) for each in sampled)
             return sampled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ class Driver:
         self.run(Plan(begins=(job,)))
         return job.id
 
-    def run(self, plan: Plan) -> list[Sampled]:
+    def run(self, plan: Plan) -> Sequence[Sampled]:
         self.backend.launch(plan)
         return self.backend.collect()
 
