@@ -17,7 +17,7 @@ from llamahost import __version__
 from llamahost.commands.chat import chat
 from llamahost.commands.check import check
 from llamahost.commands.exits import EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
-from llamahost.commands.fetching import path_of
+from llamahost.commands.fetching import how_else, path_of
 from llamahost.commands.flags import Serve, given_by_flags
 from llamahost.commands.layers import GpuLayers
 from llamahost.commands.load import load, unload
@@ -234,7 +234,7 @@ def serve(
     is_one = model is not None or is_alone(wanted)
     lacking = [why for spec in wanted.models if not spec.repo and (why := missing(spec))]  # the hub may have it
     if lacking and len(lacking) == len(wanted.models) and not is_alone(wanted):
-        fail(NO_MODEL, lacking[0])
+        fail(NO_MODEL, lacking[0] + (how_else(str(model)) if model is not None else ""))
 
     def again() -> Manifest:
         return _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))

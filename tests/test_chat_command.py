@@ -29,7 +29,7 @@ def talked(folder: Path, text: str, *arguments: str | Path) -> subprocess.Comple
 
 @pytest.mark.slow
 def test_replies_alone_are_on_standard_output(tiny_llama: Path, tmp_path: Path) -> None:
-    done = talked(tmp_path, "Hello\n\n/system Be kind.\n/nonsense\nAgain\n/exit\nnever read\n", tiny_llama, *SHORT)
+    done = talked(tmp_path, "Hello\n\n/system Be kind.\n/nonsense\nAgain\n/bye\nnever read\n", tiny_llama, *SHORT)
     assert done.returncode == 0
     assert "told from the next reply on" in done.stderr
     assert "no command /nonsense" in done.stderr

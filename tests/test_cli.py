@@ -231,6 +231,13 @@ def test_what_is_told_of_other_servers_flags_is_there_and_none_of_them_is_ours()
     assert set(PEERS.values()) <= ours | keys
 
 
+def test_a_model_that_is_not_there_is_told_how_else_to_name_one(tmp_path: Path) -> None:
+    word, folder = ended(tmp_path, "serve", "qwen3"), ended(tmp_path, "serve", tmp_path)
+    assert (word.returncode, folder.returncode) == (3, 3)
+    assert word.stderr.startswith("llamahost: there is no file qwen3; `llamahost list` tells")
+    assert folder.stderr == f"llamahost: {tmp_path} is a folder, and no GGUF file\n"
+
+
 def test_help_is_asked_for_by_h_too(tmp_path: Path) -> None:
     assert ended(tmp_path, "serve", "-h").stdout == ended(tmp_path, "serve", "--help").stdout
     assert ended(tmp_path, "bench", "-h").stdout == ended(tmp_path, "bench", "--help").stdout != ""

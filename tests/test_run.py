@@ -78,6 +78,8 @@ def test_a_name_that_the_manifest_has_not_is_told_with_those_that_it_has(chatty:
     (tmp_path / "model_manifest.toml").write_text(f'[[models]]\nname = "mine"\npath = "{chatty}"\n')
     missing = ended(tmp_path, "run", "n", "abc")
     assert (missing.returncode, missing.stderr) == (3, "llamahost: there is no file n; the manifest names mine\n")
+    alone = ended(tmp_path, "run", "What is this?")
+    assert alone.returncode == 3, "the model was forgotten, and the prompt taken for it"
 
 
 @pytest.mark.slow

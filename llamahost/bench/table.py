@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -10,24 +12,48 @@ from llamahost.bench.stats import Quantiles, Spread
 
 
 def show(report: Report, console: Console) -> None:
-    console.print(_servers(report))
+    console.print(_servers(report, console))
     for workload in dict.fromkeys(cell.workload for cell in report.cells):
         cells = [cell for cell in report.cells if cell.workload == workload]
-        console.print(_figures(workload, cells))
+        console.print(_figures(workload, cells, console))
         if any(cell.comparisons for cell in cells):
-            console.print(_ratios(workload, cells))
+            console.print(_ratios(workload, cells, console))
     for cell in report.cells:
         for summary in cell.summaries:
             _show_troubles(cell, summary, console)
 
 
-def _servers(report: Report) -> Table:
-    table = Table(title="servers", title_justify="left")
-    for column in ("server", "url", "to /health", "to first answer", "resident", "peak", "anonymous"):
-        table.add_column(column, justify="left" if column in ("server", "url") else "right")
-    for server in report.servers:
-        table.add_row(server.name, server.url, _s(server.health_s), _s(server.ready_s), *_memory(server))
-    return table
+def fitting(title: str, columns: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], console: Console) -> Table:
+    """A line for each row, whose name its first two columns are; turned round where that is too wide.
+
+    A line is drawn between groups of rows.
+    """
+    table = Table(title=title, title_justify="left")
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k < 2 else "right")
+    for group in groups:
+        for row in group:
+            table.add_row(*row)
+        table.add_section()
+    if console.measure(table, options=console.options.update_width(4096)).maximum <= console.width:
+        return table
+    rows = [row for group in groups for row in group]
+    turned = Table(title=title, title_justify="left", show_header=False)
+    turned.add_column(justify="left")
+    for _ in rows:
+        turned.add_column(justify="right", overflow="fold")
+    for k, column in enumerate(columns):
+        turned.add_row(column, *(row[k] for row in rows), end_section=k == 1)
+    return turned
+
+
+def _servers(report: Report, console: Console) -> Table:
+    columns = ("server", "url", "to /health", "to first answer", "resident", "peak", "anonymous")
+    rows = [
+        (server.name, server.url, _s(server.health_s), _s(server.ready_s), *_memory(server))
+        for server in report.servers
+    ]
+    return fitting("servers", columns, [rows], console)
 
 
 def _memory(server: ServerInfo) -> tuple[str, str, str]:
@@ -37,46 +63,43 @@ def _memory(server: ServerInfo) -> tuple[str, str, str]:
     return _mb(memory.resident_bytes), _mb(memory.peak_bytes), _mb(memory.anonymous_bytes)
 
 
-def _figures(workload: str, cells: list[Cell]) -> Table:
-    table = Table(title=f"{workload}: medians of rounds; latencies p50 / p90 / p99 in ms", title_justify="left")
+def _figures(workload: str, cells: list[Cell], console: Console) -> Table:
+    title = f"{workload}: medians of rounds; latencies p50 / p90 / p99 in ms"
     columns = ("load", "server", "tokens/s", "prompt t/s", "requests/s", "first token", "between events", "whole")
-    for column in (*columns, "cached", "failed", "client CPU"):
-        table.add_column(column, justify="left" if column in ("load", "server") else "right")
-    for cell in cells:
-        for summary in cell.summaries:
-            table.add_row(
-                cell.load,
-                summary.server,
-                _middle(summary.tokens_per_s) + ("" if summary.is_metered else " (events)"),
-                _middle(summary.prompt_tokens_per_s),
-                _middle(summary.requests_per_s, digits=2),
-                _ms(summary.first_s),
-                _ms(summary.gap_s),
-                _ms(summary.total_s),
-                f"{summary.n_cached / summary.n_prompt:.0%}" if summary.n_prompt else "-",
-                f"{summary.n_failed}/{summary.n_requests}",
-                f"{summary.client_cpu_share:.0%}",
-            )
-        table.add_section()
-    return table
+    groups = [[_row(cell, summary) for summary in cell.summaries] for cell in cells]
+    return fitting(title, (*columns, "cached", "failed", "client CPU"), groups, console)
 
 
-def _ratios(workload: str, cells: list[Cell]) -> Table:
+def _row(cell: Cell, summary: Summary) -> tuple[str, ...]:
+    return (
+        cell.load,
+        summary.server,
+        _middle(summary.tokens_per_s) + ("" if summary.is_metered else " (events)"),
+        _middle(summary.prompt_tokens_per_s),
+        _middle(summary.requests_per_s, digits=2),
+        _ms(summary.first_s),
+        _ms(summary.gap_s),
+        _ms(summary.total_s),
+        f"{summary.n_cached / summary.n_prompt:.0%}" if summary.n_prompt else "-",
+        f"{summary.n_failed}/{summary.n_requests}",
+        f"{summary.client_cpu_share:.0%}",
+    )
+
+
+def _ratios(workload: str, cells: list[Cell], console: Console) -> Table:
     base = next(comparison.base for cell in cells for comparison in cell.comparisons)
     title = f"{workload}: {base} against others, above 1 favours it; median of rounds (quartiles; min .. max)"
-    table = Table(title=title, title_justify="left")
-    for column in ("load", "rival", "rounds", "tokens/s", "first p50", "first p99", "between p50", "between p99"):
-        table.add_column(column, justify="left" if column in ("load", "rival") else "right")
-    for cell in cells:
-        for comparison in cell.comparisons:
-            keys = ("tokens_per_s", "first_p50", "first_p99", "gap_p50", "gap_p99")
-            is_marked = comparison.is_best_rival and len(cell.comparisons) > 1
-            name = f"{comparison.rival} (best rival)" if is_marked else comparison.rival
-            cells_of_row = [_ratio(comparison, key) for key in keys]
-            n = max((ratio.spread.n for ratio in comparison.ratios.values()), default=0)
-            table.add_row(cell.load, name, str(n), *cells_of_row)
-        table.add_section()
-    return table
+    columns = ("load", "rival", "rounds", "tokens/s", "first p50", "first p99", "between p50", "between p99")
+    groups = [[_ratio_row(cell, comparison) for comparison in cell.comparisons] for cell in cells]
+    return fitting(title, columns, groups, console)
+
+
+def _ratio_row(cell: Cell, comparison: Comparison) -> tuple[str, ...]:
+    keys = ("tokens_per_s", "first_p50", "first_p99", "gap_p50", "gap_p99")
+    is_marked = comparison.is_best_rival and len(cell.comparisons) > 1
+    name = f"{comparison.rival} (best rival)" if is_marked else comparison.rival
+    n = max((ratio.spread.n for ratio in comparison.ratios.values()), default=0)
+    return (cell.load, name, str(n), *(_ratio(comparison, key) for key in keys))
 
 
 def _ratio(comparison: Comparison, key: str) -> str:

@@ -12,6 +12,7 @@ import typer
 from llamahost.commands.exits import DONE, INTERRUPTED, NO_MODEL, UNEXPECTED, USAGE, fail, leave, told
 from llamahost.commands.layers import GpuLayers
 from llamahost.commands.opening import (
+    MODEL_HELP,
     ChatTemplate,
     ManifestPath,
     MaxTokens,
@@ -43,9 +44,7 @@ HELP = "/reset forgets the conversation, /system TEXT tells the model something 
 
 
 def chat(
-    model: Annotated[
-        str | None, typer.Argument(help="A GGUF file, a name in the manifest, or `builtin`. [the manifest's first]")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=f"{MODEL_HELP} [the manifest's first]")] = None,
     url: Annotated[str | None, typer.Option(help="Talk to this running server instead; or unix:PATH.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LLAMAHOST_API_KEY", help="For --url.")] = None,
     system: System = None,
@@ -133,9 +132,9 @@ class Talk:
         """Whether to go on."""
         name, _, rest = line.strip().partition(" ")
         match name:
-            case "/exit" | "/quit":
+            case "/exit" | "/quit" | "/bye":
                 return False
-            case "/reset":
+            case "/reset" | "/clear":
                 self._turns.clear()
                 _note("forgotten")
             case "/system" if rest:

@@ -32,6 +32,13 @@ def fetched(reference: Reference) -> Pulled:
     return pulled
 
 
+def how_else(text: str) -> str:
+    """What to say where a model was named by one word, and no file is called so."""
+    if "/" in text or "." in text:
+        return ""
+    return "; `llamahost list` tells the models on this machine, and OWNER/NAME is fetched from Hugging Face"
+
+
 def path_of(text: str) -> Path | None:
     """Where the model lies that goes by this name of the hub or of another program; fetched if it has to be.
 

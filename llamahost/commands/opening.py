@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MANIFEST = Path("model_manifest.toml")  # read where it lies in the current folder and no other is named
 
+MODEL_HELP = "A GGUF file, a name in the manifest or of `list`, OWNER/NAME[:QUANT] on Hugging Face, or `builtin`."
+
 NCtx = Annotated[int | None, typer.Option("--n-ctx", envvar="LLAMAHOST_N_CTX", help="Tokens of prompt and answer.")]
 Threads = Annotated[int | None, typer.Option(envvar="LLAMAHOST_THREADS", help="CPU threads.")]
 ChatTemplate = Annotated[

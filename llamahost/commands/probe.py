@@ -53,7 +53,7 @@ def probe(remote: Remote, model: str | None, api_key: str | None) -> Iterator[Fi
         return f"{len(deltas)} deltas in {time.monotonic() - began:.2f} s"
 
     def completion() -> str:
-        reply = _well(remote.request("/v1/completions", body(prompt="Once upon a time")))
+        reply = _well(remote.request("/v1/completions", body(prompt="The capital of France is")))
         return _counted(reply.body, reply.body["choices"][0]["text"])
 
     def wrong_key() -> str:

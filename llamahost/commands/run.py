@@ -12,6 +12,7 @@ from llamahost.commands.exits import INTERRUPTED, USAGE, fail, leave, told
 from llamahost.commands.layers import GpuLayers
 from llamahost.commands.lora import Lora
 from llamahost.commands.opening import (
+    MODEL_HELP,
     ChatTemplate,
     ManifestPath,
     MaxTokens,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A GGUF file, a model's name in the manifest, or `builtin`.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     prompt: Annotated[str, typer.Argument(help="What to answer; `-` or nothing: standard input.")] = "-",
     system: System = None,
     max_tokens: MaxTokens = None,
@@ -64,15 +65,15 @@ def run(
         raise typer.BadParameter("a raw completion has no system message", param_hint="--system")
     status = 0
     with told():
-        text = _read() if prompt == "-" else prompt
-        if not text:
-            fail(USAGE, "the prompt is empty")
         spec = spec_of(
             model,
             manifest,
             {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers, "template": template},
             lora=lora,
         )
+        text = _read() if prompt == "-" else prompt  # after a wrong model was told: its name may be the prompt
+        if not text:
+            fail(USAGE, "the prompt is empty")
         options = options_of(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         options["stop"] = tuple(stop or ())
         with opened(spec, is_verbose=verbose) as ready:

@@ -158,6 +158,8 @@ def missing(spec: ModelSpec, places: Places | None = None) -> str:
         names = shard_names(path.name)
     except (LoadFailed, PullFailed) as error:
         return str(error)
+    if path.is_dir():
+        return f"{path} is a folder, and no GGUF file"
     absent = next((name for name in names if not path.with_name(name).is_file()), "")
     return f"there is no file {path.with_name(absent)}" if absent and path not in PACKAGED.values() else ""
 
