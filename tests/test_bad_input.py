@@ -1,33 +1,29 @@
 """The table of bad input: each mistake gets its clear answer over a real socket, from a real model, and costs nothing.
 
 After each the same server answers a good request, no slot is taken, and no request is counted as under way. What needs
-a full queue, a deadline, or a process of its own follows the table; a GGUF that is wrong stands in native/test_gguf
-and fuzz/, a port in use in test_cli, signals in test_signals.
+a full queue or a deadline stands in test_out_of_time; a GGUF that is wrong in native/test_gguf and fuzz/, a port in use
+in test_cli, signals in test_signals.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llamahost.api.app import create_app
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.host import AsyncHost
-from tests.api.sockets import listening
-from tests.engine.test_worker import Gated
-from tests.fleet.fakes import FakeLoader, spec_of
-from tests.on_loop import LIMIT_S, turns
+from tests.on_loop import LIMIT_S
+from tests.served import CHAT, COMPLETE, MAX_BODY, Answer, asked, post, serving, until_free
 
-MAX_BODY = 2**18
 N_CTX = 64
-CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+
 HI = [{"role": "user", "content": "Hi"}]
 GOOD = {"model": "tiny", "prompt": "a", "max_tokens": 2}
 RAISING = "{{ raise_exception('Only Latin is spoken here') }}"
@@ -41,11 +37,6 @@ class Bad:
     sent: bytes
     told: dict[str, Any] = field(default_factory=dict)
     says: str = ""
-
-
-def post(path: str, body: bytes, headers: bytes = b"") -> bytes:
-    head = b"POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (path.encode(), headers, len(body))
-    return head + body
 
 
 def wrong(body: bytes, param: str | None = None, *, path: str = CHAT, says: str = "") -> Bad:
@@ -83,7 +74,9 @@ def chunked(*chunks: bytes, headers: bytes = b"") -> bytes:
 
 
 TOO_LARGE = {"type": "invalid_request_error", "code": "body_too_large", "param": None}
+
 NOT_FOUND = {"type": "not_found_error", "param": None}
+
 DEEP = b"[" * 10_000 + b"]" * 10_000
 
 TABLE: dict[str, Bad] = {
@@ -234,64 +227,6 @@ TABLE: dict[str, Bad] = {
 }
 
 
-@asynccontextmanager
-async def serving(host: AsyncHost, **settings: Any) -> AsyncIterator[int]:
-    async with listening(create_app(host, ServerSettings(max_body_bytes=MAX_BODY, **settings))) as port:
-        await host.wait_ready()
-        yield port
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.body)["error"]
-        return found
-
-
-async def answer_of(reader: asyncio.StreamReader) -> Answer:
-    """The next answer; 100 Continue is passed over."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    status = int(head[0].split()[1])
-    if status == 100:
-        return await answer_of(reader)
-    pairs = (line.partition(":") for line in head[1:] if line)
-    headers = {name.lower(): value.strip() for name, _, value in pairs}
-    return Answer(status, headers, await reader.readexactly(int(headers.get("content-length", 0))))
-
-
-async def asked(port: int, *sent: bytes) -> list[Answer]:
-    """Answers to these, one after the other on one connection; on a new one where the server has closed it."""
-    found: list[Answer] = []
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for data in sent:
-        writer.write(data)
-        found.append(await answer_of(reader))
-        if found[-1].headers.get("connection") == "close":
-            writer.close()
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.close()
-    return found
-
-
-def taken(host: AsyncHost) -> int:
-    """Slots, waiting jobs and requests under way, of all models together."""
-    n = 0
-    for model in host.models():
-        assert model.stats is not None
-        n += model.n_in_flight + model.stats.n_running + model.stats.n_waiting
-    return n
-
-
-async def until_free(host: AsyncHost) -> None:
-    while taken(host):
-        await turns(1)
-
-
 class Served:
     """One server of one real model for the whole table, on a loop that only runs while it is asked."""
 
@@ -394,72 +329,3 @@ def test_what_is_no_http_is_refused_and_the_connection_closed(noise: bytes, serv
     assert b"Traceback" not in answer
     (after,) = server.ask(post(COMPLETE, json.dumps(GOOD).encode()))
     assert after.status == 200
-
-
-def bounded(law: Any) -> None:
-    async def within() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await law()
-
-    asyncio.run(within())
-
-
-def test_a_full_queue_is_429_with_retry_after_and_is_answered_later() -> None:
-    async def law() -> None:
-        backend = Gated()
-        host = AsyncHost(spec_of(max_queue=1), load=FakeLoader(lambda: backend))
-        body = post(COMPLETE, b'{"prompt": "a", "max_tokens": 2}')
-        async with serving(host) as port:
-            n_room = backend.n_slots + 1
-            inside = [asyncio.create_task(asked(port, body)) for _ in range(n_room)]
-            while host.models()[0].n_in_flight < n_room:
-                await turns(1)
-            for sent in (body, body.replace(b"2}", b'2, "stream": true}').replace(b": 32", b": 48")):
-                (answer,) = await asked(port, sent)
-                assert answer.status == 429
-                assert answer.error["code"] == "queue_full"
-                assert answer.error["type"] == "rate_limit_error"
-                assert 1 <= int(answer.headers["retry-after"]) <= 60
-            assert host.models()[0].n_in_flight == n_room
-            backend.open()
-            assert [answer.status for answers in await asyncio.gather(*inside) for answer in answers] == [200] * n_room
-            (answer,) = await asked(port, body)
-            assert answer.status == 200
-            await until_free(host)
-
-    bounded(law)
-
-
-@pytest.mark.parametrize("is_streamed", [False, True])
-def test_a_deadline_that_passed_is_504_and_frees_its_slot(is_streamed: bool) -> None:
-    async def law() -> None:
-        backend = Gated()
-        host = AsyncHost(spec_of(), load=FakeLoader(lambda: backend))
-        late = {"prompt": "a", "max_tokens": 2, "timeout": 0.01, "stream": is_streamed}
-        async with serving(host) as port:
-            (answer,) = await asked(port, post(COMPLETE, json.dumps(late).encode()))
-            assert answer.status == 504
-            told = {"type": "timeout_error", "param": "timeout", "code": "deadline_exceeded"}
-            assert {key: answer.error[key] for key in told} == told
-            assert host.models()[0].n_in_flight == 0
-            backend.open()
-            (answer,) = await asked(port, post(COMPLETE, b'{"prompt": "a", "max_tokens": 2}'))
-            assert answer.status == 200
-            await until_free(host)
-
-    bounded(law)
-
-
-def test_the_servers_own_deadline_is_504_too() -> None:
-    async def law() -> None:
-        backend = Gated()
-        host = AsyncHost(
-            Manifest(models=(spec_of(),), server=ServerSettings(timeout_s=0.01)), load=FakeLoader(lambda: backend)
-        )
-        async with serving(host) as port:
-            (answer,) = await asked(port, post(COMPLETE, b'{"prompt": "a"}'))
-            assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
-            backend.open()
-            await until_free(host)
-
-    bounded(law)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +23,7 @@ from llamahost.api.openai_output import output_of
 from llamahost.api.openai_types import Body, Name
 from llamahost.api.problems import NotServed, Superseded, problem_of
 from llamahost.api.service import Service
-from llamahost.api.sse import EventStream, send_json, while_connected
+from llamahost.api.sse import EventStream, fold, send_json
 from llamahost.api.trace import trace_of
 from llamahost.core.errors import InvalidRequest, NotAble
 from llamahost.core.events import Delta, Event, Finished, Started
@@ -176,14 +175,7 @@ class InfillRoute:
                 )
                 await stream(receive, send)
                 return
-
-            async def fold() -> None:
-                async with aclosing(events) as open_events:
-                    async for event in open_events:
-                        trace.note(event)
-                        encoder.feed(event)
-
-            await while_connected(receive, fold())
+            await fold(receive, events, trace.note, encoder.feed)
         except NotAble as error:
             raise NotServed(str(error)) from error
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -17,7 +16,7 @@ from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.api.pieces import InPieces
 from llamahost.api.service import Service, model_named
-from llamahost.api.sse import EventStream, send_json, while_connected
+from llamahost.api.sse import EventStream, fold, send_json
 from llamahost.api.trace import trace_of
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
@@ -95,14 +94,7 @@ class Generate(Generic[B, R]):
             await stream(receive, send)
             return
         whole = BodyEncoder(frame, has_logprobs=manner.has_logprobs, n_kept=manner.n_kept)
-
-        async def fold() -> None:
-            async with aclosing(events) as open_events:
-                async for event in open_events:
-                    trace.note(event)
-                    whole.feed(event)
-
-        await while_connected(receive, fold())
+        await fold(receive, events, trace.note, whole.feed)
         await send_json(send, whole.body())
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[R, Manner]:

@@ -80,6 +80,20 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait((watching,))
 
 
+async def fold(
+    receive: Receive, events: AsyncGenerator[E, None], note: Callable[[E], None], feed: Callable[[E], object]
+) -> None:
+    """Feed all events to what makes one body of them, while the client is there. Raises ClientGone."""
+
+    async def feeding() -> None:
+        async with aclosing(events) as open_events:
+            async for event in open_events:
+                note(event)
+                feed(event)
+
+    await while_connected(receive, feeding())
+
+
 class EventStream(Generic[E]):
     """Owned by the task of one request, which reads events and sends them, as `headers` say.
 

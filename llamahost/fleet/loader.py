@@ -99,10 +99,7 @@ class Loaded:
             for (device, what), n_bytes in (context.buffers if context is not None else {}).items():
                 whole[what] = whole.get(what, 0) + n_bytes
                 take(device, n_bytes)
-        for (
-            device,
-            n_bytes,
-        ) in self.model.adapters.taken.items():  # as they are now; of the model's own footprint no part
+        for device, n_bytes in self.model.adapters.taken.items():  # as it is now; no part of the model's own footprint
             take(device, n_bytes)
         if devices[0].startswith("cpu"):  # once: what was repacked need not stay in the file's pages
             taken[devices[0]] = taken.get(devices[0], 0) + self.model.n_bytes
