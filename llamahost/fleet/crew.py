@@ -121,8 +121,10 @@ class Crew:
         now = self.now()
         effects = () if self.is_closed else self.residency.released(running.record.id, now)
         place.give_back(running, n_jobs, now - began)
-        if effects or self.residency.is_anyone_waiting or (place.spec.idle_s is not None and self.timer is None):
+        if effects or self.residency.is_anyone_waiting:
             self.do(effects)
+        elif (idle_s := place.spec.idle_s) is not None and (self.timer is None or self.timer.when() > now + idle_s):
+            self._schedule()  # while it was leased, it was not waited for
 
     def grant(self, place: Place) -> None:
         """Serve those that waited, in their order, before anything else is decided."""

@@ -81,3 +81,17 @@ async def test_models_and_routes_of_a_manifest_that_is_read_again_are_asked_for_
             assert await host.tokenize("a", model=name)
         with pytest.raises(ModelNotFound):
             await host.tokenize("a", model="one")
+
+
+@on_loop
+async def test_a_model_idles_from_its_last_lease_on_whatever_else_is_due_later() -> None:
+    """Other news meanwhile finds nothing of it to wait for."""
+    async with fleet_of(spec_of("a", load="start", idle_s=100.0), spec_of("b", load="start", idle_s=9e6)) as fleet:
+        await fleet.wait_ready()
+        crew = fleet._crew
+        async with fleet.lease("a"):
+            crew.do(())
+            assert crew.timer is not None
+            assert crew.timer.when() - crew.now() > 8e6
+        assert crew.timer is not None
+        assert 0 < crew.timer.when() - crew.now() <= 100
