@@ -229,6 +229,8 @@ def serve(
             found = path_of(str(model))
         if found is not None:
             alias, model = alias or [str(model)], found
+    if model is None and manifest is None and MANIFEST.is_file():
+        manifest = MANIFEST  # where it is gone when it is read again, the package's model is not what is meant
     with told():
         wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
     is_one = model is not None or is_alone(wanted)
