@@ -3,97 +3,30 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Sequence
-from typing import Any
 
-import jsonschema
 import pytest
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
 from llamahost.core.work import Constraint
-from llamahost.text.constraint import json_of
-from llamahost.text.formats.calls import types_named
-from llamahost.text.formats.format import Asked, Talk, Thinking
+from llamahost.text.formats.format import Asked, Talk
 from llamahost.text.formats.functionary import FUNCTIONARY_3_2
-from llamahost.text.formats.grammar import Embed, Held, Rules, Writes, calls_constraint
+from llamahost.text.formats.grammar import Held
 from llamahost.text.formats.harmony import HARMONY
 from llamahost.text.formats.muse import MUSE
-from llamahost.text.formats.table import FAMILIES
-from llamahost.text.formats.tagged_calls import TaggedCalls
 from tests.text.formats.reading import Told, read
-
-llguidance = pytest.importorskip("llguidance")
-
-TOOLS = (
-    Tool(
-        name="get_weather",
-        parameters={
-            "type": "object",
-            "properties": {
-                "city": {"enum": ["Sankt Pölten", "Paris"], "type": "string"},
-                "days": {"type": "integer", "minimum": 1, "maximum": 3},
-                "exact": {"type": "boolean"},
-                "where": {"$ref": "#/$defs/place"},
-            },
-            "required": ["city", "days"],
-            "additionalProperties": False,
-            "$defs": {
-                "place": {
-                    "type": "object",
-                    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
-                    "required": ["n"],
-                    "additionalProperties": False,
-                }
-            },
-        },
-    ),
-    Tool(name="get", parameters={"type": "object", "properties": {}, "additionalProperties": False}),
+from tests.text.formats.writing import (
+    THINKING,
+    TOOLS,
+    WRITERS,
+    allows,
+    constraint,
+    embed,
+    held,
+    matcher_of,
+    rules,
+    walked,
 )
-THINKING = Thinking("<think>", "</think>")
-WRITERS = {family.name: family for family in FAMILIES if isinstance(family, Writes)}
-
-
-def embed(schema: object, param: str) -> str:
-    assert isinstance(schema, dict)
-    style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return f"%json {json.dumps({'x-guidance': style, **schema})}"
-
-
-OTHERS = ["kimi-k3", "minimax-m3", "gemma-4", "llama-python"]  # that write values otherwise than as JSON, too
-
-
-def constraint(
-    family: Writes, held: Held, marks: dict[str, int], embed: Embed, *, is_loose: bool = False
-) -> Constraint:
-    return calls_constraint(family, held, Rules(marks, embed, is_loose=is_loose))
-
-
-def held(tools: Sequence[Tool] = TOOLS, *, is_required: bool = True, n_calls: int | None = None) -> Held:
-    return Held(tuple(tools), is_required, n_calls, is_thinking=False, thinking=None)
-
-
-def rules() -> Rules:
-    return Rules({}, embed)
-
-
-def walked(grammar: str, seed: int, n_max: int = 3000, *, printable: bool = False) -> str:
-    """A text that the grammar allows, byte by byte at random, ended as soon as it may end."""
-    tokenizer = llguidance.LLTokenizer("byte")
-    matcher = llguidance.LLMatcher(tokenizer, grammar)
-    assert not matcher.is_error(), matcher.get_error()
-    draw = random.Random(seed)
-    written = bytearray()
-    while not matcher.is_accepting() and len(written) < n_max:
-        mask = matcher.compute_bitmask()
-        allowed = [token for token in range(256) if mask[token >> 3] >> (token & 7) & 1]
-        some = [token for token in allowed if 32 <= token < 127] if printable else []
-        token = draw.choice(some or allowed)
-        assert matcher.consume_token(token), matcher.get_error()
-        written.append(token)
-    assert matcher.is_accepting()
-    return written.decode("utf-8", "replace")
 
 
 def is_valid(name: str, arguments: str) -> bool:
@@ -151,7 +84,7 @@ def test_marks_that_are_tokens_are_written_as_tokens(name: str) -> None:
 def test_thoughts_may_come_before_what_is_required() -> None:
     family = WRITERS["hermes"]
     wanted = constraint(family, Held(TOOLS, True, 1, False, ("<think>", "</think>")), {}, embed)
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
+    matcher = matcher_of(wanted.grammar)
     thought = '<think>\nWell {"a": <b>\n</think>\n\n<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call>'
     assert matcher.try_consume_tokens(list(thought.encode())) == len(thought.encode())
     assert matcher.is_accepting()
@@ -166,7 +99,7 @@ def test_free_text_in_tags_is_held_up_to_its_end() -> None:
     )
     family = WRITERS["qwen-coder"]
     grammar = constraint(family, held([tool], n_calls=1), {}, embed).grammar
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar)
+    matcher = matcher_of(grammar)
     text = "<tool_call>\n<function=say>\n<parameter=text>\na <b> </parameter\n</parameter>\n</function>\n</tool_call>"
     assert matcher.try_consume_tokens(list(text.encode())) == len(text.encode())
     assert matcher.is_accepting()
@@ -189,7 +122,7 @@ def test_a_schema_that_cannot_be_held_to_is_loosened_unless_it_must_be() -> None
 def test_what_is_required_of_harmony_is_read_as_a_call(seed: int) -> None:
     asked = Asked(tools=TOOLS, n_calls=1)
     wanted = HARMONY.constraint(asked, rules(), is_required=True)
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
+    matcher = matcher_of(wanted.grammar)
     thought = "<|channel|>analysis<|message|>So<|end|><|start|>assistant"
     assert matcher.try_consume_tokens(list(thought.encode())) == len(thought)
     begun = HARMONY.constraint(asked, rules(), is_required=False)
@@ -222,13 +155,6 @@ PERSON = {
     "required": ["name", "n"],
     "additionalProperties": False,
 }
-
-
-def allows(grammar: str, text: str) -> bool:
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar)
-    assert not matcher.is_error(), matcher.get_error()
-    data = text.encode()
-    return bool(matcher.try_consume_tokens(list(data)) == len(data) and matcher.is_accepting())
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -279,7 +205,7 @@ def test_messages_of_muse_go_to_functions_or_hold_words(seed: int) -> None:
     asked = Asked(tools=TOOLS, n_calls=1)
     required = MUSE.constraint(asked, rules(), is_required=True)
     thought = " to=self<|message|>So<|eom|><|start|>assistant"
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), required.grammar)
+    matcher = matcher_of(required.grammar)
     assert matcher.try_consume_tokens(list(thought.encode())) == len(thought)
     begun = MUSE.constraint(asked, rules(), is_required=False)
     found = read(MUSE, f"{thought} {begun.triggers[0]}{walked(begun.grammar, seed)}", 5, tools=TOOLS)
@@ -304,129 +230,3 @@ def test_parts_of_functionary_are_calls_or_words() -> None:
     assert formed is not None
     assert allows(formed.grammar, 'all\n{"name": "Bob", "n": 3}')
     assert allows(formed.grammar, "get\n{}")
-
-
-@pytest.mark.parametrize("name", ["llama-python", "gemma-4"])
-@pytest.mark.parametrize(
-    ("schema", "is_exact"),
-    [
-        ({"type": "string", "minLength": 1, "maxLength": 3}, True),
-        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, True),
-        ({"type": ["boolean", "number"]}, True),
-        ({"enum": ["a'\"\\", 3, True, None]}, True),
-        ({"type": "array", "items": {"type": "integer", "maximum": 9}, "minItems": 1, "maxItems": 2}, True),
-        (
-            {
-                "type": "object",
-                "properties": {"x": {"type": "string", "maxLength": 3}, "a": {"$ref": "#/$defs/t"}},
-                "required": ["a"],
-            },
-            True,
-        ),
-        ({"type": "string", "pattern": "^a+$|^[b-d]{2}", "maxLength": 4}, True),
-        ({"type": "string", "format": "date"}, True),
-        ({"type": "string", "pattern": "a(^b)"}, False),
-        ({"type": "object"}, True),
-        ({}, True),
-        ({"oneOf": [{"type": "string"}, {"type": "string"}]}, False),
-    ],
-)
-def test_values_that_are_not_written_as_json_are_valid_all_the_same(name: str, schema: Any, is_exact: bool) -> None:
-    root = {
-        "type": "object",
-        "properties": {"z": schema, "b": {"type": "boolean"}},
-        "required": ["z"],
-        "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}},
-    }
-    for strict in (True, False):
-        tools = (Tool(name="f", parameters=root, strict=strict),)
-        if strict and not is_exact:
-            with pytest.raises(InvalidRequest) as refused:
-                constraint(WRITERS[name], held(tools, n_calls=1), {}, embed)
-            assert str(refused.value.param).startswith("tools[0].function.parameters/properties/z")
-            continue
-        grammar = constraint(WRITERS[name], held(tools, n_calls=1), {}, embed).grammar
-        for seed in range(1 if strict else 2):  # a strict one's grammar is the same, where there is one
-            [(called, arguments)] = read(Talk(WRITERS[name]), walked(grammar, seed), 7, tools=tools).calls
-            assert called == "f"
-            assert jsonschema.Draft202012Validator(root).is_valid(json.loads(arguments)) or not is_exact
-
-
-@pytest.mark.parametrize("name", [name for name, family in WRITERS.items() if isinstance(family, TaggedCalls)])
-def test_strings_between_tags_are_held_to_what_is_asked_of_them(name: str) -> None:
-    properties = {
-        "code": {"type": "string", "pattern": "^[A-Z]{2}/[0-9]+$", "maxLength": 6},
-        "day": {"type": "string", "format": "date"},
-        "host": {"type": "string", "format": "ipv4"},
-        "kind": {"type": "string", "const": "a b"},
-    }
-    root = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-    family, tools = WRITERS[name], (Tool(name="f", parameters=root, strict=True),)
-    for seed in range(3):
-        text = walked(constraint(family, held(tools, n_calls=1), {}, embed).grammar, seed)
-        [(_, arguments)] = read(Talk(family), text, 7, tools=tools).calls
-        jsonschema.Draft202012Validator(root).validate(json.loads(arguments))
-    properties["code"] = {"type": "string", "not": {}}
-    with pytest.raises(InvalidRequest, match="`not`") as refused:
-        constraint(family, held(tools), {}, embed)
-    assert refused.value.param == "tools[0].function.parameters/properties/code/not"
-
-
-COLOR = {"$defs": {"color": {"type": "string", "enum": ["red", "1", "null"]}}}
-TYPED = [
-    {"$ref": "#/$defs/color"},
-    {"anyOf": [{"$ref": "#/$defs/color"}, {"type": "null"}]},
-    {"allOf": [{"$ref": "#/$defs/color"}]},
-    {"type": ["string", "null"], "pattern": "^[a-z]{1,3}$"},
-    {"anyOf": [{"type": "string", "pattern": "^[0-9a]{2}$"}, {"type": "integer", "minimum": 0, "maximum": 9}]},
-    {"enum": ["a", 1, None, True]},
-    {"enum": ["1", 1]},
-    {"type": "string", "minLength": 3.0, "maxLength": 4.0},
-    {"anyOf": [{"type": "null"}]},
-    {"type": "array", "items": {"type": "integer"}, "maxItems": 0},
-]
-
-
-@pytest.mark.parametrize("name", [name for name in WRITERS if isinstance(WRITERS[name], TaggedCalls)] + OTHERS)
-def test_a_strict_argument_is_valid_however_its_type_is_said(name: str) -> None:
-    for seed, schema in enumerate(TYPED):
-        form = {"type": "object", "properties": {"x": schema}, "required": ["x"], **COLOR}
-        tool = Tool(name="f", parameters=form, strict=True)
-        try:
-            grammar = constraint(WRITERS[name], held([tool], n_calls=1), {}, json_of).grammar
-        except InvalidRequest:
-            continue  # told, and not served otherwise
-        (call,) = read(Talk(WRITERS[name]), walked(grammar, seed, printable=True), 7, tools=(tool,)).calls
-        jsonschema.validate(json.loads(call[1]), form)
-
-
-def test_an_optional_string_stands_between_tags_as_models_write_it() -> None:
-    tool = Tool(
-        name="f",
-        parameters={
-            "type": "object",
-            "properties": {"x": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "y": {"$ref": "#/$defs/color"}},
-            "required": ["x", "y"],
-            **COLOR,
-        },
-        strict=True,
-    )
-    grammar = constraint(WRITERS["glm"], held([tool], n_calls=1), {}, json_of).grammar
-    text = (
-        "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>Sankt</arg_value>\n"
-        "<arg_key>y</arg_key>\n<arg_value>red</arg_value>\n</tool_call>"
-    )
-    assert allows(grammar, text)
-    assert not allows(grammar, text.replace(">red<", '>"red"<'))
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_references_in_circles_are_told_or_written_and_never_followed_for_ever(name: str) -> None:
-    loop = {"anyOf": [*({"$ref": "#/$defs/a"} for _ in range(40)), {"type": "null"}, {"type": "string"}]}
-    known = {"$defs": {"a": loop, "b": {"$ref": "#/$defs/b"}, "c": {"not": {"type": "string"}}}}
-    properties = {f"x{k}": {"$ref": f"#/$defs/{to}"} for k, to in enumerate("aabbcc")}
-    tool = Tool(name="f", parameters={"type": "object", "properties": properties, **known})
-    wanted = constraint(WRITERS[name], held([tool], n_calls=1), {}, json_of, is_loose=True)
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), wanted.grammar)
-    assert not matcher.is_error(), matcher.get_error()
-    assert types_named(properties["x0"], tool.parameters) == {"null", "string"}
