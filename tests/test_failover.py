@@ -14,14 +14,13 @@ from llamahost.core.errors import (
 )
 from llamahost.core.events import Delta, Event, Started
 from llamahost.core.messages import CompletionRequest, Generation
-from llamahost.core.observe import RequestRecord
-from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import on_loop, turns
+from tests.replicas import Records, two_replicas
 
 
 class Named(FakeLoader):
@@ -33,11 +32,6 @@ class Named(FakeLoader):
 
     def made_for(self, spec: ModelSpec) -> FakeBackend:
         return self.backends[spec.name]
-
-
-class Records(list[RequestRecord]):
-    def finished(self, record: RequestRecord) -> None:
-        self.append(record)
 
 
 @asynccontextmanager
@@ -76,17 +70,6 @@ async def test_a_step_that_fails_later_is_an_error_of_the_streams_in_it_alone() 
                     pass
         assert len([event async for event in host.complete(to_route(3))]) > 2
     assert [(r.outcome, r.replica, r.n_tries) for r in records] == [("error", "a#0", 1), ("length", "a#0", 1)]
-
-
-@asynccontextmanager
-async def two_replicas(*backends: FakeBackend, records: Records, max_queue: int = 9) -> AsyncIterator[AsyncHost]:
-    loader = FakeLoader(iter(backends).__next__)
-    devices = BudgetedDevices({"cpu-0": 2**30, "cpu-1": 2**30})
-    manifest = Manifest(models=(spec_of("m", replicas=2, max_queue=max_queue),))
-    async with AsyncHost(manifest, observer=records, load=loader, hardware=devices) as host:
-        while [replica.state for replica in host.models()[0].replicas] != ["ready", "ready"]:
-            await turns()
-        yield host
 
 
 @on_loop

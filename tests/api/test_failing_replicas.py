@@ -16,8 +16,8 @@ from llamahost.core.errors import BackendError, BackendLost
 from llamahost.core.work import Plan
 from tests.api.sockets import listening
 from tests.fakes import FakeBackend
-from tests.fleet.test_router import Records, two_replicas
 from tests.on_loop import LIMIT_S, on_loop, turns
+from tests.replicas import Records, two_replicas
 
 PATH = "/v1/completions"
 
