@@ -54,8 +54,8 @@ def models(
 
 
 def _look(spec: ModelSpec) -> Named:
-    from llamahost.core.errors import LoadFailed
-    from llamahost.fleet.local import located
+    from llamahost.core.errors import LoadFailed, PullFailed
+    from llamahost.fleet.local import files_of, located
     from llamahost.fleet.manifest import NO_PATH
     from llamahost.native.gguf import read_metadata
 
@@ -63,12 +63,12 @@ def _look(spec: ModelSpec) -> Named:
     path = spec.path
     try:
         path = located(spec).path
-        size_bytes = path.stat().st_size
+        size_bytes = sum(each.stat().st_size for each in files_of(path))
         header = read_metadata(path)
         architecture, n_ctx_train = header.architecture, header.number("context_length") or None
-    except FileNotFoundError:
-        trouble = f"there is no file {path}"
-    except (OSError, LoadFailed) as error:
+    except FileNotFoundError as error:
+        trouble = f"there is no file {error.filename}"
+    except (OSError, LoadFailed, PullFailed) as error:
         trouble = str(error)
     return Named(
         name=spec.name,

@@ -133,12 +133,12 @@ def _found(text: str, manifest: Path | None) -> tuple[Path, Found | None] | None
 
 
 def _of_file(path: Path, found: Found | None) -> dict[str, Any]:
-    from llamahost.fleet.repo import quant_of, shard_names
+    from llamahost.fleet.local import files_of
+    from llamahost.fleet.repo import quant_of
     from llamahost.native.gguf import read_metadata
 
     header = read_metadata(path)
-    others = (path.with_name(name) for name in shard_names(path.name) if name != path.name)
-    shards = [path, *(each for each in others if each.is_file())]
+    shards = [each for each in files_of(path) if each.is_file()]
     of_general = {
         key: header.text(f"general.{key}")
         for key in ("name", "basename", "size_label", "finetune", "license", "organization", "quantized_by")
@@ -150,7 +150,7 @@ def _of_file(path: Path, found: Found | None) -> dict[str, Any]:
         "quant": found.quant if found and found.quant else quant_of(path.name),
         "architecture": header.architecture,
         **{f"general.{key}": value for key, value in of_general.items()},
-        "n_params": header.n_params + sum(read_metadata(each).n_params for each in shards[1:]),
+        "n_params": sum(read_metadata(each).n_params for each in shards),
         "n_ctx_train": header.number("context_length") or None,
         "n_layers": header.number("block_count") or None,
         "n_embd": header.number("embedding_length") or None,

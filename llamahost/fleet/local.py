@@ -155,13 +155,18 @@ def missing(spec: ModelSpec, places: Places | None = None) -> str:
     """Why its file cannot be opened: it is not on this machine. Empty where it is, or where loading tells more."""
     try:
         path = located(spec, places).path
-        names = shard_names(path.name)
+        files = files_of(path)
     except (LoadFailed, PullFailed) as error:
         return str(error)
     if path.is_dir():
         return f"{path} is a folder, and no GGUF file"
-    absent = next((name for name in names if not path.with_name(name).is_file()), "")
-    return f"there is no file {path.with_name(absent)}" if absent and path not in PACKAGED.values() else ""
+    absent = next((each for each in files if not each.is_file()), None)
+    return f"there is no file {absent}" if absent and path not in PACKAGED.values() else ""
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Those that a model is made of, by the name of one of them. Raises PullFailed on a name of too many."""
+    return tuple(path.with_name(name) for name in shard_names(path.name))
 
 
 def reference_of(spec: ModelSpec) -> Reference:
