@@ -85,6 +85,33 @@ async def test_a_stream_is_in_llama_servers_form(filler: Path) -> None:
 
 
 @on_loop
+async def test_editors_are_answered_as_they_ask(filler: Path) -> None:
+    """llama.vim's request, and the one by which it has its other files computed before somebody types."""
+    fields = ["content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached", "no/such"]
+    asked: dict[str, Any] = {
+        "id_slot": 0,
+        "input_extra": [{"text": "x = 1", "time": [1, 2], "filename": "a.py"}],
+        "prompt": "    ",
+        "n_indent": 4,
+        "top_k": 40,
+        "top_p": 0.99,
+        "samplers": ["top_k", "top_p", "infill"],
+        "stream": False,
+        "cache_prompt": True,
+        "t_max_prompt_ms": 500,
+        "t_max_predict_ms": 1000,
+        "response_fields": fields,
+    }
+    async with served(filler) as client:
+        told = (await client.post("/infill", json={"input_prefix": "def f(", "input_suffix": "):", **asked})).json()
+        assert list(told) == fields[:-1]
+        assert told["timings/prompt_n"] > 0
+        warm = {"n_predict": 0, "samplers": [], "response_fields": [""], "prompt": ""}
+        answer = await client.post("/infill", json={"input_prefix": "", "input_suffix": "", **asked, **warm})
+        assert (answer.status_code, answer.json()) == (200, {})
+
+
+@on_loop
 async def test_what_cannot_be_filled_in_is_refused_by_its_field(filler: Path, tiny_llama: Path) -> None:
     async with served(filler) as client:
         for more, param in (

@@ -7,8 +7,9 @@ nobody waits for it any more, and what it computed of the prompt is there for th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 import orjson
@@ -31,6 +32,7 @@ from llamahost.core.messages import CompletionRequest, Snippet
 from llamahost.fleet.manifest import ServerSettings
 
 MAX_SNIPPETS = 4096
+MAX_FIELDS = 64
 
 
 class ExtraBody(msgspec.Struct, kw_only=True):
@@ -41,12 +43,16 @@ class ExtraBody(msgspec.Struct, kw_only=True):
 
 
 class InfillBody(Body, kw_only=True):
-    """POST /infill. `prompt` is what stands between the prefix and the cursor, as in the line that is typed."""
+    """POST /infill. `prompt` is what stands between the prefix and the cursor, as in the line that is typed.
+
+    Of the answer `response_fields` alone are told, each under its own path, as `timings/prompt_n`.
+    """
 
     input_prefix: str
     input_suffix: str
     input_extra: list[ExtraBody] | None = None
     prompt: str | None = None
+    response_fields: Annotated[list[Name], msgspec.Meta(max_length=MAX_FIELDS)] | None = None
 
 
 class InfillAnswer(Answer):
@@ -88,9 +94,10 @@ def parse_infill(body: InfillBody) -> CompletionRequest:
 
 
 class InfillEncoder:
-    """Owned by the task of one request. Both forms; the stream's has no [DONE]."""
+    """Owned by the task of one request. Both forms; the stream's has no [DONE]. `fields` are told of the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: Sequence[str] = ()) -> None:
+        self._fields = fields
         self._model = ""
         self._is_cut = False
         self._texts: list[str] = []
@@ -107,13 +114,19 @@ class InfillEncoder:
         return b""
 
     def end(self) -> bytes:
-        return _data({**self._last, "content": ""})
+        return _data(self._chosen({**self._last, "content": ""}))
 
     def fail(self, error: Exception) -> bytes:
         return b"data: " + problem_of(error).body + b"\n\n"
 
     def body(self) -> bytes:
-        return orjson.dumps(self._last)
+        return orjson.dumps(self._chosen(self._last))
+
+    def _chosen(self, told: Json) -> Json:
+        if not self._fields:
+            return told
+        found = {path: _at(told, path) for path in self._fields}
+        return {path: value for path, value in found.items() if value is not None}
 
     def _finish(self, event: Finished) -> None:
         usage, text = event.usage, "".join(self._texts)
@@ -135,6 +148,13 @@ class InfillEncoder:
         }
 
 
+def _at(told: object, path: str) -> object:
+    """What stands there; None where nothing does."""
+    for key in path.split("/"):
+        told = told.get(key) if isinstance(told, dict) else None
+    return told
+
+
 def _data(told: Json) -> bytes:
     return b"data: " + orjson.dumps(told) + b"\n\n"
 
@@ -152,7 +172,7 @@ class InfillRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
         data = await read_body(scope, receive, self.settings.max_body_bytes)
-        request, is_streamed = await self.reading.run(lambda: _understood(data), len(data))
+        request, body = await self.reading.run(lambda: _understood(data), len(data))
         trace.model = request.model
         session = request.generation.session_id  # headers name conversations, in which nothing takes another's place
         request = with_headers(request, scope)
@@ -163,9 +183,9 @@ class InfillRoute:
                 before.set()
             self.latest[key] = replaced
         events = until_set(self.service.complete(request), replaced) if session else self.service.complete(request)
-        encoder = InfillEncoder()
+        encoder = InfillEncoder(body.response_fields or ())
         try:
-            if is_streamed:
+            if body.stream:
                 stream = EventStream(
                     events,
                     encoder,
@@ -184,9 +204,9 @@ class InfillRoute:
         await send_json(send, encoder.body())
 
 
-def _understood(data: bytes) -> tuple[CompletionRequest, bool]:
+def _understood(data: bytes) -> tuple[CompletionRequest, InfillBody]:
     body = decode_body(data, INFILL)
-    return parse_infill(body), bool(body.stream)
+    return parse_infill(body), body
 
 
 async def until_set(events: AsyncGenerator[Event, None], replaced: asyncio.Event) -> AsyncGenerator[Event, None]:

@@ -201,6 +201,8 @@ def capabilities(card: ModelCard) -> list[str]:
     can = ["completion"] if card.generates else []
     if card.has_chat_template:
         can.append("chat")
+    if card.fills_in:
+        can.append("infill")
     if card.pooling is not None:
         can.append("rerank" if card.pooling == "rank" else "embedding")
     return can

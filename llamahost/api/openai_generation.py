@@ -8,7 +8,7 @@ from llamahost.api.affinity import key_of, priority_of
 from llamahost.api.openai_types import Bias, Body, LoraScale
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import AdapterUse, Generation
-from llamahost.core.sampling import SAMPLER_NAMES, SAMPLERS, SamplingOptions
+from llamahost.core.sampling import KNOWN_SAMPLERS, SAMPLER_NAMES, SamplingOptions
 
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens", "n_predict")  # the newest name wins
 
@@ -38,7 +38,7 @@ _FLOATS_AND_INTS = (
 )
 """Sampling fields that go through as they are, where they are given."""
 
-_LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama.cpp's letter of each, in SAMPLERS' order
+_LETTERS = dict(zip("edskypmxti", KNOWN_SAMPLERS, strict=True))  # llama.cpp's letter of each, in that order
 
 
 def generation_of(body: Body, n_logprobs: int | None) -> Generation:
@@ -62,6 +62,7 @@ def generation_of(body: Body, n_logprobs: int | None) -> Generation:
         n_logprobs=n_logprobs,
         is_post_sampling=n_probs > 0 and bool(body.post_sampling_probs),
         line_limit_s=limit_ms / 1000 if limit_ms > 0 else None,
+        least_indent=body.n_indent or 0,
         tells_progress=bool(body.stream and body.return_progress),
         tells_timings=bool(body.stream and body.timings_per_token),
         ignore_eos=bool(body.ignore_eos),

@@ -78,6 +78,7 @@ class Body(msgspec.Struct, kw_only=True):
     n_probs: Int | None = None
     post_sampling_probs: bool | None = None
     t_max_predict_ms: Int | None = None
+    n_indent: Int | None = None
     reasoning_budget_tokens: Int | None = None
     thinking_budget_tokens: Int | None = None
     thinking_budget: Int | None = None  # the same, as others name it

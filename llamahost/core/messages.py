@@ -112,6 +112,7 @@ class Generation:
     n_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token alone; k: and of the k likeliest
     is_post_sampling: bool = False  # logprobs are of what the samplers left to draw from, not of the raw logits
     line_limit_s: float | None = None  # end with a line, as soon as generating has taken longer
+    least_indent: int = 0  # end where a line but the first begins with fewer spaces and tabs
     tells_progress: bool = False  # while the prompt is computed
     tells_timings: bool = False  # with each Delta
     ignore_eos: bool = False
@@ -123,7 +124,7 @@ class Generation:
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "n", "n_logprobs", "priority", "timeout_s", "line_limit_s"):
+        for name in ("max_tokens", "n", "n_logprobs", "priority", "timeout_s", "line_limit_s", "least_indent"):
             value = getattr(self, name)
             if value is not None and not is_number(value, is_whole=not name.endswith("_s")):
                 raise InvalidRequest(f"{name} must be a number, not {value!r:.40}", param=name)
@@ -137,6 +138,8 @@ class Generation:
             raise InvalidRequest(
                 f"a limit in time must be a positive number, not {self.line_limit_s}", param="t_max_predict_ms"
             )
+        if not 0 <= self.least_indent < 2**31:
+            raise InvalidRequest(f"n_indent must be at least 0, not {self.least_indent}", param="n_indent")
         if any(not stop for stop in self.stop):
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if len(self.stop) > 64 or any(len(stop) > 1024 for stop in self.stop):
@@ -253,3 +256,8 @@ class CompletionRequest:
             raise InvalidRequest("prompt must hold at least one prompt", param="prompt")
         if self.suffix and self.n_prompt_logprobs is not None:
             raise InvalidRequest("the logprobs of a prompt cannot be told where it has a suffix", param="suffix")
+
+    @property
+    def fills_in(self) -> bool:
+        """Is something to be put between, which not every model was trained for?"""
+        return bool(self.suffix) or self.snippets is not None

@@ -43,10 +43,15 @@ class SamplingOptions(TypedDict, total=False):
 
 
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
-"""Every sampler that a chain may hold, in llama.cpp's default order."""
+"""Those that a chain has where nothing is said, in llama.cpp's default order."""
+
+KNOWN_SAMPLERS = (*SAMPLERS, "infill")
+"""Every sampler that a chain may hold. Editors ask for `infill`: it ends what is filled in where ending is likely, and
+keeps of the rest only what is likely, taking words that begin alike for one.
+"""
 
 SAMPLER_NAMES = {
-    **{form: name for name in SAMPLERS for form in (name, name.replace("_", "-"), name.replace("_", ""))},
+    **{form: name for name in KNOWN_SAMPLERS for form in (name, name.replace("_", "-"), name.replace("_", ""))},
     "temp": "temperature",
     "typ": "typ_p",
     "typical_p": "typ_p",
@@ -153,8 +158,8 @@ class Sampling:
         if self.seed is not None and not (is_number(self.seed, is_whole=True) and 0 <= self.seed < 2**32):
             raise InvalidRequest(f"seed must be between 0 and 4294967295, not {self.seed}", param="seed")
         for sampler in self.samplers:
-            if sampler not in SAMPLERS:
-                known = ", ".join(SAMPLERS)
+            if sampler not in KNOWN_SAMPLERS:
+                known = ", ".join(KNOWN_SAMPLERS)
                 raise InvalidRequest(f"unknown sampler `{sampler}`; the known ones are {known}", param="samplers")
         if len(self.dry_sequence_breakers) > MAX_BREAKERS:
             raise InvalidRequest(f"at most {MAX_BREAKERS} dry_sequence_breakers", param="dry_sequence_breakers")

@@ -69,6 +69,7 @@ class ModelCard:
         default_factory=dict
     )  # what the template can say, by llama-server's names
     generates: bool = True
+    fills_in: bool = False  # what stands between a text and another
     pooling: Pooling | None = None  # of its embeddings, where it has any
     n_dim: int = 0  # of an embedding
 
@@ -210,6 +211,7 @@ def _composed(
         has_chat_template=template is not None and template.source is not CHATML,
         template_caps=template.chosen(has_tools=True).facts.caps() if template is not None else {},
         generates=backend is not None,
+        fills_in=backend is not None and model.vocab.fim_ids is not None,
         pooling=embedder.pooling if embedder is not None else None,
         n_dim=embedder.n_dim if embedder is not None else 0,
     )

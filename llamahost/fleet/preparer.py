@@ -228,6 +228,7 @@ class Preparer:
                     markers=form.markers,
                     echo=echo,
                     line_limit_s=generation.line_limit_s,
+                    least_indent=generation.least_indent,
                     tells_progress=generation.tells_progress,
                     tells_timings=generation.tells_timings,
                 )

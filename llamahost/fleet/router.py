@@ -104,6 +104,9 @@ class SeenCard(Protocol):
     def has_chat_template(self) -> bool: ...
 
     @property
+    def fills_in(self) -> bool: ...
+
+    @property
     def pooling(self) -> str | None: ...
 
 
@@ -182,7 +185,7 @@ class Router:
         """The route that is meant, if one is, and the models to be asked, in order."""
         name = request.model
         if name in ("", AUTO) and len(self._specs) > 1 and self._names.find(name) is None:
-            return "", self._any(kind)
+            return "", self._any(kind, fills_in=isinstance(request, CompletionRequest) and request.fills_in)
         found = self._found(name)
         spec = self._routes.get(found)
         if spec is None:
@@ -198,7 +201,7 @@ class Router:
             key = repr(self.draw())
         return found, order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
 
-    def _any(self, kind: Kind) -> tuple[str, ...]:
+    def _any(self, kind: Kind, *, fills_in: bool) -> tuple[str, ...]:
         """Whoever can answer such a request: ready first, then with a template, a free slot, the fewest requests.
 
         Nothing is loaded for it as long as one is there, or on its way.
@@ -206,6 +209,8 @@ class Router:
         suited = [each for each in self.fleet.seen() if self._suits(each, kind)]
         if not suited:
             raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")
+        if fills_in:  # one that cannot is asked where there is no other, and says so
+            suited = [each for each in suited if each.card is None or each.card.fills_in] or suited
         suited = [each for each in suited if each.is_ready or each.is_coming] or suited
         suited.sort(key=lambda seen: self._rank(seen, kind))
         return tuple(seen.name for seen in suited)

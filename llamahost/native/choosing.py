@@ -44,7 +44,7 @@ class Choosing:
 
     def begin(self, job: Job) -> None:
         self.end(job.id)
-        chain = self._samplers.chain(job.sampling, job.tokens)
+        chain = self._samplers.chain(job.sampling, job.tokens, is_held=job.constraint is not None)
         is_post_sampling = job.is_post_sampling and job.n_logprobs is not None
         self._running[job.id] = _Running(chain, job.n_logprobs, job.n_prompt_logprobs, is_post_sampling)
         self._holding.begin(job)

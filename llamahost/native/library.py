@@ -52,6 +52,7 @@ _QUICK: dict[str, tuple[Any, list[Any]]] = {
     "llama_sampler_free": (None, [_P]),
     "llama_sampler_clone": (_P, [_P]),
     "llama_sampler_init_greedy": (_P, []),
+    "llama_sampler_init_infill": (_P, [_P]),
     "llama_sampler_init_dist": (_P, [_U]),
     "llama_sampler_init_top_k": (_P, [_I]),
     "llama_sampler_init_top_p": (_P, [_F, _S]),

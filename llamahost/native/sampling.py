@@ -27,6 +27,12 @@ _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the library draws one
 _MIROSTAT_M = 100
 _MAX_DRY_PROTOTYPES = 16
 
+_MAX_INFILL = 64
+"""Candidates that `infill` compares each with each, which of a whole vocabulary would take minutes."""
+
+_MAX_INFILL_PIECE = 512
+"""Bytes that C has room for there; a longer piece ends the process."""
+
 
 class SamplerChain:
     """Owned by the worker thread. One job's samplers with their memory (penalties, DRY, mirostat, seed).
@@ -97,9 +103,16 @@ class Samplers:
         self._n_ctx = n_ctx
         self._dry: dict[tuple[object, ...], int] = {}
         self._last_bias: tuple[object, dict[int, float]] = (None, {})
+        self._can_infill: bool | None = None  # not looked at yet
 
-    def chain(self, sampling: Sampling, prompt: Tokens) -> SamplerChain:
-        """The job's samplers; those with a memory have read the end of the prompt."""
+    def chain(self, sampling: Sampling, prompt: Tokens, *, is_held: bool = False) -> SamplerChain:
+        """The job's samplers; those with a memory have read the end of the prompt.
+
+        Of an answer that `is_held` to a form `infill` knows nothing: it would end it anywhere, and is left out.
+        """
+        if "infill" in sampling.samplers and (is_held or not self._may_infill()):
+            kept = tuple(name for name in sampling.samplers if name != "infill")
+            sampling = sampling.with_options({"samplers": kept})
         window = max(
             self._window(sampling.repeat_last_n) if _works("penalties", sampling) else 0,
             self._window(sampling.dry_penalty_last_n) if _works("dry", sampling) else 0,
@@ -135,6 +148,13 @@ class Samplers:
         """-1 is the whole context; more than it would only be memory (the C side allocates what it is told)."""
         return self._n_ctx if n < 0 else min(n, self._n_ctx)
 
+    def _may_infill(self) -> bool:
+        """Where not, C would end the process: it has to have a token that ends, and pieces that are not too long."""
+        if self._can_infill is None:
+            ends = (self._vocab.eos, int(self._library.c.llama_vocab_eot(self._vocab.pointer)))
+            self._can_infill = max(ends) >= 0 and max(map(len, self._vocab.pieces)) <= _MAX_INFILL_PIECE
+        return self._can_infill
+
     def _bias(self, sampling: Sampling) -> dict[int, float]:
         """Made once for the answers of one request, which begin one after the other and share theirs."""
         if self._last_bias[0] is sampling.logit_bias:
@@ -160,7 +180,12 @@ class Samplers:
                 quick.sampler_init_mirostat_v2(seed, s.mirostat_tau, s.mirostat_eta),
             ]
         else:
-            wanted = [self._member(name, s, seed) for name in s.samplers if _is_active(name, s)]
+            wanted = []
+            for name in s.samplers:
+                if name == "infill":
+                    wanted.append(quick.sampler_init_top_k(_MAX_INFILL))
+                if _is_active(name, s):
+                    wanted.append(self._member(name, s, seed))
             wanted.append(quick.sampler_init_dist(seed))
         members = [member for member in wanted if member]
         if len(members) != len(wanted):  # a NULL in a chain is a segmentation fault
@@ -196,6 +221,8 @@ class Samplers:
             made = quick.sampler_init_xtc(s.xtc_probability, s.xtc_threshold, s.min_keep, seed)
         elif name == "temperature":
             made = quick.sampler_init_temp_ext(s.temperature, s.dynatemp_range, s.dynatemp_exponent)
+        elif name == "infill":
+            made = quick.sampler_init_infill(self._vocab.pointer)
         else:
             raise BackendError(f"unknown sampler `{name}`")
         return made or 0
@@ -250,15 +277,18 @@ def _is_active(name: str, s: Sampling) -> bool:
         return s.min_p > 0.0
     if name == "xtc":
         return s.xtc_probability > 0.0 and s.xtc_threshold <= 0.5
+    if name == "infill":
+        return True
     return s.temperature != 1.0 or s.dynatemp_range > 0.0
 
 
 def is_argmax(s: Sampling) -> bool:
     """Whether the chain can only choose the likeliest token after bias.
 
-    Penalties and DRY change the logits; typical_p and xtc may drop the likeliest; a dynamic temperature is not 0.
+    Penalties and DRY change the logits; typical_p, xtc and infill may drop the likeliest; a dynamic temperature is
+    not 0.
     top_k, top_p, min_p and top_n_sigma always keep it, wherever they stand.
     """
     if s.mirostat or s.temperature > 0.0 or s.dynatemp_range > 0.0 or "temperature" not in s.samplers:
         return False
-    return not any(_works(name, s) for name in ("penalties", "dry", "typ_p", "xtc"))
+    return not any(_works(name, s) for name in ("penalties", "dry", "typ_p", "xtc", "infill"))

@@ -31,6 +31,7 @@ from llamahost.core.events import (
 )
 from llamahost.core.work import Emission, RowLogprobs, Times, Vocabulary
 from llamahost.text.echo import Echo
+from llamahost.text.indent import Indent
 from llamahost.text.splitter import PlainSplitter, Segment, Splitter, joined
 from llamahost.text.stops import StopStrings
 from llamahost.text.utf8 import Utf8
@@ -45,6 +46,7 @@ class Reply:
 
     __slots__ = (
         "_echo",
+        "_indent",
         "_is_cut",
         "_is_plain",
         "_is_quick",
@@ -85,6 +87,7 @@ class Reply:
         markers: Mapping[int, str] | None = None,
         echo: Echo | None = None,
         line_limit_s: float | None = None,
+        least_indent: int = 0,
         tells_progress: bool = False,
         tells_timings: bool = False,
     ) -> None:
@@ -97,7 +100,8 @@ class Reply:
         self._echo = echo  # None once it is told whole
         self._n_echoed = 0  # tokens of it that were told
         self._line_limit_s = line_limit_s
-        self._is_cut = False  # ended with a line, since it took too long
+        self._indent = Indent(least_indent) if least_indent > 0 else None
+        self._is_cut = False  # ended with a line, since it took too long, or where a line left the block
         self._tells_progress = tells_progress  # False once the prompt is computed
         self._tells_timings = tells_timings
         self._vocabulary = vocabulary
@@ -186,7 +190,8 @@ class Reply:
         """Nothing but text is asked for from here on."""
         is_told = self.is_started and self._echo is None and not self._tells_progress and not self._tells_timings
         is_plain = self._is_plain and not self._markers
-        return is_told and is_plain and self._stops is None and self._line_limit_s is None
+        ends_itself = self._stops is not None or self._line_limit_s is not None or self._indent is not None
+        return is_told and is_plain and not ends_itself
 
     def _measured(self) -> Measured:
         usage = Usage(self.n_prompt, self._n_cached, self._n_generated, self._n_reasoning)
@@ -243,10 +248,14 @@ class Reply:
             stop = None
             if self._stops is not None:
                 text, stop = self._stops.feed(text)
+            if self._indent is not None:
+                text = self._indent.feed(text)
             self._n_shown += len(text)
             segments += self._split(text)
             if self._line_limit_s is not None and "\n" in text:
                 self._is_cut = self._times.last - self._times.first > self._line_limit_s
+            if self._indent is not None and self._indent.is_left:
+                self._is_cut, stop = True, None
             if stop is not None or self._splitter.is_done or self._is_cut:
                 return segments, stop
         return segments, None
@@ -258,12 +267,14 @@ class Reply:
 
     def _end_of_text(self) -> tuple[str, str | None]:
         """What was held back, now that nothing follows. A half character may still complete a stop."""
-        tail = self._utf8.flush()
-        if self._stops is None:
-            return tail, None
-        text, stop = self._stops.feed(tail)
-        if stop is None:
-            text += self._stops.flush()
+        text, stop = self._utf8.flush(), None
+        if self._stops is not None:
+            text, stop = self._stops.feed(text)
+            if stop is None:
+                text += self._stops.flush()
+        if self._indent is not None:
+            text = self._indent.feed(text)
+            stop = None if self._indent.is_left else stop
         self._n_shown += len(text)
         return text, stop
 

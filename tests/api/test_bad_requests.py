@@ -124,6 +124,7 @@ COMPLETION_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "n_probs": 21}, "n_probs"),
     ({"prompt": "x", "n_probs": 1, "logprobs": 1}, "n_probs"),
     ({"prompt": "x", "t_max_predict_ms": 2**62}, "t_max_predict_ms"),
+    ({"prompt": "x", "n_indent": -1}, "n_indent"),
     ({"prompt": "x", "best_of": 3, "stream": True}, "best_of"),
     ({"prompt": "x", "best_of": 2, "n": 3}, "best_of"),
     ({"prompt": "x", "best_of": 0}, "best_of"),

@@ -51,6 +51,7 @@ SERVED: dict[str, Any] = {
     "n_probs": 3,
     "post_sampling_probs": True,
     "t_max_predict_ms": 100,
+    "n_indent": 2,
     "timings_per_token": True,
     "return_progress": True,
     "timeout": 10.0,

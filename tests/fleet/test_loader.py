@@ -169,7 +169,7 @@ def test_the_manifests_sampling_stands_above_the_files_and_a_requests_above_both
         "general.sampling.mirostat": 2,
         "general.sampling.mirostat_tau": 4.0,
         "general.sampling.mirostat_eta": 7e9,  # out of range: passed over
-        "general.sampling.sequence": "top-k;nucleus;infill;temp",
+        "general.sampling.sequence": "top-k;nucleus;adaptive_p;temp",
     }
     path = write_model(model_folder / "recommends.gguf", metadata=recommended)
     loaded = load(spec(path, n_ctx=256, n_slots=1, sampling={"top_k": 12, "top_p": 0.625}), MACHINE)

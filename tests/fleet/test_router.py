@@ -20,7 +20,7 @@ from llamahost.core.errors import (
     Overloaded,
     Unavailable,
 )
-from llamahost.core.messages import ChatRequest, Generation, Message, Text
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
 from llamahost.fleet.manifest import Manifest, ServerSettings
 from llamahost.fleet.policy import ANYTHING, ReplicaView, Wants
 from llamahost.fleet.rates import Answered
@@ -111,7 +111,11 @@ def route(*models: str, strategy: Strategy = "fallback") -> RouteSpec:
 
 
 async def answered(
-    router: Router, asked: ChatRequest, *failures: Exception | None, begins: bool = False, kind: Kind = "chat"
+    router: Router,
+    asked: ChatRequest | CompletionRequest,
+    *failures: Exception | None,
+    begins: bool = False,
+    kind: Kind = "chat",
 ) -> Tries:
     """One request, whose k-th lease ends with `failures[k]`, after its first token where it `begins`."""
     tries = router.tries(asked, kind, 1)
@@ -241,15 +245,15 @@ async def test_a_conversation_goes_where_it_was_and_a_question_about_it_does_not
 
 @on_loop
 async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> None:
-    def card(generates: bool = True, pooling: str | None = None) -> Any:
-        return SimpleNamespace(generates=generates, has_chat_template=True, pooling=pooling)
+    def card(generates: bool = True, pooling: str | None = None, fills_in: bool = False) -> Any:
+        return SimpleNamespace(generates=generates, has_chat_template=True, pooling=pooling, fills_in=fills_in)
 
     fleet = FakeFleet(
         {"vectors": 1, "ranks": 1, "busy": 1, "free": 1, "later": 1},
         cards={
             "vectors": card(generates=False, pooling="mean"),
             "ranks": card(generates=False, pooling="rank"),
-            "busy": card(),
+            "busy": card(fills_in=True),
             "free": card(),
         },
         loading={"later"},
@@ -258,6 +262,8 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
     router = router_of(fleet)
     assert (await answered(router, request(""))).model == "free"
     assert (await answered(router, request("auto"), kind="completion")).model == "free"
+    gap = CompletionRequest(prompts=("def f(",), suffix="):")
+    assert (await answered(router, gap, kind="completion")).model == "busy", "the other one does not fill in"
     assert (await answered(router, request(""), kind="embedding")).model == "vectors"
     assert (await answered(router, request("auto"), kind="rerank")).model == "ranks"
     fleet.in_flight = {"busy": 3, "free": 4}

@@ -81,6 +81,7 @@ GENERATION = {
     "n_logprobs": Range(0, 20),
     "timeout_s": Range(5e-324, math.nextafter(1e9, 0)),
     "line_limit_s": Range(5e-324, math.nextafter(1e9, 0)),
+    "least_indent": Range(0, INT32),
     "priority": Range(-math.inf, math.inf),  # compared, and never handed to C
     "stop_ids": Range(-math.inf, math.inf),  # known by the preparer alone, as the vocabulary is
 }
@@ -98,6 +99,7 @@ BODY = {
     "priority": Range(-INT32, INT32, is_whole=True),
     "n_probs": Range(-(2**63), 20),
     "t_max_predict_ms": Range(-(2**63), 10**12 - 1),
+    "n_indent": Range(0, INT32),
 }
 BUDGETS = ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget")
 CHAT_BODY = {**BODY, "top_logprobs": Range(0, 20), **dict.fromkeys(BUDGETS, Range(-1, INT32))}
@@ -246,6 +248,7 @@ NUMBERLESS = frozenset(
             "llama_version",
             "llama_vocab_bos",
             "llama_vocab_eos",
+            "llama_vocab_eot",
             "llama_vocab_fim_mid",
             "llama_vocab_fim_pre",
             "llama_vocab_fim_suf",
@@ -258,7 +261,14 @@ NUMBERLESS = frozenset(
             "sampler_apply",
             "sampler_chain_add",
         ),
-        *("sampler_clone", "sampler_free", "llama_model_n_cls_out", "llama_model_n_embd_out", "llama_pooling_type"),
+        *(
+            "sampler_init_infill",
+            "sampler_clone",
+            "sampler_free",
+            "llama_model_n_cls_out",
+            "llama_model_n_embd_out",
+            "llama_pooling_type",
+        ),
         *("llama_vocab_get_add_eos", "llama_vocab_get_add_sep", "llama_vocab_sep"),
         *("llama_vocab_fim_pre", "llama_vocab_fim_mid", "llama_vocab_fim_suf"),
         *("llama_vocab_fim_rep", "llama_vocab_fim_sep"),

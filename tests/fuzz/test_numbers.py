@@ -128,7 +128,18 @@ def test_what_is_taken_alone_is_survived_together(seed: int, server: Server, ask
             banned = [f'"{token}": {dice.choice(("false", "1e6", "-1e308", "0"))}' for token in range(480)]
             fields["logit_bias"] = "{" + ", ".join(banned) + "}"
         if dice.random() < 0.3:
-            names = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+            names = [
+                "penalties",
+                "dry",
+                "top_n_sigma",
+                "top_k",
+                "typ_p",
+                "top_p",
+                "min_p",
+                "xtc",
+                "temperature",
+                "infill",
+            ]
             fields["samplers"] = json.dumps(dice.choices(names, k=dice.randint(0, 12)))
         body = body_of({"prompt": "the sea the sea the sea"}, {**fields, "max_tokens": "6", "logprobs": "3"})
         status, told = asker.ask("/v1/completions", body)

@@ -6,6 +6,8 @@ import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +27,17 @@ PROMPT = array("i", [5, 9, 700, 9, 5, 42, 700, 9])
 
 
 @pytest.fixture(scope="module")
-def samplers(model_folder: Path) -> Iterator[Samplers]:
+def wide(model_folder: Path) -> Iterator[Model]:
     path = write_model(model_folder / "wide.gguf", n_vocab=N_VOCAB, n_embd=32, n_layer=1, n_head=2, dtype="f16")
     with Model.open(path) as model:
-        made = Samplers(library(), model.vocab, n_ctx=256)
-        yield made
-        made.close()
+        yield model
+
+
+@pytest.fixture(scope="module")
+def samplers(wide: Model) -> Iterator[Samplers]:
+    made = Samplers(library(), wide.vocab, n_ctx=256)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -68,6 +75,7 @@ VARIED = {
     "mirostat 2": Sampling(seed=11, mirostat=2),
     "bias": Sampling(seed=12, logit_bias=((5, 4.0), (9, -math.inf), (9, 2.0))),
     "no samplers": Sampling(seed=13, samplers=()),
+    "infill": Sampling(seed=15, temperature=0.3, samplers=("top_k", "temperature", "infill")),
     "min_keep": Sampling(seed=14, min_keep=5, top_p=0.1, min_p=0.9),
     "greedy with penalties": Sampling(temperature=0.0, repeat_penalty=1.3),
 }
@@ -126,9 +134,10 @@ def test_greedy_ties_go_to_the_lowest_id(samplers: Samplers, chooser: Chooser) -
         Sampling(temperature=0.0, dynatemp_range=0.5),
         Sampling(temperature=0.0, mirostat=2),
         Sampling(temperature=0.0, samplers=("top_k",)),
+        Sampling(temperature=0.0, samplers=("infill", "temperature")),
         Sampling(),
     ],
-    ids=["penalties", "dry", "typical", "xtc", "dynamic", "mirostat", "no temperature", "default"],
+    ids=["penalties", "dry", "typical", "xtc", "dynamic", "mirostat", "no temperature", "infill", "default"],
 )
 def test_what_can_move_the_likeliest_is_not_an_argmax(sampling: Sampling) -> None:
     assert not is_argmax(sampling)
@@ -184,6 +193,36 @@ def test_penalties_remember_the_end_of_the_prompt(samplers: Samplers, chooser: C
     assert draw(chooser, samplers.chain(sampling, PROMPT), row) == [8]
     assert draw(chooser, samplers.chain(sampling, PROMPT[:-2]), row) == [700]
     assert draw(chooser, samplers.chain(sampling, array("i", [-4, N_VOCAB, 700])), row) == [8]
+
+
+INFILL = Sampling(seed=1, samplers=("top_k", "top_p", "infill"))
+
+
+def drawn_from(chooser: Chooser, chain: SamplerChain, likely: dict[int, float], n: int = 60) -> set[int]:
+    """What is drawn where tokens are as likely as that, and all others as good as never."""
+    row = np.full((n, N_VOCAB), -50.0, np.float32)
+    for token, p in likely.items():
+        row[:, token] = math.log(p)
+    return set(draw(chooser, chain, row))
+
+
+def test_infill_ends_where_that_is_likely_and_leaves_out_what_is_not(wide: Model, chooser: Chooser) -> None:
+    end = wide.vocab.eos
+    samplers = Samplers(library(), wide.vocab, n_ctx=256)
+    several = {1000: 0.5, 1001: 0.3, 1002: 0.1, 1003: 0.1}
+    assert drawn_from(chooser, samplers.chain(INFILL, PROMPT), several) == {1000, 1001}
+    assert drawn_from(chooser, samplers.chain(INFILL, PROMPT), several | {end: 0.1}) == {end}
+    nothing = dict.fromkeys(range(1000, 1020), 0.05)
+    assert drawn_from(chooser, samplers.chain(INFILL, PROMPT), nothing) <= wide.vocab.end_ids
+    # a form of the answer is not to be ended, and what C would end the process over is never asked of it
+    held = samplers.chain(INFILL, PROMPT, is_held=True)
+    assert drawn_from(chooser, held, several | {end: 0.1}) == {*several, end}
+    samplers.close()
+    pieces = (b"x" * 513,)
+    strange: Any = SimpleNamespace(pieces=pieces, eos=end, n_tokens=N_VOCAB, pointer=wide.vocab.pointer, suppressed=())
+    samplers = Samplers(library(), strange, n_ctx=256)
+    assert drawn_from(chooser, samplers.chain(INFILL, PROMPT), several | {end: 0.1}) == {*several, end}
+    samplers.close()
 
 
 def test_dry_stops_a_repetition(samplers: Samplers, chooser: Chooser) -> None:

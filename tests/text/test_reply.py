@@ -108,6 +108,32 @@ def test_who_took_too_long_ends_with_the_next_line(stop: tuple[str, ...]) -> Non
     assert reply.is_finished
 
 
+@given(st.text("a \t\n", max_size=30), st.integers(0, 3), st.lists(st.integers(1, 4), min_size=30, max_size=30))
+def test_a_text_ends_where_a_line_leaves_the_block_however_it_is_cut(text: str, least: int, cuts: list[int]) -> None:
+    first, *lines = text.split("\n")
+    kept = [first]
+    for k, line in enumerate(lines):
+        indent = line[: len(line) - len(line.lstrip(" \t"))]
+        if len(indent) < least and (indent != line or k < len(lines) - 1):
+            kept.append(indent)
+            break
+        kept.append(line)
+    expected = "\n".join(kept)
+    for stop in ((), ("aa\naa",)):
+        reply = Reply(0, model="m", n_prompt=3, vocabulary=VOCABULARY, least_indent=least, stop=stop)
+        events: list[Event] = []
+        rest = text
+        for n in cuts:
+            if rest and not reply.is_finished:
+                events += reply.feed(Emission(1, ids(rest[:n])))
+                rest = rest[n:]
+        if not reply.is_finished:
+            events += reply.feed(Emission(1, finish="stop"))
+        if not stop or stop[0] not in text:
+            assert text_of(events) == expected
+        assert end_of(events).reason in ("stop", "length")
+
+
 SCORED = Echo("hé", array("i", [104, 0xC3, 0xA9]), array("i", [0, 1, 1]))
 
 
