@@ -182,7 +182,7 @@ def serve(
     """Serve a GGUF file, or what the manifest names; where neither is there, the small model of the package."""
     from llamahost.core.errors import ManifestError
     from llamahost.fleet.builtin import is_alone
-    from llamahost.fleet.local import missing
+    from llamahost.fleet.located import missing
     from llamahost.ops import log
 
     if log_level.lower() not in log.LEVELS:

@@ -35,7 +35,7 @@ from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 from llamahost.given import SpecOptions, check_names, manifest_of
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from llamahost.fleet.download import Step
+    from llamahost.files.download import Step
 
 __all__ = ["AsyncHost", "Health", "ModelStatus", "ReplicaStatus", "SpecOptions", "State"]
 

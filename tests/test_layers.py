@@ -15,6 +15,7 @@ FLOORS = {
     "native": 1,
     "engine": 1,
     "fleet": 2,
+    "files": 2,
     "ops": 2,
     "store": 2,
     "host": 3,
@@ -34,6 +35,7 @@ MAY_SEE = {
     "text": {"core"},
     "native": {"core"},
     "engine": {"core"},
+    "files": {"core", "native"},
     "ops": {"core"},
     "store": {"core"},
 }
@@ -93,7 +95,7 @@ def test_nothing_below_the_api_knows_http() -> None:
     assert guilty == []
 
 
-LATE = {"numpy", "jinja2", "llguidance", "llama_cpp", "pynvml", "huggingface_hub", "httpx", "llamahost.fleet.download"}
+LATE = {"numpy", "jinja2", "llguidance", "llama_cpp", "pynvml", "huggingface_hub", "httpx", "llamahost.files.download"}
 """What takes long to import, and is wanted when a model is loaded, pulled or asked for."""
 
 

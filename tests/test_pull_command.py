@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from llamahost.cli import app
 from llamahost.core.errors import ManifestError
+from llamahost.files.repo import Reference
 from llamahost.fleet.manifest_add import added
-from llamahost.fleet.repo import Reference
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub
 from tests.test_cli import serving
 

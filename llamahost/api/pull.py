@@ -25,7 +25,7 @@ from llamahost.fleet.pulls import Pulls
 from llamahost.fleet.threads import in_thread
 
 if TYPE_CHECKING:
-    from llamahost.fleet.download import Step
+    from llamahost.files.download import Step
 
 HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"application/x-ndjson"),
@@ -106,8 +106,8 @@ class PullRoute:
 
         Raises InvalidRequest, ModelNotFound; Unavailable while a load fetches it, and where one fails.
         """
-        from llamahost.fleet.local import missing, reference_of
-        from llamahost.fleet.repo import looks_like_repo, parse_reference
+        from llamahost.files.repo import looks_like_repo, parse_reference
+        from llamahost.fleet.located import missing, reference_of
 
         served = self.service.models()
         known = {each: status for status in served for each in (status.name, *status.aliases)}
@@ -132,7 +132,7 @@ class PullRoute:
 
 
 async def _here() -> AsyncGenerator[Step, None]:
-    from llamahost.fleet.download import Step  # what pulls is there when somebody pulls
+    from llamahost.files.download import Step  # what pulls is there when somebody pulls
 
     yield Step("done")
 

@@ -118,7 +118,7 @@ def _generations(model: str | None, manifest: ManifestPath, template: ChatTempla
     """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
     from llamahost.fleet.builtin import EMBED_NAME, NAME
-    from llamahost.fleet.local import missing
+    from llamahost.fleet.located import missing
     from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH
 
     names = [model] if model is not None else []

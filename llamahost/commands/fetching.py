@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from llamahost.commands.progress import transfers
 
 if TYPE_CHECKING:
-    from llamahost.fleet.download import Pulled
-    from llamahost.fleet.repo import Reference
+    from llamahost.files.download import Pulled
+    from llamahost.files.repo import Reference
 
 
 def fetched(reference: Reference) -> Pulled:
     """The model, brought here with a bar; what is not as asked for is told. Raises PullFailed."""
-    from llamahost.fleet.download import Puller
-    from llamahost.fleet.hub import Hub
-    from llamahost.fleet.local import Places
+    from llamahost.files.download import Puller
+    from llamahost.files.hub import Hub
+    from llamahost.files.local import Places
 
     puller = Puller(hub=Hub.of(os.environ), places=Places.of(os.environ))
     try:
@@ -44,8 +44,8 @@ def path_of(text: str) -> Path | None:
 
     None where nothing is meant by it but a file. Raises PullFailed.
     """
-    from llamahost.fleet.local import Places, named
-    from llamahost.fleet.repo import looks_like_repo, parse_reference
+    from llamahost.files.local import Places, named
+    from llamahost.files.repo import looks_like_repo, parse_reference
 
     if Path(text).exists() or Path(text).is_absolute() or text.startswith(("./", "../", "~")):
         return None

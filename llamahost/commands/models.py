@@ -55,7 +55,8 @@ def models(
 
 def _look(spec: ModelSpec) -> Named:
     from llamahost.core.errors import LoadFailed, PullFailed
-    from llamahost.fleet.local import files_of, located
+    from llamahost.files.local import files_of
+    from llamahost.fleet.located import located
     from llamahost.fleet.manifest import NO_PATH
     from llamahost.native.gguf import read_metadata
 

@@ -88,7 +88,7 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
     For one person, so with one slot. Raises ManifestError, PullFailed.
     """
     from llamahost.core.errors import ManifestError
-    from llamahost.fleet.local import missing
+    from llamahost.fleet.located import missing
     from llamahost.fleet.manifest import ModelSpec
 
     given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}

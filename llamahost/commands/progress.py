@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llamahost.commands.words import bytes_told
 
 if TYPE_CHECKING:
-    from llamahost.fleet.download import Step
+    from llamahost.files.download import Step
     from llamahost.host import AsyncHost
 
 LOOK_S = 0.1

@@ -14,9 +14,9 @@ from llamahost.commands.opening import MANIFEST, ManifestPath
 from llamahost.commands.words import bytes_told
 
 if TYPE_CHECKING:
-    from llamahost.fleet.download import Pulled
+    from llamahost.files.download import Pulled
+    from llamahost.files.repo import Reference
     from llamahost.fleet.manifest import Manifest
-    from llamahost.fleet.repo import Reference
 
 
 def pull(
@@ -63,8 +63,8 @@ def _manifest(path: Path | None) -> Manifest:
 
 def _meant(manifest: Manifest, text: str, revision: str) -> Reference:
     """A model's name in the manifest weighs more than what it may mean on the hub. Raises InvalidRequest."""
-    from llamahost.fleet.local import reference_of
-    from llamahost.fleet.repo import parse_reference
+    from llamahost.files.repo import parse_reference
+    from llamahost.fleet.located import reference_of
 
     for spec in manifest.models:
         if text in (spec.name, *spec.aliases):
@@ -76,7 +76,7 @@ def _meant(manifest: Manifest, text: str, revision: str) -> Reference:
 
 def _pull_all(manifest: Manifest) -> None:
     from llamahost.core.errors import PullFailed
-    from llamahost.fleet.local import reference_of
+    from llamahost.fleet.located import reference_of
 
     specs = [spec for spec in manifest.models if spec.repo]
     if not specs:

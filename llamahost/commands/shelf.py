@@ -14,7 +14,7 @@ from llamahost.commands.opening import ManifestPath, manifest_at
 from llamahost.commands.words import bytes_told, table
 
 if TYPE_CHECKING:
-    from llamahost.fleet.local import Found, Places
+    from llamahost.files.local import Found, Places
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -25,7 +25,7 @@ def list_models(as_json: AsJson = False) -> None:
     Looks into Hugging Face's and llama.cpp's caches, LM Studio's folder and Ollama's. `llamahost models` tells of the
     manifest.
     """
-    from llamahost.fleet.local import models, unfinished
+    from llamahost.files.local import models, unfinished
 
     places = _places()
     with told():
@@ -78,8 +78,8 @@ def rm(
     ] = False,
 ) -> None:
     """Remove a pulled model from this machine, and the bytes that nothing else names."""
-    from llamahost.fleet.local import models, named
-    from llamahost.fleet.remove import remove, remove_unfinished
+    from llamahost.files.local import models, named
+    from llamahost.files.remove import remove, remove_unfinished
 
     places = _places()
     if (model is None) != of_broken:
@@ -99,7 +99,7 @@ def rm(
 
 
 def _places() -> Places:
-    from llamahost.fleet.local import Places
+    from llamahost.files.local import Places
 
     return Places.of(os.environ)
 
@@ -118,8 +118,9 @@ def _described(found: Found) -> dict[str, object]:
 
 def _found(text: str, manifest: Path | None) -> tuple[Path, Found | None] | None:
     """Where the model's file lies, if it does."""
+    from llamahost.files.local import named
     from llamahost.fleet.builtin import builtin, is_named
-    from llamahost.fleet.local import located, named
+    from llamahost.fleet.located import located
 
     if Path(text).is_file():
         return Path(text), None
@@ -133,8 +134,8 @@ def _found(text: str, manifest: Path | None) -> tuple[Path, Found | None] | None
 
 
 def _of_file(path: Path, found: Found | None) -> dict[str, Any]:
-    from llamahost.fleet.local import files_of
-    from llamahost.fleet.repo import quant_of
+    from llamahost.files.local import files_of
+    from llamahost.files.repo import quant_of
     from llamahost.native.gguf import read_metadata
 
     header = read_metadata(path)
@@ -162,8 +163,8 @@ def _of_file(path: Path, found: Found | None) -> dict[str, Any]:
 
 def _of_repo(text: str) -> dict[str, Any]:
     """What the hub has of it. Raises InvalidRequest, PullFailed."""
-    from llamahost.fleet.hub import Hub
-    from llamahost.fleet.repo import choose, is_model, parse_reference, quant_of, shard_names
+    from llamahost.files.hub import Hub
+    from llamahost.files.repo import choose, is_model, parse_reference, quant_of, shard_names
 
     if "/" not in text:
         fail(NO_MODEL, f"no model `{text}` lies here; `llamahost list` tells which do")

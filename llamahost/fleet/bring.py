@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from llamahost.core.errors import LlamahostError, LoadFailed, PullFailed
-from llamahost.fleet.download import Cancelled, Puller, Step
-from llamahost.fleet.hub import Hub, Offline
-from llamahost.fleet.local import Places, find, reference_of
+from llamahost.files.download import Cancelled, Puller, Step
+from llamahost.files.hub import Hub, Offline
+from llamahost.files.local import Places, find
+from llamahost.fleet.located import reference_of
 from llamahost.fleet.manifest import ModelSpec
 
 MAX_AT_ONCE = 2  # more would only share one line

@@ -11,7 +11,7 @@ from pathlib import Path
 from llamahost.core.errors import LoadFailed
 from llamahost.fleet.builtin import verify
 from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.local import located
+from llamahost.fleet.located import located
 from llamahost.fleet.manifest import ModelSpec, Task
 from llamahost.native.context import kv_bytes_per_token
 from llamahost.native.gguf import GgufHeader, read_metadata

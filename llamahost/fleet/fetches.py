@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamahost.core.errors import LoadFailed, PullFailed
-from llamahost.fleet.repo import size_told
+from llamahost.files.repo import size_told
 from llamahost.fleet.threads import in_thread
 
 if TYPE_CHECKING:
-    from llamahost.fleet.download import Step
+    from llamahost.files.download import Step
     from llamahost.fleet.manifest import ModelSpec
 
 logger = logging.getLogger("llamahost.fleet")

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO
 
 from llamahost.core.errors import LoadFailed, PullFailed
+from llamahost.files.repo import shard_names
 from llamahost.fleet.cache import cache_folder, read_json, write_json
 from llamahost.fleet.manifest import BUILTIN_PATH, PACKAGED
-from llamahost.fleet.repo import shard_names
 
 logger = logging.getLogger("llamahost.fleet")
 

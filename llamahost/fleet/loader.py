@@ -21,7 +21,7 @@ from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.known import spelling
-from llamahost.fleet.local import located
+from llamahost.fleet.located import located
 from llamahost.fleet.manifest import ModelSpec, Task
 from llamahost.fleet.prepared import Prepared
 from llamahost.fleet.preparer import Preparer

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from llamahost.core.errors import ManifestError
+from llamahost.files.repo import Reference
 from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.manifest_file import parse_manifest
-from llamahost.fleet.repo import Reference
 
 _KEYS = ("repo", "file", "quant", "revision")
 

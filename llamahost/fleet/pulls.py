@@ -17,8 +17,8 @@ from llamahost.core.errors import Overloaded, Unavailable
 from llamahost.fleet.threads import in_thread
 
 if TYPE_CHECKING:
-    from llamahost.fleet.download import Puller, Step
-    from llamahost.fleet.repo import Reference
+    from llamahost.files.download import Puller, Step
+    from llamahost.files.repo import Reference
 
 MAX_AT_ONCE = 3
 MAX_ASKERS = 64  # of one pull
@@ -26,9 +26,9 @@ MAX_ASKERS = 64  # of one pull
 
 def _puller() -> Puller:
     """In a thread of its own: what pulls is imported when somebody pulls, and no start waits for it."""
-    from llamahost.fleet.download import Puller
-    from llamahost.fleet.hub import Hub
-    from llamahost.fleet.local import Places
+    from llamahost.files.download import Puller
+    from llamahost.files.hub import Hub
+    from llamahost.files.local import Places
 
     return Puller(hub=Hub.of(os.environ), places=Places.of(os.environ))
 

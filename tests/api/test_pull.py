@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llamahost.fleet.local import Found, Places, models
+from llamahost.files.local import Found, Places, models
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.host import ModelStatus
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run

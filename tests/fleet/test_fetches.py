@@ -15,12 +15,12 @@ import pytest
 
 from llamahost.core.errors import Unavailable
 from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
+from llamahost.files.download import Puller
+from llamahost.files.hub import Hub
+from llamahost.files.local import Places
 from llamahost.fleet.bring import brought
-from llamahost.fleet.download import Puller
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.hub import Hub
-from llamahost.fleet.local import Places
 from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, ModelSpec
 from llamahost.fleet.policy import Wants
 from llamahost.fleet.residency import BACKOFF_S

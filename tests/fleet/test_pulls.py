@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from llamahost.core.errors import Overloaded, PullFailed, Unavailable
-from llamahost.fleet.download import Cancelled, Puller, Step
+from llamahost.files.download import Cancelled, Puller, Step
+from llamahost.files.repo import Reference
 from llamahost.fleet.pulls import MAX_AT_ONCE, Pulls
-from llamahost.fleet.repo import Reference
 from tests.on_loop import LIMIT_S, on_loop
 
 REFERENCE = Reference("a/b")

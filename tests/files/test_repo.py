@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamahost.core.errors import InvalidRequest, PullFailed
-from llamahost.fleet.repo import (
+from llamahost.files.repo import (
     Reference,
     RepoFile,
     checked,

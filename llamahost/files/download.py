@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from llamahost.core.errors import LoadFailed, PullFailed
-from llamahost.fleet import hub as hubs
-from llamahost.fleet.blobs import explained, hard_link, is_at, is_whole, link, lock, unfinished_of, write, write_all
-from llamahost.fleet.hub import BrokenOff, Hub, Listing, Offline
-from llamahost.fleet.local import Places, chosen, find, models, same
-from llamahost.fleet.repo import Choice, Reference, RepoFile, choose, size_told
+from llamahost.files import hub as hubs
+from llamahost.files.blobs import explained, hard_link, is_at, is_whole, link, lock, unfinished_of, write, write_all
+from llamahost.files.hub import BrokenOff, Hub, Listing, Offline
+from llamahost.files.local import Places, chosen, find, models, same
+from llamahost.files.repo import Choice, Reference, RepoFile, choose, size_told
 from llamahost.native.gguf import read_metadata
 
 Kind = Literal["listing", "waiting", "pulling", "verifying", "linking", "done"]

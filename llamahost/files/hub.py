@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from llamahost.core.errors import PullFailed, network_told
-from llamahost.fleet.repo import Reference, RepoFile
+from llamahost.files.repo import Reference, RepoFile
 
 if TYPE_CHECKING:
     import httpx2

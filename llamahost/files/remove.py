@@ -7,7 +7,7 @@ import fcntl
 from pathlib import Path
 
 from llamahost.core.errors import InvalidRequest, PullFailed
-from llamahost.fleet.local import UNFINISHED, Found, Places, unfinished
+from llamahost.files.local import UNFINISHED, Found, Places, unfinished
 
 _HOW = {
     "Ollama": "`ollama rm {name}` removes it",

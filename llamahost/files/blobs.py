@@ -9,8 +9,8 @@ import secrets
 from pathlib import Path
 
 from llamahost.core.errors import PullFailed
-from llamahost.fleet.local import UNFINISHED
-from llamahost.fleet.repo import RepoFile
+from llamahost.files.local import UNFINISHED
+from llamahost.files.repo import RepoFile
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

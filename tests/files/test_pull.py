@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import LoadFailed, PullFailed
-from llamahost.fleet.download import Cancelled, Pulled, Puller, Step
-from llamahost.fleet.hub import Hub, Listing, Offline
-from llamahost.fleet.local import Places, find, located, models, named
+from llamahost.files.download import Cancelled, Pulled, Puller, Step
+from llamahost.files.hub import Hub, Listing, Offline
+from llamahost.files.local import Places, find, models, named
+from llamahost.files.remove import remove
+from llamahost.files.repo import Reference, RepoFile, parse_reference
+from llamahost.fleet.located import located
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
-from llamahost.fleet.remove import remove
-from llamahost.fleet.repo import Reference, RepoFile, parse_reference
 from tests.gguf_models import write_model
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
 from tests.on_loop import LIMIT_S

@@ -6,21 +6,17 @@ Reads folders and small files; asks no hub, opens no model, changes nothing.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llamahost.core.errors import InvalidRequest, LlamahostError, LoadFailed, PullFailed
-from llamahost.fleet.manifest import PACKAGED, ModelSpec
-from llamahost.fleet.repo import (
-    MAIN,
+from llamahost.core.errors import InvalidRequest, PullFailed
+from llamahost.files.repo import (
     Choice,
     Reference,
     RepoFile,
-    checked,
     choose,
     is_model,
     parse_reference,
@@ -137,41 +133,9 @@ def named(places: Places, text: str) -> Found | None:
         return None
 
 
-def located(spec: ModelSpec, places: Places | None = None) -> ModelSpec:
-    """The spec with the path of its file, which is found here where a repository was named. Raises LoadFailed."""
-    if spec.is_resolved:
-        return spec
-    try:
-        reference = reference_of(spec)
-        found = find(places or Places.of(os.environ), reference)
-    except LlamahostError as error:
-        raise LoadFailed(f"{spec.name}: {error}") from error
-    if found is None:
-        raise LoadFailed(f"{reference} is not on this machine yet; `llamahost pull {spec.name}` fetches it")
-    return replace(spec, path=found.path)
-
-
-def missing(spec: ModelSpec, places: Places | None = None) -> str:
-    """Why its file cannot be opened: it is not on this machine. Empty where it is, or where loading tells more."""
-    try:
-        path = located(spec, places).path
-        files = files_of(path)
-    except (LoadFailed, PullFailed) as error:
-        return str(error)
-    if path.is_dir():
-        return f"{path} is a folder, and no GGUF file"
-    absent = next((each for each in files if not each.is_file()), None)
-    return f"there is no file {absent}" if absent and path not in PACKAGED.values() else ""
-
-
 def files_of(path: Path) -> tuple[Path, ...]:
     """Those that a model is made of, by the name of one of them. Raises PullFailed on a name of too many."""
     return tuple(path.with_name(name) for name in shard_names(path.name))
-
-
-def reference_of(spec: ModelSpec) -> Reference:
-    """What a spec with a repository means on the hub. Raises InvalidRequest."""
-    return checked(Reference(spec.repo, quant=spec.quant, file=spec.file, revision=spec.revision or MAIN))
 
 
 def same(places: Places, file: RepoFile) -> Iterator[Path]:
