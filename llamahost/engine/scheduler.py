@@ -254,21 +254,9 @@ class Scheduler:
                 told = self._accept if not answer.error else self._failed_alone
                 emissions.append(told(sequence, span, answer, now))
                 continue
-            sequence.n_computed += n
-            scored = () if answer is None else answer.scored
-            if sequence.gap == 0:  # nothing was to be generated
-                sequence.times, sequence.last = sequence.times._replace(first=now), now
-                emissions.append(self._end(sequence, now, "length", scored=scored))
-            elif scored or (sequence.job.tells_progress and not sequence.n_generated):
-                emissions.append(
-                    Emission(
-                        span.job_id,
-                        n_cached=sequence.n_cached,
-                        times=sequence.times._replace(last=now),
-                        prompt_logprobs=scored,
-                        n_processed=sequence.n_computed,
-                    )
-                )
+            emission = self._grown(sequence, n, () if answer is None else answer.scored, now)
+            if emission is not None:
+                emissions.append(emission)
         if ids:
             emissions.append(OneMore(ids, tokens, now))
             # Of unified KV every cell is counted as it is taken, and what is at hand is looked at before each step.
@@ -277,6 +265,22 @@ class Scheduler:
         self._budget.observe(n_decoding + len(ids), n_chunk, step_s, n_scored)
         self._come_round(plan)
         return emissions
+
+    def _grown(self, sequence: Sequence, n: int, scored: tuple[RowLogprobs, ...], now: float) -> Emission | None:
+        """So much more of it is computed, and nothing was sampled: what is to be told of that."""
+        sequence.n_computed += n
+        if sequence.gap == 0:  # nothing was to be generated
+            sequence.times, sequence.last = sequence.times._replace(first=now), now
+            return self._end(sequence, now, "length", scored=scored)
+        if scored or (sequence.job.tells_progress and not sequence.n_generated):
+            return Emission(
+                sequence.job.id,
+                n_cached=sequence.n_cached,
+                times=sequence.times._replace(last=now),
+                prompt_logprobs=scored,
+                n_processed=sequence.n_computed,
+            )
+        return None
 
     def _come_round(self, plan: Plan) -> None:
         """The step was well."""

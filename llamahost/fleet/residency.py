@@ -265,11 +265,7 @@ class Residency:
         new = {spec.name: spec for spec in specs}
         for name, model in tuple(self.models.items()):
             if name not in new:
-                model.is_gone, model.wanted_at = True, None
-                for replica in model.live:
-                    self._settling.drain(replica)
-                self._settling.effects.append(Refuse(name, "it was taken from the manifest", 60.0))
-                self._forget(model)
+                self._take_out(model)
         for name, spec in new.items():
             known = self.models.get(name)
             if known is None:
@@ -283,21 +279,32 @@ class Residency:
                 if spec.load == "start":
                     self._settling.want(known, now, may_evict=False)
             if _differ(was, spec):
-                is_wanted = bool(known.live) or known.wanted_at is not None or spec.load == "start"
-                known.is_looking, known.look = False, 0
-                known.measured.clear()
-                known.facts, known.n_skipped, known.n_failures, known.retry_at, known.reason = None, 0, 0, -math.inf, ""
-                for replica in known.live:
-                    replica.is_old = replica.made_for is None or _differ(replica.made_for, spec)
-                    if replica.is_old and replica.state == "loading":
-                        self._settling.drain(replica)
-                if is_wanted:
-                    self._settling.want(known, now, may_evict=known.may_evict)
+                self._change(known, now)
             elif was.load != spec.load == "start" and not known.live:
                 self._settling.want(known, now, may_evict=False)
         for name in (*new, *(each for each in self.models if each not in new)):  # in the manifest's order
             self.models[name] = self.models.pop(name)
         return self.tick(now)
+
+    def _take_out(self, model: Model) -> None:
+        model.is_gone, model.wanted_at = True, None
+        for replica in model.live:
+            self._settling.drain(replica)
+        self._settling.effects.append(Refuse(model.spec.name, "it was taken from the manifest", 60.0))
+        self._forget(model)
+
+    def _change(self, model: Model, now: float) -> None:
+        """Its spec is another: nothing that was known of it holds, and what is loaded for the old one is to go."""
+        is_wanted = bool(model.live) or model.wanted_at is not None or model.spec.load == "start"
+        model.is_looking, model.look = False, 0
+        model.measured.clear()
+        model.facts, model.n_skipped, model.n_failures, model.retry_at, model.reason = None, 0, 0, -math.inf, ""
+        for replica in model.live:
+            replica.is_old = replica.made_for is None or _differ(replica.made_for, model.spec)
+            if replica.is_old and replica.state == "loading":
+                self._settling.drain(replica)
+        if is_wanted:
+            self._settling.want(model, now, may_evict=model.may_evict)
 
     def tick(self, now: float) -> tuple[Effect, ...]:
         """Unload what has idled, load what is wanted and has room. Any number of times, at any time."""
