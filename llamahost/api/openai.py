@@ -167,16 +167,18 @@ class ListModels:
     def _json(self, model: ModelStatus) -> Json:
         """OpenAI's four fields; then the usable context under the names that clients look for, and llama-server's."""
         card = model.card
+        why: Json = {"reason": model.reason} if model.reason else {"progress": round(model.progress, 3)}
+        by: Json = {"load": model.load} if model.state == "unloaded" else {}
         body: Json = {
             "id": model.name,
             "object": "model",
             "created": self.created if card is None else card.created,
             "owned_by": "llamahost",
             "aliases": list(model.aliases),
-            "status": {"value": model.state, "progress": round(model.progress, 3)},
+            "status": {"value": model.state, **why, **by},
         }
-        if model.reason:
-            body["status"] = {"value": model.state, "reason": model.reason}
+        if card is None and model.task:
+            body["capabilities"] = OF_TASK[model.task]
         if card is not None:
             body["context_length"] = body["max_model_len"] = card.n_ctx
             body["capabilities"] = capabilities(card)
@@ -194,6 +196,15 @@ class ListModels:
                 "description": card.description,
             }
         return body
+
+
+OF_TASK = {
+    "chat": ["completion", "chat"],
+    "completion": ["completion"],
+    "embedding": ["embedding"],
+    "rerank": ["rerank"],
+}
+"""Of a model that is not loaded, as far as its file tells."""
 
 
 def capabilities(card: ModelCard) -> list[str]:

@@ -137,6 +137,7 @@ class ModelState(Answer):
     value: Literal["unloaded", "pulling", "loading", "ready", "failed", "draining"]
     progress: float | UnsetType = UNSET
     reason: str | UnsetType = UNSET
+    load: Literal["start", "request", "hand"] | UnsetType = UNSET  # of one that is not loaded: what loads it
 
 
 class ModelMeta(Answer):

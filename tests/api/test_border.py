@@ -176,6 +176,17 @@ def test_models_are_listed_and_found_by_alias() -> None:
     run(law)
 
 
+def test_a_model_that_is_not_loaded_says_what_loads_it_and_what_its_file_is_for() -> None:
+    async def law() -> None:
+        away = ModelStatus(name="away", state="unloaded", load="request", task="embedding")
+        async with client_of(app_of(FakeHost(statuses=(away,)))) as client:
+            model = (await client.get("/v1/models/away")).json()
+        assert model["status"] == {"value": "unloaded", "progress": 0.0, "load": "request"}
+        assert model["capabilities"] == ["embedding"]
+
+    run(law)
+
+
 def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
     async def law() -> None:
         stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40, host_s=0.5, backend_s=1.5)
