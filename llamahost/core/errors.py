@@ -135,11 +135,12 @@ class NoMemory(LoadFailed):
 
 
 class ManifestError(LlamahostError):
-    """The manifest, or an option in its place, is wrong; `key` is the one at fault, when there is one."""
+    """The manifest, or an option in its place, is wrong; `key` and `line` tell where, if that is known."""
 
-    def __init__(self, message: str, *, key: str = "") -> None:
+    def __init__(self, message: str, *, key: str = "", line: int = 0) -> None:
         super().__init__(message)
         self.key = key
+        self.line = line
 
 
 class BackendError(LlamahostError):

@@ -9,10 +9,10 @@ import contextlib
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llamahost.core.errors import ManifestError
 from llamahost.core.sampling import SamplingOptions
@@ -26,7 +26,13 @@ from llamahost.fleet.manifest import (
     ServerSettings,
     is_template_path,
 )
+from llamahost.fleet.mistakes import Mistakes
 from llamahost.fleet.route_spec import RouteSpec
+
+T = TypeVar("T")
+
+_Where = tuple[str | int, ...]
+_TABLES = ("server", "models", "folders", "routes")
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -47,44 +53,43 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ManifestError(f"{source}: {error}") from error
     place = _Places(source, text)
-    place.known((), document, ("server", "models", "folders", "routes"))
-    server = _server(document.get("server", {}), place, folder)
-    models = document.get("models", [])
-    if not isinstance(models, list):
-        raise place.error(("models",), "models are written as [[models]], with two brackets")
-    specs = [_model(table, place, ("models", k), folder) for k, table in enumerate(models)]
-    folders = document.get("folders", [])
-    if not isinstance(folders, list):
-        raise place.error(("folders",), "folders are written as [[folders]], with two brackets")
-    found = [spec for k, table in enumerate(folders) for spec in _folder(table, place, ("folders", k), folder)]
-    try:
-        settings = ServerSettings(**server)
-    except ManifestError as error:
-        raise place.error(("server", error.key), str(error)) from error
+    mistakes = Mistakes()
+    mistakes.of(document, lambda table: place.known((), _table(table, place, ()), _TABLES))
+    settings = mistakes.of(document.get("server", {}), lambda table: _server(table, place, folder)) or ServerSettings()
+
+    def each(name: str, make: Callable[[object, _Places, _Where, Path], T]) -> Iterator[tuple[int, T]]:
+        tables = document.get(name, [])
+        if not isinstance(tables, list):
+            mistakes.add(place.error((name,), f"{name} are written as [[{name}]], with two brackets"))
+            return
+        for k, table in enumerate(tables):
+            made = mistakes.of(table, lambda table, k=k: make(table, place, (name, k), folder))  # type: ignore[misc]
+            if made is not None:
+                yield k, made
+
     manifest = Manifest(server=settings)
-    for k in range(len(specs)):  # one after the other, so that it is the second of a name that is told
+    for k, spec in each("models", _model):
         try:
-            manifest = Manifest(models=tuple(specs[: k + 1]), server=settings)
-        except ManifestError as error:
-            raise place.error(("models", k, error.key), str(error)) from error
-    paths = {spec.path for spec in specs}
-    for spec in found:  # what is named by itself, or was found before, is as said there
-        with contextlib.suppress(ManifestError):
-            if spec.path not in paths:
-                manifest = Manifest(models=(*manifest.models, spec), server=settings)
-    routes = document.get("routes", [])
-    if not isinstance(routes, list):
-        raise place.error(("routes",), "routes are written as [[routes]], with two brackets")
-    for k, table in enumerate(routes):
-        route = _route(table, place, ("routes", k))
+            manifest = replace(manifest, models=(*manifest.models, spec))
+        except ManifestError as error:  # it is the second of a name that is told
+            mistakes.add(place.error(("models", k, error.key), str(error)))
+    paths = {spec.path for spec in manifest.models}
+    for _, found in each("folders", _folder):
+        for spec in found:  # what is named by itself, or was found before, is as said there
+            with contextlib.suppress(ManifestError):
+                if spec.path not in paths:
+                    manifest = replace(manifest, models=(*manifest.models, spec))
+    for k, route in each("routes", _route):
         try:
             manifest = replace(manifest, routes=(*manifest.routes, route))
         except ManifestError as error:
-            raise place.error(("routes", k, error.key), str(error)) from error
+            if not mistakes:  # else it may name a model that is wrong
+                mistakes.add(place.error(("routes", k, error.key), str(error)))
+    mistakes.tell()
     return manifest
 
 
-def _route(table: object, place: _Places, where: tuple[str | int, ...]) -> RouteSpec:
+def _route(table: object, place: _Places, where: _Where, folder: Path) -> RouteSpec:
     values = dict(_table(table, place, where))
     place.known(where, values, (f.name for f in fields(RouteSpec)))
     for key in ("name", "models"):
@@ -99,7 +104,7 @@ def _route(table: object, place: _Places, where: tuple[str | int, ...]) -> Route
         raise place.error((*where, error.key), str(error)) from error
 
 
-def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
+def _server(table: object, place: _Places, folder: Path) -> ServerSettings:
     values = dict(_table(table, place, ("server",)))
     place.known(("server",), values, (f.name for f in fields(ServerSettings)))
     for key in ("unix_socket", "api_key_file", "tls_cert", "tls_key"):
@@ -115,10 +120,13 @@ def _server(table: object, place: _Places, folder: Path) -> dict[str, Any]:
         if not isinstance(folders, list) or not all(isinstance(each, str) for each in folders):
             raise place.error(("server", "adapter_folders"), "adapter_folders must be a list of texts")
         values["adapter_folders"] = tuple(folder / Path(each).expanduser() for each in folders)
-    return values
+    try:
+        return ServerSettings(**values)
+    except ManifestError as error:
+        raise place.error(("server", error.key), str(error)) from error
 
 
-def _folder(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> list[ModelSpec]:
+def _folder(table: object, place: _Places, where: _Where, folder: Path) -> list[ModelSpec]:
     """A spec for each model in the folder and below it, loaded on request where nothing else is said."""
     values = {"load": "request", **_table(table, place, where)}
     if not isinstance(values.get("path"), str):
@@ -141,7 +149,7 @@ def _folder(table: object, place: _Places, where: tuple[str | int, ...], folder:
     return specs
 
 
-def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> ModelSpec:
+def _model(table: object, place: _Places, where: _Where, folder: Path) -> ModelSpec:
     values = dict(_table(table, place, where))
     place.known(where, values, (f.name for f in fields(ModelSpec)))
     if "name" not in values:
@@ -175,7 +183,7 @@ def _model(table: object, place: _Places, where: tuple[str | int, ...], folder: 
         raise place.error((*where, *table_of, error.key), str(error)) from error
 
 
-def _adapters(tables: object, place: _Places, where: tuple[str | int, ...], folder: Path) -> tuple[AdapterSpec, ...]:
+def _adapters(tables: object, place: _Places, where: _Where, folder: Path) -> tuple[AdapterSpec, ...]:
     if not isinstance(tables, list):
         raise place.error(where, "adapters are written as [[models.adapters]], with two brackets")
     specs: list[AdapterSpec] = []
@@ -202,7 +210,7 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
 
 
-def _table(value: object, place: _Places, where: tuple[str | int, ...]) -> dict[str, Any]:
+def _table(value: object, place: _Places, where: _Where) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise place.error(where, f"{where[-1]} must be a table, not {value!r}")
     return value
@@ -236,16 +244,17 @@ class _Places:
             elif key := _KEY.match(line):
                 self._lines.setdefault((*where, key[1] or key[2] or key[3] or ""), number)
 
-    def error(self, where: tuple[str | int, ...], message: str) -> ManifestError:
+    def error(self, where: _Where, message: str) -> ManifestError:
         """The mistake, with the line of the key, or of the nearest table around it."""
         key = str(where[-1]) if where else ""
         while where:
             if where in self._lines:
-                return ManifestError(f"{self.source}, line {self._lines[where]}: {message}", key=key)
+                line = self._lines[where]
+                return ManifestError(f"{self.source}, line {line}: {message}", key=key, line=line)
             where = where[:-1]
         return ManifestError(f"{self.source}: {message}", key=key)
 
-    def known(self, where: tuple[str | int, ...], table: Mapping[str, object], keys: Iterable[str]) -> None:
+    def known(self, where: _Where, table: Mapping[str, object], keys: Iterable[str]) -> None:
         """Raises ManifestError on the first key that is none of these."""
         valid = sorted(keys)
         for key in table:

@@ -181,6 +181,44 @@ def test_a_mistake_in_a_route_is_told_with_its_line(more: str, line: int, says: 
     assert f"line {line}:" in str(caught.value)
 
 
+def test_every_mistake_is_told_in_the_order_of_their_lines() -> None:
+    text = """[server]
+prot = 1
+drain_s = "x"
+tls_cert = 3
+tls_key = "k"
+[[models]]
+name = "a"
+path = "a.gguf"
+n_ctx = 1
+kv_layuot = "x"
+[models.sampling]
+temprature = 1
+[[models]]
+name = "b"
+[[models]]
+name = "c"
+path = "c.gguf"
+[[models]]
+name = "c"
+path = "d.gguf"
+[[folders]]
+path = "nowhere"
+[[routes]]
+name = "r"
+models = ["a"]
+stratgy = "split"
+"""
+    with pytest.raises(ManifestError) as caught:
+        parse(text)
+    told = str(caught.value).splitlines()
+    assert [int(re.findall(r"line (\d+):", line)[0]) for line in told] == [2, 3, 4, 9, 10, 12, 13, 19, 22, 26]
+    assert (caught.value.key, caught.value.line) == ("prot", 2)
+    with pytest.raises(ManifestError) as caught:
+        parse("".join(f'[[models]]\nname = "{k}"\n' for k in range(30)))
+    assert str(caught.value).splitlines()[20:] == ["and 10 more"]
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nothing\.toml"):
         load_manifest(tmp_path / "nothing.toml")
