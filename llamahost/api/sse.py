@@ -95,7 +95,7 @@ async def fold(
 
 
 class EventStream(Generic[E]):
-    """Owned by the task of one request, which reads events and sends them, as `headers` say.
+    """Owned by the task of one request, and another that reads events and sends them, as `headers` say.
 
     The status is sent with the first bytes, so an error before them is raised and becomes a status of its own. What a
     slow client has not taken holds up the reading; what is sent in one turn of the loop, uvloop writes at once.
@@ -129,15 +129,14 @@ class EventStream(Generic[E]):
 
     async def __call__(self, receive: Receive, send: Send) -> None:
         """Raises the events' error when nothing was sent yet, and ClientGone."""
-        delivering = asyncio.current_task()
-        assert delivering is not None
         loop = asyncio.get_running_loop()
+        # A task of its own: what wakes it goes down from here, and not through all who called this, for each event.
+        delivering = asyncio.create_task(self._deliver(send))
         watching = asyncio.create_task(until_gone(receive))
-        is_delivered = False
         timer: asyncio.TimerHandle
 
         def leave(_: object = None) -> None:
-            if not (self._is_gone or is_delivered):
+            if not (self._is_gone or delivering.done()):
                 self._is_gone = True
                 delivering.cancel()  # wherever it waits, for an event or in `send`
 
@@ -157,14 +156,12 @@ class EventStream(Generic[E]):
         watching.add_done_callback(leave)
         timer = loop.call_later(self._ping_s, tick)
         try:
-            await self._deliver(send)
+            await delivering
         except asyncio.CancelledError:
-            if not self._is_gone:
+            if not self._is_gone or _is_cancelled():
                 raise
-            delivering.uncancel()
             raise ClientGone from None
         finally:
-            is_delivered = True
             timer.cancel()
             beside = [task for task in (watching, self._pinging) if task is not None]
             for task in beside:
@@ -178,18 +175,21 @@ class EventStream(Generic[E]):
                     self._note(event)
                     data = self._encoder.feed(event)
                     if data:
-                        await self._send(send, data)
+                        if self._pinging is not None:
+                            await self._until_pinged()
+                        await self._pass(send, data)
             last = self._encoder.end()
         except Exception as error:
             if not self._is_started:
                 raise
             last = self._encoder.fail(error)
-        await self._send(send, last, is_last=True)
+        await self._until_pinged()
+        await self._pass(send, last, is_last=True)
 
-    async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
-        while self._pinging is not None:  # it may have begun the response, and wait for room to
+    async def _until_pinged(self) -> None:
+        """A ping may have begun the response, and wait for room to."""
+        while self._pinging is not None:
             await asyncio.wait((self._pinging,))
-        await self._pass(send, body, is_last=is_last)
 
     async def _pass(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         self._was_silent = False
@@ -199,6 +199,12 @@ class EventStream(Generic[E]):
             await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         self._sending_since = math.inf
+
+
+def _is_cancelled() -> bool:
+    """By whoever owns this task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def send_json(

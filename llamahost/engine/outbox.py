@@ -109,10 +109,18 @@ class Outbox:
 
     def _pass(self) -> None:
         began, n = self._clock(), 0
+        runs: dict[int, list[OneMore]] = {}  # steps of the same streams, by the identity of the list that names them
         try:
             while self._arrived:
                 for each in self._arrived.popleft():
-                    n += self._pass_on(each) if isinstance(each, OneMore) else self._pass_one(each)
+                    if isinstance(each, OneMore):
+                        runs.setdefault(id(each.job_ids), []).append(each)
+                        n += len(each.job_ids)
+                    else:  # in order: what came before an end is told before it
+                        self._pass_on(runs)
+                        self._pass_one(each)
+                        n += 1
+            self._pass_on(runs)
         finally:
             self._tell(began, N_TURNS if n >= FEW else 0)
 
@@ -125,24 +133,26 @@ class Outbox:
         else:
             self._told(began, n_turns)
 
-    def _pass_on(self, news: OneMore) -> int:
-        """Returns how many it was news of."""
-        find, at, n_max = self._unread.get, news.at, self.n_unread
-        for job_id, token in zip(news.job_ids, news.tokens, strict=True):
-            unread = find(job_id)
-            if unread is None:
-                continue
-            reader = unread.reader
-            if not unread.tokens and not unread.emissions and reader.has(unread):
-                self._stirred.append(reader)
-            unread.tokens.append(token)
-            unread.at = at
-            reader.n_unread += 1
-            if reader.n_unread > n_max:
-                reader.check_stall()
-        return len(news.job_ids)
+    def _pass_on(self, runs: dict[int, list[OneMore]]) -> None:
+        """Each stream has the tokens of its steps at once."""
+        find, n_max = self._unread.get, self.n_unread
+        for run in runs.values():
+            at, n = run[-1].at, len(run)
+            for job_id, tokens in zip(run[0].job_ids, zip(*[each.tokens for each in run], strict=True), strict=True):
+                unread = find(job_id)
+                if unread is None:
+                    continue
+                reader = unread.reader
+                if not unread.tokens and not unread.emissions and reader.has(unread):
+                    self._stirred.append(reader)
+                unread.tokens += tokens
+                unread.at = at
+                reader.n_unread += n
+                if reader.n_unread > n_max:
+                    reader.check_stall()
+        runs.clear()
 
-    def _pass_one(self, emission: Emission) -> int:
+    def _pass_one(self, emission: Emission) -> None:
         unread = self._unread.get(emission.job_id)
         if unread is not None:
             reader = unread.reader
@@ -152,7 +162,6 @@ class Outbox:
             reader.n_unread += len(emission.tokens)
             if reader.n_unread > self.n_unread:
                 reader.check_stall()
-        return 1
 
     def _told(self, began: float, n_turns: int) -> None:
         """Some turns of the loop later the readers have run, and what they made of it is written."""
