@@ -88,7 +88,7 @@ class Load:
         self._run(n_steps, counts)
         seconds = time.process_time() - began
         for job_id in list(self._kinds):
-            self._scheduler.abort(job_id, 0.0)
+            self._scheduler.abort(job_id)
         self._kinds.clear()
         return Counter({kind: n / seconds for kind, n in counts.items()})  # type: ignore[arg-type]  # rates, by kind
 

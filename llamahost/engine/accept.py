@@ -5,7 +5,9 @@ Knows one sequence and the length of a slot; knows no other sequence and no cloc
 
 from __future__ import annotations
 
-from llamahost.core.work import Finish, Sampled, Span
+from typing import NamedTuple
+
+from llamahost.core.work import Finish, RowLogprobs, Sampled, Span
 from llamahost.engine.sequence import Sequence
 
 
@@ -21,6 +23,38 @@ def goes_on(sequence: Sequence, span: Span, answer: Sampled, now: float, *, n_ct
     tokens.append(came[0])
     sequence.n_generated, sequence.n_computed, sequence.drafts, sequence.last = n_generated, n, (), now
     return True
+
+
+class Taken(NamedTuple):
+    """What a job is told of one answer; how it ends, if it does. A token that ended it is hidden."""
+
+    finish: Finish | None = None
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[RowLogprobs, ...] = ()
+    n_hidden: int = 0
+
+
+NOTHING = Taken()
+
+
+def take(sequence: Sequence, answer: Sampled, now: float, *, n_ctx: int, can_truncate: bool) -> Taken:
+    """Take what was sampled, and what that forces. All but the last of the sampled is computed."""
+    job, tokens = sequence.job, sequence.tokens
+    n_before = len(tokens)
+    sequence.drafts = ()
+    finish = append(sequence, answer.tokens, n_ctx=n_ctx)
+    sequence.n_computed = len(tokens) - 1
+    if finish is None and answer.forced:
+        finish = follow(sequence, answer.forced, n_ctx=n_ctx, can_truncate=can_truncate)
+    came = answer.tokens if job.n_logprobs is not None else answer.tokens + answer.forced
+    if answer.is_complete and len(tokens) - n_before == len(came):  # also where that is all that was asked for
+        finish = "stop"
+    n_hidden = int(finish == "stop" and tokens[-1] in job.end_ids)
+    sequence.last = now
+    if not sequence.times.first:
+        sequence.times = sequence.times._replace(first=now)
+    n_shown = len(tokens) - n_before - n_hidden
+    return Taken(finish, came[:n_shown], answer.logprobs[:n_shown], n_hidden)
 
 
 def append(sequence: Sequence, more: tuple[int, ...], *, n_ctx: int) -> Finish | None:

@@ -140,7 +140,7 @@ class Engine:
         """End a job before the next plan. Idempotent; unknown and finished jobs are no matter."""
         if job_id not in self._jobs:
             return
-        emission = self._scheduler.abort(job_id, self._clock())
+        emission = self._scheduler.abort(job_id)
         self._jobs.discard(job_id)
         self._untold.discard(job_id)
         if emission is not None:
@@ -240,7 +240,7 @@ class Engine:
             sampled = self._backend.collect()
         except NoRoom:
             self._in_backend_s += self._clock() - began
-            self._note(self._scheduler.no_room(plan, self._clock()))
+            self._note(self._scheduler.no_room(plan))
             return
         except BackendLost as error:
             self._log(error)
@@ -250,7 +250,7 @@ class Engine:
             self._in_backend_s += self._clock() - began
             self._n_failed += 1
             self._log(error)
-            failed = self._scheduler.fail(plan, str(error), self._clock())
+            failed = self._scheduler.fail(plan, str(error))
             self._note(failed)
             self._n_in_vain = 0 if failed else self._n_in_vain + 1
             if self._n_in_vain == N_IN_VAIN:
@@ -270,7 +270,7 @@ class Engine:
 
     def _fail_everything(self, reason: str) -> None:
         try:
-            self._note(self._scheduler.fail_all(reason, self._clock()))
+            self._note(self._scheduler.fail_all(reason))
         except Exception as error:
             self._log(error)
         # Law: every job submitted is told its end, even by a scheduler that forgot it.

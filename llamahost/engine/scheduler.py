@@ -31,7 +31,7 @@ from llamahost.core.work import (
     Span,
     Times,
 )
-from llamahost.engine.accept import append, follow, goes_on
+from llamahost.engine.accept import NOTHING, Taken, goes_on, take
 from llamahost.engine.adapters import TURN_S, AdapterTurns
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
 from llamahost.engine.budget import StepBudget
@@ -137,13 +137,13 @@ class Scheduler:
         self._sequences[job.id] = sequence
         self._admission.enqueue(sequence)
 
-    def abort(self, job_id: int, now: float) -> Emission | None:
+    def abort(self, job_id: int) -> Emission | None:
         """End a job at once; None if it has ended already. What it computed stays in its slot for the next one."""
         sequence = self._sequences.get(job_id)
         if sequence is None:
             return None
         self._unsettle()
-        return self._end(sequence, now, "cancelled")
+        return self._end(sequence, "cancelled")
 
     def propose(self, job_id: int, drafts: tuple[int, ...]) -> None:
         """Guess the next tokens of a job; the next step tells how many were right. Ignored where it cannot help."""
@@ -251,8 +251,7 @@ class Scheduler:
                 self.slots.computed(span.slot, n)
             if span.n_rows:
                 assert answer is not None
-                told = self._accept if not answer.error else self._failed_alone
-                emissions.append(told(sequence, span, answer, now))
+                emissions.append(self._accept(sequence, span, answer, now))
                 continue
             emission = self._grown(sequence, n, () if answer is None else answer.scored, now)
             if emission is not None:
@@ -271,7 +270,7 @@ class Scheduler:
         sequence.n_computed += n
         if sequence.gap == 0:  # nothing was to be generated
             sequence.times, sequence.last = sequence.times._replace(first=now), now
-            return self._end(sequence, now, "length", scored=scored)
+            return self._end(sequence, "length", scored=scored)
         if scored or (sequence.job.tells_progress and not sequence.n_generated):
             return Emission(
                 sequence.job.id,
@@ -292,7 +291,7 @@ class Scheduler:
         if self.is_checked:
             self.check_integrity()
 
-    def no_room(self, plan: Plan, now: float) -> list[Emission]:
+    def no_room(self, plan: Plan) -> list[Emission]:
         """The decode found no cells, although the count said that it would: give up something, or plan less."""
         self._come_back(plan)
         self._unsettle()
@@ -309,9 +308,9 @@ class Scheduler:
             return []
         # A single token of a single sequence, and nothing else in the KV: out of reach by the laws, but never for ever.
         error = f"the backend has no cell for one sequence of {self.n_cells_used} tokens (n_cells = {self.n_cells})"
-        return [self._fail(sequence, now, error) for sequence in list(self.slots.running)]
+        return [self._fail(sequence, error) for sequence in list(self.slots.running)]
 
-    def fail(self, plan: Plan, error: str, now: float) -> list[Emission]:
+    def fail(self, plan: Plan, error: str) -> list[Emission]:
         """The step failed: so do its jobs, and nothing in the slots that it touched is trusted."""
         self._come_back(plan)
         self._unsettle()
@@ -321,7 +320,7 @@ class Scheduler:
         ids = {span.job_id for span in plan.spans} | {job.id for job in plan.begins}
         ids |= {save.job_id for save in plan.saves}
         ids |= {s.job.id for s in self.slots.running if s.slot in touched}
-        failed = [self._fail(self._sequences[id_], now, error) for id_ in sorted(ids) if id_ in self._sequences]
+        failed = [self._fail(self._sequences[id_], error) for id_ in sorted(ids) if id_ in self._sequences]
         for index in touched:
             self.slots.clear(index)
         self._is_unsure = True
@@ -330,11 +329,11 @@ class Scheduler:
             self.check_integrity()
         return failed
 
-    def fail_all(self, error: str, now: float) -> list[Emission]:
+    def fail_all(self, error: str) -> list[Emission]:
         """The backend is lost: every job fails, and every slot is to be cleared."""
         self._under_way = None
         self._unsettle()
-        failed = [self._fail(sequence, now, error) for sequence in list(self._sequences.values())]
+        failed = [self._fail(sequence, error) for sequence in list(self._sequences.values())]
         self._saves.clear()
         for slot in self.slots.all:
             self.slots.clear(slot.index)
@@ -373,43 +372,27 @@ class Scheduler:
             self._saves.append(save)
 
     def _accept(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
-        """Append what was sampled and what that forces; of what the span computed, keep what the accepted stand on."""
-        job, tokens = sequence.job, sequence.tokens
-        n_before = len(tokens)
-        sequence.drafts = ()
-        finish = append(sequence, answer.tokens, n_ctx=self.n_ctx)
-        sequence.n_computed = len(tokens) - 1
+        """Take what was sampled and what that forces; of what the span computed, keep what the accepted stand on."""
+        if answer.error:  # what the span computed is right; but what comes next cannot be told
+            return self._fail(sequence, answer.error)
+        taken = take(sequence, answer, now, n_ctx=self.n_ctx, can_truncate=self.slots.can_truncate)
         n_held = span.start + len(span.tokens)
         if n_held > sequence.n_computed:
             self.slots.roll_back(sequence, n_held)
-        if finish is None and answer.forced:
-            finish = follow(sequence, answer.forced, n_ctx=self.n_ctx, can_truncate=self.slots.can_truncate)
-        came = answer.tokens if job.n_logprobs is not None else answer.tokens + answer.forced
-        if answer.is_complete and len(tokens) - n_before == len(came):  # also where that is all that was asked for
-            finish = "stop"
-        n_hidden = int(finish == "stop" and tokens[-1] in job.end_ids)
-        sequence.last = now
-        if not sequence.times.first:
-            sequence.times = sequence.times._replace(first=now)
-        n_shown = len(tokens) - n_before - n_hidden
-        shown, logprobs, scored = came[:n_shown], answer.logprobs[:n_shown], answer.scored
-        if finish is not None:
-            return self._end(sequence, now, finish, shown, logprobs, n_hidden, scored=scored)
+        if taken.finish is not None:
+            return self._end(sequence, taken.finish, taken, scored=answer.scored)
         # Whoever ends it here, by a stop string, reads the times too.
-        return Emission(job.id, shown, logprobs, sequence.n_cached, 0, None, "", sequence.times_so_far, scored)
-
-    def _failed_alone(self, sequence: Sequence, span: Span, answer: Sampled, now: float) -> Emission:
-        """What the span computed is right; but what comes next cannot be told."""
-        return self._fail(sequence, now, answer.error)
+        times = sequence.times_so_far
+        return Emission(
+            sequence.job.id, taken.tokens, taken.logprobs, sequence.n_cached, 0, None, "", times, answer.scored
+        )
 
     def _end(
         self,
         sequence: Sequence,
-        now: float,
         finish: Finish,
-        tokens: tuple[int, ...] = (),
-        logprobs: tuple[RowLogprobs, ...] = (),
-        n_hidden: int = 0,
+        taken: Taken = NOTHING,
+        *,
         error: str = "",
         scored: tuple[RowLogprobs, ...] = (),
     ) -> Emission:
@@ -424,19 +407,19 @@ class Scheduler:
             self._ends.append(job.id)
         return Emission(
             job_id=job.id,
-            tokens=tokens,
-            logprobs=logprobs,
+            tokens=taken.tokens,
+            logprobs=taken.logprobs,
             n_cached=sequence.n_cached,
-            n_hidden=n_hidden,
+            n_hidden=taken.n_hidden,
             finish=finish,
             error=error,
             times=sequence.times_so_far,
             prompt_logprobs=scored,
         )
 
-    def _fail(self, sequence: Sequence, now: float, error: str) -> Emission:
+    def _fail(self, sequence: Sequence, error: str) -> Emission:
         index = sequence.slot
-        emission = self._end(sequence, now, "failed", error=error)
+        emission = self._end(sequence, "failed", error=error)
         if index >= 0:
             self.slots.clear(index)
         return emission

@@ -98,7 +98,7 @@ class Drive:
         return job.id
 
     def abort(self, job_id: int) -> None:
-        emission = self.scheduler.abort(job_id, self.backend.now)
+        emission = self.scheduler.abort(job_id)
         if emission is not None:
             self.note([emission])
 
@@ -114,11 +114,11 @@ class Drive:
         try:
             sampled = backend.run(plan)
         except NoRoom:
-            self.note(scheduler.no_room(plan, backend.now))
+            self.note(scheduler.no_room(plan))
         except BackendLost as error:
-            self.note(scheduler.fail_all(str(error), backend.now))
+            self.note(scheduler.fail_all(str(error)))
         except BackendError as error:
-            self.note(scheduler.fail(plan, str(error), backend.now))
+            self.note(scheduler.fail(plan, str(error)))
         else:
             self.note(scheduler.commit(plan, sampled, backend.now, backend.now - began))
             if scheduler.is_checked:

@@ -281,7 +281,7 @@ def test_a_scheduler_that_breaks_its_laws_fails_every_job_and_no_thread() -> Non
         def commit(self, plan: Plan, sampled: Sequence[Sampled], now: float, step_s: float) -> list[News]:
             raise AssertionError("the counts do not add up")
 
-        def fail_all(self, error: str, now: float) -> list[Emission]:
+        def fail_all(self, error: str) -> list[Emission]:
             raise AssertionError("nor here")
 
     bench = Bench()

@@ -49,7 +49,7 @@ def test_every_emission_tells_the_time_of_its_last_token() -> None:
         (emission,) = one_by_one(d.scheduler.commit(plan, d.backend.run(plan), d.backend.now, 1.0))
         lasts.append(emission.times.last)
     assert lasts == [1.0, 2.0, 3.0, 4.0]
-    aborted = d.scheduler.abort(job, 9.0)
+    aborted = d.scheduler.abort(job)
     assert aborted is not None
     assert (aborted.times.first, aborted.times.last) == (1.0, 4.0)
 
@@ -225,9 +225,9 @@ def test_abort_frees_the_slot_before_the_next_plan() -> None:
 def test_abort_is_idempotent_and_knows_no_strangers() -> None:
     d = drive()
     job = d.add(prompt(10))
-    assert d.scheduler.abort(job, 0.0) is not None
-    assert d.scheduler.abort(job, 0.0) is None
-    assert d.scheduler.abort(12345, 0.0) is None
+    assert d.scheduler.abort(job) is not None
+    assert d.scheduler.abort(job) is None
+    assert d.scheduler.abort(12345) is None
     assert d.scheduler.is_idle, "a job that never began needs no end"
 
 
