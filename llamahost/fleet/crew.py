@@ -284,8 +284,7 @@ class Crew:
             return
         place.running[id_] = running
         running.replica.restore(self._keeping.take(record, effect.spec) or kept)
-        if running.replica.adapters.specs != place.spec.adapters:
-            self.spawn(self.adapt(place, running))
+        self.fit(place, running)
         if record.made_for is not None:
             self._learn(record, record.made_for, measured)
         effects = self.residency.loaded(id_, measured, self.now())
@@ -324,6 +323,15 @@ class Crew:
         place.forget(replica_id)
         self.list_places()
         self.do(effects)
+
+    def fit(self, place: Place, running: Running) -> None:
+        """Have it go by the model's spec as it is now, in what takes no other load."""
+        try:
+            running.replica.adopt(place.spec)
+        except LlamahostError as error:
+            logger.error("%s stays as it was: %s", running.record.id, error)
+        if running.replica.adapters.specs != place.spec.adapters:
+            self.spawn(self.adapt(place, running))
 
     async def adapt(self, place: Place, running: Running) -> None:
         """Those that changed while it was loaded, or by another manifest."""

@@ -326,8 +326,7 @@ class Fleet:
         self._crew.do(effects)
         for place in self._crew.places.values():
             for running in place.ready():
-                if running.replica.adapters.specs != place.spec.adapters:
-                    self._crew.spawn(self._crew.adapt(place, running))
+                self._crew.fit(place, running)
 
     def quarantine(self, device_id: str, reason: str) -> None:
         """A device is lost: streams on it end with an error, and nothing is put there until `release`."""

@@ -179,10 +179,9 @@ def _composed(
         vocabulary=_remembered(model, template),
         template=template,
         template_error=complaint,
-        defaults=_defaults(spec, model.metadata),
-        most=spec.max_sampling,
+        defaults=_defaults(spec.name, model.metadata),
         compiles=model.grammars.compile,
-    )
+    ).with_sampling(spec.sampling, spec.max_sampling)
     inputs = Inputs(
         model=spec.name,
         n_ctx=embedder.n_ctx if embedder is not None else 0,
@@ -372,8 +371,8 @@ _SAMPLING_KEYS: dict[str, tuple[str, type[int] | type[float]]] = {
 }
 
 
-def _defaults(spec: ModelSpec, metadata: Mapping[str, str]) -> Sampling:
-    """llama.cpp's own, then what the file recommends, then the manifest. A bad value in the file is left out."""
+def _defaults(model: str, metadata: Mapping[str, str]) -> Sampling:
+    """llama.cpp's own, then what the file recommends. A bad value in the file is left out."""
     sampling = Sampling()
     for key, (name, kind) in _SAMPLING_KEYS.items():
         text = metadata.get(f"general.sampling.{key}")
@@ -382,8 +381,8 @@ def _defaults(spec: ModelSpec, metadata: Mapping[str, str]) -> Sampling:
         try:
             sampling = sampling.with_options(cast("SamplingOptions", {name: kind(text)}))
         except (ValueError, InvalidRequest) as error:
-            logger.warning("%s: general.sampling.%s in the file is ignored: %s", spec.name, key, error)
+            logger.warning("%s: general.sampling.%s in the file is ignored: %s", model, key, error)
     names = metadata.get("general.sampling.sequence", "").split(";")
     if known := tuple(SAMPLER_NAMES[name] for name in names if name in SAMPLER_NAMES):
         sampling = sampling.with_options({"samplers": known})
-    return sampling.with_options(spec.sampling)
+    return sampling

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.sampling import SamplingOptions
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Vocabulary
 from llamahost.fleet.inputs import PreparedInputs
@@ -47,6 +48,8 @@ class Prepares(Protocol):
     def chat(self, request: ChatRequest, /) -> Prepared: ...
 
     def complete(self, request: CompletionRequest, /) -> Prepared: ...
+
+    def with_sampling(self, sampling: SamplingOptions, most: Mapping[str, float], /) -> Prepares: ...
 
 
 class PreparesInputs(Protocol):

@@ -5,6 +5,7 @@ Nothing is cut silently: what does not fit, or is not served yet, is refused wit
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import secrets
@@ -14,7 +15,7 @@ from dataclasses import replace
 
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Snippet, Text, Tool
-from llamahost.core.sampling import Sampling
+from llamahost.core.sampling import Sampling, SamplingOptions
 from llamahost.core.work import Job, Tokens, Vocabulary
 from llamahost.fleet.forms import AnswerForm, Forms
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
@@ -41,13 +42,13 @@ class Preparer:
     """Turns requests for one model into jobs. Never changes; may be called in several threads at once, off the loop.
 
     `template_error` says why there is no template; then completions are served and chats refused. `defaults` are the
-    model's sampling, below what a request gives, and `most` what it may give. `compiles` raises InvalidRequest on a
+    model's own sampling, below what the manifest and a request give. `compiles` raises InvalidRequest on a
     grammar that cannot be followed, and has it ready for the job; without it no form of output is served.
     """
 
     __slots__ = (
-        "_bos", "_defaults", "_draw_seed", "_formats", "_forms", "_most", "_n_most", "_template", "_template_error",
-        "model", "n_ctx", "vocabulary",
+        "_bos", "_defaults", "_draw_seed", "_formats", "_forms", "_most", "_n_most", "_own", "_template",
+        "_template_error", "model", "n_ctx", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +60,6 @@ class Preparer:
         template: Template | None,
         template_error: str = "",
         defaults: Sampling | None = None,
-        most: Mapping[str, float] | None = None,
         compiles: Compile | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(32),
     ) -> None:
@@ -68,9 +68,8 @@ class Preparer:
         self.vocabulary = vocabulary
         self._template = template
         self._template_error = template_error or f"`{model}` has no chat template"
-        self._defaults = defaults or Sampling()
-        self._most = most or {}
-        self._n_most = int(self._most.get("max_tokens", 2**31))
+        self._own = defaults or Sampling()
+        self._set({}, {})
         self._draw_seed = draw_seed
         self._bos = spelling(vocabulary, vocabulary.bos)
         self._formats = {
@@ -78,6 +77,16 @@ class Preparer:
             for has_tools in (False, True)
         }
         self._forms = Forms(vocabulary, compiles)
+
+    def _set(self, sampling: SamplingOptions, most: Mapping[str, float]) -> None:
+        self._defaults = self._own.with_options(sampling)
+        self._most, self._n_most = most, int(most.get("max_tokens", 2**31))
+
+    def with_sampling(self, sampling: SamplingOptions, most: Mapping[str, float]) -> Preparer:
+        """The same, memory of prompts among it, with these above the model's own. Raises InvalidRequest."""
+        other = copy.copy(self)
+        other._set(sampling, most)
+        return other
 
     @property
     def heard(self) -> Heard:

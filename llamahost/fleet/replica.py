@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -31,6 +32,7 @@ from llamahost.fleet.adapters import AdapterSpec, AdapterTable, check_together
 from llamahost.fleet.amounts import N_MESSAGE, N_SMALL, n_chars_of_chat, n_chars_of_completion
 from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.lanes import Lanes
+from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.opened import Opened
 from llamahost.fleet.prepared import Prepared
 from llamahost.fleet.threads import in_thread
@@ -157,6 +159,12 @@ class Replica:
     @property
     def vocabulary(self) -> Vocabulary:
         return self._model.vocab
+
+    def adopt(self, spec: ModelSpec) -> None:
+        """Go by what of this spec takes no other load. Raises InvalidRequest where that does not go with the file's."""
+        if (spec.sampling, spec.max_sampling) != (self.spec.sampling, self.spec.max_sampling):
+            self._preparer = self._preparer.with_sampling(spec.sampling, spec.max_sampling)
+        self.spec = replace(self.spec, sampling=spec.sampling, max_sampling=spec.max_sampling, max_queue=spec.max_queue)
 
     async def prepare(self, request: ChatRequest | CompletionRequest) -> Prepared:
         """The jobs of this request and the replies that read them. Raises InvalidRequest."""

@@ -39,6 +39,9 @@ _IN_PLACE = frozenset(
         "when_loading",
         "max_queue",
         "timeout_s",
+        "sampling",
+        "max_sampling",
+        "keep_prefixes",
     }
 )
 """Fields of a spec that a change of does not load the model anew for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from llamahost.core.errors import LoadFailed, Unavailable
 from llamahost.core.machine import Machine
-from llamahost.core.observe import ModelChanged
+from llamahost.core.messages import CompletionRequest
+from llamahost.core.observe import LoadProgress, ModelChanged
+from llamahost.core.sampling import Sampling
 from llamahost.fleet.devices import BudgetedDevices, HostDevices
 from llamahost.fleet.fit import Shape
 from llamahost.fleet.fleet import Fleet
@@ -198,6 +201,29 @@ async def _bounded_anew() -> None:
 
 def test_a_manifest_that_is_read_again_bounds_the_memory_anew() -> None:
     _bounded_anew()
+
+
+@on_loop
+async def test_defaults_and_bounds_of_requests_change_without_another_load() -> None:
+    loader, begun = FakeLoader(), asyncio.Event()
+    was = spec_of("a", load="request", max_queue=0, sampling={"temperature": 0.5})
+    now = replace(was, max_queue=9, sampling={"top_k": 7}, max_sampling={"max_tokens": 3}, keep_prefixes=True)
+    async with fleet_of(was, replace(was, name="b"), loader=loader) as fleet:
+        await named(fleet, "a")
+        loader.gate.clear()
+        fleet.listen(lambda event: begun.set() if type(event) is LoadProgress else None)
+        loading = asyncio.ensure_future(named(fleet, "b"))
+        await begun.wait()
+        await fleet.adopt(Manifest(models=(now, replace(now, name="b"))))
+        loader.gate.set()
+        await loading
+        for place in fleet._crew.served:
+            (running,) = place.running.values()
+            prepared = await running.replica.prepare(CompletionRequest(model="", prompts=("a",)))
+            (job,) = prepared.jobs
+            assert (job.sampling.temperature, job.sampling.top_k, job.n_max) == (Sampling().temperature, 7, 3)
+            assert running.n_room == running.replica.card.n_slots + 9
+        assert loader.n_loads == 2
 
 
 @on_loop

@@ -30,9 +30,8 @@ def preparer(
         vocabulary=vocabulary or ByteVocabulary(),
         template=Template(template, bos="<s>", eos="</s>") if template is not None else None,
         defaults=Sampling(temperature=0.5),
-        most=most,
         draw_seed=lambda: seed,
-    )
+    ).with_sampling({}, most or {})
 
 
 def test_a_request_may_not_ask_for_more_than_the_manifest_says() -> None:
