@@ -330,7 +330,6 @@ def _serve(
     from llamahost.api.app import App, create_app
     from llamahost.api.auth import keys_of
     from llamahost.api.server import Runner, bind, bind_unix, tls_of
-    from llamahost.core.errors import LoadFailed
     from llamahost.fleet.manifest import BUILTIN_PATH
     from llamahost.host import AsyncHost
     from llamahost.ops.tally import Tally
@@ -386,18 +385,27 @@ def _serve(
                 else spec.repo
             )
             _say(f"loading {spec.name} from {place}")
-        try:
-            await watched(host)
-        except LoadFailed as error:
-            print(f"llamahost: {error}", file=sys.stderr, flush=True)
-            if all(status.state == "failed" for status in host.models()):
-                runner.fail(NO_MODEL)
-                return
-        ready = [status for status in host.models() if status.state == "ready"]
-        for status in ready:
-            _say(f"ready: {_told(status)}")
-        if ready:
-            _say(_example(address, settings, ready[0].card, needs_key=not keys.is_open))
+        ready: list[ModelStatus] = []
+        shown: list[ModelStatus] = []
+
+        def show(status: ModelStatus) -> None:
+            shown.append(status)
+            _say(_example(address, settings, status.card, needs_key=not keys.is_open))
+
+        def settled(status: ModelStatus) -> None:
+            if status.state == "ready":
+                ready.append(status)
+                _say(f"ready: {_told(status)}")
+                if not shown and status.card is not None and status.card.generates:
+                    show(status)
+
+        await watched(host, settled)
+        if ready and not shown:
+            show(ready[0])
+        models = host.models()
+        if all(status.state == "failed" for status in models):  # none can come to answer
+            print(f"llamahost: {models[0].reason.partition('; it is tried again')[0]}", file=sys.stderr, flush=True)
+            runner.fail(NO_MODEL)
 
     runner = Runner(host, place, settings=settings, tls=tls, on_start=announce)
     status = runner.run(make_app)

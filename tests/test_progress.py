@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.on_loop import LIMIT_S
+from llamahost.commands.progress import watched
+from llamahost.core.observe import ModelChanged
+from llamahost.fleet.status import ModelStatus
+from tests.api.fakes import FakeHost
+from tests.on_loop import LIMIT_S, on_loop, turns
 from tests.test_cli import command, environment, finished
+
+if TYPE_CHECKING:
+    from llamahost.host import AsyncHost
+
+
+@on_loop
+async def test_each_model_that_loads_at_the_start_is_told_once_as_it_comes_whatever_fails_before() -> None:
+    first, second = ModelStatus(name="first", state="failed"), ModelStatus(name="second", state="loading")
+    host, told = FakeHost(statuses=(first, second, ModelStatus(name="by hand", load="hand"))), list[tuple[str, str]]()
+
+    def on_settled(status: ModelStatus) -> None:
+        told.append((status.name, status.state))
+
+    watching = asyncio.create_task(watched(cast("AsyncHost", host), on_settled))
+    await turns()
+    assert told == [("first", "failed")]
+    for state in ("loading", "ready"):
+        host.statuses = (first, replace(second, state=state), host.statuses[-1])
+        for listener in list(host.listeners):
+            listener(ModelChanged("second", "", state, ""))
+        await turns()
+    assert told == [("first", "failed"), ("second", "ready")]
+    await watching
+    assert not host.listeners
 
 
 def at_a_terminal(folder: Path, *arguments: str | Path) -> tuple[int, str, str]:

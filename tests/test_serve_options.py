@@ -202,7 +202,8 @@ def test_a_wrong_value_is_told_with_its_key(settings: dict[str, object], key: st
 def test_a_manifest_serves_what_it_can_and_tells_what_it_cannot(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
     (tmp_path / "model_manifest.toml").write_text(
-        f'[[models]]\nname = "good"\npath = "{tiny_llama}"\nn_ctx = 256\n[[models]]\nname = "bad"\npath = "bad.gguf"\n'
+        '[[models]]\nname = "bad"\npath = "bad.gguf"\n'  # first, which keeps nobody from hearing of the others
+        f'[[models]]\nname = "good"\npath = "{tiny_llama}"\nn_ctx = 256\n'
     )
     with serving(tmp_path) as server:
         assert "good" in server.line("ready: ")

@@ -12,9 +12,11 @@ from llamahost.commands.words import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.files.download import Step
+    from llamahost.fleet.status import ModelStatus
     from llamahost.host import AsyncHost
 
-LOOK_S = 0.1
+UNDER_WAY = ("pulling", "loading", "draining")
+"""States of a model that another follows by itself."""
 
 
 @contextmanager
@@ -35,20 +37,27 @@ def bar(what: str) -> Iterator[Callable[[float], None]]:
             yield lambda fraction: progress.update(task, completed=fraction)
 
 
-async def watched(host: AsyncHost) -> None:
-    """Wait until every model is loaded, with a bar. Raises LoadFailed."""
+async def watched(host: AsyncHost, on_settled: Callable[[ModelStatus], None]) -> None:
+    """Until each model that loads at the start is ready, or has failed, with a bar. Each is told once, as it comes."""
     import asyncio
 
-    with bar(", ".join(model.name for model in host.models())) as show:
-        ready = asyncio.ensure_future(host.wait_ready())
-        try:
-            while not ready.done():
-                await asyncio.wait((ready,), timeout=LOOK_S)
-                models = host.models()
-                show(sum(model.progress for model in models) / len(models))
-            await ready
-        finally:
-            ready.cancel()
+    pending = [model.name for model in host.models() if model.load == "start"]
+    n, changed = len(pending), asyncio.Event()
+    unlisten = host.listen(lambda event: changed.set())
+    try:
+        with bar(", ".join(pending)) as show:
+            while pending:
+                changed.clear()
+                models = {model.name: model for model in host.models() if model.name in pending}
+                still = [name for name, model in models.items() if model.state in UNDER_WAY]
+                for name in (name for name in models if name not in still):
+                    on_settled(models[name])
+                pending = still
+                show((n - len(pending) + sum(models[name].progress for name in pending)) / n)
+                if pending:
+                    await changed.wait()
+    finally:
+        unlisten()
 
 
 @contextmanager
