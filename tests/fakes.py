@@ -7,6 +7,7 @@ sampled, so any mistake in a copy, a truncation, a restore or a sampler shows in
 
 from __future__ import annotations
 
+import threading
 import zlib
 from array import array
 from collections import deque
@@ -29,6 +30,7 @@ from llamahost.core.work import (
     Times,
     Tokens,
 )
+from tests.on_loop import LIMIT_S
 
 N_VOCAB = 64
 
@@ -325,3 +327,29 @@ class FakeBackend:
 
 
 __all__ = ["N_VOCAB", "BackendError", "FakeBackend", "alone", "next_token", "next_value", "per_token", "scored_alone"]
+
+
+class Gated(FakeBackend):
+    """A backend whose launches wait to be let through, one at a time, when the gate is shut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+        self.is_shut = True
+
+    def launch(self, plan: Plan) -> None:
+        self.entered.release()
+        if self.is_shut:
+            assert self.gate.acquire(timeout=LIMIT_S)
+        super().launch(plan)
+
+    def open(self) -> None:
+        self.is_shut = False
+        self.gate.release()
+
+    def shut(self) -> None:
+        """No step runs, nor will one be let through that was not asked for."""
+        self.is_shut = True
+        while self.gate.acquire(blocking=False):
+            pass

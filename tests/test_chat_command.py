@@ -15,7 +15,7 @@ import pytest
 from llamahost.commands.chat import Talk, Turn
 from llamahost.core.events import Delta
 from tests.on_loop import LIMIT_S
-from tests.test_cli import command, environment, finished, serving
+from tests.processes import command, environment, finished, serving
 
 SHORT = ("--temperature", "0", "--max-tokens", "6", "--n-ctx", "512")
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.on_loop import LIMIT_S
-from tests.test_cli import Server, serving
+from tests.processes import Server, serving
 from tests.test_layers import PACKAGE
 
 SHOWN = {

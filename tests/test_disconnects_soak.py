@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamahost.host import AsyncHost
-from tests.test_openai_client import serving
+from tests.openai_clients import serving
 
 N_CLIENTS = 1000
 N_AT_ONCE = 24

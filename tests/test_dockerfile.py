@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import serving
+from tests.processes import serving
 
 HERE = Path(__file__).parent.parent
 TEXT = (HERE / "Dockerfile.cuda").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ import pytest
 
 from llamahost.commands.top import ENTER, LEAVE, TERMINATED
 from tests.on_loop import LIMIT_S
-from tests.test_cli import HERE, Server, command, ended, environment, serving
+from tests.processes import HERE, Server, command, ended, environment, serving
 
 MANIFEST = """
 [server]

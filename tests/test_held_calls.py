@@ -15,7 +15,7 @@ from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import ChatRequest, Message, Output, Text, Tool
 from llamahost.fleet.preparer import Preparer
 from llamahost.text.template import Template
-from tests.test_openai_client import ask
+from tests.openai_clients import ask
 from tests.text.vocabulary import ByteVocabulary
 
 WEATHER: Any = {

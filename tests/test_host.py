@@ -28,8 +28,7 @@ from llamahost.engine.engine import EngineStats
 from llamahost.fleet.amounts import N_SMALL
 from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
-from tests.engine.test_worker import Gated
-from tests.fakes import FakeBackend, alone
+from tests.fakes import FakeBackend, Gated, alone
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import LIMIT_S, on_loop, turns
 

@@ -24,7 +24,7 @@ from llamahost.host import AsyncHost
 from llamahost.native.devices import devices, system_info
 from tests.api.sockets import listening
 from tests.gguf_models import write_model
-from tests.test_cli import HERE, ended, finished, serving
+from tests.processes import HERE, ended, finished, serving
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +11,11 @@ import openai
 import pytest
 
 from llamahost.api.app import create_app
-from llamahost.fleet.manifest import ServerSettings
 from llamahost.host import AsyncHost
-from llamahost.ops.tally import Tally
-from tests.api.sockets import Client, listening
+from tests.api.sockets import Client
 from tests.gguf_models import write_model
 from tests.on_loop import LIMIT_S
-
-Law = Callable[[openai.AsyncOpenAI], Awaitable[None]]
-
-
-@asynccontextmanager
-async def serving(model: Path, **options: Any) -> AsyncIterator[tuple[int, AsyncHost, Tally]]:
-    tally = Tally()
-    host = AsyncHost(model, observer=tally, **options)
-    async with listening(create_app(host, ServerSettings(), tally=tally)) as port:
-        await host.wait_ready()
-        yield port, host, tally
-
-
-def ask(model: Path, law: Law, **options: Any) -> None:
-    """Run the law with a client of a server of this model."""
-
-    async def bounded() -> None:
-        async with (
-            asyncio.timeout(LIMIT_S),
-            serving(model, **options) as (port, _, _),
-            openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
-        ):
-            await law(client)
-
-    asyncio.run(bounded())
-
+from tests.openai_clients import ask, serving
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 LONG: Any = [{"role": "user", "content": "Tell me of the sea. " * 10}]

@@ -9,7 +9,7 @@ import pytest
 
 from llamahost.fleet.manifest import Manifest, ServerSettings
 from llamahost.host import AsyncHost
-from tests.engine.test_worker import Gated
+from tests.fakes import Gated
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import on_loop, turns
 from tests.served import COMPLETE, asked, post, serving, until_free

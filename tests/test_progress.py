@@ -17,7 +17,7 @@ from llamahost.core.observe import ModelChanged
 from llamahost.fleet.status import ModelStatus
 from tests.api.fakes import FakeHost
 from tests.on_loop import LIMIT_S, on_loop, turns
-from tests.test_cli import command, environment, finished
+from tests.processes import command, environment, finished
 
 if TYPE_CHECKING:
     from llamahost.host import AsyncHost

@@ -15,7 +15,7 @@ from llamahost.core.errors import ManifestError
 from llamahost.files.repo import Reference
 from llamahost.fleet.manifest_add import added
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub
-from tests.test_cli import serving
+from tests.processes import serving
 
 NAME = "Maker/Tiny-GGUF"
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.gguf_models import write_model
 from tests.on_loop import LIMIT_S
-from tests.test_cli import HERE, command, ended, environment, finished
+from tests.processes import HERE, command, ended, environment, finished
 
 
 @pytest.fixture(scope="module")

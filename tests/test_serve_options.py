@@ -18,7 +18,7 @@ from llamahost.api.server import tls_of
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.manifest import ServerSettings
 from tests.on_loop import LIMIT_S
-from tests.test_cli import Server, ended, serving
+from tests.processes import Server, ended, serving
 
 
 def status_of(

@@ -17,7 +17,7 @@ import pytest
 
 from tests.gguf_models import write_model
 from tests.on_loop import LIMIT_S
-from tests.test_cli import Server, command, environment, serving
+from tests.processes import Server, command, environment, serving
 
 pytestmark = pytest.mark.slow  # each starts a process
 

@@ -19,6 +19,7 @@ from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timin
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
+from llamahost.fleet.loader import ModelCard
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.preparer import Preparer
 from llamahost.fleet.route_spec import RouteSpec
@@ -221,3 +222,19 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
             await work()
 
     asyncio.run(bounded())
+
+
+CARD = ModelCard(
+    name="tiny",
+    aliases=("small",),
+    n_ctx=64,
+    n_slots=4,
+    layout="split",
+    n_cells=256,
+    description="a llama",
+    n_params=1000,
+    n_bytes=2000,
+    architecture="llama",
+    created=1,
+    has_chat_template=True,
+)

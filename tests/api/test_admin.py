@@ -26,9 +26,8 @@ from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Fault, Gpu, Gpus
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.tally import Tally
-from tests.api.fakes import READY, FakeHost, app_of, client_of, run
+from tests.api.fakes import CARD, READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening
-from tests.api.test_openapi import CARD
 from tests.on_loop import LIMIT_S
 
 COPY = ReplicaStatus(

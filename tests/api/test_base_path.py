@@ -6,8 +6,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.base_path import BasePath
+from tests.api.asking import ASK
 from tests.api.fakes import FakeHost, app_of, client_of, run
-from tests.api.test_chat import ASK
 
 
 @pytest.mark.parametrize("base", ["/llm", "/llm/", "/a/b.c"])

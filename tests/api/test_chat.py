@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -13,23 +11,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from llamahost.core.errors import ContextTooLong, DeadlineExceeded, GenerationFailed, ModelNotFound, Overloaded
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import ChatRequest, Text, ToolCall
-from tests.api.fakes import FakeHost, Step, app_of, client_of, likely, run, said
-
-ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-async def post(host: FakeHost, path: str = "/v1/chat/completions", **fields: Any) -> Any:
-    async with client_of(app_of(host)) as client:
-        return await client.post(path, json={**ASK, **fields})
-
-
-def chunks_of(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON of each event, and that the stream ends as it must."""
-    *events, last, empty = text.split("\n\n")
-    assert (last, empty) == ("data: [DONE]", "")
-    for event in events:
-        assert event.startswith("data: ")
-        yield json.loads(event.removeprefix("data: "))
+from tests.api.asking import chunks_of, post
+from tests.api.fakes import FakeHost, Step, likely, run, said
 
 
 def test_a_whole_answer_is_openais_type() -> None:

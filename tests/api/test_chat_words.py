@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llamahost.core.messages import ChatRequest
+from tests.api.asking import post
 from tests.api.fakes import FakeHost, run
-from tests.api.test_chat import post
 
 USER = {"role": "user", "content": "Hi"}
 OPEN = {"role": "assistant", "content": "He"}

@@ -21,8 +21,8 @@ from llamahost.core.events import (
     Usage,
 )
 from llamahost.core.messages import CompletionRequest
+from tests.api.asking import chunks_of
 from tests.api.fakes import FakeHost, Step, app_of, client_of, run, said
-from tests.api.test_chat import chunks_of
 
 
 async def post(host: FakeHost, path: str = "/v1/completions", **fields: Any) -> Any:

@@ -11,8 +11,8 @@ import pytest
 from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.problems import Forbidden
 from llamahost.fleet.manifest import ServerSettings
+from tests.api.asking import ASK
 from tests.api.fakes import FakeHost, app_of, client_of, run
-from tests.api.test_chat import ASK
 
 CHAT = "/v1/chat/completions"
 FRIEND = "https://chat.example.org"

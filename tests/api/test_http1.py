@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from llamahost.api.http1 import MAX_HEAD_BYTES
+from tests.api.asking import ASK
 from tests.api.fakes import FakeHost, app_of, run
 from tests.api.sockets import Client, listening
-from tests.api.test_chat import ASK
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n"
 WEBSOCKET = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"

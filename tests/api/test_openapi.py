@@ -18,23 +18,8 @@ from llamahost.api.operations import OPERATIONS
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.sampling import MAX_BIASES
-from llamahost.fleet.loader import ModelCard
-from tests.api.fakes import READY, FakeHost, PreparingHost, Step, app_of, client_of, likely, run
+from tests.api.fakes import CARD, READY, FakeHost, PreparingHost, Step, app_of, client_of, likely, run
 
-CARD = ModelCard(
-    name="tiny",
-    aliases=("small",),
-    n_ctx=64,
-    n_slots=4,
-    layout="split",
-    n_cells=256,
-    description="a llama",
-    n_params=1000,
-    n_bytes=2000,
-    architecture="llama",
-    created=1,
-    has_chat_template=True,
-)
 RICH: list[Step] = [
     Started(0, "tiny", 1, 0),
     Delta(0, "hm", "reasoning"),

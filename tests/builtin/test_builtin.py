@@ -35,7 +35,7 @@ from llamahost.fleet.builtin import (
 from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
 from llamahost.fleet.manifest_file import parse_manifest
 from tests.on_loop import LIMIT_S
-from tests.test_cli import HERE, command, ended, environment, finished, serving
+from tests.processes import HERE, command, ended, environment, finished, serving
 from tools.train_builtin.style import styled
 
 PIRATE = PACKAGED_ADAPTERS["builtin-pirate"]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from llamahost import Host
-from tests.test_cli import serving
+from tests.processes import serving
 
 NAME = "tiny"
 KEY = "sk-of-the-tests"

@@ -16,7 +16,7 @@ import pytest
 
 from llamahost.fleet.builtin import NAME
 from tests.clients.serving import LIMIT_S, installed
-from tests.test_cli import serving
+from tests.processes import serving
 
 pytestmark = pytest.mark.slow
 

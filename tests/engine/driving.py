@@ -196,3 +196,7 @@ def slots_of(plan: Plan) -> list[int]:
 def plan_of(plans: list[Plan], job_id: int) -> int:
     """The number of the plan in which a job had its first row."""
     return next(i for i, plan in enumerate(plans) for span in plan.spans if span.job_id == job_id and span.n_rows)
+
+
+def job_of(job_id: int, n_prompt: int = 5, n_max: int = 6, **more: Any) -> Job:
+    return Job(id=job_id, tokens=array("i", [(job_id * 7 + k) % 60 for k in range(n_prompt)]), n_max=n_max, **more)

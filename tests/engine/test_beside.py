@@ -10,7 +10,7 @@ from llamahost.engine.embedder import Embedder
 from llamahost.engine.engine import Engine
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
-from tests.engine.test_engine import job_of
+from tests.engine.driving import job_of
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend, one_by_one, per_token
 from tests.on_loop import LIMIT_S

@@ -4,7 +4,6 @@ import logging
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
@@ -13,11 +12,8 @@ from llamahost.core.work import Emission, Job, News, Plan, Sampled
 from llamahost.engine.engine import HOLD_S, Engine, EngineStats
 from llamahost.engine.pace import FIRST_S, Pace
 from llamahost.engine.scheduler import Scheduler
+from tests.engine.driving import job_of
 from tests.fakes import FakeBackend, alone, one_by_one, per_token
-
-
-def job_of(job_id: int, n_prompt: int = 5, n_max: int = 6, **more: Any) -> Job:
-    return Job(id=job_id, tokens=array("i", [(job_id * 7 + k) % 60 for k in range(n_prompt)]), n_max=n_max, **more)
 
 
 @dataclass

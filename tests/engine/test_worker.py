@@ -12,35 +12,9 @@ from llamahost.core.work import Emission, News, Plan, Sampled
 from llamahost.engine.engine import HOLD_S, Doing, Engine, EngineStats
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
-from tests.engine.test_engine import job_of
-from tests.fakes import FakeBackend, alone, one_by_one, per_token
+from tests.engine.driving import job_of
+from tests.fakes import FakeBackend, Gated, alone, one_by_one, per_token
 from tests.on_loop import LIMIT_S
-
-
-class Gated(FakeBackend):
-    """A backend whose launches wait to be let through, one at a time, when the gate is shut."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Semaphore(0)
-        self.is_shut = True
-
-    def launch(self, plan: Plan) -> None:
-        self.entered.release()
-        if self.is_shut:
-            assert self.gate.acquire(timeout=LIMIT_S)
-        super().launch(plan)
-
-    def open(self) -> None:
-        self.is_shut = False
-        self.gate.release()
-
-    def shut(self) -> None:
-        """No step runs, nor will one be let through that was not asked for."""
-        self.is_shut = True
-        while self.gate.acquire(blocking=False):
-            pass
 
 
 class Mail:

@@ -18,8 +18,7 @@ from llamahost.engine.worker import Worker
 from llamahost.fleet.amounts import N_SMALL
 from llamahost.fleet.lanes import Lanes
 from llamahost.fleet.replica import Replica
-from tests.engine.test_worker import Gated
-from tests.fakes import BackendError, FakeBackend, alone
+from tests.fakes import BackendError, FakeBackend, Gated, alone
 from tests.fleet.fakes import SlowVocabulary, open_fake, spec_of
 from tests.on_loop import LIMIT_S, on_loop, turns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 
 from tests.on_loop import LIMIT_S
-from tests.test_cli import Server
+from tests.processes import Server
 
 
 def assert_at_rest(server: Server, *, n_slots: int, model: str = "tiny") -> None:

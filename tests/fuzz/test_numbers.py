@@ -20,7 +20,7 @@ from tests.fuzz.opening import opener
 from tests.fuzz.rest import assert_at_rest
 from tests.gguf_models import write_model
 from tests.on_loop import LIMIT_S
-from tests.test_cli import Server, serving
+from tests.processes import Server, serving
 
 pytestmark = pytest.mark.slow
 

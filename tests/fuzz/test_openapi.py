@@ -11,7 +11,7 @@ import pytest
 from llamahost.api.operations import OPERATIONS
 from tests.fuzz.rest import assert_at_rest
 from tests.gguf_models import write_model
-from tests.test_cli import environment, serving
+from tests.processes import environment, serving
 
 LIMIT_S = 600.0  # the limits are told, so 128 whole answers are asked for too
 N_EXAMPLES = 15
