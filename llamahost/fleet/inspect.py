@@ -82,6 +82,7 @@ def ensure(
     memory: Memory | None = None,
     command: Sequence[str] | None = None,
     limit_s: float = LIMIT_S,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Return when the file may be opened here. Raises LoadFailed if the process that tried it died, or never ended.
 
@@ -92,29 +93,33 @@ def ensure(
     memory = memory or Memory.of(os.environ)
     if memory.holds(path):
         return
-    began = time.monotonic()
+    began = clock()
     command = command or (sys.executable, "-P", "-m", "llamahost.native.inspection")
     try:
-        refusal = _tried(path, on_wait, command, limit_s)
+        refusal = _tried(path, on_wait, command, limit_s, clock)
     except LoadFailed:
-        if _opens(BUILTIN_PATH, on_wait, command, limit_s):
+        if _opens(BUILTIN_PATH, on_wait, command, limit_s, clock):
             raise
         # Not the file's fault, then. Better no try than no model at all.
         logger.warning("a process of its own cannot even open the built-in model here; %s is opened untried", path)
         return
-    logger.debug("%s was tried in a process of its own for %.2f s", path, time.monotonic() - began)
+    logger.debug("%s was tried in a process of its own for %.2f s", path, clock() - began)
     if not refusal:
         memory.add(path)
 
 
-def _opens(path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float) -> bool:
+def _opens(
+    path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float, clock: Callable[[], float]
+) -> bool:
     try:
-        return not _tried(path, on_wait, command, limit_s)
+        return not _tried(path, on_wait, command, limit_s, clock)
     except LoadFailed:
         return False
 
 
-def _tried(path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float) -> str:
+def _tried(
+    path: Path, on_wait: Callable[[], None], command: Sequence[str], limit_s: float, clock: Callable[[], float]
+) -> str:
     """What the library refuses; empty where it opens the file. Raises LoadFailed."""
     environment = {**os.environ, **_UNSEEN, "PYTHONPATH": os.pathsep.join(sys.path), "GGML_NO_BACKTRACE": "1"}
     for name in _SECRETS:
@@ -128,13 +133,13 @@ def _tried(path: Path, on_wait: Callable[[], None], command: Sequence[str], limi
             logger.warning("%s is opened without being tried first: %s", path, error)
             return "it was not tried"
         try:
-            ends_at = time.monotonic() + limit_s
+            ends_at = clock() + limit_s
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = child.wait(LOOK_S)
                     break
                 on_wait()
-                if time.monotonic() > ends_at:
+                if clock() > ends_at:
                     raise LoadFailed(f"{path} did not open within {limit_s:g} s in a process of its own, so not here")
         finally:
             if child.returncode is None:

@@ -39,8 +39,15 @@ def test_a_good_file_is_tried_once_and_again_when_it_changes(tiny_llama: Path, t
     ensure(path, memory=memory, command=FOREVER, limit_s=0.0)  # not tried
     assert not replace(memory, library="2").holds(path)
     os.utime(path, ns=(1, 1))
+    now = 0.0
+
+    def wait() -> None:
+        """Two seconds pass in the first try, and none in those that follow."""
+        nonlocal now
+        now = 2.0
+
     with pytest.raises(LoadFailed, match="did not open within 1 s"):
-        ensure(path, memory=memory, command=FOREVER_BUT_FOR_OURS, limit_s=1.0)
+        ensure(path, wait, memory=memory, command=FOREVER_BUT_FOR_OURS, limit_s=1.0, clock=lambda: now)
 
 
 def test_a_file_that_ends_the_process_ends_another_one(tiny_llama: Path, tmp_path: Path, memory: Memory) -> None:
