@@ -1,5 +1,6 @@
 """Models that tests share: tiny ones made once a session, and trained ones where the machine has them."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,16 @@ from tests.gguf_models import Architecture, write_model
 settings.register_profile("fast", max_examples=30, deadline=None)
 settings.register_profile("long", max_examples=300, deadline=None)
 settings.load_profile("fast")
+
+
+gc.disable()  # until all is collected: what is imported stays
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Nor is it looked through ever after, as a measurement does before each of its rounds."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

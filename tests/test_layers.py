@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -46,29 +47,56 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+class Imports(NamedTuple):
+    """`at_once`: before anything of the module is called."""
+
+    anywhere: tuple[str, ...]
+    at_once: tuple[str, ...]
+
+
 @cache
-def imports_of(path: Path) -> tuple[str, ...]:
-    return tuple(_imports_of(path))
+def imports_of(path: Path) -> Imports:
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    return Imports(tuple(_anywhere(module)), tuple(_at_once(module.body)))
 
 
-def _imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _anywhere(module: ast.Module) -> Iterator[str]:
+    due: list[ast.AST] = [module]
+    while due:
+        node = due.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import; name the module whole"
+            assert node.level == 0, f"a relative import of {node.module}: name the module whole"
             if node.module == "llamahost":
                 yield from (f"llamahost.{alias.name}" for alias in node.names)
             elif node.module is not None:
                 yield node.module
+        elif not isinstance(node, ast.expr | ast.Expr | ast.Assign | ast.Return):  # which hold no statement
+            due += ast.iter_child_nodes(node)
 
 
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+def _at_once(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try):
+            yield from _at_once(node.body)
 
 
-@pytest.mark.parametrize("room", sorted({room_of(path) for path in SOURCES}))
+SOURCES: dict[str, list[Path]] = {}
+"""By room."""
+
+for _path in sorted(PACKAGE.rglob("*.py")):
+    SOURCES.setdefault(room_of(_path), []).append(_path)
+
+
+@pytest.mark.parametrize("room", SOURCES)
 def test_imports_go_down_only(room: str) -> None:
-    for source, name in [(path, name) for path in SOURCES if room_of(path) == room for name in imports_of(path)]:
+    for source, name in [(path, name) for path in SOURCES[room] for name in imports_of(path).anywhere]:
         parts = name.split(".")
         if parts[0] != "llamahost" or len(parts) == 1:
             continue
@@ -81,8 +109,9 @@ def test_imports_go_down_only(room: str) -> None:
 def test_only_native_knows_llama_cpp() -> None:
     guilty = [
         path
-        for path in SOURCES
-        if room_of(path) != "native" and any(n.split(".")[0] == "llama_cpp" for n in imports_of(path))
+        for room, paths in SOURCES.items()
+        for path in paths
+        if room != "native" and any(n.split(".")[0] == "llama_cpp" for n in imports_of(path).anywhere)
     ]
     assert guilty == []
 
@@ -90,25 +119,16 @@ def test_only_native_knows_llama_cpp() -> None:
 def test_nothing_below_the_api_knows_http() -> None:
     web = {"starlette", "uvicorn", "httptools"}
     guilty = [
-        path for path in SOURCES if FLOORS[room_of(path)] < 4 and any(n.split(".")[0] in web for n in imports_of(path))
+        path
+        for room, paths in SOURCES.items()
+        for path in paths
+        if FLOORS[room] < 4 and any(n.split(".")[0] in web for n in imports_of(path).anywhere)
     ]
     assert guilty == []
 
 
 LATE = {"numpy", "jinja2", "llguidance", "llama_cpp", "pynvml", "huggingface_hub", "httpx", "llamahost.files.download"}
 """What takes long to import, and is wanted when a model is loaded, pulled or asked for."""
-
-
-def _at_once(body: list[ast.stmt]) -> Iterator[str]:
-    """What a module imports before anything of it is called."""
-    for node in body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Try):
-            yield from _at_once(node.body)
 
 
 def test_a_server_listens_before_what_takes_long_is_imported() -> None:
@@ -118,7 +138,7 @@ def test_a_server_listens_before_what_takes_long_is_imported() -> None:
         path = PACKAGE.parent.joinpath(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if name not in seen and path.exists():
-            due += _at_once(ast.parse(path.read_text(encoding="utf-8")).body)
+            due += imports_of(path).at_once
         seen.add(name)
     assert "llamahost.api.embeddings" in seen, "it is followed"
     assert not LATE & seen
