@@ -46,10 +46,10 @@ test: $(VENV)/installed-dev
 
 ## One after the other: many of them start servers and measure time.
 test-slow: $(VENV)/installed-dev
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=long -o faulthandler_timeout=3600
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=long
 
 test-clients: $(VENV)-clients/installed
-	$(VENV)-clients/bin/python -m pytest -m slow -rs tests/clients -o faulthandler_timeout=3600
+	$(VENV)-clients/bin/python -m pytest -m slow -rs tests/clients
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

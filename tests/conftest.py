@@ -1,9 +1,11 @@
 """Models that tests share: tiny ones made once a session, and trained ones where the machine has them."""
 
+import faulthandler
 import gc
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import certifi
@@ -17,6 +19,40 @@ from tests.gguf_models import Architecture, write_model
 settings.register_profile("fast", max_examples=30, deadline=None)
 settings.register_profile("long", max_examples=300, deadline=None)
 settings.load_profile("fast")
+
+
+HANG_S = 600.0
+"""What takes longer hangs: its process is ended, with the stack of every thread. A test that waits says so sooner, by
+tests/on_loop.LIMIT_S. Slow ones have an hour."""
+
+
+class Watch:
+    """Ends this process if one test goes on for so long. Armed seldom: each time takes a thread of its own."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._limit_s = HANG_S if config.option.markexpr == "not slow" else 6 * HANG_S
+        self._since = float("-inf")
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            self._told = os.dup(2)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+        now = time.monotonic()
+        if now - self._since > self._limit_s / 10:
+            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._told)
+            self._since = now
+        done = yield
+        if nextitem is None:  # a worker may wait for others
+            faulthandler.cancel_dump_traceback_later()
+            self._since = float("-inf")
+        return done
+
+    def pytest_unconfigure(self) -> None:
+        os.close(self._told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch(config))
 
 
 gc.disable()  # until all is collected: what is imported stays
