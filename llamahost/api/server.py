@@ -189,6 +189,8 @@ class Runner:
         """Read the manifest again, unless it is the terminal that went away."""
         if self._ends_with_terminal and not _has_terminal():
             self.stop()
+        elif self._stopping is not None:
+            logger.info("the manifest is not read again: the server is stopping")
         elif self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
         else:  # it may have been changed since it was read
