@@ -156,12 +156,14 @@ class ListModels:
     def _adapter_json(self, model: ModelStatus, adapter: AdapterStatus) -> Json:
         """As vLLM lists one: a model of its own, with what it changes."""
         whole = self._json(model)
-        own = {
+        own: Json = {
             "id": f"{model.name}:{adapter.spec.name}",
             "parent": model.name,
             "root": adapter.spec.path.name,
             "aliases": [],
         }
+        if model.card is not None:  # embeddings are the model's own
+            own["capabilities"] = [each for each in capabilities(model.card) if each != "embedding"]
         return {**whole, **own}
 
     def _json(self, model: ModelStatus) -> Json:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +14,14 @@ from llamahost.api.auth import Keys
 from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
+from llamahost.fleet.adapters import AdapterSpec, AdapterStatus
 from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
 from tests.api.asking import ASK
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
 from tests.api.sockets import Client, listening
+from tests.api.test_openapi import CARD
 from tests.on_loop import LIMIT_S
 
 CHAT = "/v1/chat/completions"
@@ -183,6 +186,19 @@ def test_a_model_that_is_not_loaded_says_what_loads_it_and_what_its_file_is_for(
             model = (await client.get("/v1/models/away")).json()
         assert model["status"] == {"value": "unloaded", "progress": 0.0, "load": "request"}
         assert model["capabilities"] == ["embedding"]
+
+    run(law)
+
+
+def test_a_model_says_what_it_can_and_its_adapter_that_it_does_not_embed() -> None:
+    async def law() -> None:
+        card = replace(CARD, fills_in=True, pooling="last")
+        poet = AdapterStatus(number=0, spec=AdapterSpec(name="poet", path=Path("poet.gguf")))
+        host = FakeHost(statuses=(replace(READY, card=card, adapters=(poet,)),))
+        async with client_of(app_of(host)) as client:
+            model, adapter = (await client.get("/v1/models")).json()["data"]
+        assert model["capabilities"] == ["completion", "chat", "infill", "embedding"]
+        assert (adapter["id"], adapter["capabilities"]) == ("tiny:poet", ["completion", "chat", "infill"])
 
     run(law)
 
