@@ -399,7 +399,8 @@ class EmbedBackend(Protocol):
     """Owned by one worker thread. Turns inputs into vectors; what it computed before matters to none of them."""
 
     n_ctx: int  # tokens that one input may hold
-    n_batch: int  # tokens that one step may hold; a longer input is a step of its own
+    n_batch: int  # tokens that one step may hold, whichever they are
+    can_split: bool  # an input may be computed in pieces; else none has more than n_batch tokens
     n_enough: int  # tokens of a step beyond which each costs no less, and the step only takes longer
     n_inputs: int  # inputs that one step may hold
     n_dim: int  # numbers in a vector; under pooling `none` a token has so many
@@ -411,6 +412,13 @@ class EmbedBackend(Protocol):
         """The vectors of one step, in order: of length 1 by pooling, but for scores and for pooling `none`.
 
         Raises BackendError when this step failed, BackendLost when the context is gone.
+        """
+        ...
+
+    def embed_piece(self, tokens: Tokens, start: int, stop: int) -> Vector | None:
+        """[start, stop) of one input; its vector where it ends there. Where `can_split` says so.
+
+        The last thing that was computed is [0, start) of the same. Raises as `embed`, and then what it had is gone.
         """
         ...
 

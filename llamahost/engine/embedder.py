@@ -1,7 +1,8 @@
 """Turn the inputs of many jobs into vectors, a step at a time. Knows tokens and seconds; knows no text, thread or C.
 
 A step carries inputs of all jobs in turn, one of each until it is full, so that one with thousands holds up none with
-a single one. It carries no more than what takes the target time, so that other engines of its thread get theirs.
+a single one. It carries no more than what takes the target time, so that other engines of its thread get theirs; a
+longer input has a step for each piece of it, one after the other, where it may be computed so.
 
     law: every job ends exactly once, by an Embedded, unless it was aborted
     law: a step that fails costs the jobs that had inputs in it; a lost backend costs all
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from llamahost.core.errors import BackendError, BackendLost
 from llamahost.core.work import EmbedBackend, Embedded, EmbedJob, Tokens, Vector
@@ -28,6 +30,15 @@ costs a fifth more, which a machine that is busy with other programs, where each
 """
 
 
+SOLE_FACTOR = 4
+"""A piece of a long input may take this many times the target where no other engine has work just now: newcomers still
+get in soon, and small pieces cost more.
+"""
+
+MIN_PIECE = 32
+"""Tokens. Fewer take hardly less time than so many."""
+
+
 class _Open:
     """A job that has not ended. [0, n_taken) of its inputs are computed, or are in the step that runs."""
 
@@ -39,11 +50,19 @@ class _Open:
         self.vectors: list[Vector] = []
 
 
+class _Chosen(NamedTuple):
+    """`compute` gives None where an input is not at its end."""
+
+    takers: list[tuple[_Open, int]]
+    n_tokens: int
+    compute: Callable[[], list[Vector] | None]
+
+
 class Embedder:
     """Owned by its worker's thread; `stats`, `doing` and `lost` may be read by any.
 
     `publish` takes the end of a job and must not wait or raise. `is_alone`: no other engine shares the thread, so a
-    step may be longer, which costs less an input.
+    step may be longer, which costs less an input. `is_sole`: others do, and have no work just now.
     """
 
     def __init__(
@@ -53,6 +72,7 @@ class Embedder:
         *,
         target_step_s: float = TARGET_STEP_S,
         is_alone: Callable[[], bool] = lambda: False,
+        is_sole: Callable[[], bool] = lambda: False,
         on_lost: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,10 +83,13 @@ class Embedder:
         self._publish = publish
         self._target_step_s = target_step_s
         self._is_alone = is_alone
+        self._is_sole = is_sole
         self._on_lost = on_lost
         self._clock = clock
         self._pace = Pace()
         self._open: dict[int, _Open] = {}  # in the order of their turns
+        self._long: _Open | None = None  # whose last input taken is being computed in pieces
+        self._n_done = 0  # tokens of that
         self._token_s = 0.0  # what a token costs in a step; 0.0: not known yet
         self._is_closed = False
 
@@ -101,15 +124,13 @@ class Embedder:
         return True
 
     def _step(self) -> None:
-        takers = self._take()
-        inputs = [taker.job.inputs[index] for taker, index in takers]
-        n_tokens = sum(map(len, inputs))
+        takers, n_tokens, compute = self._chosen()
         began = self._clock()
         self.doing = Doing(began, self._pace.expected_s(n_tokens))
         try:
-            vectors = self._backend.embed(inputs)
-            if len(vectors) != len(inputs):
-                raise BackendError(f"{len(vectors)} vectors came for {len(inputs)} inputs")
+            vectors = compute()
+            if vectors is not None and len(vectors) != len(takers):
+                raise BackendError(f"{len(vectors)} vectors came for {len(takers)} inputs")
         except BackendLost as error:
             logger.error("an embedding step failed: %s", error)
             self._lose(str(error))
@@ -119,6 +140,7 @@ class Embedder:
                 "an embedding step failed: %s", error, exc_info=None if isinstance(error, BackendError) else error
             )
             failed = {taker.job.id for taker, _ in takers}
+            self._long = None
             for job_id in failed:
                 del self._open[job_id]
             self._count(n_steps=1, n_failed=1, backend_s=self._clock() - began)
@@ -129,6 +151,10 @@ class Embedder:
             self.doing = None
         step_s = self._clock() - began
         self._learn(n_tokens, step_s)
+        if vectors is None:
+            self._count(n_steps=1, backend_s=step_s)
+            return
+        self._long = None
         for (taker, _), vector in zip(takers, vectors, strict=True):
             taker.vectors.append(vector)
         ended = [taker for taker, index in takers if index == len(taker.job.inputs) - 1]
@@ -148,6 +174,31 @@ class Embedder:
         self._fail_all("the model was closed")
         self._is_closed = True
         self._backend.close()
+
+    def _chosen(self) -> _Chosen:
+        """What the next step computes, and of whom."""
+        backend, long = self._backend, self._long
+        if long is None or self._open.get(long.job.id) is not long:  # or it was aborted
+            takers = self._take()
+            inputs = [taker.job.inputs[index] for taker, index in takers]
+            if not backend.can_split or len(inputs[0]) <= self._piece():
+                self._long = None
+                return _Chosen(takers, sum(map(len, inputs)), lambda: backend.embed(inputs))
+            long = self._long = takers[0][0]  # the only one: there is no room beside it
+            self._n_done = 0
+        index = long.n_taken - 1
+        tokens, start = long.job.inputs[index], self._n_done
+        stop = self._n_done = min(len(tokens), start + self._piece())
+
+        def compute() -> list[Vector] | None:
+            vector = backend.embed_piece(tokens, start, stop)
+            return None if vector is None else [vector]
+
+        return _Chosen([(long, index)], stop - start, compute)
+
+    def _piece(self) -> int:
+        factor = SOLE_FACTOR if self._is_sole() else 1
+        return min(self._backend.n_batch, max(MIN_PIECE, factor * self._budget()))
 
     def _take(self) -> list[tuple[_Open, int]]:
         """Inputs of the next step with their takers: each of those of highest priority in turn, while there is room."""

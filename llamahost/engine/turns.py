@@ -54,6 +54,10 @@ class Turns(Generic[T]):
                 best = turn
         return best.taker if best is not None else None
 
+    def is_sole(self, taker: T) -> bool:
+        """All others had nothing to do when they were asked last."""
+        return all(turn.is_idle or turn.taker is taker for turn in self._turns)
+
     def served(self, taker: T, seconds: float) -> None:
         """It had work, which took so long."""
         for turn in self._turns:

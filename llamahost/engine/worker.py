@@ -120,6 +120,10 @@ class Worker:
         atexit.register(self.close, EXIT_PATIENCE_S)
         self._thread.start()
 
+    def is_sole(self, engine: Steps) -> bool:
+        """No other engine has work, as far as they were asked. For an engine, in this worker's thread."""
+        return self._turns.is_sole(engine)
+
     def attach(self, engine: Steps) -> None:
         """Step this engine from now on; its backend belongs to this thread."""
         self._send(_Attach(engine))

@@ -31,6 +31,7 @@ class Vectors:
             self._publish,
             target_step_s=target_step_s,
             is_alone=lambda: worker.n_engines == 1,
+            is_sole=lambda: worker.is_sole(self._embedder),
             on_lost=on_lost,
         )
         worker.attach(self._embedder)

@@ -80,7 +80,7 @@ class LlamaEmbedder:
         if pooling is None and model.is_causal:
             pooling = "last"  # the one token that has seen all others
         # Whole inputs alone can be pooled over; only what reads the last token of a cache can come in pieces.
-        can_split = model.is_causal and pooling in ("last", "rank")
+        self.can_split = can_split = model.is_causal and pooling in ("last", "rank")
         n_rows = max(1, _MAX_ROWS_BYTES // (4 * model.vocab.n_tokens))
         self.n_ctx = options.n_ctx
         n_batch = min(options.n_batch, n_rows) if can_split else max(options.n_ctx, min(options.n_batch, n_rows))
@@ -111,6 +111,7 @@ class LlamaEmbedder:
         self.has_probabilities = self.pooling == "rank" and model.architecture in _SOFTMAX
         self._batch = Batch(c, self.n_batch, self.n_inputs)
         self._n_failures = 0
+        self._n_held = 0  # tokens of an input that is not at its end, in the cache
         self.overlaps = model.library.has_gpu
         first = max(model.vocab.bos, 0)
         try:
@@ -123,14 +124,25 @@ class LlamaEmbedder:
         if self._pointer is None:
             raise BackendLost("the embedding context is closed")
         self._check(inputs)
-        if len(inputs[0]) > self.n_batch:
-            return [self._in_pieces(inputs[0])]
         self._compute([Span(0, k, 0, tokens, len(tokens)) for k, tokens in enumerate(inputs)])
         if self.pooling != "none":
             row_of = self._c.llama_get_embeddings_seq
             return self._vectors([row_of(self._pointer, k) for k in range(len(inputs))], [1] * len(inputs))
         row_of, lengths = self._c.llama_get_embeddings_ith, [len(tokens) for tokens in inputs]
         return self._vectors([row_of(self._pointer, index) for index in range(sum(lengths))], lengths)
+
+    def embed_piece(self, tokens: Tokens, start: int, stop: int) -> Vector | None:
+        if self._pointer is None:
+            raise BackendLost("the embedding context is closed")
+        piece, n_held = tokens[start:stop], self._n_held
+        self._check([piece])
+        if not self.can_split or start not in (0, n_held) or not start < stop <= len(tokens) <= self.n_ctx:
+            raise BackendError(f"[{start}, {stop}) of {len(tokens)} tokens does not follow on {n_held}")
+        self._compute([Span(0, 0, start, piece, len(piece))], is_first=start == 0)
+        if stop < len(tokens):
+            self._n_held = stop
+            return None
+        return self._vectors([self._c.llama_get_embeddings_seq(self._pointer, 0)], [1])[0]
 
     def close(self) -> None:
         pointer, self._pointer = self._pointer, None
@@ -143,19 +155,13 @@ class LlamaEmbedder:
         n_vocab = self.model.vocab.n_tokens
         if not lengths or min(lengths) < 1 or max(lengths) > self.n_ctx or len(lengths) > self.n_inputs:
             raise BackendError(f"{len(lengths)} inputs of 1 to {self.n_ctx} tokens were expected")
-        if sum(lengths) > self.n_batch and len(lengths) > 1:
+        if sum(lengths) > self.n_batch:
             raise BackendError(f"a step of {sum(lengths)} tokens, {self.n_batch} is the most")
         if min(map(min, inputs)) < 0 or max(map(max, inputs)) >= n_vocab:
             raise BackendError(f"a token is not one of {n_vocab}")
 
-    def _in_pieces(self, tokens: Tokens) -> Vector:
-        """One long input through the cache; its last token's piece is pooled."""
-        for start in range(0, len(tokens), self.n_batch):
-            piece = tokens[start : start + self.n_batch]
-            self._compute([Span(0, 0, start, piece, len(piece))], is_first=start == 0)
-        return self._vectors([self._c.llama_get_embeddings_seq(self._pointer, 0)], [1])[0]
-
     def _compute(self, spans: list[Span], *, is_first: bool = True) -> None:
+        self._n_held = 0
         if self._memory and is_first:
             self._c.llama_memory_clear(self._memory, False)
         self._batch.fill(spans)

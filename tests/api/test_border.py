@@ -19,9 +19,8 @@ from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
 from tests.api.asking import ASK
-from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
+from tests.api.fakes import CARD, READY, FakeHost, app_of, client_of, run, said
 from tests.api.sockets import Client, listening
-from tests.api.test_openapi import CARD
 from tests.on_loop import LIMIT_S
 
 CHAT = "/v1/chat/completions"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llamahost.core.errors import BackendError, BackendLost
 from llamahost.core.work import Embedded, EmbedJob
-from llamahost.engine.embedder import TARGET_STEP_S, Embedder
+from llamahost.engine.embedder import MIN_PIECE, TARGET_STEP_S, Embedder
 from tests.fake_embedder import FakeEmbedBackend, vector_of
 
 
@@ -96,6 +96,41 @@ def test_a_step_holds_no_more_than_is_enough_but_an_input_that_is_longer() -> No
     assert {1, 2} <= set(ends)
     assert all(sum(map(len, step)) <= 100 or len(step) == 1 for step in backend.steps)
     assert any(len(step) == 3 for step in backend.steps)
+
+
+def test_a_long_input_has_a_step_for_each_piece_and_holds_up_nobody_when_it_is_aborted_or_fails() -> None:
+    backend = FakeEmbedBackend(n_ctx=4096, n_batch=512, token_s=TARGET_STEP_S / 100)
+    embedder, ends = embedder_on(backend)
+    embedder.submit(job_of(1, 8, 2000, 8))
+    finish(embedder)
+    assert [list(vector) for vector in ends[1].vectors] == [
+        vector_of(tokens) for tokens in job_of(1, 8, 2000, 8).inputs
+    ]
+    pieces = backend.steps[1:-1]
+    assert all(MIN_PIECE <= len(piece[0]) <= 110 for piece in pieces[:-1])
+    assert sum(len(piece[0]) for piece in pieces) == 2000
+    embedder.submit(job_of(2, 2000))
+    embedder.submit(job_of(3, 8))
+    embedder.step()
+    embedder.abort(2)
+    embedder.submit(job_of(2, 1000))  # the id is free again: what was computed of the other is not this one's
+    finish(embedder)
+    assert [list(vector) for vector in ends[2].vectors] == [vector_of(job_of(2, 1000).inputs[0])]
+    embedder.submit(job_of(4, 2000))
+    embedder.submit(job_of(5, 8))
+    backend.failures[len(backend.steps) + 2] = BackendError("no")
+    finish(embedder)
+    assert (ends[4].error, ends[5].error) == ("no", "")
+
+
+def test_pieces_are_larger_while_nobody_else_has_work() -> None:
+    backend = FakeEmbedBackend(n_ctx=4096, n_batch=512, token_s=TARGET_STEP_S / 50)
+    embedder = Embedder(backend, lambda end: None, is_sole=lambda: backend.now > 1.0, clock=lambda: backend.now)
+    embedder.submit(job_of(1, 8, 2000))
+    finish(embedder)
+    sizes = [len(piece[0]) for piece in backend.steps[1:-1]]
+    assert 40 <= sizes[1] <= 50
+    assert 180 <= sizes[-1] <= 200
 
 
 def test_a_step_may_be_longer_where_it_holds_up_nobody_else() -> None:

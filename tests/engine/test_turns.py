@@ -19,6 +19,18 @@ def test_nobody_is_next_where_nobody_is() -> None:
     assert turns.next() is None
 
 
+def test_who_alone_has_work_is_sole_until_somebody_is_woken() -> None:
+    turns: Turns[str] = Turns()
+    turns.join("a")
+    assert turns.is_sole("a")
+    turns.join("b")
+    assert not turns.is_sole("a")
+    turns.idle("b")
+    assert turns.is_sole("a")
+    turns.wake()
+    assert not turns.is_sole("a")
+
+
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=5))
 def test_those_that_always_have_work_get_the_same_time(costs: list[int]) -> None:
     turns: Turns[int] = Turns()

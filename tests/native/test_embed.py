@@ -134,9 +134,22 @@ def test_the_last_token_of_a_long_input_is_the_same_in_one_piece_and_in_many(tin
     [tokens] = some_inputs(1, longest=1)
     tokens = array("i", np.random.default_rng(3).integers(8, MIN_VOCAB, 60).tolist())
     whole, pieces = embedder_on(model, n_batch=64), embedder_on(model, n_batch=7)
-    assert (whole.n_batch, pieces.n_batch) == (64, 7)
-    np.testing.assert_allclose(vectors(whole, [tokens]), vectors(pieces, [tokens]), atol=1e-4)
+    assert (whole.n_batch, pieces.n_batch, pieces.can_split) == (64, 7, True)
+    with pytest.raises(BackendError, match="60 tokens"):
+        pieces.embed([tokens])
+    for start in range(0, 56, 7):
+        assert pieces.embed_piece(tokens, start, start + 7) is None
+    for start, stop in ((0, 8), (49, 56), (57, 60), (56, 61)):  # too many, behind, beyond the gap, and beyond the end
+        with pytest.raises(BackendError):
+            pieces.embed_piece(tokens, start, stop)
+    last = pieces.embed_piece(tokens, 56, 60)
+    assert last is not None
+    np.testing.assert_allclose(vectors(whole, [tokens]), [list(last)], atol=1e-4)
     np.testing.assert_allclose(vectors(pieces, [tokens[:5]]), vectors(whole, [tokens[:5]]), atol=1e-4)
+    assert pieces.embed_piece(tokens, 0, 7) is None
+    pieces.embed([tokens[:5]])
+    with pytest.raises(BackendError, match="does not follow"):
+        pieces.embed_piece(tokens, 7, 14)
     whole.close()
     pieces.close()
     model.close()
@@ -145,6 +158,9 @@ def test_the_last_token_of_a_long_input_is_the_same_in_one_piece_and_in_many(tin
 def test_what_must_be_computed_in_one_piece_makes_the_batch_that_large(encoders: dict[EncoderPooling, Model]) -> None:
     embedder = embedder_on(encoders["mean"], n_ctx=100, n_batch=10)
     assert embedder.n_batch >= 100
+    assert not embedder.can_split
+    with pytest.raises(BackendError):
+        embedder.embed_piece(array("i", [9] * 20), 0, 10)
     assert vectors(embedder, [array("i", [9] * 100)]).shape == (1, 32)
     embedder.close()
 
