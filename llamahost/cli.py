@@ -34,7 +34,7 @@ from llamahost.commands.top import top
 if TYPE_CHECKING:
     import socket
 
-    from llamahost.fleet.loader import ModelCard
+    from llamahost.fleet.card import ModelCard
     from llamahost.fleet.manifest import Manifest, ServerSettings
     from llamahost.host import ModelStatus
 

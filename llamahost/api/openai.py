@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,12 +21,10 @@ from llamahost.api.trace import trace_of
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.adapters import AdapterStatus
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import ModelStatus
-
-if TYPE_CHECKING:
-    from llamahost.fleet.loader import ModelCard
 
 B = TypeVar("B", ChatBody, CompletionBody)
 R = TypeVar("R", ChatRequest, CompletionRequest)

@@ -18,7 +18,7 @@ from llamahost.commands.progress import bar
 
 if TYPE_CHECKING:
     from llamahost.core.machine import Machine
-    from llamahost.fleet.loader import ModelCard
+    from llamahost.fleet.card import ModelCard
     from llamahost.fleet.manifest import Manifest, ModelSpec
     from llamahost.fleet.opened import Opened
     from llamahost.given import Options

@@ -25,6 +25,7 @@ from llamahost.fleet.keeping import Keeping
 from llamahost.fleet.kept_files import PrefixFiles
 from llamahost.fleet.loading import Loading
 from llamahost.fleet.manifest import ModelSpec, ServerSettings
+from llamahost.fleet.opened import Opened
 from llamahost.fleet.place import Place, Running
 from llamahost.fleet.residency import Residency
 from llamahost.fleet.residents import Effect, Measured, Refuse
@@ -266,28 +267,38 @@ class Crew:
             place.progress.pop(id_, None)
         if opened is None:
             self._failed(id_, "")
-            return
+        elif (running := await self._attached(loading, opened, record, effect.placement.devices)) is not None:
+            running.replica.restore(self._keeping.take(record, effect.spec) or kept)
+            self._serve(place, running)
+
+    async def _attached(
+        self, loading: Loading, opened: Opened, record: residents.Replica, devices: tuple[str, ...]
+    ) -> Running | None:
+        """What was opened, on its devices' worker; None where that failed."""
+        id_, loop = record.id, asyncio.get_running_loop()
 
         def on_lost(reason: str) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to mend it
                 loop.call_soon_threadsafe(self._lost, id_, reason)
 
-        devices = effect.placement.devices
         try:
             measured = opened.measured(devices)
             replica = loading.replica(opened, devices, on_lost)
-            running = Running(replica, record, measured, next(_epochs), lambda: loading.is_stalled(devices[0]))
+            return Running(replica, record, measured, next(_epochs), lambda: loading.is_stalled(devices[0]))
         except Exception as error:
             logger.exception("could not serve %s", id_)
             await loading.discard(opened)
             self._failed(id_, f"{type(error).__name__}: {error}")
-            return
-        place.running[id_] = running
-        running.replica.restore(self._keeping.take(record, effect.spec) or kept)
+            return None
+
+    def _serve(self, place: Place, running: Running) -> None:
+        """It is there: who waited for it is served, and others are asked to go or to come."""
+        record, measured = running.record, running.measured
+        place.running[record.id] = running
         self.fit(place, running)
         if record.made_for is not None:
             self._learn(record, record.made_for, measured)
-        effects = self.residency.loaded(id_, measured, self.now())
+        effects = self.residency.loaded(record.id, measured, self.now())
         if record.state == "ready":
             place.is_on_demand = False
         self.grant(place)

@@ -7,22 +7,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from llamahost.core.errors import InvalidRequest, LoadFailed, NoMemory
 from llamahost.core.machine import Machine
 from llamahost.core.sampling import SAMPLER_NAMES, Sampling, SamplingOptions
-from llamahost.core.work import Pooling
 from llamahost.fleet.builtin import verify
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.facts import generates, task_of
 from llamahost.fleet.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.inputs import Inputs
 from llamahost.fleet.known import spelling
 from llamahost.fleet.located import located
-from llamahost.fleet.manifest import ModelSpec, Task
+from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.prepared import Prepared
 from llamahost.fleet.preparer import Preparer
 from llamahost.fleet.residents import Measured
@@ -43,35 +43,6 @@ logger = logging.getLogger("llamahost.fleet")
 
 Inspect = Callable[[Path, Callable[[], None]], None]
 """Whether a file may be opened in this process; the second is called while that is found out. See `fleet/inspect`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCard:
-    """What may be told of a loaded model. `created` is the file's time, in seconds since 1970."""
-
-    name: str
-    aliases: tuple[str, ...]
-    n_ctx: int  # tokens that one request may hold
-    n_slots: int
-    layout: str  # split or unified; empty where nothing is generated
-    n_cells: int
-    description: str
-    n_params: int
-    n_bytes: int
-    architecture: str
-    created: int
-    task: Task = "auto"
-    n_ctx_train: int = 0
-    n_vocab: int = 0
-    n_embd: int = 0
-    has_chat_template: bool = False
-    template_caps: Mapping[str, bool] = field(
-        default_factory=dict
-    )  # what the template can say, by llama-server's names
-    generates: bool = True
-    fills_in: bool = False  # what stands between a text and another
-    pooling: Pooling | None = None  # of its embeddings, where it has any
-    n_dim: int = 0  # of an embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +162,24 @@ def _composed(
         marks=model.vocab.pair_marks(),
         rerank_template=model.chat_template("rerank") or "",
     )
-    card = ModelCard(
+    card = _card(spec, model, backend, embedder, template, n_ctx=n_ctx or inputs.n_ctx)
+    _log(card, backend, embedder)
+    return Loaded(spec, model, backend, embedder, preparer, inputs, card)
+
+
+def _card(
+    spec: ModelSpec,
+    model: Model,
+    backend: LlamaBackend | None,
+    embedder: LlamaEmbedder | None,
+    template: Template | None,
+    *,
+    n_ctx: int,
+) -> ModelCard:
+    return ModelCard(
         name=spec.name,
         aliases=spec.aliases,
-        n_ctx=n_ctx or inputs.n_ctx,
+        n_ctx=n_ctx,
         n_slots=backend.n_slots if backend is not None else embedder.n_inputs if embedder is not None else 0,
         layout="" if backend is None else "unified" if backend.is_unified else "split",
         n_cells=backend.n_cells if backend is not None else 0,
@@ -214,6 +199,9 @@ def _composed(
         pooling=embedder.pooling if embedder is not None else None,
         n_dim=embedder.n_dim if embedder is not None else 0,
     )
+
+
+def _log(card: ModelCard, backend: LlamaBackend | None, embedder: LlamaEmbedder | None) -> None:
     if backend is not None:
         logger.info(
             "%s: %s, %d slots of %d tokens, %s KV of %d cells",
@@ -224,7 +212,6 @@ def _composed(
             "%s: embeds inputs of up to %d tokens into %d dimensions by pooling `%s`",
             *(card.name, embedder.n_ctx, embedder.n_dim, embedder.pooling),
         )
-    return Loaded(spec, model, backend, embedder, preparer, inputs, card)
 
 
 def _remembered(model: Model, template: Template | None) -> Remembered:

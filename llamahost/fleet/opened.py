@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.sampling import SamplingOptions
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Backend, EmbedBackend, Vocabulary
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.inputs import PreparedInputs
+from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.prepared import Prepared
 from llamahost.fleet.residents import Measured
 from llamahost.text.remembered import Heard
-
-if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from llamahost.fleet.loader import ModelCard, Prepared
-    from llamahost.fleet.manifest import ModelSpec
 
 
 class OpensAdapters(Protocol):

@@ -11,11 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from llamahost.core.errors import Overloaded, Unavailable
 from llamahost.fleet import residents
 from llamahost.fleet.adapters import AdapterSpec, AdapterStatus, Numbers, rescaled
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.fetches import Fetching
 from llamahost.fleet.fit import DEFAULT_N_SLOTS
 from llamahost.fleet.manifest import ModelSpec, Task
@@ -24,9 +24,6 @@ from llamahost.fleet.replica import Replica
 from llamahost.fleet.residents import Measured
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 from llamahost.text.remembered import Heard
-
-if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from llamahost.fleet.loader import ModelCard
 
 _STATES: dict[residents.ReplicaState, State] = {
     "loading": "loading",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.adapters import AdapterStatus
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.footprint import Footprint
 from llamahost.fleet.manifest import LoadMode, ModelSpec
 from llamahost.text.remembered import Heard
-
-if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
-    from llamahost.fleet.loader import ModelCard
 
 State = Literal["unloaded", "pulling", "loading", "ready", "failed", "draining"]
 

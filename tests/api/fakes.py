@@ -19,7 +19,7 @@ from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timin
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.fleet.loader import ModelCard
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.manifest import ServerSettings
 from llamahost.fleet.preparer import Preparer
 from llamahost.fleet.route_spec import RouteSpec

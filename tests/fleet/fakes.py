@@ -12,8 +12,8 @@ from typing import Any
 from llamahost.core.errors import LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.work import Tokens
+from llamahost.fleet.card import ModelCard
 from llamahost.fleet.inputs import Inputs
-from llamahost.fleet.loader import ModelCard
 from llamahost.fleet.manifest import ModelSpec
 from llamahost.fleet.preparer import Preparer
 from llamahost.fleet.residents import Measured
