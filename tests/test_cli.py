@@ -102,6 +102,19 @@ def test_a_port_in_use_is_one_line_and_status_4(tmp_path: Path) -> None:
     assert done.stderr.strip() == f"llamahost: cannot listen on 127.0.0.1:{port}: address already in use"
 
 
+def test_a_file_in_the_place_of_a_socket_is_left_alone_and_told(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("kept")
+    done = ended(tmp_path, "serve", "--unix-socket", "notes")
+    assert (done.returncode, (tmp_path / "notes").read_text()) == (4, "kept")
+    assert done.stderr.strip().endswith("notes: there is something of that name, and it is no socket")
+
+
+@pytest.mark.parametrize("url", ["", "unix:"])
+def test_no_address_is_wrong_usage(url: str, tmp_path: Path) -> None:
+    done = ended(tmp_path, "ps", "--url", url)
+    assert (done.returncode, "names no server" in done.stderr) == (2, True)
+
+
 def test_a_wrong_manifest_is_one_line_and_status_5(tmp_path: Path) -> None:
     (tmp_path / "model_manifest.toml").write_text("[server]\nprot = 1\n")
     done = ended(tmp_path, "serve")

@@ -34,6 +34,14 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
     "/complete": ("Anthropic", COMPLETIONS),
     "/generate": ("Text Generation Inference", COMPLETIONS),
     "/generate_stream": ("Text Generation Inference", COMPLETIONS),
+    "/version": ("vLLM", "GET /health"),
+    "/ping": ("vLLM", "GET /health"),
+    "/score": ("vLLM", "POST /v1/rerank"),
+    "/pooling": ("vLLM", EMBEDDINGS),
+    "/model/info": ("LiteLLM", MODELS),
+    "/health/liveliness": ("LiteLLM", "GET /health"),
+    "/health/readiness": ("LiteLLM", "GET /ready"),
+    "/api/v0": ("LM Studio", MODELS),
     "/audio": ("OpenAI", ""),
     "/images": ("OpenAI", ""),
     "/files": ("OpenAI", ""),
@@ -41,6 +49,9 @@ NEIGHBOURS: dict[str, tuple[str, str]] = {
     "/moderations": ("OpenAI", ""),
     "/assistants": ("OpenAI", CHAT),
     "/threads": ("OpenAI", CHAT),
+    "/fine_tuning": ("OpenAI", ""),
+    "/vector_stores": ("OpenAI", ""),
+    "/realtime": ("OpenAI", ""),
 }
 """By path without /v1: whose, and what does here what it does there; empty where nothing does."""
 
@@ -69,8 +80,9 @@ def advice(path: str) -> str:
         return "it is where OpenAI's API begins, as clients' base_url: GET /v1/models tells what it serves"
     if bare in SERVED:
         return f"use {_spelled(bare)}"
-    known = bare if bare in NEIGHBOURS else "/" + bare.split("/")[1] if bare else ""
-    if known in NEIGHBOURS:
+    steps = bare.split("/")
+    known = next((each for each in (bare, "/".join(steps[:3]), "/".join(steps[:2])) if each in NEIGHBOURS), "")
+    if known:
         owner, instead = NEIGHBOURS[known]
         if instead:
             return f"it belongs to {owner}'s API, which this version does not speak: use {instead}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -59,6 +60,8 @@ def bind_unix(path: Path) -> socket.socket:
     try:
         if path.is_socket() and not _answers(path):
             path.unlink()
+        elif path.exists() and not path.is_socket():
+            raise FileExistsError(errno.EEXIST, "there is something of that name, and it is no socket")
         place.bind(str(path))
         path.chmod(0o600)
         place.listen(BACKLOG)

@@ -43,6 +43,8 @@ class Remote:
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = ANSWER_S) -> None:
         place = url.removeprefix("unix:") if url.startswith("unix:") else None
+        if url in ("", "unix:"):
+            raise InvalidRequest(f"{url!r} names no server; write http://HOST:PORT, or unix:PATH of its socket")
         self.url = url if place or "://" in url else f"http://{url}"
         if place is None:
             self.url = self.url.rstrip("/").removesuffix("/v1")
