@@ -106,6 +106,13 @@ async def test_editors_are_answered_as_they_ask(filler: Path) -> None:
         told = (await client.post("/infill", json={"input_prefix": "def f(", "input_suffix": "):", **asked})).json()
         assert list(told) == fields[:-1]
         assert told["timings/prompt_n"] > 0
+        probs = {"input_prefix": "def f(", "input_suffix": "):", "n_predict": 3, "n_probs": 2, "temperature": 0}
+        whole = (await client.post("/infill", json=probs)).json()
+        assert [len(each["top_logprobs"]) for each in whole["completion_probabilities"]] == [2] * whole[
+            "tokens_predicted"
+        ]
+        after = (await client.post("/infill", json={**probs, "post_sampling_probs": True})).json()
+        assert {each["prob"] for each in after["completion_probabilities"]} == {1.0}
         warm = {"n_predict": 0, "samplers": [], "response_fields": [""], "prompt": ""}
         answer = await client.post("/infill", json={"input_prefix": "", "input_suffix": "", **asked, **warm})
         assert (answer.status_code, answer.json()) == (200, {})

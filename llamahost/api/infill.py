@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -20,6 +20,7 @@ from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_answers import Answer, TimingsAnswer
 from llamahost.api.openai_encode import Json, timings_json
 from llamahost.api.openai_generation import generation_of
+from llamahost.api.openai_logprobs import llama_probs
 from llamahost.api.openai_output import output_of
 from llamahost.api.openai_types import Body, Name
 from llamahost.api.problems import NotServed, Superseded, problem_of
@@ -72,6 +73,7 @@ class InfillAnswer(Answer):
     stop_type: str
     stopping_word: str
     timings: TimingsAnswer
+    completion_probabilities: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
 
 
 INFILL = msgspec.json.Decoder(InfillBody)
@@ -94,24 +96,41 @@ def parse_infill(body: InfillBody) -> CompletionRequest:
 
 
 class InfillEncoder:
-    """Owned by the task of one request. Both forms; the stream's has no [DONE]. `fields` are told of the end."""
+    """Owned by the task of one request. Both forms; the stream's has no [DONE]. `fields` are told of the end.
 
-    def __init__(self, fields: Sequence[str] = ()) -> None:
+    `probs`: what `n_probs` asked for is told as the one or the other, with each piece of a stream or of all at the end.
+    """
+
+    def __init__(self, fields: Sequence[str] = (), *, probs: Literal["prob", "logprob"] | None = None) -> None:
         self._fields = fields
+        self._probs = probs
+        self._told_probs: list[Json] = []
+        self._n_told = 0  # of them, with the pieces of a stream
         self._model = ""
         self._is_cut = False
         self._texts: list[str] = []
         self._last: Json = {}
 
     def feed(self, event: Event) -> bytes:
-        if type(event) is Delta and event.text:
-            self._texts.append(event.text)
-            return _data({"index": 0, "content": event.text, "tokens": [], "stop": False, "id_slot": -1})
+        if type(event) is Delta:
+            return self._piece(event)
         if type(event) is Started:
             self._model, self._is_cut = event.model, event.is_cut
         if type(event) is Finished:
             self._finish(event)
         return b""
+
+    def _piece(self, event: Delta) -> bytes:
+        if self._probs is not None:
+            self._told_probs += llama_probs(event.logprobs, is_prob=self._probs == "prob")
+        if not event.text:
+            return b""
+        self._texts.append(event.text)
+        probs: Json = {}
+        if self._probs is not None:
+            probs = {"completion_probabilities": self._told_probs[self._n_told :]}
+            self._n_told = len(self._told_probs)
+        return _data({"index": 0, "content": event.text, "tokens": [], "stop": False, "id_slot": -1, **probs})
 
     def end(self) -> bytes:
         return _data(self._chosen({**self._last, "content": ""}))
@@ -120,7 +139,8 @@ class InfillEncoder:
         return b"data: " + problem_of(error).body + b"\n\n"
 
     def body(self) -> bytes:
-        return orjson.dumps(self._chosen(self._last))
+        probs: Json = {"completion_probabilities": self._told_probs} if self._probs is not None else {}
+        return orjson.dumps(self._chosen({**self._last, **probs}))
 
     def _chosen(self, told: Json) -> Json:
         if not self._fields:
@@ -183,7 +203,8 @@ class InfillRoute:
                 before.set()
             self.latest[key] = replaced
         events = until_set(self.service.complete(request), replaced) if session else self.service.complete(request)
-        encoder = InfillEncoder(body.response_fields or ())
+        probs: Literal["prob", "logprob"] = "prob" if body.post_sampling_probs else "logprob"
+        encoder = InfillEncoder(body.response_fields or (), probs=probs if body.has_probs else None)
         try:
             if body.stream:
                 stream = EventStream(
