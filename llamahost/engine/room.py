@@ -12,6 +12,9 @@ from llamahost.engine.slots import Slots
 RESERVE = 256
 """Cells promised to a newcomer beyond its prompt, so that it does not lose its place at once."""
 
+NO_END = 2**31
+"""Steps that anybody may make in split KV, whose cells are his."""
+
 
 class Room:
     """Owned by the scheduler."""
@@ -81,6 +84,18 @@ class Room:
                 return self._slots.n_running > 1
             wanted -= freed
         return False
+
+    def n_steps(self) -> int:
+        """So many steps all who run may go on, a token each, before this has to be looked at again."""
+        cells = self._slots.cells
+        if cells is None:
+            return NO_END
+        running = self._slots.running
+        # While none goes beyond what it is promised, each step takes of that, and used + promised stays as it is.
+        n_promised = min([sequence.n_reserved - sequence.n_computed for sequence in running]) - 1
+        # In the step after k others: used + k * n cells, and promised ones, or one each, no more than now and n.
+        n_free = (self._limit - cells.used - self._promised()) // len(running) - 1
+        return max(n_promised, n_free)
 
     def was_refused(self, n_tokens: int) -> None:
         """The backend had no cells for so many tokens: count on less for a while."""

@@ -258,9 +258,9 @@ class Scheduler:
                 emissions.append(emission)
         if ids:
             emissions.append(OneMore(ids, tokens, now))
-            # Of unified KV every cell is counted as it is taken, and what is at hand is looked at before each step.
-            if type(sampled) is OneEach and len(ids) == len(plan.spans) == self.n_running and not is_counted:
-                self._steady = Steady(self.slots.running, n_ctx=n_ctx)
+            if type(sampled) is OneEach and len(ids) == len(plan.spans) == self.n_running:
+                n_steps = self._room.n_steps()
+                self._steady = Steady(self.slots, n_ctx=n_ctx, n_steps=n_steps) if n_steps > 0 else None
         self._budget.observe(n_decoding + len(ids), n_chunk, step_s, n_scored)
         self._come_round(plan)
         return emissions

@@ -127,14 +127,14 @@ def test_adapters_do_not_mix(name: str, seed: int) -> None:
     play(Drive(backend(name), n_reserve=16), rng, 50, adapters=(NO_ADAPTERS, POET, JUDGE))
 
 
-@pytest.mark.parametrize("name", ["split", "whole", "small-batch"])
-@settings(max_examples=3, deadline=None)
+@pytest.mark.parametrize("name", ["split", "unified", "tight", "whole", "small-batch"])
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_streams_that_nobody_looks_at_are_answered_as_if_alone(name: str, seed: int) -> None:
     """They are kept as columns for many steps, and told when somebody comes or leaves, or a step fails."""
     rng = random.Random(seed)
     failures = {step: rng.choice([BackendError("bad luck"), NoRoom("full")]) for step in rng.sample(range(30, 300), 2)}
-    drive = Drive(backend(name, failures=failures), is_checked=False)
+    drive = Drive(backend(name, failures=failures), n_reserve=rng.choice([1, 16, 256]), is_checked=False)
     drive.add(prompt(10), n_max=1000)
     for k in range(100):
         if rng.random() < 0.05:
