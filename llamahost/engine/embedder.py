@@ -35,6 +35,9 @@ SOLE_FACTOR = 4
 get in soon, and small pieces cost more.
 """
 
+FIRST_TOKENS = 64
+"""On a large model and a slow device the first step takes seconds, however few they are, and others wait for it."""
+
 MIN_PIECE = 32
 """Tokens. Fewer take hardly less time than so many."""
 
@@ -223,10 +226,10 @@ class Embedder:
         return taken
 
     def _budget(self) -> int:
-        """Tokens of a step that takes the target time; all that is worth it while its price is unknown."""
+        """Tokens of a step that takes the target time; few of the first, whose price is unknown."""
         n_most = min(self._backend.n_enough, self._backend.n_batch)
         if self._token_s == 0.0:
-            return n_most
+            return min(n_most, FIRST_TOKENS)
         target_s = self._target_step_s * (ALONE_FACTOR if self._is_alone() else 1)
         return max(1, min(n_most, int(target_s / self._token_s)))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llamahost.core.errors import BackendError, BackendLost
 from llamahost.core.work import Embedded, EmbedJob
-from llamahost.engine.embedder import MIN_PIECE, TARGET_STEP_S, Embedder
+from llamahost.engine.embedder import FIRST_TOKENS, MIN_PIECE, TARGET_STEP_S, Embedder
 from tests.fake_embedder import FakeEmbedBackend, vector_of
 
 
@@ -83,6 +83,7 @@ def test_a_step_takes_no_longer_than_the_target_once_its_price_is_known() -> Non
     embedder, _ = embedder_on(backend)
     embedder.submit(job_of(1, *[10] * 500))
     finish(embedder)
+    assert sum(map(len, backend.steps[0])) <= FIRST_TOKENS
     assert all(sum(map(len, step)) <= 110 for step in backend.steps[1:])
     assert all(sum(map(len, step)) >= 80 for step in backend.steps[1:-1])
 
