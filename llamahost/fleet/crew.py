@@ -191,6 +191,20 @@ class Crew:
         else:
             self.do(self.residency.looked(effect, facts, self.now(), measured))
 
+    async def replaced(self, specs: Sequence[ModelSpec]) -> dict[str, object]:
+        """The stamps of those whose files are others by now than what is loaded was made of."""
+        found: dict[str, object] = {}
+        for spec in specs:
+            place = self.places.get(spec.name)
+            seen = [each.record.seen for each in place.running.values()] if place is not None else []
+            if self.loading is None or not any(seen):
+                continue
+            with contextlib.suppress(LlamahostError):  # where it cannot be read, what is loaded serves on
+                stamp = (await self.loading.look(spec)).stamp
+                if any(each != stamp for each in seen):
+                    found[spec.name] = stamp
+        return found
+
     async def _known(self, facts: FileFacts, spec: ModelSpec) -> Mapping[Shape, Footprint]:
         """What loads of this file were seen to take, in this process or before."""
         weighed = self._weighed

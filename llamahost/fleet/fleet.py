@@ -32,7 +32,7 @@ from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, in_eff
 from llamahost.fleet.place import Place, Running, Waiter
 from llamahost.fleet.policy import ANYTHING, Wants
 from llamahost.fleet.replica import Replica
-from llamahost.fleet.residency import LOST_S, Residency
+from llamahost.fleet.residency import LOST_S, NO_STAMPS, Residency
 from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
 
 __all__ = ["Fleet", "Load", "ModelStatus", "ReplicaStatus", "State"]
@@ -312,15 +312,16 @@ class Fleet:
             self._plain.clear()
             host_bytes = settings.host_bytes
             await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
-            self._adopt(manifest.models)
+            self._adopt(manifest.models, await self._crew.replaced(manifest.models))
             return waiting
 
-    def _adopt(self, specs: Sequence[ModelSpec]) -> None:
+    def _adopt(self, specs: Sequence[ModelSpec], stamps: Mapping[str, object] = NO_STAMPS) -> None:
         effects = self._crew.residency.adopt(
             specs,
             self._crew.now(),
             max_loaded=self._crew.settings.max_loaded,
             may_page=_may_page(specs, self._crew.hardware),
+            stamps=stamps,
         )
         self._crew.list_places()
         self._crew.do(effects)

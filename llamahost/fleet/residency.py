@@ -47,6 +47,9 @@ _IN_PLACE = frozenset(
 """Fields of a spec that a change of does not load the model anew for."""
 
 
+NO_STAMPS: Mapping[str, object] = {}
+
+
 class Residency:
     """Owned by the loop."""
 
@@ -257,8 +260,9 @@ class Residency:
         *,
         max_loaded: int | None = None,
         may_page: bool | None = None,
+        stamps: Mapping[str, object] = NO_STAMPS,
     ) -> tuple[Effect, ...]:
-        """A manifest that was changed: only what changed is touched.
+        """A manifest that was changed: only what changed is touched, files among it, by their `stamps` as they are now.
 
         What is loaded otherwise answers on until it is there as it should be, where there is room for both.
         """
@@ -281,8 +285,9 @@ class Residency:
                 known.is_gone = False
                 if spec.load == "start":
                     self._settling.want(known, now, may_evict=False)
-            if _differ(was, spec):
-                self._change(known, now)
+            stamp = stamps.get(name)
+            if _differ(was, spec) or any(_is_other(each, stamp) for each in known.current):
+                self._change(known, now, stamp)
             elif was.load != spec.load == "start" and not known.live:
                 self._settling.want(known, now, may_evict=False)
         for name in (*new, *(each for each in self.models if each not in new)):  # in the manifest's order
@@ -296,7 +301,7 @@ class Residency:
         self._settling.effects.append(Refuse(model.spec.name, "it was taken from the manifest", 60.0))
         self._forget(model)
 
-    def _change(self, model: Model, now: float) -> None:
+    def _change(self, model: Model, now: float, stamp: object) -> None:
         """Its spec is another: nothing that was known of it holds, and what is loaded for the old one is to go."""
         is_wanted = bool(model.live) or model.wanted_at is not None or model.spec.load == "start"
         model.is_looking, model.look = False, 0
@@ -304,6 +309,7 @@ class Residency:
         model.facts, model.n_skipped, model.n_failures, model.retry_at, model.reason = None, 0, 0, -math.inf, ""
         for replica in model.live:
             replica.is_old = replica.made_for is None or _differ(replica.made_for, model.spec)
+            replica.is_old |= _is_other(replica, stamp)
             if replica.is_old and replica.state == "loading":
                 self._settling.drain(replica)
         if is_wanted:
@@ -372,3 +378,8 @@ def _differ(one: ModelSpec, other: ModelSpec) -> bool:
     return any(
         getattr(one, each.name) != getattr(other, each.name) for each in fields(one) if each.name not in _IN_PLACE
     )
+
+
+def _is_other(replica: Replica, stamp: object) -> bool:
+    """Whether it was made of another file than the one with this stamp, if that is known."""
+    return stamp is not None and replica.seen is not None and replica.seen != stamp

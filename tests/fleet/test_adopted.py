@@ -227,6 +227,35 @@ async def test_defaults_and_bounds_of_requests_change_without_another_load() -> 
 
 
 @on_loop
+async def test_a_model_whose_file_is_another_one_is_loaded_anew() -> None:
+    stamps: dict[str, object] = {"a": 1, "b": 1}
+    loader, manifest = FakeLoader(), Manifest(models=(spec_of("a"), spec_of("b")))
+
+    def facts(spec: ModelSpec) -> FileFacts:
+        if spec.name not in stamps:
+            raise LoadFailed("it is gone")
+        return FileFacts(layers=(2**20,), n_ctx_train=64, stamp=stamps[spec.name])
+
+    async with fleet_of(*manifest.models, loader=loader, facts=facts) as fleet:
+        await fleet.wait_ready()
+        await fleet.adopt(manifest)
+        del stamps["b"]
+        await fleet.adopt(manifest)
+        assert loader.n_loads == 2
+        stamps["a"] = 2
+        loader.gate.clear()
+        gone = asyncio.Event()
+        fleet.listen(lambda event: gone.set() if event == ModelChanged("a", "a#0", "unloaded", "") else None)
+        for _ in range(2):  # what is being loaded is of the file as it is
+            await fleet.adopt(manifest)
+            assert await named(fleet, "a") == "a"
+        loader.gate.set()
+        await gone.wait()
+        assert [each.id for each in fleet.statuses()[0].replicas] == ["a#1"]
+        assert [each.spec.name for each in loader.opened][2:] == ["a"]
+
+
+@on_loop
 async def _waiting(caplog: pytest.LogCaptureFixture) -> None:
     tls: dict[str, Any] = {"tls_cert": Path("c"), "tls_key": Path("k")}
     cases: tuple[tuple[dict[str, Any], dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (
