@@ -140,9 +140,10 @@ class Preparer:
                 raise InvalidRequest(
                     "images and audio are not supported by this version", param=f"messages[{k}].content"
                 )
-        return self._template.render(
+        tools = _callable(request)
+        return self._template.chosen(has_tools=bool(tools)).render(
             request.messages,
-            tools=_callable(request),
+            tools=tools,
             thinking=request.thinking,
             continued=request.continued,
             options=request.template_options,

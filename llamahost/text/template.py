@@ -39,7 +39,7 @@ class Template:
     """A compiled template. Never changes; may render in several threads at once. Raises TemplateFailed if malformed.
 
     `specials` are the other special tokens by the names that Hugging Face gives them, such as `pad_token`. `tool_use`
-    is the variant that the model has for requests with tools. One rendering takes `n_steps` at most.
+    is the variant that the model has for requests with tools: `chosen` gives it. One rendering takes `n_steps` at most.
     """
 
     __slots__ = ("_compiled", "_n_steps", "_now", "_specials", "facts", "source", "tool_use")
@@ -94,17 +94,6 @@ class Template:
         generic form or in the template's own, which None leaves to whether it has one; in its own, `write_calls` says
         the calls of earlier turns that the template leaves out.
         """
-        if self.tool_use is not None and tools:
-            return self.tool_use.render(
-                messages,
-                tools=tools,
-                thinking=thinking,
-                add_generation_prompt=add_generation_prompt,
-                continued=continued,
-                options=options,
-                is_generic=is_generic,
-                write_calls=write_calls,
-            )
         if is_generic is None:
             is_generic = not self.facts.native_tools
         known = bridged(messages, tools, self.facts, is_generic=is_generic, write_calls=write_calls)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import LoadFailed
-from llamahost.core.messages import Message, Text, Tool
+from llamahost.core.messages import ChatRequest, Message, Text, Tool
 from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.preparer import Preparer
 from llamahost.fleet.templates import MAX_BYTES, given_source, template_of
 from llamahost.text.template import CHATML
 from tests.text.vocabulary import EOS, TURN, ByteVocabulary
@@ -38,7 +39,8 @@ def spec(template: str = "") -> ModelSpec:
 def drawn(given: ModelSpec, file: File, *, tools: tuple[Tool, ...] = ()) -> str:
     template, complaint = template_of(given, file, given_source(given))
     assert template is not None, complaint
-    return template.render(HI, tools=tools)
+    preparer = Preparer(model="m", n_ctx=64, vocabulary=ByteVocabulary(), template=template)
+    return preparer.render(ChatRequest(messages=tuple(HI), tools=tools))
 
 
 def plain(word: str) -> str:
