@@ -199,10 +199,13 @@ class Crew:
             seen = [each.record.seen for each in place.running.values()] if place is not None else []
             if self.loading is None or not any(seen):
                 continue
-            with contextlib.suppress(LlamahostError):  # where it cannot be read, what is loaded serves on
+            try:
                 stamp = (await self.loading.look(spec)).stamp
-                if any(each != stamp for each in seen):
-                    found[spec.name] = stamp
+            except LlamahostError as error:
+                logger.warning("`%s` serves on, though its file could not be loaded now: %s", spec.name, error)
+                continue
+            if any(each != stamp for each in seen):
+                found[spec.name] = stamp
         return found
 
     async def _known(self, facts: FileFacts, spec: ModelSpec) -> Mapping[Shape, Footprint]:

@@ -226,8 +226,12 @@ async def test_defaults_and_bounds_of_requests_change_without_another_load() -> 
         assert loader.n_loads == 2
 
 
+def test_a_model_whose_file_is_another_one_is_loaded_anew(caplog: pytest.LogCaptureFixture) -> None:
+    _replaced(caplog)
+
+
 @on_loop
-async def test_a_model_whose_file_is_another_one_is_loaded_anew() -> None:
+async def _replaced(caplog: pytest.LogCaptureFixture) -> None:
     stamps: dict[str, object] = {"a": 1, "b": 1}
     loader, manifest = FakeLoader(), Manifest(models=(spec_of("a"), spec_of("b")))
 
@@ -241,6 +245,7 @@ async def test_a_model_whose_file_is_another_one_is_loaded_anew() -> None:
         await fleet.adopt(manifest)
         del stamps["b"]
         await fleet.adopt(manifest)
+        assert "`b` serves on, though its file could not be loaded now: it is gone" in caplog.text
         assert loader.n_loads == 2
         stamps["a"] = 2
         loader.gate.clear()
