@@ -131,6 +131,13 @@ def test_ctrl_c_while_modules_are_imported_ends_it_without_a_word(tmp_path: Path
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.slow
+def test_ctrl_c_before_the_loop_hears_it_ends_serve_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = finished(tmp_path, "serve", "--port", "0", PYTHONPATH=f"{tmp_path}{os.pathsep}{HERE}")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_a_wrong_value_of_a_flag_is_wrong_usage_and_told_by_the_flag(tmp_path: Path) -> None:
     done = ended(tmp_path, "serve", "--slots", "0")
     assert (done.returncode, done.stderr) == (2, "llamahost: --slots must be between 1 and 256, not 0\n")

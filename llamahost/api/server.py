@@ -18,7 +18,9 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -112,6 +114,20 @@ def _has_terminal() -> bool:
     return True
 
 
+@contextmanager
+def _interrupted_quietly() -> Iterator[None]:
+    """Until the loop hears it, Ctrl-C ends the process at once, as SIGTERM does, and says nothing of coroutines."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Runner:
     """Owned by the main thread's loop. One server from its start to its end."""
 
@@ -165,7 +181,8 @@ class Runner:
         )
         self._server = uvicorn.Server(config)
         try:
-            self._server.run(sockets=[self._place])
+            with _interrupted_quietly():
+                self._server.run(sockets=[self._place])
         except SystemExit:  # uvicorn's way to say that the lifespan failed; the reason is logged
             return 1
         return self._status
