@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from functools import cache, lru_cache
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -63,8 +64,24 @@ def rules() -> Rules:
     return Rules({}, embed)
 
 
+@cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+@lru_cache(maxsize=8)
+def _compiled(grammar: str) -> LLMatcher:
+    return LLMatcher(_bytes(), grammar)
+
+
 def matcher_of(grammar: str) -> LLMatcher:
-    return LLMatcher(LLTokenizer("byte"), grammar)
+    """At its beginning. To compile takes most of a test's time, and many texts are asked about of one grammar."""
+    return _compiled(grammar).deep_copy()
+
+
+@lru_cache(maxsize=1024)
+def _set_in(mask: bytes) -> list[int]:
+    return [token for token in range(256) if mask[token >> 3] >> (token & 7) & 1]
 
 
 def walked(grammar: str, seed: int, n_max: int = 3000, *, printable: bool = False) -> str:
@@ -74,8 +91,7 @@ def walked(grammar: str, seed: int, n_max: int = 3000, *, printable: bool = Fals
     draw = random.Random(seed)
     written = bytearray()
     while not matcher.is_accepting() and len(written) < n_max:
-        mask = matcher.compute_bitmask()
-        allowed = [token for token in range(256) if mask[token >> 3] >> (token & 7) & 1]
+        allowed = _set_in(matcher.compute_bitmask())
         some = [token for token in allowed if 32 <= token < 127] if printable else []
         token = draw.choice(some or allowed)
         assert matcher.consume_token(token), matcher.get_error()
