@@ -10,14 +10,16 @@ from pathlib import Path
 
 import certifi
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from llamahost.fleet.inspect import Memory
 from tests.gguf_models import Architecture, write_model
 
-# A developer's run looks at few examples, and at others each time; --hypothesis-profile=long looks at many.
-settings.register_profile("fast", max_examples=30, deadline=None)
-settings.register_profile("long", max_examples=300, deadline=None)
+# A developer's run looks at few examples, and at the same ones each time, so that it fails for what was changed alone;
+# --hypothesis-profile=long looks at many, and at others each time. How long they take to draw is the machine's affair.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", UNTIMED, max_examples=30, derandomize=True, database=None)
+settings.register_profile("long", UNTIMED, max_examples=300)
 settings.load_profile("fast")
 
 
