@@ -1,4 +1,4 @@
-"""An embedding backend that keeps the laws of core.work.EmbedBackend by asserting them, and computes with a sum."""
+"""An embedding backend that keeps the laws of core.backend.EmbedBackend by asserting them, and computes with a sum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def vector_of(tokens: Sequence[int]) -> list[float]:
 
 @dataclass
 class FakeEmbedBackend:
-    """Keeps the laws of core.work.EmbedBackend by asserting them. `now` is a clock that its steps advance."""
+    """Keeps the laws of core.backend.EmbedBackend by asserting them. `now` is a clock that its steps advance."""
 
     n_ctx: int = 64
     n_batch: int = 32

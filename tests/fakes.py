@@ -138,7 +138,7 @@ def per_token(base_s: float, token_s: float) -> Callable[[Plan], float]:
 
 @dataclass
 class FakeBackend:
-    """Keeps the laws of core.work.Backend. `now` is a clock that its steps advance by `cost`.
+    """Keeps the laws of core.backend.Backend. `now` is a clock that its steps advance by `cost`.
 
     `failures` are raised by the step of that number (from 0): NoRoom after all that precedes the decode, BackendError
     with half of the decode done, BackendLost at once and from then on. With `fails_late` an error leaves `collect`.

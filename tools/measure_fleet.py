@@ -57,7 +57,7 @@ TEXT = re.compile(rb'"text":"([^"]*)"')
 
 
 class Stepped:
-    """A core.work.Backend that takes `step_s` for each step, and computes nothing."""
+    """A core.backend.Backend that takes `step_s` for each step, and computes nothing."""
 
     def __init__(self, n_slots: int, step_s: float, words: list[int]) -> None:
         self.n_ctx, self.n_slots, self.n_batch, self.n_rows = N_CTX, n_slots, 2048, max(64, n_slots)

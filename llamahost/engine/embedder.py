@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llamahost.core.backend import EmbedBackend
 from llamahost.core.errors import BackendError, BackendLost
-from llamahost.core.work import EmbedBackend, Embedded, EmbedJob, Tokens, Vector
+from llamahost.core.work import Embedded, EmbedJob, Tokens, Vector
 from llamahost.engine.engine import Doing, EngineStats
 from llamahost.engine.pace import Pace
 

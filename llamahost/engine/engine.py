@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from llamahost.core.backend import Backend, KeepsSlots
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
-from llamahost.core.work import NO_ADAPTERS, Backend, Emission, Job, KeepsSlots, KeptSlot, News, OneMore, Plan
+from llamahost.core.work import NO_ADAPTERS, Emission, Job, KeptSlot, News, OneMore, Plan
 from llamahost.engine.pace import Pace
 from llamahost.engine.scheduler import Scheduler
 

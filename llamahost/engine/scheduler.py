@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from itertools import count
 
+from llamahost.core.backend import Backend
 from llamahost.core.work import (
-    Backend,
     Emission,
     Finish,
     Job,

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import ChatRequest, Output, Tool
-from llamahost.core.work import Constraint, ThoughtLimit, Vocabulary
+from llamahost.core.work import Constraint, ThoughtLimit
 from llamahost.fleet.known import spelling
 from llamahost.text.constraint import Compile, constraint_of, explained, json_of, symbol_of
 from llamahost.text.formats.format import Asked, Format

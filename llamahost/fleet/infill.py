@@ -15,9 +15,10 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import InvalidRequest, NotAble
 from llamahost.core.messages import Snippet
-from llamahost.core.work import Tokens, Vocabulary
+from llamahost.core.work import Tokens
 
 N_ANSWER = 256
 """Tokens that are left for an answer of which nothing is said."""

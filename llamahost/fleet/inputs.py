@@ -10,9 +10,10 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import ContextTooLong, InvalidRequest
 from llamahost.core.vectors import EmbedRequest, InputKind, RerankRequest
-from llamahost.core.work import EmbedJob, PairMarks, Tokens, Vocabulary
+from llamahost.core.work import EmbedJob, PairMarks, Tokens
 
 _job_ids = itertools.count(1)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import InvalidRequest
-from llamahost.core.work import Tokens, Vocabulary
+from llamahost.core.work import Tokens
 
 _STRIDE = 4096
 """Tokens that are checked at once, in a fifth of a millisecond."""

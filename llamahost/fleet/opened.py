@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from llamahost.core.backend import Backend, EmbedBackend, Vocabulary
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.sampling import SamplingOptions
 from llamahost.core.vectors import EmbedRequest, RerankRequest
-from llamahost.core.work import Backend, EmbedBackend, Vocabulary
 from llamahost.fleet.card import ModelCard
 from llamahost.fleet.inputs import PreparedInputs
 from llamahost.fleet.manifest import ModelSpec

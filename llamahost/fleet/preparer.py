@@ -13,10 +13,11 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import ContextTooLong, InvalidRequest, TemplateFailed
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Snippet, Text, Tool
 from llamahost.core.sampling import Sampling, SamplingOptions
-from llamahost.core.work import Job, Tokens, Vocabulary
+from llamahost.core.work import Job, Tokens
 from llamahost.fleet.forms import AnswerForm, Forms
 from llamahost.fleet.infill import N_ANSWER, around, behind_a_mark, filled_in, marks_of
 from llamahost.fleet.known import beginning, check_known, given_ids, spelling

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -23,7 +24,7 @@ from llamahost.core.errors import (
 )
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.vectors import EmbedRequest, RerankRequest
-from llamahost.core.work import Job, KeptSlot, Vector, Vocabulary
+from llamahost.core.work import Job, KeptSlot, Vector
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.reader import Reader

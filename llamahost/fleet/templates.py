@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import LoadFailed, TemplateFailed
-from llamahost.core.work import Vocabulary
 from llamahost.fleet.known import spelling
 from llamahost.fleet.manifest import ModelSpec, is_template_name
 from llamahost.text.template import CHATML, Template

@@ -7,8 +7,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+from llamahost.core.backend import EmbedBackend
 from llamahost.core.errors import GenerationFailed
-from llamahost.core.work import EmbedBackend, Embedded, EmbedJob, Vector
+from llamahost.core.work import Embedded, EmbedJob, Vector
 from llamahost.engine.embedder import Embedder
 from llamahost.engine.engine import EngineStats
 from llamahost.engine.worker import Worker

@@ -1,6 +1,6 @@
 """Do what a Plan says with llama.cpp. Knows plans, slots and tokens; decides nothing about what runs.
 
-Implements core.work.Backend. Owned by one worker thread after it is made.
+Implements core.backend.Backend. Owned by one worker thread after it is made.
 
 Order within a plan, and why (a split KV's slot copy waits for the next decode): saves and restores touch slots that no
 copy of the plan touches; copies that go through host memory come before slot copies; truncations of copied slots cut

@@ -1,7 +1,7 @@
 """Turn inputs into vectors with llama.cpp, on a context of their own. Knows tokens; decides nothing about order.
 
-Implements core.work.EmbedBackend. Owned by one worker thread after it is made. Every input starts from nothing, so no
-input's vector depends on who was computed beside it.
+Implements core.backend.EmbedBackend. Owned by one worker thread after it is made. Every input starts from nothing, so
+no input's vector depends on who was computed beside it.
 
 How much a step may hold is bounded thrice: by what C computes in one piece (a non-causal batch beyond n_ubatch ends the
 process), by its sequences, and by memory, since C reserves a row of logits for every token of it, though nobody asks.

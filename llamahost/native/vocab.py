@@ -23,7 +23,7 @@ _MAX_TEXT_BYTES = 2**31 - 16  # llama_tokenize takes an int32 length
 
 
 class Vocab:
-    """Implements core.work.Vocabulary on a loaded model's vocabulary, whose address it borrows."""
+    """Implements core.backend.Vocabulary on a loaded model's vocabulary, whose address it borrows."""
 
     def __init__(self, library: Library, pointer: int) -> None:
         c = library.c

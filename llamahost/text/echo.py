@@ -11,7 +11,8 @@ import codecs
 from array import array
 from dataclasses import dataclass, field
 
-from llamahost.core.work import Tokens, Vocabulary
+from llamahost.core.backend import Vocabulary
+from llamahost.core.work import Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from llamahost.core.work import Tokens, Vocabulary
+from llamahost.core.backend import Vocabulary
+from llamahost.core.work import Tokens
 
 MAX_BYTES = 32 * 2**20
 """Of one model's parts with their tokens: some 12 MB of text, or two dozen conversations of half a megabyte."""
@@ -38,7 +39,7 @@ class Heard(NamedTuple):
 
 
 class Remembered:
-    """Implements core.work.Vocabulary over another, whose prompts may be cut before the spellings in `cuts`.
+    """Implements core.backend.Vocabulary over another, whose prompts may be cut before the spellings in `cuts`.
 
     Thread-safe. What is remembered is bounded by `max_bytes`; what was not asked for the longest goes first.
     """

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import GenerationFailed
 from llamahost.core.events import (
     Delta,
@@ -29,7 +30,7 @@ from llamahost.core.events import (
     TokenLogprob,
     Usage,
 )
-from llamahost.core.work import Emission, RowLogprobs, Times, Vocabulary
+from llamahost.core.work import Emission, RowLogprobs, Times
 from llamahost.text.echo import Echo
 from llamahost.text.indent import Indent
 from llamahost.text.splitter import PlainSplitter, Segment, Splitter, joined

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from llamahost.core.backend import Backend
 from llamahost.core.errors import NoRoom
 from llamahost.core.sampling import Sampling
-from llamahost.core.work import Backend, Copy, Job, Plan, Restore, RowLogprobs, Save, Span, Truncation
+from llamahost.core.work import Copy, Job, Plan, Restore, RowLogprobs, Save, Span, Truncation
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions

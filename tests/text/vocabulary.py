@@ -11,7 +11,7 @@ LONGER = (b"hello", b" world", b"\n\n", b"\xe2\x82", b"\xac!", b"stop here", b"\
 
 
 class ByteVocabulary:
-    """Implements core.work.Vocabulary. Encodes byte by byte, control tokens by their spelling."""
+    """Implements core.backend.Vocabulary. Encodes byte by byte, control tokens by their spelling."""
 
     def __init__(self, *, adds_bos: bool = True, has_bos: bool = True) -> None:
         self.pieces = (*(bytes([b]) for b in range(256)), b"<s>", b"</s>", b"<|turn|>", *LONGER)
