@@ -27,7 +27,7 @@ from pathlib import Path
 import orjson
 
 from llamahost.bench.client import Target, fetch
-from llamahost.bench.servers import Server, cpu_seconds_of, free_port, llamahost_command
+from llamahost.bench.servers import Server, cpu_seconds_of, free_port, llamahost_command, to_its_end
 from llamahost.bench.stats import Spread, paired_ratios, spread
 from llamahost.core.machine import Machine
 
@@ -217,7 +217,7 @@ def main() -> None:
         manifest.write_text("\n".join([*lines, ""]), encoding="utf-8")
         port = free_port()
         with Server("llamahost", llamahost_command(manifest, port), port, Path(folder) / "log") as server:
-            asyncio.run(measure(server, given))
+            asyncio.run(to_its_end(measure(server, given)))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from llamahost.bench.servers import (
     llamahost_command,
     llamahost_manifest,
     shared_libraries,
+    to_its_end,
 )
 from llamahost.bench.stats import paired_ratios, spread
 from llamahost.core.machine import Machine
@@ -235,7 +236,7 @@ def main() -> None:
             servers.append(
                 stack.enter_context(Server("llama-server", command, port, logs / "theirs.log", libraries=libraries))
             )
-        asyncio.run(measure(servers, given))
+        asyncio.run(to_its_end(measure(servers, given)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from llamahost.bench.servers import (
     llama_server_command,
     llamahost_command,
     shared_libraries,
+    to_its_end,
 )
 from llamahost.bench.stats import paired_ratios, spread
 from llamahost.core.machine import Machine
@@ -148,7 +149,7 @@ def main() -> None:
             theirs = stack.enter_context(
                 Server("llama-server", command, port, logs / "theirs.log", libraries=libraries)
             )
-        asyncio.run(measure(ours, theirs, given))
+        asyncio.run(to_its_end(measure(ours, theirs, given)))
 
 
 if __name__ == "__main__":

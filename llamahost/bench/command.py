@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -28,6 +27,7 @@ from llamahost.bench.servers import (
     llamahost_manifest,
     other_command,
     shared_libraries,
+    to_its_end,
 )
 from llamahost.bench.session import Candidate, Options, measure
 from llamahost.bench.table import show
@@ -198,7 +198,7 @@ def _running(address: str, api_key: str, number: int) -> Candidate:
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
-    """On a loop of its own; SIGTERM and SIGHUP end it as Ctrl-C does, so that started servers are stopped."""
+    """On a loop of its own."""
     try:
         import uvloop
     except ImportError:
@@ -206,16 +206,8 @@ def _run(work: Callable[[], Coroutine[Any, Any, Report]]) -> Report:
     else:
         factory = uvloop.new_event_loop
 
-    async def guarded() -> Report:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, task.cancel)
-        return await work()
-
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(guarded())
+        return runner.run(to_its_end(work()))
 
 
 def _workloads(text: str) -> tuple[str, ...]:

@@ -7,18 +7,22 @@ import contextlib
 import importlib.util
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import orjson
 
 from llamahost.bench.client import Target, fetch
 from llamahost.bench.wire import WireError
+
+T = TypeVar("T")
 
 KvLayout = Literal["auto", "split", "unified"]
 
@@ -241,6 +245,21 @@ class Server:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         return "; its last lines:\n" + "\n".join(lines) if lines else "; it said nothing"
+
+
+async def to_its_end(work: Awaitable[T]) -> T:
+    """Of a process of its own: SIGTERM and SIGHUP end it as Ctrl-C does, so that started servers are stopped."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await work
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def memory_of(pid: int) -> Memory | None:

@@ -30,7 +30,6 @@ ALONE_FACTOR = 20
 costs a fifth more, which a machine that is busy with other programs, where each step takes long, can afford least.
 """
 
-
 SOLE_FACTOR = 4
 """A piece of a long input may take this many times the target where no other engine has work just now: newcomers still
 get in soon, and small pieces cost more.

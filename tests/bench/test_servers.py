@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib.util
+import os
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -20,6 +22,7 @@ from llamahost.bench.servers import (
     other_command,
     parse_memory,
     shared_libraries,
+    to_its_end,
 )
 from tests.on_loop import LIMIT_S
 
@@ -78,6 +81,22 @@ def test_a_started_server_is_gone_after_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         measure_and_fail()
+    assert [memory_of(pid) for pid in pids] == [None]
+
+
+def test_a_measurement_that_is_told_to_end_stops_its_servers(tmp_path: Path) -> None:
+    server = Server("s", [sys.executable, "-c", "import time; time.sleep(600)"], free_port(), tmp_path / "log")
+    pids = []
+
+    async def measure() -> None:
+        with server:
+            assert server.pid is not None
+            pids.append(server.pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(to_its_end(measure()))
     assert [memory_of(pid) for pid in pids] == [None]
 
 
