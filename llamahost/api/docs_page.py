@@ -20,6 +20,8 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884; }
 th { font-weight: 600; }
 td:first-child { width: 16rem; }
+nav ul { margin: 1rem 0 0; padding: 0; list-style: none; columns: 20rem; }
+nav a { text-decoration: none; }
 .needed { font-weight: 700; }
 a { color: LinkText; }
 """
@@ -36,10 +38,19 @@ def render(document: Mapping[str, Any]) -> bytes:
         f"<p>{_prose(info['description'])}</p>",
         '<p>For programs: <a href="openapi.json">openapi.json</a></p>',
     ]
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            parts += _operation(path, method, operation)
-    parts.append("<section><h2>Types</h2>")
+    operations = [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    parts.append("<nav><ul>")
+    parts += [
+        f'<li><a href="#{_anchor(path, method)}">{_named(path, method)}</a></li>' for path, method, _ in operations
+    ]
+    parts.append('<li><a href="#types">Types</a></li></ul></nav>')
+    for path, method, operation in operations:
+        parts += _operation(path, method, operation)
+    parts.append('<section><h2 id="types">Types</h2>')
     for name, schema in document["components"]["schemas"].items():
         parts += _type(name, schema)
     parts.append("</section></main></body></html>\n")
@@ -47,7 +58,7 @@ def render(document: Mapping[str, Any]) -> bytes:
 
 
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[str]:
-    yield f'<h2><span class="method">{method}</span> <code>{escape(path)}</code></h2>'
+    yield f'<h2 id="{_anchor(path, method)}">{_named(path, method)}</h2>'
     yield f"<p>{_prose(operation['summary'])}</p><table>"
     body = operation.get("requestBody")
     if body is not None:
@@ -56,6 +67,14 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> Iterator
         content = _content(response.get("content", {}))
         yield f"<tr><td>{escape(status)}</td><td>{content}<br>{_prose(response['description'])}</td></tr>"
     yield "</table>"
+
+
+def _anchor(path: str, method: str) -> str:
+    return escape(f"{method}{path}")
+
+
+def _named(path: str, method: str) -> str:
+    return f'<span class="method">{method}</span> <code>{escape(path)}</code>'
 
 
 def _content(content: Mapping[str, Any]) -> str:

@@ -115,7 +115,7 @@ def test_the_page_tells_every_field_and_needs_nothing_from_elsewhere() -> None:
         for link in re.findall(r'href="#([^"]*)"', page):
             assert f'id="{link}"' in page
         for operation in OPERATIONS:
-            assert operation.path in page
+            assert f'{operation.path}"><span' in page, "named at the top, and led to"
         for field in msgspec.structs.fields(ChatBody):
             assert f">{field.name}</code>" in page
 
