@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 
 from llamahost.core.errors import LlamahostError, NoMemory
-from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
+from llamahost.core.observe import LoadProgress
 from llamahost.fleet import residents
 from llamahost.fleet.devices import Devices
 from llamahost.fleet.fetches import Fetch, Fetches, Fetching
@@ -30,7 +30,7 @@ from llamahost.fleet.place import Place, Running
 from llamahost.fleet.residency import Residency
 from llamahost.fleet.residents import Effect, Measured, Refuse
 from llamahost.fleet.room import room_of
-from llamahost.fleet.status import State
+from llamahost.fleet.telling import Telling
 from llamahost.fleet.threads import in_thread
 from llamahost.fleet.weighed import Weighed
 
@@ -62,11 +62,10 @@ class Crew:
         self.loading: Loading | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.closes: set[asyncio.Task[None]] = set()
-        self.listeners: list[Callable[[FleetEvent], None]] = []
+        self.telling = Telling()
         self.timer: asyncio.TimerHandle | None = None
         self.clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
         self.is_closed = False
-        self._told: dict[str, State] = {}
         self._keeping = Keeping(PrefixFiles(memories / "prefixes") if memories is not None else None)
         self._memories = memories
         self._weighed: Weighed | None = None
@@ -159,7 +158,7 @@ class Crew:
                         place.is_on_demand = False
                         place.refuse(place.unavailable(reason, retry_after_s))
         self.fetches.keep(self._is_meant)
-        self._note()
+        self.telling.note(self.places.values())
         self._schedule()
 
     def _is_meant(self, name: str, turn: int) -> bool:
@@ -168,9 +167,9 @@ class Crew:
 
     def _fetched(self, name: str, fetching: Fetching) -> None:
         """A step of it."""
-        if self._told.get(name) != "pulling":
-            self._note()
-        self.tell(LoadProgress(name, "", fetching.fraction))
+        if self.telling.state_told(name) != "pulling":
+            self.telling.note(self.places.values())
+        self.telling.tell(LoadProgress(name, "", fetching.fraction))
 
     async def _look(self, effect: residents.Look) -> None:
         loading, place = self.loading, self.places.get(effect.name)
@@ -263,10 +262,10 @@ class Crew:
         def on_progress(fraction: float) -> None:
             nonlocal last
             place.progress[id_] = fraction
-            if self.listeners and (fraction - last >= 0.01 or fraction >= 1.0):
+            if self.telling.is_heard and (fraction - last >= 0.01 or fraction >= 1.0):
                 last = fraction
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                    loop.call_soon_threadsafe(self.tell, LoadProgress(place.spec.name, id_, fraction))
+                    loop.call_soon_threadsafe(self.telling.tell, LoadProgress(place.spec.name, id_, fraction))
 
         record = next(each for each in place.model.replicas if each.id == id_)
         try:
@@ -369,33 +368,6 @@ class Crew:
         except LlamahostError as error:
             logger.error("%s", error)
 
-    # --- telling ---
-
-    def _note(self) -> None:
-        """See what changed, tell it, and wake whoever waits for it."""
-        seen: dict[str, State] = {}
-        for place in tuple(self.places.values()):
-            state, model = place.state, place.model
-            (place.settled.clear if state in ("pulling", "loading", "draining") else place.settled.set)()
-            for record in model.replicas:
-                seen[record.id] = residents_state = _state_of(record)
-                if self._told.get(record.id) != residents_state:
-                    self.tell(ModelChanged(place.spec.name, record.id, residents_state, record.reason))
-            seen[place.spec.name] = state
-            if self._told.get(place.spec.name, "unloaded") != state:
-                self.tell(ModelChanged(place.spec.name, "", state, "" if state == "ready" else place.reason))
-        for id_ in self._told.keys() - seen.keys():
-            if "#" in id_:
-                self.tell(ModelChanged(id_.rpartition("#")[0], id_, "unloaded", ""))
-        self._told = seen
-
-    def tell(self, event: FleetEvent) -> None:
-        for callback in tuple(self.listeners):
-            try:
-                callback(event)
-            except Exception:
-                logger.exception("a listener failed")
-
     def _schedule(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -407,9 +379,3 @@ class Crew:
     def _tick(self) -> None:
         self.timer = None
         self.do(self.residency.tick(self.now()))
-
-
-def _state_of(record: residents.Replica) -> State:
-    if record.reason:
-        return "failed"
-    return "draining" if record.state == "unloading" else record.state

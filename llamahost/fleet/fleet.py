@@ -371,10 +371,4 @@ class Fleet:
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
         """Have every event told on the loop from now on; returns what ends that. The callback returns at once."""
-        self._crew.listeners.append(callback)
-
-        def unlisten() -> None:
-            with contextlib.suppress(ValueError):
-                self._crew.listeners.remove(callback)
-
-        return unlisten
+        return self._crew.telling.listen(callback)
