@@ -1,22 +1,22 @@
 """The commands. Reads flags, environment and manifest, in that order of weight; heavy imports wait for their command.
 
-`serve` is here, the others each have their file in commands/; commands/exits.py tells what every exit status means.
+The flags of `serve` are here, the other commands each have their file in commands/; commands/exits.py tells what every
+exit status means.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llamahost import __version__
+from llamahost.commands import serving
 from llamahost.commands.chat import chat
 from llamahost.commands.check import check
-from llamahost.commands.exits import EPILOG, NO_ADDRESS, NO_MODEL, fail, leave, told
+from llamahost.commands.exits import EPILOG, NO_MODEL, fail, told
 from llamahost.commands.fetching import how_else, path_of
 from llamahost.commands.flags import Serve, given_by_flags
 from llamahost.commands.layers import GpuLayers
@@ -24,7 +24,6 @@ from llamahost.commands.load import load, unload
 from llamahost.commands.lora import Lora, adapters_of
 from llamahost.commands.models import models
 from llamahost.commands.opening import MANIFEST
-from llamahost.commands.progress import watched
 from llamahost.commands.ps import ps
 from llamahost.commands.pull import pull
 from llamahost.commands.run import run
@@ -32,11 +31,7 @@ from llamahost.commands.shelf import list_models, rm, show
 from llamahost.commands.top import top
 
 if TYPE_CHECKING:
-    import socket
-
-    from llamahost.fleet.card import ModelCard
-    from llamahost.fleet.manifest import Manifest, ServerSettings
-    from llamahost.host import ModelStatus
+    from llamahost.fleet.manifest import Manifest
 
 app = typer.Typer(
     name="llamahost",
@@ -241,7 +236,7 @@ def serve(
     def again() -> Manifest:
         return _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
 
-    _serve(wanted, again, _given(server_flags), is_strict=strict_model or not is_one, from_manifest=not is_one)
+    serving.serve(wanted, again, _given(server_flags), is_strict=strict_model or not is_one, from_manifest=not is_one)
 
 
 app.command()(run)
@@ -313,147 +308,3 @@ def _wanted(
             models = tuple(replace(each, **spec) for each in found.models) if spec else found.models
             models = models or (builtin(tuple(names), model=model or NAME, **spec),)
         return replace(found, models=models, server=settings)
-
-
-def _serve(
-    wanted: Manifest,
-    again: Callable[[], Manifest],
-    flags: Collection[str],
-    *,
-    is_strict: bool,
-    from_manifest: bool,
-) -> None:
-    import asyncio
-    import gc
-
-    gc.disable()  # what is imported stays: to look through it for garbage again and again takes as long as a module
-    from llamahost.api.app import App, create_app
-    from llamahost.api.auth import keys_of
-    from llamahost.api.server import Runner, bind, bind_unix, tls_of
-    from llamahost.fleet.manifest import BUILTIN_PATH
-    from llamahost.host import AsyncHost
-    from llamahost.ops.tally import Tally
-
-    gc.enable()
-    settings = wanted.server
-    unix_socket = settings.unix_socket
-    with told(), given_by_flags(flags):
-        keys, tls = keys_of(settings), tls_of(settings)
-    try:
-        place = bind(settings.host, settings.port) if unix_socket is None else bind_unix(unix_socket)
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}" if unix_socket is None else str(unix_socket)
-        fail(NO_ADDRESS, f"cannot listen on {where}: {(error.strerror or str(error)).lower()}")
-    address = _address(place, is_tls=tls is not None)
-    tally = Tally()
-    host = AsyncHost(wanted, observer=tally, is_strict=is_strict)
-    fingerprint = f"llamahost-{__version__}"
-
-    reloading = asyncio.Lock()
-
-    async def reload() -> tuple[str, ...]:
-        async with reloading:  # whichever was read last holds
-            manifest = await asyncio.to_thread(again)
-            hold = await runner.adopt(manifest.server)
-            waiting = await host.adopt(manifest)
-            hold()
-            return waiting
-
-    def make_app(on_start: Callable[[], None]) -> App:
-        return create_app(
-            host,
-            settings,
-            tally=tally,
-            reload=reload,
-            keys=keys,
-            from_manifest=from_manifest,
-            fingerprint=fingerprint,
-            on_start=on_start,
-        )
-
-    async def announce() -> None:
-        _say(f"llamahost {__version__} listens on {address}")
-        if unix_socket is None and keys.is_open:
-            _warn_if_open(settings.host)
-        for spec in (each for each in wanted.models if each.load == "start"):
-            is_small = spec.path == BUILTIN_PATH
-            place = (
-                "the package, a small one to try; `llamahost serve OWNER/NAME` fetches and serves one of Hugging Face"
-                if is_small
-                else spec.path
-                if spec.is_resolved
-                else spec.repo
-            )
-            _say(f"loading {spec.name} from {place}")
-        ready: list[ModelStatus] = []
-        shown: list[ModelStatus] = []
-
-        def show(status: ModelStatus) -> None:
-            shown.append(status)
-            _say(_example(address, settings, status.card, needs_key=not keys.is_open))
-
-        def settled(status: ModelStatus) -> None:
-            if status.state == "ready":
-                ready.append(status)
-                _say(f"ready: {_told(status)}")
-                if not shown and status.card is not None and status.card.generates:
-                    show(status)
-
-        await watched(host, settled)
-        if ready and not shown:
-            show(ready[0])
-        models = host.models()
-        if all(status.state == "failed" for status in models):  # none can come to answer
-            print(f"llamahost: {models[0].reason.partition('; it is tried again')[0]}", file=sys.stderr, flush=True)
-            runner.fail(NO_MODEL)
-
-    runner = Runner(host, place, settings=settings, tls=tls, on_start=announce)
-    status = runner.run(make_app)
-    if unix_socket is not None:
-        unix_socket.unlink(missing_ok=True)
-    leave(status)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _address(place: socket.socket, *, is_tls: bool) -> str:
-    name = place.getsockname()
-    if not isinstance(name, tuple):
-        return f"unix:{name}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"{'https' if is_tls else 'http'}://{host}:{name[1]}"
-
-
-def _warn_if_open(host: str) -> None:
-    from llamahost.api.hosts import is_on_loopback
-
-    if not is_on_loopback(host):
-        logging.getLogger("llamahost.server").warning(
-            "anyone who reaches %s can use this server; --api-key asks for a key", host
-        )
-
-
-def _told(status: ModelStatus) -> str:
-    card = status.card
-    if card is None:
-        return status.name
-    if not card.generates:
-        does = "scores documents" if card.pooling == "rank" else f"embeds into {card.n_dim} dimensions"
-        return f"{status.name}, {does}, {card.n_ctx} tokens an input ({card.description})"
-    return f"{status.name}, {card.n_slots} slots, {card.n_ctx} tokens a request ({card.description})"
-
-
-def _example(address: str, settings: ServerSettings, card: ModelCard | None, *, needs_key: bool) -> str:
-    """A command that shows the server at work with this model."""
-    where = address
-    if settings.unix_socket is not None:
-        where = f"--unix-socket {settings.unix_socket} {'http' if settings.tls_cert is None else 'https'}://localhost"
-    key = " -H 'Authorization: Bearer …'" if needs_key else ""
-    route, body = "chat/completions", """'{"messages": [{"role": "user", "content": "Hello"}]}'"""
-    if card is not None and not card.generates:
-        route, body = "embeddings", """'{"input": "Hello"}'"""
-        if card.pooling == "rank":
-            route, body = "rerank", """'{"query": "Hello", "documents": ["Hi", "Bye"]}'"""
-    return f"try: curl {where}/v1/{route}{key} -H 'Content-Type: application/json' -d {body}"
