@@ -20,9 +20,11 @@ from llamahost.commands.layers import layers
 from llamahost.commands.probe import Finding, probe
 from llamahost.commands.remote import Remote
 from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.status import ModelStatus
 from llamahost.host import AsyncHost
 from llamahost.native.devices import devices, system_info
 from llamahost.native.gguf import read_metadata
+from tests.api.fakes import FakeHost
 from tests.api.sockets import listening
 from tests.gguf_models import write_model
 from tests.processes import HERE, ended, finished, serving
@@ -126,6 +128,31 @@ def test_a_probe_asks_a_server_everything(tiny_llama: Path) -> None:
         assert wrong == ["models", "chat", "stream", "completion", "unknown model"]
         gone = await asyncio.to_thread(probed, url, None)
         assert [(finding.what, finding.is_well) for finding in gone] == [("health", False)]
+
+    asyncio.run(law())
+
+
+def test_a_probe_asks_each_model_for_what_it_does() -> None:
+    models = (
+        ModelStatus(name="vectors", state="ready", task="embedding"),
+        ModelStatus(name="asleep", state="unloaded", task="chat"),
+        ModelStatus(name="speaks", state="ready", task="chat"),
+    )
+
+    def probed(url: str, name: str | None) -> list[Finding]:
+        with Remote(url) as remote:
+            return list(probe(remote, name, None))
+
+    async def law() -> None:
+        host = FakeHost(statuses=models)
+        async with listening(create_app(host, ServerSettings())) as port:
+            url = f"http://127.0.0.1:{port}"
+            whole = await asyncio.to_thread(probed, url, None)
+            asked = [(type(request).__name__, request.model) for request in host.requests]
+            assert asked[:3] == [("ChatRequest", "speaks")] * 2 + [("CompletionRequest", "speaks")]
+            alone = await asyncio.to_thread(probed, url, "vectors")
+        assert [finding.what for finding in whole] == [*QUESTIONS[:6], "embeddings", *QUESTIONS[6:]]
+        assert [finding.what for finding in alone] == [*QUESTIONS[:3], "embeddings", *QUESTIONS[6:]]
 
     asyncio.run(law())
 

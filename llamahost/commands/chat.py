@@ -62,7 +62,7 @@ def chat(
 ) -> None:
     """Talk with a model. Ctrl-C stops a reply, Ctrl-D ends; /help tells more.
 
-    With --url, MODEL is the name that the server knows it by. [its first]
+    With --url, MODEL is the name that the server knows it by. [its first that is ready]
     """
     status = DONE
     with told():
@@ -70,14 +70,16 @@ def chat(
         talk = Talk(system)
         is_script = not sys.stdin.isatty()
         if url is not None:
-            from llamahost.commands.remote import Remote
+            from llamahost.commands.remote import Remote, first_that
 
             with Remote(url, api_key) as remote:
-                names = [model] if model is not None else remote.models()
-                if not names:
-                    fail(NO_MODEL, f"{remote.url} serves no model")
-                body = {"model": names[0], **{key: value for key, value in options.items() if value is not None}}
-                _greet(f"{names[0]} at {remote.url}")
+                if model is None:
+                    speaker = first_that("completion", remote.models())
+                    if speaker is None:
+                        fail(NO_MODEL, f"{remote.url} serves no model that answers in words")
+                    model = speaker.id
+                body = {"model": model, **{key: value for key, value in options.items() if value is not None}}
+                _greet(f"{model} at {remote.url}")
                 status = talk.hold(lambda turns: remote.chat(turns, body), _line, is_script=is_script)
         else:
             spec = spec_of(

@@ -39,7 +39,8 @@ def check(
 ) -> None:
     """Tell what is well and what is not: Python, llama.cpp, devices, memory, a real generation.
 
-    With --url: health, ready, models, chat, stream, completion, a wrong key, an unknown model.
+    With --url: health, ready, models; chat, stream, completion, embeddings and rerank of models that do it; a wrong
+    key, an unknown model.
     """
     with exits.told():
         if url is not None:

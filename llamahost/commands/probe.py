@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamahost.commands.exits import Unreachable
-from llamahost.commands.remote import Remote, Reply
+from llamahost.commands.remote import Listed, Remote, Reply, first_that
 from llamahost.core.errors import LlamahostError
 
 UNKNOWN = "llamahost-check-no-such-model"
 WRONG_KEY = "llamahost-check-wrong-key"
 HELLO = [{"role": "user", "content": "Say hello."}]
 N_TOKENS = 8
+UNKNOWNS: dict[str, tuple[str, dict[str, object]]] = {
+    "completion": ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+    "embedding": ("/v1/embeddings", {"input": "a"}),
+    "rerank": ("/v1/rerank", {"query": "a", "documents": ["a"]}),
+}
+"""By what a model does: the least that can be asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +37,25 @@ class _Wrong(Exception):
 
 
 def probe(remote: Remote, model: str | None, api_key: str | None) -> Iterator[Finding]:
-    """Ask all there is to ask; after silence, nothing more. `model` None: the first that it lists."""
-    names: list[str] = []
+    """Ask all there is to ask; after silence, nothing more. `model` None: for each thing the first that does it."""
+    listed: list[Listed] = []
 
     def models() -> str:
-        names.extend(remote.models())
-        if not names:
+        listed.extend(remote.models())
+        if not listed:
             raise _Wrong("it serves none")
-        return ", ".join(names)
+        return ", ".join(each.id for each in listed)
+
+    def able(kind: str) -> str | None:
+        """Who is asked for this; of a server that lists nothing, or not the model, words are asked for."""
+        known = [each for each in listed if model is None or model in each.names]
+        if not known:
+            return (model or "") if kind == "completion" else None
+        found = first_that(kind, known)
+        return None if found is None else model or found.id
 
     def body(**more: object) -> dict[str, object]:
-        return {"model": model or (names[0] if names else ""), "max_tokens": N_TOKENS, "temperature": 0, **more}
+        return {"model": able("completion") or "", "max_tokens": N_TOKENS, "temperature": 0, **more}
 
     def chat() -> str:
         reply = _well(remote.request("/v1/chat/completions", body(messages=HELLO)))
@@ -56,6 +70,14 @@ def probe(remote: Remote, model: str | None, api_key: str | None) -> Iterator[Fi
         reply = _well(remote.request("/v1/completions", body(prompt="The capital of France is")))
         return _counted(reply.body, reply.body["choices"][0]["text"])
 
+    def embeddings() -> str:
+        reply = _well(remote.request("/v1/embeddings", {"model": able("embedding"), "input": "Hello"}))
+        return f"{len(reply.body['data'][0]['embedding'])} dimensions"
+
+    def rerank() -> str:
+        asked = {"model": able("rerank"), "query": "Hello", "documents": ["Hi", "Bye"]}
+        return f"{len(_well(remote.request('/v1/rerank', asked)).body['results'])} scores"
+
     def wrong_key() -> str:
         reply = remote.request("/v1/models", key=WRONG_KEY)
         if reply.status == 401:
@@ -67,24 +89,28 @@ def probe(remote: Remote, model: str | None, api_key: str | None) -> Iterator[Fi
         return "no key is asked for"
 
     def unknown() -> str:
-        reply = remote.request("/v1/completions", {**body(prompt="a"), "model": UNKNOWN, "max_tokens": 1})
+        path, fields = next((UNKNOWNS[kind] for kind in UNKNOWNS if able(kind) is not None), UNKNOWNS["completion"])
+        reply = remote.request(path, {**fields, "model": UNKNOWN})
         if reply.status == 404:
             return "404"
-        if reply.status == 200 and len(names) == 1:
-            return f"{names[0]} answers to any name"
+        if reply.status == 200 and len(listed) == 1:
+            return f"{listed[0].id} answers to any name"
         raise _Wrong(f"{reply.status}: {reply.complaint if reply.status != 200 else 'answered'}")
 
-    questions: list[tuple[str, Callable[[], str]]] = [
-        ("health", lambda: _status_of(_well(remote.request("/health")))),
-        ("ready", lambda: _status_of(_well(remote.request("/ready")))),
-        ("models", models),
-        ("chat", chat),
-        ("stream", stream),
-        ("completion", completion),
-        ("wrong key", wrong_key),
-        ("unknown model", unknown),
-    ]
-    for what, ask in questions:
+    words = [("chat", chat), ("stream", stream), ("completion", completion)]
+    by_kind = {"completion": words, "embedding": [("embeddings", embeddings)], "rerank": [("rerank", rerank)]}
+
+    def questions() -> Iterator[tuple[str, Callable[[], str]]]:
+        yield "health", lambda: _status_of(_well(remote.request("/health")))
+        yield "ready", lambda: _status_of(_well(remote.request("/ready")))
+        yield "models", models
+        for kind, those in by_kind.items():
+            if able(kind) is not None:
+                yield from those
+        yield "wrong key", wrong_key
+        yield "unknown model", unknown
+
+    for what, ask in questions():
         try:
             yield Finding(True, what, ask())
         except Unreachable as error:

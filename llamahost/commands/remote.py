@@ -36,6 +36,22 @@ class Reply:
         return " ".join(str(message).split())[:300]
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model as a server lists it. `can` is what it may be asked for: words, where the server does not say."""
+
+    id: str
+    names: tuple[str, ...]
+    can: tuple[str, ...]
+    is_ready: bool
+
+
+def first_that(can: str, models: Sequence[Listed]) -> Listed | None:
+    """Whom to ask for this: one that is ready, if there is one."""
+    able = [model for model in models if can in model.can]
+    return next((model for model in able if model.is_ready), able[0] if able else None)
+
+
 class Remote:
     """Owned by one thread. `url` may be a unix socket, as `unix:/run/llamahost.sock`. Raises Unreachable where nothing
     answers.
@@ -70,12 +86,12 @@ class Remote:
             raise InvalidRequest(f"{self.url} is not a URL: {error}") from error
         return _reply(answer)
 
-    def models(self) -> list[str]:
-        """Their ids, the server's first one first. Raises what its refusal means."""
+    def models(self) -> list[Listed]:
+        """The server's first one first. Raises what its refusal means."""
         reply = self.request("/v1/models")
         if reply.status != 200:
             raise _refusal(reply)
-        return [str(model["id"]) for model in reply.body["data"]]
+        return [_listed(model) for model in reply.body["data"]]
 
     def told(self, path: str, kind: type[T], body: object = None) -> T:
         """The answer as this type; what it does not know is passed over. Raises what the server's refusal means."""
@@ -134,6 +150,13 @@ def _deltas(chunk: Any) -> Generator[Delta, None, None]:
             yield Delta(choice["index"], thought, "reasoning")
         if text := delta.get("content"):
             yield Delta(choice["index"], text)
+
+
+def _listed(model: Any) -> Listed:
+    name, status = str(model["id"]), model.get("status")
+    is_ready = not isinstance(status, Mapping) or status.get("value", "ready") == "ready"
+    can = tuple(map(str, model.get("capabilities") or ("completion", "chat")))
+    return Listed(name, (name, *map(str, model.get("aliases") or ())), can, is_ready)
 
 
 def _reply(answer: httpx.Response) -> Reply:
