@@ -36,7 +36,7 @@ import orjson
 import uvloop
 
 from llamahost.api.app import create_app
-from llamahost.api.server import Runner
+from llamahost.api.server import SWITCH_S, Runner
 from llamahost.core.events import Delta
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
@@ -66,7 +66,7 @@ class Stepped:
         self.can_truncate = True
         self.overlaps = True
         self.buffers: dict[tuple[str, str], int] = {}
-        self._step_s, self._words = step_s, words
+        self._step_s, self._words = step_s, words * (2 + n_slots // len(words))
         self._plan = Plan()
         self._until = 0.0
         self._k = random.randrange(len(words))
@@ -177,7 +177,7 @@ def _ran_s(task: Path) -> float:
 
 
 async def within_the_library(args: argparse.Namespace) -> None:
-    sys.setswitchinterval(0.0005)  # as the server does
+    sys.setswitchinterval(SWITCH_S)  # as the server does
     count = Count(os.getpid())
 
     async def read(host: AsyncHost, k: int) -> None:

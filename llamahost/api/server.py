@@ -37,6 +37,7 @@ logger = logging.getLogger("llamahost.server")
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close first
 FLUSH_S = 2.0  # for responses that are complete but not yet read, once draining is over
+SWITCH_S = 0.0002  # a worker needs the GIL for a fraction of this, so that it is seldom interrupted itself
 STOPPED_NOW = 130  # exit status after the second signal, as of a shell's Ctrl-C
 
 
@@ -105,18 +106,6 @@ def tls_of(settings: ServerSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _succeed(tls: ssl.SSLContext, successor: ssl.SSLContext) -> None:
-    """Have whoever connects to the one be served by the other; whoever is connected goes on.
-
-    Its files are not read again: they may be others by now, and a half of a pair would leave no certificate at all.
-    """
-
-    def choose(connection: ssl.SSLObject, name: str, context: ssl.SSLContext) -> None:
-        connection.context = successor
-
-    tls.sni_callback = choose  # called also for who names no server
-
-
 def _has_terminal() -> bool:
     """Whether this process belongs to a terminal that is still there."""
     try:
@@ -169,8 +158,8 @@ class Runner:
 
     def run(self, make_app: Callable[[Callable[[], None]], App]) -> int:
         """Serve until told to stop; the exit status. `make_app` gets what the app must call when it begins to live."""
-        # A busy loop thread would otherwise hold the GIL up to 5 ms against the engine's short calls.
-        sys.setswitchinterval(0.0005)
+        # A busy loop would otherwise keep the GIL from a worker whose device is done for 5 ms.
+        sys.setswitchinterval(SWITCH_S)
         app = make_app(self._begin)
         self._app = app
         tls = self._tls
@@ -244,12 +233,12 @@ class Runner:
         """What has these hold, once keys and certificate are seen to serve. Raises ManifestError."""
         assert self._app is not None
         app, tls, settings = self._app, self._tls, in_effect(self._settings, wanted)
-        keys, successor = await asyncio.to_thread(lambda: (keys_of(wanted), tls_of(wanted)))
+        keys, _ = await asyncio.to_thread(lambda: (keys_of(wanted), tls_of(wanted)))
 
         def hold() -> None:
             self._settings = settings
-            if tls is not None and successor is not None:
-                _succeed(tls, successor)
+            if tls is not None and settings.tls_cert is not None:  # whoever is connected keeps the old one
+                tls.load_cert_chain(settings.tls_cert, settings.tls_key or settings.tls_cert)
             app.adopt(settings, keys)
 
         return hold

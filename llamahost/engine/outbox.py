@@ -29,9 +29,12 @@ TICK_S = 0.001
 FEW = 8
 """A pass with less news than this is over in a tenth of a millisecond, which is not worth measuring."""
 
-N_WAKES = 16
-"""Readers that a turn of the loop wakes. Between two turns it lets go of the GIL, so no worker waits for many of them:
-one whose step is over has 16 streams before it, not a thousand, and need not wait until the loop is made to give way.
+N_WAKES = 64
+"""Readers that a turn of the loop wakes, some milliseconds of work: whoever else waits for the loop comes between two.
+
+A worker does not wait for that end. It asks for the GIL after `sys.getswitchinterval()`, and is given it; but only in a
+turn that lasts longer: between two of them the loop lets go of the GIL and has it again before a thread on another core
+has woken up, and whoever waits then begins anew to count.
 """
 
 N_TURNS = 3

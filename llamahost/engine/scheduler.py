@@ -215,6 +215,7 @@ class Scheduler:
         self._come_back(plan)
         steady = self._steady
         if steady is not None and type(sampled) is OneEach and steady.take(sampled.tokens, now):
+            assert len(sampled.tokens) == len(plan.spans), "the rows are not those of the spans"
             self._budget.observe(len(sampled), 0, step_s)
             self._come_round(plan)
             return [OneMore(sampled.job_ids, sampled.tokens, now)]
