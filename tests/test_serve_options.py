@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llamahost.api.auth import keys_of, read_keys
-from llamahost.api.server import tls_of
+from llamahost.api.server import Runner, tls_of
+from llamahost.commands.serving import adopted
 from llamahost.core.errors import ManifestError
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.manifest import Manifest, ServerSettings
+from tests.api.fakes import FakeHost, app_of
 from tests.on_loop import LIMIT_S
 from tests.processes import Server, ended, serving
 
@@ -81,6 +87,56 @@ def test_https_and_keys_are_served_from_files_and_beside_them(certificate: tuple
         for one, status in (("alpha", 401), ("delta", 200), ("gamma", 200)):
             assert status_of(server, "/v1/models", context, Authorization=f"Bearer {one}")[0] == status
         assert server.end() == 0
+
+
+def test_the_certificate_that_was_seen_to_serve_is_shown_whatever_its_files_become(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cert, key = certified(tmp_path)
+    tls = tls_of(ServerSettings(tls_cert=certificate[0], tls_key=certificate[1]))
+    assert tls is not None
+
+    async def reread(place: socket.socket) -> None:
+        runner = Runner(FakeHost(), place, settings=ServerSettings(tls_cert=certificate[0]), tls=tls, on_start=never)
+        runner._app = app_of(FakeHost())
+        hold = await runner.adopt(ServerSettings(tls_cert=cert, tls_key=key))
+        shown = cert.read_bytes()
+        certified(tmp_path)
+        key.write_bytes(certificate[1].read_bytes())
+        hold()
+        assert _shown(tls) == ssl.PEM_cert_to_DER_cert(shown.decode())
+
+    with socket.socket() as place:
+        asyncio.run(reread(place))
+
+
+async def never() -> None:
+    raise AssertionError
+
+
+def _shown(tls: ssl.SSLContext) -> bytes | None:
+    """The certificate, to a client that names no server."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client, server = context.wrap_bio(down, up), tls.wrap_bio(up, down, server_side=True)
+    for each in (client, server, client):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            each.do_handshake()
+    return client.getpeercert(binary_form=True)
+
+
+def test_keys_hold_before_models_are_looked_at() -> None:
+    held: list[str] = []
+
+    async def see(settings: ServerSettings) -> Callable[[], None]:
+        return lambda: held.append(settings.api_key or "")
+
+    async def adopt(manifest: Manifest) -> tuple[str, ...]:
+        assert held == ["new"]
+        return ("port",)
+
+    assert asyncio.run(adopted(Manifest(server=ServerSettings(api_key="new")), see, adopt)) == ("port",)
 
 
 def test_certificate_and_key_may_share_a_file(certificate: tuple[Path, Path], tmp_path: Path) -> None:

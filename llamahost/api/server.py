@@ -106,6 +106,18 @@ def tls_of(settings: ServerSettings) -> ssl.SSLContext | None:
     return context
 
 
+def _succeed(tls: ssl.SSLContext, successor: ssl.SSLContext) -> None:
+    """Have whoever connects to the one be served by the other; whoever is connected goes on.
+
+    Its files are not read again: they may be others by now, and a half of a pair would leave no certificate at all.
+    """
+
+    def choose(connection: ssl.SSLObject, name: str, context: ssl.SSLContext) -> None:
+        connection.context = successor
+
+    tls.sni_callback = choose  # called also for who names no server
+
+
 def _has_terminal() -> bool:
     """Whether this process belongs to a terminal that is still there."""
     try:
@@ -233,12 +245,12 @@ class Runner:
         """What has these hold, once keys and certificate are seen to serve. Raises ManifestError."""
         assert self._app is not None
         app, tls, settings = self._app, self._tls, in_effect(self._settings, wanted)
-        keys, _ = await asyncio.to_thread(lambda: (keys_of(wanted), tls_of(wanted)))
+        keys, successor = await asyncio.to_thread(lambda: (keys_of(wanted), tls_of(wanted)))
 
         def hold() -> None:
             self._settings = settings
-            if tls is not None and settings.tls_cert is not None:  # whoever is connected keeps the old one
-                tls.load_cert_chain(settings.tls_cert, settings.tls_key or settings.tls_cert)
+            if tls is not None and successor is not None:
+                _succeed(tls, successor)
             app.adopt(settings, keys)
 
         return hold

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from llamahost import __version__
@@ -62,9 +62,9 @@ def serve(
     async def reload() -> tuple[str, ...]:
         async with reloading:  # whichever was read last holds
             manifest = await asyncio.to_thread(again)
-            hold = await runner.adopt(manifest.server)
-            waiting = await host.adopt(manifest)
-            hold()
+            waiting = await adopted(manifest, runner.adopt, host.adopt)
+            if unix_socket is None and not (manifest.server.api_key or manifest.server.api_key_file):
+                _warn_if_open(settings.host)
             return waiting
 
     def make_app(on_start: Callable[[], None]) -> App:
@@ -87,6 +87,19 @@ def serve(
     if unix_socket is not None:
         unix_socket.unlink(missing_ok=True)
     leave(status)
+
+
+async def adopted(
+    manifest: Manifest,
+    see: Callable[[ServerSettings], Awaitable[Callable[[], None]]],
+    adopt: Callable[[Manifest], Awaitable[tuple[str, ...]]],
+) -> tuple[str, ...]:
+    """What waits for a restart. Once `see` found that the settings serve, they hold: a key that was taken back is not
+    good for as long as it takes to look at the files of models, nor where that fails.
+    """
+    hold = await see(manifest.server)
+    hold()
+    return await adopt(manifest)
 
 
 async def _announce(

@@ -200,7 +200,7 @@ class Crew:
                 continue
             try:
                 stamp = (await self.loading.look(spec)).stamp
-            except LlamahostError as error:
+            except (LlamahostError, OSError) as error:  # of a disk that fails, say
                 logger.warning("`%s` serves on, though its file could not be loaded now: %s", spec.name, error)
                 continue
             if any(each != stamp for each in seen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -234,18 +235,20 @@ def test_a_model_whose_file_is_another_one_is_loaded_anew(caplog: pytest.LogCapt
 async def _replaced(caplog: pytest.LogCaptureFixture) -> None:
     stamps: dict[str, object] = {"a": 1, "b": 1}
     loader, manifest = FakeLoader(), Manifest(models=(spec_of("a"), spec_of("b")))
+    trouble: Exception = LoadFailed("it is gone")
 
     def facts(spec: ModelSpec) -> FileFacts:
         if spec.name not in stamps:
-            raise LoadFailed("it is gone")
+            raise trouble
         return FileFacts(layers=(2**20,), n_ctx_train=64, stamp=stamps[spec.name])
 
     async with fleet_of(*manifest.models, loader=loader, facts=facts) as fleet:
         await fleet.wait_ready()
         await fleet.adopt(manifest)
         del stamps["b"]
-        await fleet.adopt(manifest)
-        assert "`b` serves on, though its file could not be loaded now: it is gone" in caplog.text
+        for trouble in (OSError(errno.EIO, "Input/output error"), LoadFailed("it is gone")):
+            await fleet.adopt(manifest)
+            assert f"`b` serves on, though its file could not be loaded now: {trouble}" in caplog.text
         assert loader.n_loads == 2
         stamps["a"] = 2
         loader.gate.clear()
