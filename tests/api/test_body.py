@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from llamahost.api.body import N_SMALL, Reading, choices_at
-from llamahost.api.openai_types import ChatBody
+from llamahost.api.body import N_SMALL, Reading, choices_at, decode_body
+from llamahost.api.openai_types import CHAT, ChatBody
+from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import CompletionRequest
 from tests.api.fakes import FakeHost, app_of, client_of, run
 from tests.on_loop import on_loop
@@ -35,6 +36,12 @@ def test_a_mistake_is_told_alike_in_small_bodies_and_in_large_ones(n: int) -> No
         assert error["message"] == f"`messages[1].role` must be one of {roles}, not 'nobody'"
 
     run(law)
+
+
+def test_of_a_wrong_value_no_more_is_told_than_a_person_reads() -> None:
+    with pytest.raises(InvalidRequest) as told:
+        decode_body(b'{"messages": [{"role": "%s"}]}' % (b"r" * 10**6), CHAT)
+    assert len(str(told.value)) < 256
 
 
 @pytest.mark.parametrize(
