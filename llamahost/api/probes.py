@@ -137,5 +137,5 @@ def _load(model: ModelStatus) -> ModelLoad:
         n_cells_used=stats.n_cells_used if stats else 0,
         n_chars_asked=model.heard.n_asked,
         n_chars_tokenised=model.heard.n_tokenised,
-        thread_s=sum(each.stats.thread_s for each in model.replicas if each.stats is not None),
+        thread_s=model.thread_s,
     )

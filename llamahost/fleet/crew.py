@@ -340,6 +340,7 @@ class Crew:
         running = place.running.pop(replica_id, None)
         if running is None:
             return
+        place.thread_s += running.replica.stats.thread_s
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             await self._keeping.keep(running, self.settings)
         try:

@@ -84,6 +84,7 @@ class Place:
     n_leases: int = 0
     is_on_demand: bool = False  # what it is loaded for now is a request
     mean_s: float = 0.0  # of a lease's life, a moving average
+    thread_s: float = 0.0  # of their devices' threads, that those had which are gone
     numbers: Numbers = field(default_factory=Numbers)  # of its adapters
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while they change, one replica after another
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
@@ -297,6 +298,7 @@ class Place:
             card=self.card,
             stats=first.replica.stats if first is not None else None,
             heard=first.replica.heard if first is not None else Heard(),
+            thread_s=self.thread_s + sum(each.replica.stats.thread_s for each in self.running.values()),
             is_stalled=any(each.is_stalled for each in replicas),
             replicas=replicas,
             adapters=self.adapters(),

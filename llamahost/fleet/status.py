@@ -48,7 +48,7 @@ class ModelStatus:
 
     `card` and `stats` are there once it has been loaded, and are those of its first replica; `n_slots` and
     `n_in_flight` are of all together. `n_pending` requests wait for it to be loaded. `heard` tells what the
-    first one's memory of prompts was good for.
+    first one's memory of prompts was good for; `thread_s` is what steps of all had, of those too that are gone.
     """
 
     name: str
@@ -65,6 +65,7 @@ class ModelStatus:
     card: ModelCard | None = None
     stats: EngineStats | None = None
     heard: Heard = field(default_factory=Heard)
+    thread_s: float = 0.0
     is_stalled: bool = False
     replicas: tuple[ReplicaStatus, ...] = ()
     adapters: tuple[AdapterStatus, ...] = ()

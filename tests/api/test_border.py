@@ -15,7 +15,7 @@ from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.adapters import AdapterSpec, AdapterStatus
-from llamahost.host import ModelStatus, ReplicaStatus
+from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
 from tests.api.asking import ASK
@@ -205,8 +205,7 @@ def test_a_model_says_what_it_can_and_its_adapter_that_it_does_not_embed() -> No
 def test_metrics_show_models_as_they_are_at_the_scrape() -> None:
     async def law() -> None:
         stats = EngineStats(n_running=3, n_waiting=2, n_cells=100, n_cells_used=40, host_s=0.5, backend_s=1.5)
-        copies = tuple(ReplicaStatus(id=f"tiny#{k}", state="ready", stats=stats) for k in range(2))
-        status = replace(READY, stats=stats, heard=Heard(9, 4), replicas=copies)
+        status = replace(READY, stats=stats, heard=Heard(9, 4), thread_s=4.0)
         host = FakeHost([Unavailable("x")], statuses=(status,))
         async with client_of(app_of(host, Tally())) as client:
             await client.post(CHAT, json=ASK)

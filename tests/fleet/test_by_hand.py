@@ -10,7 +10,7 @@ from llamahost.fleet.manifest import Manifest
 from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fleet.fakes import FakeLoader, spec_of
-from tests.fleet.test_fleet import fleet_of
+from tests.fleet.test_fleet import fleet_of, generate
 from tests.on_loop import on_loop
 
 
@@ -95,3 +95,17 @@ async def test_a_model_idles_from_its_last_lease_on_whatever_else_is_due_later()
             assert crew.timer.when() - crew.now() > 8e6
         assert crew.timer is not None
         assert 0 < crew.timer.when() - crew.now() <= 100
+
+
+@on_loop
+async def test_what_its_steps_took_is_told_of_a_model_that_left_and_never_falls() -> None:
+    async with fleet_of(spec_of("m")) as fleet:
+        await fleet.wait_ready()
+        told = []
+        for k in range(2):
+            await generate(fleet, k + 1)
+            told.append(fleet.statuses()[0].thread_s)
+            await fleet.unload("m")
+            told.append(fleet.statuses()[0].thread_s)
+            await fleet.load("m")
+        assert 0.0 < told[0] <= told[1] < told[2] <= told[3]
