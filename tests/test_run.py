@@ -80,6 +80,8 @@ def test_a_name_that_the_manifest_has_not_is_told_with_those_that_it_has(chatty:
     assert (missing.returncode, missing.stderr) == (3, "llamahost: there is no file n; the manifest names mine\n")
     alone = ended(tmp_path, "run", "What is this?")
     assert alone.returncode == 3, "the model was forgotten, and the prompt taken for it"
+    long = ended(tmp_path, "run", "What is this? " * 30)
+    assert (long.returncode, len(long.stderr.splitlines())) == (2, 1)
 
 
 @pytest.mark.slow

@@ -62,6 +62,10 @@ def told() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except LlamahostError as error:
         fail(status_of(error), str(error))
+    except OSError as error:
+        if error.filename is None:  # a pipe, a socket
+            raise
+        fail(USAGE, f"{error.filename!s:.200}: {(error.strerror or str(error)).lower()}")
 
 
 def leave(status: int) -> NoReturn:

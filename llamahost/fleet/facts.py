@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -26,8 +27,9 @@ _RANK = 4  # LLAMA_POOLING_TYPE_RANK
 def facts_of(spec: ModelSpec) -> FileFacts:
     """By the headers of the file, and of its other parts where it is split. Raises LoadFailed."""
     spec = located(spec)
-    if not spec.path.is_file():
-        verify(spec.path)  # a package that is not whole says what to do
+    with contextlib.suppress(OSError):  # reading it tells that too
+        if not spec.path.is_file():
+            verify(spec.path)  # a package that is not whole says what to do
     header = read_metadata(spec.path)
     others = parts_of(spec.path, header)
     layers: dict[int, int] = {}

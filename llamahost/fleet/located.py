@@ -30,11 +30,13 @@ def missing(spec: ModelSpec, places: Places | None = None) -> str:
     try:
         path = located(spec, places).path
         files = files_of(path)
+        is_folder, absent = path.is_dir(), next((each for each in files if not each.is_file()), None)
     except (LoadFailed, PullFailed) as error:
         return str(error)
-    if path.is_dir():
+    except OSError as error:  # in a folder that is another user's, say
+        return f"cannot read {error.filename or spec.path}: {error.strerror or error}"
+    if is_folder:
         return f"{path} is a folder, and no GGUF file"
-    absent = next((each for each in files if not each.is_file()), None)
     return f"there is no file {absent}" if absent and path not in PACKAGED.values() else ""
 
 

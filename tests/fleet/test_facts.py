@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from llamahost.core.errors import LoadFailed
 from llamahost.fleet.facts import facts_of
+from llamahost.fleet.located import missing
 from llamahost.fleet.manifest import ModelSpec
 from tests.gguf_models import write_model
 
@@ -22,3 +26,10 @@ def test_a_split_model_is_another_one_when_any_of_its_files_is(tmp_path: Path) -
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         seen.append(facts_of(spec).stamp)
     assert len(set(seen)) == len(seen) == 2 * (1 + len(others)) + 1 > 5
+
+
+def test_a_path_that_cannot_even_be_asked_for_is_told_as_one_that_is_not_there() -> None:
+    spec = ModelSpec(name="long", path=Path("n" * 300))
+    assert missing(spec).endswith("File name too long")
+    with pytest.raises(LoadFailed, match="File name too long"):
+        facts_of(spec)
