@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from llamahost.api.app import create_app
 from llamahost.api.auth import keys_of, read_keys
 from llamahost.api.server import Runner, tls_of
 from llamahost.commands.serving import adopted
@@ -124,6 +125,20 @@ def _shown(tls: ssl.SSLContext) -> bytes | None:
         with contextlib.suppress(ssl.SSLWantReadError):
             each.do_handshake()
     return client.getpeercert(binary_form=True)
+
+
+def test_what_fails_at_a_sighup_in_a_way_that_nobody_foresaw_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def again() -> tuple[str, ...]:
+        raise OSError("a stale handle")
+
+    async def hung_up(place: socket.socket) -> None:
+        runner = Runner(FakeHost(), place, settings=ServerSettings(), on_start=never)
+        runner._app = create_app(FakeHost(), reload=again)
+        await runner._reload()
+
+    with socket.socket() as place:
+        asyncio.run(hung_up(place))
+    assert "a stale handle" in caplog.text
 
 
 def test_keys_hold_before_models_are_looked_at() -> None:

@@ -238,6 +238,8 @@ class Runner:
                 await self._app.admin.again()
             except LlamahostError as error:
                 logger.error("%s", error)
+            except Exception:  # nobody awaits this task, so nobody else would say it
+                logger.exception("the manifest could not be read again")
             else:
                 logger.info("the manifest was read again")
 

@@ -135,10 +135,14 @@ def _folder(table: object, place: _Places, where: _Where, folder: Path) -> list[
         if key in values:
             raise place.error((*where, key), f"{key} belongs to one model, not to a folder of them")
     top = folder / Path(values["path"]).expanduser()
-    if not top.is_dir():
+    try:
+        is_there, found = top.is_dir(), sorted(top.rglob("*.gguf"))
+    except OSError as error:
+        raise place.error((*where, "path"), f"cannot read the folder {top}: {error.strerror or error}") from error
+    if not is_there:
         raise place.error((*where, "path"), f"there is no folder {top}")
     specs = []
-    for path in sorted(top.rglob("*.gguf")):
+    for path in found:
         part = _PART.fullmatch(path.stem)
         if (part and int(part[2]) != 1) or path.name.lower().startswith("mmproj"):
             continue

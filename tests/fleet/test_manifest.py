@@ -116,6 +116,7 @@ def test_everything_said_is_taken() -> None:
         ("[[models]]\nname = 'x'\nrepo = 'http://a/b'\n", 3, 'like "owner/name"'),
         ("[[models]]\nname = 'x'\nrepo = 'a/b'\nfile = 'f'\nquant = 'q'\n", 5, "not both"),
         ("[[folders]]\npath = 'nowhere'\n", 2, "there is no folder"),
+        (f"[[folders]]\npath = '/{'n' * 300}'\n", 2, "cannot read the folder"),
         ("[[folders]]\nname = 'a'\npath = 'nowhere'\n", 2, "belongs to one model"),
         ("[server]\nmemory_fraction = 0\n", 2, "memory_fraction must be between"),
         ("[server]\nreserved_bytes = { CUDA0 = -1 }\n", 2, "reserved_bytes must be between"),
