@@ -309,10 +309,11 @@ class Fleet:
                 self._reader_stall_s = settings.stall_s
                 if self._outbox is not None:
                     self._outbox.stall_s = settings.stall_s
-            self._plain.clear()
             host_bytes = settings.host_bytes
             await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
-            self._adopt(manifest.models, await self._crew.replaced(manifest.models))
+            stamps = await self._crew.replaced(manifest.models)
+            self._plain.clear()  # only now: somebody may have loaded one by hand meanwhile
+            self._adopt(manifest.models, stamps)
             return waiting
 
     def _adopt(self, specs: Sequence[ModelSpec], stamps: Mapping[str, object] = NO_STAMPS) -> None:

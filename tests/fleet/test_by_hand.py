@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
 from llamahost.core.errors import LoadFailed, ManifestError, ModelNotFound, Unavailable
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.manifest import Manifest
+from llamahost.fleet.footprint import FileFacts
+from llamahost.fleet.manifest import Manifest, ModelSpec
 from llamahost.fleet.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.fleet.test_fleet import fleet_of, generate
-from tests.on_loop import on_loop
+from tests.on_loop import LIMIT_S, on_loop
 
 
 def n_ctx(fleet: Fleet) -> int | None:
@@ -95,6 +99,29 @@ async def test_a_model_idles_from_its_last_lease_on_whatever_else_is_due_later()
             assert crew.timer.when() - crew.now() > 8e6
         assert crew.timer is not None
         assert 0 < crew.timer.when() - crew.now() <= 100
+
+
+@on_loop
+async def test_what_is_loaded_while_another_manifest_is_read_leaves_nothing_of_the_old_one() -> None:
+    block, entered, gate = threading.Event(), threading.Event(), threading.Event()
+
+    def facts(spec: ModelSpec) -> FileFacts:
+        if block.is_set():
+            block.clear()
+            entered.set()
+            assert gate.wait(LIMIT_S)
+        return FileFacts(layers=(2**20,), n_ctx_train=64, stamp=1)
+
+    async with fleet_of(spec_of("m", n_ctx=64), facts=facts) as fleet:
+        await fleet.wait_ready()
+        block.set()
+        adopting = asyncio.ensure_future(fleet.adopt(Manifest(models=(spec_of("m", n_ctx=48),))))
+        await asyncio.to_thread(entered.wait, LIMIT_S)
+        await fleet.load("m", {"n_slots": 2})
+        gate.set()
+        await adopting
+        await fleet.load("m", {"n_slots": 3})
+        assert n_ctx(fleet) == 48
 
 
 @on_loop
