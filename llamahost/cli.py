@@ -234,7 +234,8 @@ def serve(
         fail(NO_MODEL, lacking[0] + (how_else(str(model)) if model is not None else ""))
 
     def again() -> Manifest:
-        return _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
+        flags = _given(spec_flags), _given(server_flags)
+        return _wanted(model, manifest, alias or [], *flags, is_again=not is_alone(wanted))
 
     serving.serve(wanted, again, _given(server_flags), is_strict=strict_model or not is_one, from_manifest=not is_one)
 
@@ -285,11 +286,21 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wanted(
-    model: Path | None, path: Path | None, names: list[str], spec: dict[str, Any], server: dict[str, Any]
+    model: Path | None,
+    path: Path | None,
+    names: list[str],
+    spec: dict[str, Any],
+    server: dict[str, Any],
+    *,
+    is_again: bool = False,
 ) -> Manifest:
-    """What to serve: flags and environment over the manifest over defaults. Raises ManifestError, InvalidRequest."""
+    """What to serve: flags and environment over the manifest over defaults. Raises ManifestError, InvalidRequest.
+
+    `is_again`: the manifest named models before, and where it names none now it is not whole: nor may its keys be.
+    """
     from dataclasses import replace
 
+    from llamahost.core.errors import ManifestError
     from llamahost.fleet.builtin import NAME, builtin, is_named
     from llamahost.fleet.manifest import Manifest, ModelSpec
     from llamahost.fleet.manifest_file import load_manifest
@@ -298,6 +309,8 @@ def _wanted(
         server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket
     has_manifest = model is None and (path is not None or MANIFEST.is_file())
     found = load_manifest(path or MANIFEST) if has_manifest else Manifest()
+    if is_again and has_manifest and not found.models:
+        raise ManifestError(f"{path or MANIFEST} names no model any more", key="models")
     with given_by_flags(spec, server, ("name", "aliases")):
         settings = replace(found.server, **server) if server else found.server
         if model is not None and not is_named(model):

@@ -114,6 +114,9 @@ def test_a_manifest_that_was_edited_is_read_again_and_one_that_is_wrong_changes_
         manifest.write_text(text.replace("broken", "mended") + "no_such_key = 1\n")
         refused = client.post("/api/reload")
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "no_such_key")
+        manifest.write_text("")
+        refused = client.post("/api/reload")
+        assert (refused.status_code, "names no model any more" in refused.text) == (400, True)
         assert "broken" in asked(server, "ps").stdout
         manifest.write_text(text.replace("broken", "mended"))
         assert [each["id"] for each in client.post("/api/reload").json()["models"]] == ["org/tiny", "spare", "mended"]

@@ -202,7 +202,7 @@ CALLS = {
     "llama_state_seq_get_size": "checked slots",
     "llama_state_seq_get_data": "checked slots",
     "llama_state_seq_set_data": "checked slots",
-    # samplers: core.messages.Sampling, SAMPLING above
+    # samplers: core.sampling.Sampling, SAMPLING above
     "sampler_init_dist": "seed",
     "sampler_init_dry": "dry_*",
     "sampler_init_min_p": "min_p, min_keep",
