@@ -173,6 +173,21 @@ async def test_tokens_alone_are_told_in_their_order_among_emissions_with_the_tim
 
 
 @on_loop
+async def test_steps_of_the_same_streams_are_told_as_one_with_the_time_of_the_last() -> None:
+    outbox = outbox_of(CountingLoop())
+    one, other = outbox.open([1]), outbox.open([2])
+    same, less = [1, 2], [2]
+    outbox.publish([OneMore(same, [5, 50], 4.0), OneMore(same, [6, 60], 5.0)])
+    outbox.publish([Emission(1, finish="stop", times=Times(1, 2, 3, 5.5)), OneMore(less, [70], 6.0)])
+    outbox.publish([OneMore(less, [80], 7.0)])
+    await turns()
+    assert (one.n_unread, other.n_unread) == (2, 4)
+    assert await anext(one) == Emission(1, (5, 6), finish="stop", times=Times(1, 2, 3, 5.5))
+    assert await anext(other) == Emission(2, (50, 60, 70, 80), times=Times(last=7.0))
+    assert (one.n_unread, other.n_unread) == (0, 0)
+
+
+@on_loop
 async def test_no_news_wakes_nobody() -> None:
     loop = CountingLoop()
     outbox_of(loop).publish([])

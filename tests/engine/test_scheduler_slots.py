@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llamahost.core.work import Streams
 from llamahost.engine.budget import FIRST_CHUNK
 from tests.engine.driving import LAYOUTS, Drive, drive, plan_of, prompt, slots_of
 from tests.fakes import FakeBackend
@@ -171,6 +172,23 @@ def test_what_idle_slots_keep_is_given_up_before_anybody_gives_way() -> None:
     plans = d.run()
     d.check_answers()
     assert not any(plan.saves for plan in plans)
+
+
+@pytest.mark.parametrize(
+    "n_reserve", [1, 17, 40], ids=["next to nothing promised", "all cells promised", "all that comes promised"]
+)
+def test_streams_as_columns_count_every_cell_and_stop_where_one_might_find_none(n_reserve: int) -> None:
+    backend = FakeBackend(n_ctx=64, n_slots=4, n_batch=64, is_unified=True, n_cells=100)
+    d = Drive(backend, n_reserve=n_reserve, is_checked=False)  # whoever looks has them told
+    for seed in range(4):
+        d.add(prompt(8, seed), n_max=40)
+    n_columns = 0
+    while (plan := d.step()) is not None:
+        n_columns += type(plan.spans) is Streams
+        assert d.scheduler.slots.has_truncations or d.scheduler.n_cells_used == backend.n_cells_used
+    assert n_columns > 40
+    assert any(plan.saves for plan in backend.plans) == (n_reserve < 40), "somebody had to give way"
+    d.check_answers()
 
 
 def test_newcomers_wait_for_room_instead_of_pushing_others_out() -> None:

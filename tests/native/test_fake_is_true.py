@@ -298,10 +298,11 @@ def test_no_room_changes_nothing(tiny_llama: Path) -> None:
 def test_a_scheduler_answers_everybody_as_if_alone(backend: Backend) -> None:
     prompts = [[*text(90), 3 + seed, *text(8, seed)] for seed in range(6)] + [text(90), text(90), text(120, 7)]
     alone = [answer_alone(backend, tokens, 10) for tokens in prompts]
-    scheduler = Scheduler.for_backend(backend, is_checked=True)
+    scheduler = Scheduler.for_backend(backend)
     answers: dict[int, list[int]] = {}
     n_cached = 0
-    for _ in range(2):  # the second time the slots hold what the first time left
+    for is_checked in (True, False):  # the second time the slots hold what the first time left, and no stream is told
+        scheduler.is_checked = is_checked
         for number, tokens in enumerate(prompts):
             answers[number] = []
             scheduler.add(job(number, tokens, n_max=10), 0.0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from llamahost.core.errors import BackendError, BackendLost, InvalidRequest, LoadFailed, NoRoom
-from llamahost.core.work import Copy, Plan, Restore, Save, Span, Truncation
+from llamahost.core.work import Copy, Plan, Restore, Save, Span, Streams, Truncation
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
 from llamahost.native.embed import EmbedOptions, LlamaEmbedder
@@ -37,6 +37,11 @@ def span(slot: int, n: int, *, start: int = 0, n_rows: int = 0, token: int = 20)
     return Span(1, slot, start, array("i", [token] * n), n_rows)
 
 
+def columns(*slots: int, start: int = 0, n_more: int = 0) -> Streams:
+    n = len(slots)
+    return Streams([1] * n, array("i", slots), array("i", [start] * n), n_more, [20] * n)
+
+
 @pytest.mark.parametrize(
     "spans",
     [
@@ -52,6 +57,12 @@ def span(slot: int, n: int, *, start: int = 0, n_rows: int = 0, token: int = 20)
         (span(0, 5, n_rows=5),),
         (span(0, 4, start=61),),
         (span(0, 4, start=-1),),
+        columns(0, 2),
+        columns(-1, 0),
+        columns(1, 0),
+        columns(0, 0),
+        columns(0, 1, start=60, n_more=4),
+        columns(0, start=-5, n_more=4),
     ],
     ids=[
         "more than n_batch",
@@ -66,9 +77,15 @@ def span(slot: int, n: int, *, start: int = 0, n_rows: int = 0, token: int = 20)
         "more rows than the context has",
         "beyond n_ctx",
         "negative position",
+        "columns: slot beyond the last",
+        "columns: slot below 0",
+        "columns: slots descending",
+        "columns: a slot twice",
+        "columns: beyond n_ctx",
+        "columns: negative position",
     ],
 )
-def test_an_impossible_span_is_refused(driver: Driver, spans: tuple[Span, ...]) -> None:
+def test_an_impossible_span_is_refused(driver: Driver, spans: Sequence[Span]) -> None:
     driver.begin()
     with pytest.raises(BackendError):
         driver.backend.launch(Plan(spans=spans))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -271,6 +272,22 @@ def test_logprobs_are_the_log_softmax_of_the_raw_row(n: int) -> None:
         order = np.argsort(-exact)[:n]
         assert [token for token, _ in told.top] == order.tolist()
         assert [value for _, value in told.top] == pytest.approx(exact[order].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("is_post_sampling", [False, True])
+def test_penalties_know_what_their_job_was_answered_and_no_other(tiny_llama: Path, is_post_sampling: bool) -> None:
+    likely = Sampling(temperature=0.0, logit_bias=((20, 100.0),))
+    once = replace(likely, presence_penalty=1e4)
+    begins = (
+        Job(id=0, tokens=array("i", [30]), n_max=2, sampling=once),
+        Job(id=1, tokens=array("i", [30]), n_max=2, sampling=likely),
+        Job(id=2, tokens=array("i", [30]), n_max=2, sampling=once, n_logprobs=1, is_post_sampling=is_post_sampling),
+    )
+    with Driver(tiny_llama) as driver:
+        first = driver.run(Plan(begins=begins, spans=[Span(k, k, 0, array("i", [30]), 1) for k in range(3)]))
+        second = driver.run(Plan(spans=[Span(k, k, 1, array("i", [20]), 1) for k in range(3)]))
+    assert [sampled.tokens for sampled in first] == [(20,)] * 3
+    assert [sampled.tokens == (20,) for sampled in second] == [False, True, False]
 
 
 def test_logprobs_know_no_bias(tiny_llama: Path) -> None:
