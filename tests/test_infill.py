@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 from llamahost import AsyncHost, create_app
+from llamahost.api.auth import Keys
 from llamahost.api.infill import InfillEncoder
 from llamahost.core.events import Finished, Usage
+from llamahost.fleet.manifest import ServerSettings
 from tests.api.fakes import FakeHost, app_of, client_of, said
 from tests.gguf_models import write_model
 from tests.on_loop import on_loop, turns
@@ -146,7 +148,8 @@ def test_the_next_request_of_a_session_ends_the_one_before_and_no_others(is_stre
     async def law() -> None:
         gate = asyncio.Event()
         host = FakeHost([*said("a")[:1], gate.wait, *said("a", "b")[1:]])
-        async with client_of(app_of(host)) as client:
+        app = app_of(host)
+        async with client_of(app) as client:
 
             async def ask(session: str, key: str = "k") -> httpx.Response:
                 body = {**GAP, "session_id": session, "stream": is_streamed}
@@ -156,6 +159,7 @@ def test_the_next_request_of_a_session_ends_the_one_before_and_no_others(is_stre
             asked.append(asyncio.create_task(ask("one", "another key")))
             while host.n_open < 3:
                 await turns()
+            app.adopt(ServerSettings(), Keys(()))  # another manifest does not part a session from its request
             later = asyncio.create_task(ask("one"))
             first = await asked[0]
             if not is_streamed:

@@ -21,7 +21,7 @@ from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
 from llamahost.api.embeddings import embeddings_route
 from llamahost.api.hosts import Hosts
-from llamahost.api.infill import InfillRoute
+from llamahost.api.infill import InfillRoute, Latest
 from llamahost.api.openai import ListModels, chat_route, completion_route
 from llamahost.api.openapi import OPEN_PATHS, openapi_routes
 from llamahost.api.probes import HealthProbe, MetricsProbe, ReadyProbe
@@ -66,6 +66,7 @@ class App:
         self._created = int(time.time())
         self.on_start = on_start
         self._reading = Reading()
+        self._infills: Latest = {}
         tally.metrics.registry.register(GpuCollector(gpus))
         self.adopt(settings, keys or keys_of(settings))
 
@@ -79,7 +80,7 @@ class App:
         chat = chat_route(service, settings, fingerprint, self._reading)
         completion = completion_route(service, settings, fingerprint, self._reading)
         embeddings = embeddings_route(service, settings, self._reading)
-        infill = InfillRoute(service, settings, self._reading)
+        infill = InfillRoute(service, settings, self._reading, self._infills)
         rerank = rerank_route(service, settings, self._reading)
         rerank_paths = (*_both("/rerank"), *_both("/reranking"), "/v2/rerank")  # Cohere's second version among them
         adapters = AdaptersRoute(service, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -179,6 +179,10 @@ def _data(told: Json) -> bytes:
     return b"data: " + orjson.dumps(told) + b"\n\n"
 
 
+Latest = dict[tuple[bytes, str], asyncio.Event]
+"""Of each session the event that ends its request, while it has one."""
+
+
 @dataclass(frozen=True, slots=True)
 class InfillRoute:
     """One ASGI callable."""
@@ -186,8 +190,7 @@ class InfillRoute:
     service: Service
     settings: ServerSettings
     reading: Reading
-    latest: dict[tuple[bytes, str], asyncio.Event] = field(default_factory=dict)
-    """Of each session the event that ends its request, while it has one."""
+    latest: Latest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
