@@ -6,7 +6,12 @@ The nouns of held-out functions appear in no training function; made-up names ar
 from __future__ import annotations
 
 import json
+import re
+import sysconfig
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from tools.train_builtin.draw import Drawer, Example, Turn
@@ -182,15 +187,34 @@ def _answered(d: Drawer, function: Function) -> list[Turn]:
     ]
 
 
+@lru_cache
+def words() -> tuple[str, ...]:
+    """Some thousand words as people write them, from what CPython ships with itself; no held-out noun begins one."""
+    n_seen: Counter[str] = Counter()
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        n_seen.update(re.findall(r"\b[a-z]{4,12}\b", path.read_text(encoding="utf-8", errors="ignore")))
+    often = sorted(word for word, n in n_seen.items() if n >= 4)
+    return tuple(word for word in often if not any(word.startswith(noun) for noun in HELD_NOUNS))
+
+
+def _spliced(d: Drawer) -> str:
+    """The beginning of one word and the end of another: pieces in an order that no word has."""
+    one, other = d.pick(words()), d.pick(words())
+    word = one[: d.number(2, 5)] + other[-d.number(2, 5) :]
+    return word if word not in HELD_NOUNS else one
+
+
 def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
     nouns = d.some(HELD_NOUNS if d.held else sorted(set(NOUNS)), n)
     if not d.held:  # most are words that nobody has heard, so that what is learned is to compare, not to know
-        nouns = [d.pick([noun, noun, d.coined(), d.made_up(1, 3)]) for noun in nouns]
+        nouns = [d.pick([noun, d.pick(words()), _spliced(d), d.coined(), d.made_up(1, 3)]) for noun in nouns]
     if n > 1 and d.chance(0.25):
         nouns[1] = nouns[0]  # the verb decides
     verbs = d.some(VERBS, n)
     if n > 1 and nouns[0] == nouns[1] and set(verbs[0][2]) & set(verbs[1][2]):
         verbs[0], verbs[1] = VERBS[0], VERBS[5]
+    elif n > 1 and not d.held and d.chance(0.35):
+        verbs[1] = verbs[0]  # the noun decides
     used: set[str] = set()
     made = []
     for noun, verb in zip(nouns, verbs, strict=True):
