@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     from llamahost.core.vectors import EmbedRequest as EmbedRequest
     from llamahost.core.vectors import Ranking as Ranking
     from llamahost.core.vectors import RerankRequest as RerankRequest
-    from llamahost.fleet.manifest import Manifest as Manifest
-    from llamahost.fleet.manifest import ModelSpec as ModelSpec
-    from llamahost.fleet.manifest import ServerSettings as ServerSettings
-    from llamahost.fleet.manifest_file import load_manifest as load_manifest
+    from llamahost.fleet.settings.manifest import Manifest as Manifest
+    from llamahost.fleet.settings.manifest import ModelSpec as ModelSpec
+    from llamahost.fleet.settings.manifest import ServerSettings as ServerSettings
+    from llamahost.fleet.settings.manifest_file import load_manifest as load_manifest
     from llamahost.host import AsyncHost as AsyncHost
     from llamahost.host import Health as Health
     from llamahost.host import ModelStatus as ModelStatus
@@ -84,8 +84,8 @@ _HOMES = {
     "llamahost.core.results": ("ChatResult", "CompletionResult"),
     "llamahost.core.sampling": ("Sampling", "SamplingOptions"),
     "llamahost.core.vectors": ("EmbedRequest", "Embeddings", "Ranking", "RerankRequest"),
-    "llamahost.fleet.manifest": ("Manifest", "ModelSpec", "ServerSettings"),
-    "llamahost.fleet.manifest_file": ("load_manifest",),
+    "llamahost.fleet.settings.manifest": ("Manifest", "ModelSpec", "ServerSettings"),
+    "llamahost.fleet.settings.manifest_file": ("load_manifest",),
     "llamahost.host": ("AsyncHost", "Health", "ModelStatus"),
     "llamahost.sync": ("Host", "Stream"),
 }  # fmt: skip

@@ -9,8 +9,8 @@ from llamahost.core.errors import InvalidRequest, ModelNotFound, Overloaded, Una
 from llamahost.core.events import Event, Finished, Started
 from llamahost.core.observe import Kind, Outcome, RequestRecord, request_id
 from llamahost.core.work import Times
-from llamahost.fleet.rates import Answered
-from llamahost.fleet.router import Tries
+from llamahost.fleet.routing.rates import Answered
+from llamahost.fleet.routing.router import Tries
 from llamahost.text.reply import Reply
 
 _REFUSALS = (InvalidRequest, ModelNotFound, Overloaded, Unavailable)

@@ -21,8 +21,8 @@ from llamahost.core.observe import Kind, Observer
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.core.work import NO_ADAPTERS, Adapters, Vector
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.replica import Replica
-from llamahost.fleet.router import Router, Tries
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.routing.router import Router, Tries
 
 Whole = TypeVar("Whole", Embeddings, Ranking)
 Words = TypeVar("Words", bound=ChatRequest | CompletionRequest)

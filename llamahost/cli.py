@@ -31,7 +31,7 @@ from llamahost.commands.shelf import list_models, rm, show
 from llamahost.commands.top import top
 
 if TYPE_CHECKING:
-    from llamahost.fleet.manifest import Manifest
+    from llamahost.fleet.settings.manifest import Manifest
 
 app = typer.Typer(
     name="llamahost",
@@ -176,8 +176,8 @@ def serve(
 ) -> None:
     """Serve a GGUF file, or what the manifest names; where neither is there, the small model of the package."""
     from llamahost.core.errors import ManifestError
-    from llamahost.fleet.builtin import is_alone
-    from llamahost.fleet.located import missing
+    from llamahost.fleet.machine.located import missing
+    from llamahost.fleet.settings.builtin import is_alone
     from llamahost.ops import log
 
     if log_level.lower() not in log.LEVELS:
@@ -301,9 +301,9 @@ def _wanted(
     from dataclasses import replace
 
     from llamahost.core.errors import ManifestError
-    from llamahost.fleet.builtin import NAME, builtin, is_named
-    from llamahost.fleet.manifest import Manifest, ModelSpec
-    from llamahost.fleet.manifest_file import load_manifest
+    from llamahost.fleet.settings.builtin import NAME, builtin, is_named
+    from llamahost.fleet.settings.manifest import Manifest, ModelSpec
+    from llamahost.fleet.settings.manifest_file import load_manifest
 
     if server.keys() & {"host", "port"}:
         server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket

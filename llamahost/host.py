@@ -21,17 +21,17 @@ from llamahost.core.machine import Machine
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent, Observer
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.fleet.adapters import AdapterSpec
-from llamahost.fleet.cache import cache_folder
-from llamahost.fleet.devices import Devices, MachineDevices, is_same_card
+from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.loading import Load
-from llamahost.fleet.manifest import Manifest, ModelSpec
-from llamahost.fleet.opened import Opened
-from llamahost.fleet.route_spec import RouteSpec
-from llamahost.fleet.router import Router
-from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
+from llamahost.fleet.machine.cache import cache_folder
+from llamahost.fleet.machine.devices import Devices, MachineDevices, is_same_card
+from llamahost.fleet.machine.footprint import FileFacts
+from llamahost.fleet.replica.loading import Load
+from llamahost.fleet.replica.opened import Opened
+from llamahost.fleet.routing.router import Router
+from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.given import SpecOptions, check_names, manifest_of
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
@@ -244,19 +244,19 @@ class AsyncHost:
 
 def _load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:
     """In a load thread, where importing llama_cpp keeps nobody waiting."""
-    from llamahost.fleet.inspect import ensure
-    from llamahost.fleet.loader import load
+    from llamahost.fleet.machine.inspect import ensure
+    from llamahost.fleet.replica.loader import load
 
     return load(spec, machine, on_progress, inspect=ensure)
 
 
 def _facts(spec: ModelSpec) -> FileFacts:
-    from llamahost.fleet.facts import facts_of
+    from llamahost.fleet.machine.facts import facts_of
 
     return facts_of(spec)
 
 
 def _fetch(spec: ModelSpec, on_step: Callable[[Step], None], cancelled: threading.Event) -> ModelSpec:
-    from llamahost.fleet.bring import brought
+    from llamahost.fleet.machine.bring import brought
 
     return brought(spec, on_step, cancelled)

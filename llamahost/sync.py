@@ -36,8 +36,8 @@ from llamahost.given import (
 from llamahost.host import AsyncHost
 
 if TYPE_CHECKING:
-    from llamahost.fleet.loading import Load
-    from llamahost.fleet.manifest import Manifest, ModelSpec
+    from llamahost.fleet.replica.loading import Load
+    from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
-from llamahost.fleet.inspect import Memory
+from llamahost.fleet.machine.inspect import Memory
 from tests.gguf_models import Architecture, write_model
 
 # A developer's run looks at few examples, and at the same ones each time, so that it fails for what was changed alone;

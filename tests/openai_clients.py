@@ -11,7 +11,7 @@ from typing import Any
 import openai
 
 from llamahost.api.app import create_app
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.ops.tally import Tally
 from tests.api.sockets import listening

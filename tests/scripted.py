@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from llamahost.core.machine import Machine
 from llamahost.core.work import Job, Sampled, Span, Tokens
-from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.preparer import Preparer
+from llamahost.fleet.request.preparer import Preparer
+from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.text.template import Template
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeModel, FakeOpened, SlowVocabulary, open_fake

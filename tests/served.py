@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamahost.api.app import create_app
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from tests.api.sockets import listening
 from tests.on_loop import turns

@@ -14,12 +14,12 @@ import pytest
 
 from llamahost import AsyncHost, Host, InvalidRequest, LoadFailed, ModelNotFound, ModelSpec, create_app
 from llamahost.core.machine import Machine
-from llamahost.fleet.adapters import AdapterSpec
-from llamahost.fleet.facts import facts_of
-from llamahost.fleet.fit import Shape
-from llamahost.fleet.footprint import footprint, on_device
-from llamahost.fleet.loader import load
-from llamahost.fleet.manifest import BUILTIN_PATH, PACKAGED_ADAPTERS, Manifest, ServerSettings
+from llamahost.fleet.machine.facts import facts_of
+from llamahost.fleet.machine.fit import Shape
+from llamahost.fleet.machine.footprint import footprint, on_device
+from llamahost.fleet.replica.loader import load
+from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, PACKAGED_ADAPTERS, Manifest, ServerSettings
 from tests.api.fakes import client_of
 from tests.gguf_adapters import write_adapter
 from tests.on_loop import on_loop, turns

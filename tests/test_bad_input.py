@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llamahost.fleet.manifest import Manifest, ModelSpec
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.host import AsyncHost
 from tests.on_loop import LIMIT_S
 from tests.served import CHAT, COMPLETE, MAX_BODY, Answer, asked, post, serving, until_free

@@ -21,7 +21,7 @@ import typer
 
 from llamahost.cli import app
 from llamahost.commands.flags import MODEL, PEERS
-from llamahost.fleet.manifest import ModelSpec, ServerSettings
+from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 from tests.on_loop import LIMIT_S
 from tests.processes import HERE, Server, ended, finished, serving
 

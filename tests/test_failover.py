@@ -14,8 +14,8 @@ from llamahost.core.errors import (
 )
 from llamahost.core.events import Delta, Event, Started
 from llamahost.core.messages import CompletionRequest, Generation
-from llamahost.fleet.manifest import Manifest, ModelSpec
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, spec_of

@@ -9,8 +9,8 @@ import httpx
 
 from llamahost.api.app import create_app
 from llamahost.core.observe import FleetEvent, ModelChanged
-from llamahost.fleet.devices import BudgetedDevices, Device
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.machine.devices import BudgetedDevices, Device
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.ops.gpu import Nvml
 from llamahost.ops.gpu_monitor import GpuMonitor

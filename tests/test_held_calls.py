@@ -13,7 +13,7 @@ import pytest
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import ChatRequest, Message, Output, Text, Tool
-from llamahost.fleet.preparer import Preparer
+from llamahost.fleet.request.preparer import Preparer
 from llamahost.text.template import Template
 from tests.openai_clients import ask
 from tests.text.vocabulary import ByteVocabulary

@@ -25,8 +25,8 @@ from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, 
 from llamahost.core.observe import RequestRecord
 from llamahost.core.sampling import SamplingOptions
 from llamahost.engine.engine import EngineStats
-from llamahost.fleet.amounts import N_SMALL
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.request.amounts import N_SMALL
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend, Gated, alone
 from tests.fleet.fakes import FakeLoader, spec_of

@@ -16,7 +16,7 @@ from llamahost import AsyncHost, create_app
 from llamahost.api.auth import Keys
 from llamahost.api.infill import InfillEncoder
 from llamahost.core.events import Finished, Usage
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from tests.api.fakes import FakeHost, app_of, client_of, said
 from tests.gguf_models import write_model
 from tests.on_loop import on_loop, turns

@@ -42,6 +42,18 @@ MAY_SEE = {
 }
 """Rooms that are narrower than their floor: siblings are blind to each other."""
 
+FLEET: dict[str, set[str]] = {
+    "settings": set(),
+    "machine": {"settings"},
+    "memory": {"settings", "machine"},
+    "request": set(),
+    "replica": {"settings", "machine", "memory", "request"},
+    "routing": {"settings", "replica"},
+    "crew": {"settings", "machine", "memory", "replica", "routing"},
+    "fleet": {"settings", "machine", "memory", "replica", "routing", "crew"},
+}
+"""The rooms of the fleet, each after those that it knows."""
+
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -104,6 +116,15 @@ def test_imports_go_down_only(room: str) -> None:
         assert target == room or FLOORS[target] <= FLOORS[room], f"{source} imports {name}, which is above it"
         if room in MAY_SEE and target != room:
             assert target in MAY_SEE[room], f"{source} must not know {target}"
+
+
+def test_the_rooms_of_the_fleet_know_those_before_them_alone() -> None:
+    assert all(seen <= set(list(FLEET)[:place]) for place, seen in enumerate(FLEET.values())), "no two know each other"
+    for source in SOURCES["fleet"]:
+        room = source.relative_to(PACKAGE / "fleet").parts[0].removesuffix(".py")
+        named = [f"{name}." for name in imports_of(source).anywhere if name.startswith("llamahost.fleet")]
+        unknown = {name.split(".")[2] for name in named} - {room, *FLEET.get(room, ())}
+        assert not unknown, f"{source} must not know {unknown}"
 
 
 def test_only_native_knows_llama_cpp() -> None:

@@ -19,8 +19,8 @@ from llamahost.commands.config import strangers
 from llamahost.commands.layers import layers
 from llamahost.commands.probe import Finding, probe
 from llamahost.commands.remote import Remote
-from llamahost.fleet.manifest import ServerSettings
-from llamahost.fleet.status import ModelStatus
+from llamahost.fleet.crew.status import ModelStatus
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.native.devices import devices, system_info
 from llamahost.native.gguf import read_metadata

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from llamahost.fleet.manifest import Manifest, ServerSettings
+from llamahost.fleet.settings.manifest import Manifest, ServerSettings
 from llamahost.host import AsyncHost
 from tests.fakes import Gated
 from tests.fleet.fakes import FakeLoader, spec_of

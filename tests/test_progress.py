@@ -14,7 +14,7 @@ import pytest
 
 from llamahost.commands.progress import watched
 from llamahost.core.observe import ModelChanged
-from llamahost.fleet.status import ModelStatus
+from llamahost.fleet.crew.status import ModelStatus
 from tests.api.fakes import FakeHost
 from tests.on_loop import LIMIT_S, on_loop, turns
 from tests.processes import command, environment, finished

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from llamahost.cli import app
 from llamahost.core.errors import ManifestError
 from llamahost.files.repo import Reference
-from llamahost.fleet.manifest_add import added
+from llamahost.fleet.settings.manifest_add import added
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub
 from tests.processes import serving
 

@@ -22,7 +22,7 @@ from llamahost.api.auth import keys_of, read_keys
 from llamahost.api.server import Runner, tls_of
 from llamahost.commands.serving import adopted
 from llamahost.core.errors import ManifestError
-from llamahost.fleet.manifest import Manifest, ServerSettings
+from llamahost.fleet.settings.manifest import Manifest, ServerSettings
 from tests.api.fakes import FakeHost, app_of
 from tests.on_loop import LIMIT_S
 from tests.processes import Server, ended, serving

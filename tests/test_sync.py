@@ -16,7 +16,7 @@ from llamahost.core.errors import GenerationFailed, InvalidRequest, LoadFailed, 
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import Message, Text, ToolCall
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result
-from llamahost.fleet.manifest import Manifest, ServerSettings
+from llamahost.fleet.settings.manifest import Manifest, ServerSettings
 from llamahost.given import message_of
 from llamahost.sync import Host
 from tests.fakes import BackendError, FakeBackend, alone

@@ -13,7 +13,7 @@ import pytest
 from llamahost.api.app import create_app
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.sync import Host
 from tests.api.sockets import listening

@@ -41,10 +41,10 @@ from llamahost.core.events import Delta
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.work import OneEach, Plan, Streams
-from llamahost.fleet import loader
-from llamahost.fleet.devices import BudgetedDevices
-from llamahost.fleet.loader import Loaded
-from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.machine.devices import BudgetedDevices
+from llamahost.fleet.replica import loader
+from llamahost.fleet.replica.loader import Loaded
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, Manifest, ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,9 +26,9 @@ from llamahost.core.messages import ChatRequest, Message, Text
 from llamahost.core.sampling import Sampling
 from llamahost.core.work import Emission, Job, Sampled, Tokens
 from llamahost.engine.scheduler import Scheduler
-from llamahost.fleet.ledger import NO_ASK, Ask, Ledger
-from llamahost.fleet.policy import ReplicaView, choose
-from llamahost.fleet.prefixes import chain_of
+from llamahost.fleet.routing.ledger import NO_ASK, Ask, Ledger
+from llamahost.fleet.routing.policy import ReplicaView, choose
+from llamahost.fleet.routing.prefixes import chain_of
 
 LETTERS = "etaoinshrdlucmfwypvbgk     "
 

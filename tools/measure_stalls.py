@@ -196,7 +196,7 @@ def serve(args: argparse.Namespace) -> None:
     """In the server's process: as `llamahost serve`, with one more reader in its loop."""
     from llamahost.api.app import App, create_app
     from llamahost.api.server import Runner, bind
-    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+    from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
     from llamahost.host import AsyncHost
     from llamahost.ops.tally import Tally
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from llamahost.core.machine import Machine
 from llamahost.core.messages import ChatRequest, Message, Text
 from llamahost.core.work import Tokens
-from llamahost.fleet.loader import load
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.replica.loader import load
+from llamahost.fleet.settings.manifest import ModelSpec
 
 
 def timed(work: Callable[[], Tokens]) -> tuple[Tokens, float]:

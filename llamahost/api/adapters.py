@@ -25,8 +25,8 @@ from llamahost.api.problems import Forbidden
 from llamahost.api.service import Service
 from llamahost.api.sse import send_json
 from llamahost.core.errors import InvalidRequest, ModelNotFound, NotThere
-from llamahost.fleet.adapters import AdapterStatus
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.adapters import AdapterStatus
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import ModelStatus
 
 

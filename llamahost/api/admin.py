@@ -22,7 +22,7 @@ from llamahost.api.service import Service, model_named
 from llamahost.api.sse import STREAM_HEADERS, EventStream, send_json, while_connected
 from llamahost.api.watch import Watch
 from llamahost.core.errors import InvalidRequest, ManifestError
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.journal import N_KEPT
 from llamahost.ops.tally import Tally

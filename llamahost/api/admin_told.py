@@ -20,7 +20,7 @@ from llamahost.api.admin_types import (
 )
 from llamahost.api.openai import capabilities
 from llamahost.core.observe import LoadProgress
-from llamahost.fleet.footprint import Footprint
+from llamahost.fleet.machine.footprint import Footprint
 from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Fault, Gpus
 from llamahost.ops.journal import Entry

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from llamahost.core.observe import Kind, Outcome
-from llamahost.fleet.status import State
+from llamahost.fleet.crew.status import State
 
 
 class Told(msgspec.Struct, kw_only=True):

@@ -30,8 +30,8 @@ from llamahost.api.rerank import rerank_route
 from llamahost.api.service import Service
 from llamahost.api.watch import Watch
 from llamahost.api.web import Page
-from llamahost.fleet.manifest import ServerSettings
-from llamahost.fleet.pulls import Pulls
+from llamahost.files.pulls import Pulls
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.ops.gpu_metrics import GpuCollector
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.tally import Tally

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.problems import Unauthorized
 from llamahost.core.errors import ManifestError
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 
 class Keys:

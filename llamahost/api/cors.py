@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llamahost.api.hosts import header, is_known, name_of
 from llamahost.api.problems import Forbidden, Problem
 from llamahost.api.sse import send_json
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 METHODS = b"GET, HEAD, POST"
 EXPOSED = b"retry-after, x-request-id, x-llamahost-model, x-llamahost-replica, x-llamahost-tries"

@@ -18,7 +18,7 @@ from llamahost.api.service import Service
 from llamahost.api.whole import Whole
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 _KINDS: dict[str | None, InputKind] = {
     None: "",

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamahost.api.problems import Forbidden
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 _PRIVATE = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 """Names that nobody can have the world's servers answer for."""

@@ -30,7 +30,7 @@ from llamahost.api.trace import trace_of
 from llamahost.core.errors import InvalidRequest, NotAble
 from llamahost.core.events import Delta, Event, Finished, Started
 from llamahost.core.messages import CompletionRequest, Snippet
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 MAX_SNIPPETS = 4096
 MAX_FIELDS = 64

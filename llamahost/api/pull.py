@@ -20,9 +20,9 @@ from llamahost.api.problems import problem_of
 from llamahost.api.service import Service, model_named
 from llamahost.api.sse import EventStream, send_json, while_connected
 from llamahost.core.errors import InvalidRequest, LlamahostError, ModelNotFound, Unavailable
-from llamahost.fleet.manifest import ServerSettings
-from llamahost.fleet.pulls import Pulls
-from llamahost.fleet.threads import in_thread
+from llamahost.core.threads import in_thread
+from llamahost.files.pulls import Pulls
+from llamahost.fleet.settings.manifest import ServerSettings
 
 if TYPE_CHECKING:
     from llamahost.files.download import Step
@@ -107,7 +107,7 @@ class PullRoute:
         Raises InvalidRequest, ModelNotFound; Unavailable while a load fetches it, and where one fails.
         """
         from llamahost.files.repo import looks_like_repo, parse_reference
-        from llamahost.fleet.located import missing, reference_of
+        from llamahost.fleet.machine.located import missing, reference_of
 
         served = self.service.models()
         known = {each: status for status in served for each in (status.name, *status.aliases)}

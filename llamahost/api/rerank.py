@@ -22,7 +22,7 @@ from llamahost.api.service import Service
 from llamahost.api.whole import Whole
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.vectors import Ranking, RerankRequest
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 
 class DocumentBody(msgspec.Struct):

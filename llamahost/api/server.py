@@ -30,7 +30,7 @@ from llamahost.api.auth import keys_of
 from llamahost.api.http1 import Http1
 from llamahost.api.service import Service
 from llamahost.core.errors import LlamahostError, ManifestError
-from llamahost.fleet.manifest import ServerSettings, in_effect
+from llamahost.fleet.settings.manifest import ServerSettings, in_effect
 
 logger = logging.getLogger("llamahost.server")
 

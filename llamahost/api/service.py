@@ -11,8 +11,8 @@ from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.fleet.names import Names
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.routing.names import Names
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import Health, ModelStatus
 
 

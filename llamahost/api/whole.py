@@ -14,7 +14,7 @@ from llamahost.api.pieces import InPieces
 from llamahost.api.sse import send_json, while_connected
 from llamahost.api.trace import trace_of
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 
 Body = TypeVar("Body")
 Request = TypeVar("Request", EmbedRequest, RerankRequest)

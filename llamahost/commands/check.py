@@ -118,9 +118,9 @@ def _gpus() -> Iterator[Finding]:
 def _generations(model: str | None, manifest: ManifestPath, template: ChatTemplate) -> Iterator[Finding]:
     """A short answer of each model; the built-in one is asked what it is known to answer."""
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
-    from llamahost.fleet.builtin import EMBED_NAME, NAME
-    from llamahost.fleet.located import missing
-    from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH
+    from llamahost.fleet.machine.located import missing
+    from llamahost.fleet.settings.builtin import EMBED_NAME, NAME
+    from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH
 
     names = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():
@@ -170,7 +170,7 @@ def _known(ready: Ready) -> Finding:
     import time
 
     from llamahost.commands.probe import Finding
-    from llamahost.fleet.builtin import known_answers
+    from llamahost.fleet.settings.builtin import known_answers
 
     known = known_answers()
     n_tokens = 0
@@ -191,7 +191,7 @@ def _known(ready: Ready) -> Finding:
 def _neighbours(ready: Ready) -> Finding:
     """Whether the built-in embedding model finds, for each known query, the document that it finds everywhere."""
     from llamahost.commands.probe import Finding
-    from llamahost.fleet.builtin import known_neighbours
+    from llamahost.fleet.settings.builtin import known_neighbours
 
     known = known_neighbours()
     documents = list(dict.fromkeys(each.nearest for each in known))

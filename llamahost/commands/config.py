@@ -23,7 +23,7 @@ from llamahost.commands.opening import MANIFEST
 from llamahost.commands.words import table
 
 if TYPE_CHECKING:
-    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+    from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 
 Source = Literal["flag", "environment", "manifest", "default"]
 Wanted = Callable[[Path | None, Path | None, list[str], dict[str, Any], dict[str, Any]], "Manifest"]
@@ -63,7 +63,7 @@ def show(context: typer.Context, arguments: list[str], wanted: Wanted, *, is_jso
 
 def settings_of(context: typer.Context, arguments: list[str], wanted: Wanted) -> list[Setting]:
     """Every setting, in the order of its table. Raises ManifestError, and click's usage errors."""
-    from llamahost.fleet.manifest import ModelSpec, ServerSettings
+    from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 
     serve = _command(context, "serve")
     given = serve.make_context("config", list(arguments), parent=context.parent)

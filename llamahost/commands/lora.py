@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llamahost.fleet.adapters import AdapterSpec
+    from llamahost.fleet.settings.adapters import AdapterSpec
 
 Lora = Annotated[
     list[str] | None,
@@ -24,7 +24,7 @@ Lora = Annotated[
 
 def adapters_of(given: Sequence[str] | None) -> tuple[AdapterSpec, ...] | None:
     """None where nothing is given. They are called as their files are. Raises ManifestError."""
-    from llamahost.fleet.adapters import AdapterSpec, check_together
+    from llamahost.fleet.settings.adapters import AdapterSpec, check_together
 
     if not given:
         return None
@@ -53,7 +53,7 @@ def _parted(text: str) -> tuple[Path, float]:
 
 def _file(text: str) -> Path:
     """One that comes with the package goes by its name, where no file is called so."""
-    from llamahost.fleet.manifest import PACKAGED_ADAPTERS
+    from llamahost.fleet.settings.manifest import PACKAGED_ADAPTERS
 
     path = Path(text).absolute()
     return PACKAGED_ADAPTERS[text] if text in PACKAGED_ADAPTERS and not path.exists() else path

@@ -13,7 +13,7 @@ from llamahost.commands.opening import ManifestPath, manifest_at
 from llamahost.commands.words import bytes_told, table
 
 if TYPE_CHECKING:
-    from llamahost.fleet.manifest import ModelSpec
+    from llamahost.fleet.settings.manifest import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,8 @@ def models(
 def _look(spec: ModelSpec) -> Named:
     from llamahost.core.errors import LoadFailed, PullFailed
     from llamahost.files.local import files_of
-    from llamahost.fleet.located import located
-    from llamahost.fleet.manifest import NO_PATH
+    from llamahost.fleet.machine.located import located
+    from llamahost.fleet.settings.manifest import NO_PATH
     from llamahost.native.gguf import read_metadata
 
     architecture, n_ctx_train, size_bytes, trouble = "", None, 0, ""

@@ -18,9 +18,9 @@ from llamahost.commands.progress import bar
 
 if TYPE_CHECKING:
     from llamahost.core.machine import Machine
-    from llamahost.fleet.card import ModelCard
-    from llamahost.fleet.manifest import Manifest, ModelSpec
-    from llamahost.fleet.opened import Opened
+    from llamahost.fleet.replica.card import ModelCard
+    from llamahost.fleet.replica.opened import Opened
+    from llamahost.fleet.settings.manifest import Manifest, ModelSpec
     from llamahost.given import Options
     from llamahost.sync import Host
 
@@ -74,9 +74,9 @@ def manifest_at(path: Path | None) -> Manifest:
 
     Raises ManifestError.
     """
-    from llamahost.fleet.builtin import builtin
-    from llamahost.fleet.manifest import Manifest
-    from llamahost.fleet.manifest_file import load_manifest
+    from llamahost.fleet.settings.builtin import builtin
+    from llamahost.fleet.settings.manifest import Manifest
+    from llamahost.fleet.settings.manifest_file import load_manifest
 
     found = Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
     return found if found.models else replace(found, models=(builtin(),))
@@ -88,8 +88,8 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
     For one person, so with one slot. Raises ManifestError, PullFailed.
     """
     from llamahost.core.errors import ManifestError
-    from llamahost.fleet.located import missing
-    from llamahost.fleet.manifest import ModelSpec
+    from llamahost.fleet.machine.located import missing
+    from llamahost.fleet.settings.manifest import ModelSpec
 
     given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}
     if Path(model).is_file():
@@ -107,7 +107,7 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
 
 
 def _named(model: str, path: Path | None) -> ModelSpec | None:
-    from llamahost.fleet.builtin import builtin, is_named
+    from llamahost.fleet.settings.builtin import builtin, is_named
 
     named = [each for each in manifest_at(path).models if model in (each.name, *each.aliases)]
     if not named and is_named(model):
@@ -129,8 +129,8 @@ def opened(spec: ModelSpec, *, is_verbose: bool) -> Iterator[Ready]:
     with bar(spec.name) as show:
 
         def load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:
-            from llamahost.fleet.inspect import ensure
-            from llamahost.fleet.loader import load as really
+            from llamahost.fleet.machine.inspect import ensure
+            from llamahost.fleet.replica.loader import load as really
 
             def progress(fraction: float) -> None:
                 on_progress(fraction)  # first: it ends the load when nobody waits any more

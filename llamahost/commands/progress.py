@@ -12,7 +12,7 @@ from llamahost.commands.words import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.files.download import Step
-    from llamahost.fleet.status import ModelStatus
+    from llamahost.fleet.crew.status import ModelStatus
     from llamahost.host import AsyncHost
 
 UNDER_WAY = ("pulling", "loading", "draining")

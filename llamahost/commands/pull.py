@@ -16,7 +16,7 @@ from llamahost.commands.words import bytes_told
 if TYPE_CHECKING:
     from llamahost.files.download import Pulled
     from llamahost.files.repo import Reference
-    from llamahost.fleet.manifest import Manifest
+    from llamahost.fleet.settings.manifest import Manifest
 
 
 def pull(
@@ -55,8 +55,8 @@ def pull(
 
 
 def _manifest(path: Path | None) -> Manifest:
-    from llamahost.fleet.manifest import Manifest
-    from llamahost.fleet.manifest_file import load_manifest
+    from llamahost.fleet.settings.manifest import Manifest
+    from llamahost.fleet.settings.manifest_file import load_manifest
 
     return Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
 
@@ -64,7 +64,7 @@ def _manifest(path: Path | None) -> Manifest:
 def _meant(manifest: Manifest, text: str, revision: str) -> Reference:
     """A model's name in the manifest weighs more than what it may mean on the hub. Raises InvalidRequest."""
     from llamahost.files.repo import parse_reference
-    from llamahost.fleet.located import reference_of
+    from llamahost.fleet.machine.located import reference_of
 
     for spec in manifest.models:
         if text in (spec.name, *spec.aliases):
@@ -76,7 +76,7 @@ def _meant(manifest: Manifest, text: str, revision: str) -> Reference:
 
 def _pull_all(manifest: Manifest) -> None:
     from llamahost.core.errors import PullFailed
-    from llamahost.fleet.located import reference_of
+    from llamahost.fleet.machine.located import reference_of
 
     specs = [spec for spec in manifest.models if spec.repo]
     if not specs:
@@ -106,7 +106,7 @@ def _pinned(here: Pulled) -> str:
 def _add(path: Path, manifest: Manifest, reference: Reference, quant: str, name: str) -> None:
     from dataclasses import replace
 
-    from llamahost.fleet.manifest_add import added, name_for, naming
+    from llamahost.fleet.settings.manifest_add import added, name_for, naming
 
     pinned = reference if reference.file or reference.quant else replace(reference, quant=quant)
     if spec := naming(manifest, pinned) or naming(manifest, reference):

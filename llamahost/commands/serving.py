@@ -18,8 +18,8 @@ from llamahost.commands.progress import watched
 if TYPE_CHECKING:
     import socket
 
-    from llamahost.fleet.card import ModelCard
-    from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+    from llamahost.fleet.replica.card import ModelCard
+    from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
     from llamahost.host import AsyncHost, ModelStatus
 
 
@@ -136,7 +136,7 @@ async def _announce(
 
 
 def _source(spec: ModelSpec) -> str:
-    from llamahost.fleet.manifest import BUILTIN_PATH
+    from llamahost.fleet.settings.manifest import BUILTIN_PATH
 
     if spec.path == BUILTIN_PATH:
         return "the package, a small one to try; `llamahost serve OWNER/NAME` fetches and serves one of Hugging Face"

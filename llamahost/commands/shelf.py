@@ -119,8 +119,8 @@ def _described(found: Found) -> dict[str, object]:
 def _found(text: str, manifest: Path | None) -> tuple[Path, Found | None] | None:
     """Where the model's file lies, if it does."""
     from llamahost.files.local import named
-    from llamahost.fleet.builtin import builtin, is_named
-    from llamahost.fleet.located import located
+    from llamahost.fleet.machine.located import located
+    from llamahost.fleet.settings.builtin import builtin, is_named
 
     if Path(text).is_file():
         return Path(text), None

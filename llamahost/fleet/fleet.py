@@ -22,18 +22,18 @@ from llamahost.core.messages import AdapterUse
 from llamahost.core.observe import FleetEvent
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Watch
-from llamahost.fleet.adapters import AdapterSpec, adapter_named
-from llamahost.fleet.closing import close
-from llamahost.fleet.crew import Crew
-from llamahost.fleet.devices import Device, Devices, HostDevices
-from llamahost.fleet.fetches import Fetch
-from llamahost.fleet.loading import Facts, Load, Loading
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings, in_effect, late
-from llamahost.fleet.place import Place, Running, Waiter
-from llamahost.fleet.policy import ANYTHING, Wants
-from llamahost.fleet.replica import Replica
-from llamahost.fleet.residency import LOST_S, NO_STAMPS, Residency
-from llamahost.fleet.status import ModelStatus, ReplicaStatus, State
+from llamahost.fleet.crew.closing import close
+from llamahost.fleet.crew.crew import Crew
+from llamahost.fleet.crew.place import Place, Running, Waiter
+from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
+from llamahost.fleet.machine.devices import Device, Devices, HostDevices
+from llamahost.fleet.machine.fetches import Fetch
+from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
+from llamahost.fleet.replica.loading import Facts, Load, Loading
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.routing.policy import ANYTHING, Wants
+from llamahost.fleet.settings.adapters import AdapterSpec, adapter_named
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings, in_effect, late
 
 __all__ = ["Fleet", "Load", "ModelStatus", "ReplicaStatus", "State"]
 

@@ -19,10 +19,10 @@ from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timin
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import FleetEvent
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.fleet.card import ModelCard
-from llamahost.fleet.manifest import ServerSettings
-from llamahost.fleet.preparer import Preparer
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.replica.card import ModelCard
+from llamahost.fleet.request.preparer import Preparer
+from llamahost.fleet.settings.manifest import ServerSettings
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.template import CHATML, Template

@@ -19,9 +19,9 @@ from llamahost.api.feed import N_UNREAD, TOO_SLOW, Feed
 from llamahost.core.errors import ManifestError, Unavailable
 from llamahost.core.observe import LoadProgress, ModelChanged, RequestRecord
 from llamahost.engine.engine import EngineStats
-from llamahost.fleet.footprint import Footprint
-from llamahost.fleet.manifest import ServerSettings
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.machine.footprint import Footprint
+from llamahost.fleet.settings.manifest import ServerSettings
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Fault, Gpu, Gpus
 from llamahost.ops.gpu_monitor import GpuMonitor

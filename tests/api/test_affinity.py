@@ -11,7 +11,7 @@ from llamahost.api.openai_answers import ModelsAnswer
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.events import Started
 from llamahost.core.messages import Generation
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import ModelStatus
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run, said
 

@@ -14,7 +14,7 @@ from llamahost.api.body import decode_body
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.core.errors import InvalidRequest
-from llamahost.fleet.preparer import Preparer
+from llamahost.fleet.request.preparer import Preparer
 from llamahost.text.template import CHATML, Template
 from tests.text.vocabulary import ByteVocabulary
 

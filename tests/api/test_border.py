@@ -14,7 +14,7 @@ from llamahost.api.auth import Keys
 from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
-from llamahost.fleet.adapters import AdapterSpec, AdapterStatus
+from llamahost.fleet.settings.adapters import AdapterSpec, AdapterStatus
 from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard

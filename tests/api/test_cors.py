@@ -10,7 +10,7 @@ import pytest
 
 from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.problems import Forbidden
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from tests.api.asking import ASK
 from tests.api.fakes import FakeHost, app_of, client_of, run
 

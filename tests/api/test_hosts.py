@@ -11,7 +11,7 @@ import pytest
 
 from llamahost.api.app import create_app
 from llamahost.core.errors import ManifestError
-from llamahost.fleet.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from tests.api.fakes import FakeHost
 
 CHAT = "/v1/chat/completions"

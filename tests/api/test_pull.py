@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from llamahost.files.local import Found, Places, models
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.host import ModelStatus
 from tests.api.fakes import READY, FakeHost, app_of, client_of, run
 from tests.api.sockets import Client, listening

@@ -20,7 +20,7 @@ from openai.types.chat import (
 )
 
 from llamahost import Host, LoadFailed, ManifestError
-from llamahost.fleet.builtin import (
+from llamahost.fleet.settings.builtin import (
     ALIASES,
     EMBED_NAME,
     NAME,
@@ -32,8 +32,8 @@ from llamahost.fleet.builtin import (
     known_neighbours,
     verify,
 )
-from llamahost.fleet.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
-from llamahost.fleet.manifest_file import parse_manifest
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
+from llamahost.fleet.settings.manifest_file import parse_manifest
 from tests.on_loop import LIMIT_S
 from tests.processes import HERE, command, ended, environment, finished, serving
 from tools.train_builtin.style import styled
@@ -212,7 +212,7 @@ def test_a_file_of_the_package_that_was_altered_is_refused(tmp_path: Path) -> No
     copied(tmp_path)
     file = tmp_path / "llamahost" / "builtin" / BUILTIN_PATH.name
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
-    code = "from llamahost.fleet.builtin import BUILTIN_PATH, verify; verify(BUILTIN_PATH)"
+    code = "from llamahost.fleet.settings.builtin import BUILTIN_PATH, verify; verify(BUILTIN_PATH)"
     given = environment(PYTHONPATH=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, text=True, capture_output=True)
     assert f"the built-in model {file} was altered" in done.stderr

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from llamahost.fleet.builtin import NAME
+from llamahost.fleet.settings.builtin import NAME
 from tests.clients.serving import LIMIT_S, installed
 from tests.processes import serving
 

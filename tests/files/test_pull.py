@@ -18,8 +18,8 @@ from llamahost.files.hub import Hub, Listing, Offline
 from llamahost.files.local import Places, find, models, named
 from llamahost.files.remove import remove
 from llamahost.files.repo import Reference, RepoFile, parse_reference
-from llamahost.fleet.located import located
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.machine.located import located
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from tests.gguf_models import write_model
 from tests.loopback_hub import COMMIT, LoopbackHub, loopback_hub, sha256
 from tests.on_loop import LIMIT_S

@@ -12,11 +12,11 @@ from typing import Any
 from llamahost.core.errors import LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.work import Tokens
-from llamahost.fleet.card import ModelCard
-from llamahost.fleet.inputs import Inputs
-from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.preparer import Preparer
-from llamahost.fleet.residents import Measured
+from llamahost.fleet.memory.residents import Measured
+from llamahost.fleet.replica.card import ModelCard
+from llamahost.fleet.request.inputs import Inputs
+from llamahost.fleet.request.preparer import Preparer
+from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.text.template import CHATML, Template
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend

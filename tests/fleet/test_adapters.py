@@ -9,7 +9,7 @@ import pytest
 
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import AdapterUse
-from llamahost.fleet.adapters import (
+from llamahost.fleet.settings.adapters import (
     MAX_TOGETHER,
     AdapterSpec,
     AdapterTable,

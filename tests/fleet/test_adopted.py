@@ -17,11 +17,11 @@ from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest
 from llamahost.core.observe import LoadProgress, ModelChanged
 from llamahost.core.sampling import Sampling
-from llamahost.fleet.devices import BudgetedDevices, HostDevices
-from llamahost.fleet.fit import Shape
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.footprint import FileFacts, footprint
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.machine.devices import BudgetedDevices, HostDevices
+from llamahost.fleet.machine.fit import Shape
+from llamahost.fleet.machine.footprint import FileFacts, footprint
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
 from tests.fleet.test_fleet import fleet_of
 from tests.on_loop import LIMIT_S, on_loop, turns

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from llamahost.fleet.breaker import Breaker
+from llamahost.fleet.routing.breaker import Breaker
 
 
 def test_two_failures_open_it_and_one_probe_closes_it() -> None:

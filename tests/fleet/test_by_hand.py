@@ -9,9 +9,9 @@ import pytest
 
 from llamahost.core.errors import LoadFailed, ManifestError, ModelNotFound, Unavailable
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.manifest import Manifest, ModelSpec
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.machine.footprint import FileFacts
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.fleet.test_fleet import fleet_of, generate

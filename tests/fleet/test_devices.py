@@ -17,13 +17,13 @@ from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.core.sampling import SamplingOptions
-from llamahost.fleet.devices import BudgetedDevices, Device
-from llamahost.fleet.facts import facts_of
-from llamahost.fleet.fit import Shape
-from llamahost.fleet.footprint import footprint
-from llamahost.fleet.loader import load
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
-from llamahost.fleet.policy import Wants
+from llamahost.fleet.machine.devices import BudgetedDevices, Device
+from llamahost.fleet.machine.facts import facts_of
+from llamahost.fleet.machine.fit import Shape
+from llamahost.fleet.machine.footprint import footprint
+from llamahost.fleet.replica.loader import load
+from llamahost.fleet.routing.policy import Wants
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
 from tests.on_loop import on_loop
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import LoadFailed
-from llamahost.fleet.facts import facts_of
-from llamahost.fleet.located import missing
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.machine.facts import facts_of
+from llamahost.fleet.machine.located import missing
+from llamahost.fleet.settings.manifest import ModelSpec
 from tests.gguf_models import write_model
 
 

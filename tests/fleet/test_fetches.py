@@ -18,12 +18,12 @@ from llamahost.core.observe import FleetEvent, LoadProgress, ModelChanged
 from llamahost.files.download import Puller
 from llamahost.files.hub import Hub
 from llamahost.files.local import Places
-from llamahost.fleet.bring import brought
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.manifest import BUILTIN_PATH, Manifest, ModelSpec
-from llamahost.fleet.policy import Wants
-from llamahost.fleet.residency import BACKOFF_S
+from llamahost.fleet.machine.bring import brought
+from llamahost.fleet.machine.footprint import FileFacts
+from llamahost.fleet.memory.residency import BACKOFF_S
+from llamahost.fleet.routing.policy import Wants
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, Manifest, ModelSpec
 from tests.fleet.fakes import spec_of
 from tests.fleet.test_fleet import fleet_of
 from tests.loopback_hub import LoopbackHub, loopback_hub

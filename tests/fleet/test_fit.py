@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.fit import Facts, choose_shape, shapes
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.machine.fit import Facts, choose_shape, shapes
+from llamahost.fleet.settings.manifest import ModelSpec
 
 GIB = 2**30
 SPEC = ModelSpec(name="m", path=Path("m.gguf"))

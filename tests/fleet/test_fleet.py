@@ -22,13 +22,13 @@ from llamahost.core.errors import (
 from llamahost.core.machine import Machine
 from llamahost.core.vectors import EmbedRequest
 from llamahost.core.work import Job
-from llamahost.fleet.adapters import AdapterSpec
-from llamahost.fleet.devices import BudgetedDevices
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.footprint import FileFacts
-from llamahost.fleet.inputs import Inputs
-from llamahost.fleet.manifest import Manifest, ModelSpec
-from llamahost.fleet.policy import Wants
+from llamahost.fleet.machine.devices import BudgetedDevices
+from llamahost.fleet.machine.footprint import FileFacts
+from llamahost.fleet.request.inputs import Inputs
+from llamahost.fleet.routing.policy import Wants
+from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of

@@ -9,7 +9,7 @@ import pytest
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Snippet
 from llamahost.core.work import Tokens
-from llamahost.fleet.infill import Filled, behind_a_mark, filled_in
+from llamahost.fleet.request.infill import Filled, behind_a_mark, filled_in
 from tests.text.vocabulary import BOS, ByteVocabulary
 
 PRE, SUF, MID, REPO, FILE = 259, 260, 261, 262, 263

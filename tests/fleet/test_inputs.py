@@ -8,7 +8,7 @@ import pytest
 from llamahost.core.errors import ContextTooLong
 from llamahost.core.vectors import RerankRequest
 from llamahost.core.work import PairMarks
-from llamahost.fleet.inputs import Inputs
+from llamahost.fleet.request.inputs import Inputs
 from tests.text.vocabulary import BOS, EOS, ByteVocabulary
 
 MARKS = PairMarks(array("i", [BOS]), array("i", [EOS]), array("i", [EOS, EOS]))

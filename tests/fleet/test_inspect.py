@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import LoadFailed, Unavailable
-from llamahost.fleet.cache import cache_folder
-from llamahost.fleet.inspect import MAX_REMEMBERED, Memory, ensure
-from llamahost.fleet.manifest import BUILTIN_PATH
+from llamahost.fleet.machine.cache import cache_folder
+from llamahost.fleet.machine.inspect import MAX_REMEMBERED, Memory, ensure
+from llamahost.fleet.settings.manifest import BUILTIN_PATH
 from tests.fuzz.gguf_document import read_document
 from tests.gguf_models import write_model
 from tests.native.test_gguf_laws import tokens

@@ -15,16 +15,16 @@ from llamahost.core.events import Delta, Finished
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.sampling import SamplingOptions
 from llamahost.core.work import KeptSlot
-from llamahost.fleet import residents
-from llamahost.fleet.cache import written
-from llamahost.fleet.fit import Shape
-from llamahost.fleet.footprint import Footprint
-from llamahost.fleet.keeping import Keeping
-from llamahost.fleet.kept import KeptPrefixes
-from llamahost.fleet.kept_files import MAX_AGE_S, PrefixFiles
-from llamahost.fleet.manifest import ServerSettings
-from llamahost.fleet.placement import Placement
-from llamahost.fleet.weighed import MAX_MODELS, Weighed
+from llamahost.fleet.crew.keeping import Keeping
+from llamahost.fleet.crew.kept import KeptPrefixes
+from llamahost.fleet.crew.kept_files import MAX_AGE_S, PrefixFiles
+from llamahost.fleet.machine.cache import written
+from llamahost.fleet.machine.fit import Shape
+from llamahost.fleet.machine.footprint import Footprint
+from llamahost.fleet.machine.weighed import MAX_MODELS, Weighed
+from llamahost.fleet.memory import residents
+from llamahost.fleet.memory.placement import Placement
+from llamahost.fleet.settings.manifest import ServerSettings
 from tests.fleet.test_devices import MB, host_of, spec
 from tests.on_loop import on_loop
 
@@ -201,7 +201,7 @@ def test_it_does_not_grow_without_end(tmp_path: Path) -> None:
     weighed.add(0, one, SHAPE, TAKEN)
     known = weighed._read()
     (rows,) = known.values()
-    from llamahost.fleet.cache import write_json
+    from llamahost.fleet.machine.cache import write_json
 
     write_json(weighed.file, {str(k): rows for k in range(MAX_MODELS)})
     weighed.add(1, one, SHAPE, TAKEN)

@@ -2,7 +2,7 @@
 
 import threading
 
-from llamahost.fleet.lanes import N_LARGE, Lanes
+from llamahost.fleet.request.lanes import N_LARGE, Lanes
 from tests.on_loop import LIMIT_S
 
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.ledger import Ask, Ledger, _shares, _start
-from llamahost.fleet.policy import WORTH, ReplicaView
-from llamahost.fleet.prefixes import Chain
+from llamahost.fleet.routing.ledger import Ask, Ledger, _shares, _start
+from llamahost.fleet.routing.policy import WORTH, ReplicaView
+from llamahost.fleet.routing.prefixes import Chain
 
 VIEWS = [ReplicaView(0, 10, id=f"m#{k}", n_slots=4) for k in range(3)]
 

@@ -9,8 +9,8 @@ import pytest
 from llamahost.core.errors import LoadFailed, TemplateFailed
 from llamahost.core.machine import Machine
 from llamahost.core.sampling import Sampling
-from llamahost.fleet.loader import Loaded, _open_backend, load
-from llamahost.fleet.manifest import ModelSpec
+from llamahost.fleet.replica.loader import Loaded, _open_backend, load
+from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.native.model import Model
 from tests.fleet.asking import chat, complete
 from tests.gguf_models import write_model

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import ManifestError
-from llamahost.fleet.manifest import Manifest, ModelSpec, ServerSettings
-from llamahost.fleet.manifest_file import load_manifest, parse_manifest
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.settings.manifest_file import load_manifest, parse_manifest
+from llamahost.fleet.settings.route_spec import RouteSpec
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("/models")

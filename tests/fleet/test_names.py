@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.names import Names
+from llamahost.fleet.routing.names import Names
 
 KNOWN = Names(
     [

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from llamahost.fleet.devices import Device
-from llamahost.fleet.fit import Shape
-from llamahost.fleet.footprint import FileFacts, footprint, on_device
-from llamahost.fleet.manifest import ModelSpec, ServerSettings
-from llamahost.fleet.placement import Placement, advice, place
-from llamahost.fleet.room import room_of
+from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.machine.fit import Shape
+from llamahost.fleet.machine.footprint import FileFacts, footprint, on_device
+from llamahost.fleet.machine.room import room_of
+from llamahost.fleet.memory.placement import Placement, advice, place
+from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 
 GB = 10**9
 SHAPE = Shape(n_ctx=1024, n_slots=1, n_cells=1024, is_unified=False)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.policy import EVEN, GRAIN, NEAR, WORTH, Regard, ReplicaView, choose
+from llamahost.fleet.routing.policy import EVEN, GRAIN, NEAR, WORTH, Regard, ReplicaView, choose
 
 VIEWS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans()).map(lambda given: ReplicaView(*given)), max_size=6

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, Message, Role, Text, Tool
-from llamahost.fleet.prefixes import BLOCK, Chain, Held, chain_of, n_common
+from llamahost.fleet.routing.prefixes import BLOCK, Chain, Held, chain_of, n_common
 
 TURNS = st.lists(
     st.tuples(st.sampled_from(["user", "assistant"]), st.sampled_from(["", "a", "b", "x" * 3000])), min_size=1

@@ -11,7 +11,7 @@ from llamahost.core.events import Echoed, PromptLogprob
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Image, Message, Output, Tool
 from llamahost.core.sampling import Sampling
 from llamahost.core.work import Emission, RowLogprobs
-from llamahost.fleet.preparer import Preparer
+from llamahost.fleet.request.preparer import Preparer
 from llamahost.text.template import CHATML, Template
 from tests.fleet.asking import chat, complete
 from tests.text.vocabulary import BOS, EOS, TURN, ByteVocabulary

@@ -12,8 +12,8 @@ import pytest
 
 from llamahost.core.errors import Overloaded, PullFailed, Unavailable
 from llamahost.files.download import Cancelled, Puller, Step
+from llamahost.files.pulls import MAX_AT_ONCE, Pulls
 from llamahost.files.repo import Reference
-from llamahost.fleet.pulls import MAX_AT_ONCE, Pulls
 from tests.on_loop import LIMIT_S, on_loop
 
 REFERENCE = Reference("a/b")

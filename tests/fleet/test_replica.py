@@ -15,9 +15,9 @@ from llamahost.engine.engine import Engine
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.scheduler import Scheduler
 from llamahost.engine.worker import Worker
-from llamahost.fleet.amounts import N_SMALL
-from llamahost.fleet.lanes import Lanes
-from llamahost.fleet.replica import Replica
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.request.amounts import N_SMALL
+from llamahost.fleet.request.lanes import Lanes
 from tests.fakes import BackendError, FakeBackend, Gated, alone
 from tests.fleet.fakes import SlowVocabulary, open_fake, spec_of
 from tests.on_loop import LIMIT_S, on_loop, turns

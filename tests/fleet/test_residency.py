@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from llamahost.fleet.devices import Device
-from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.residents import PAUSE_S
+from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.memory.residents import PAUSE_S
+from llamahost.fleet.settings.manifest import ModelSpec
 from tests.fleet.world import MB, World, facts, spec, world
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llamahost.fleet.residency import BACKOFF_S, LOST_AGAIN_S
-from llamahost.fleet.settle import AGAIN_S, MAX_BACKOFF_S
+from llamahost.fleet.memory.residency import BACKOFF_S, LOST_AGAIN_S
+from llamahost.fleet.memory.settle import AGAIN_S, MAX_BACKOFF_S
 from tests.fleet.world import MB, World, facts, spec, world
 
 

@@ -5,8 +5,8 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.route import Outlook, order
-from llamahost.fleet.route_spec import RouteSpec, Strategy
+from llamahost.fleet.routing.route import Outlook, order
+from llamahost.fleet.settings.route_spec import RouteSpec, Strategy
 
 NAMES = ("a", "b", "c")
 OUTLOOKS = st.dictionaries(

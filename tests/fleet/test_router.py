@@ -21,12 +21,12 @@ from llamahost.core.errors import (
     Unavailable,
 )
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
-from llamahost.fleet.manifest import Manifest, ServerSettings
-from llamahost.fleet.policy import ANYTHING, ReplicaView, Wants
-from llamahost.fleet.rates import Answered
-from llamahost.fleet.replica import Replica
-from llamahost.fleet.route_spec import RouteSpec, Strategy
-from llamahost.fleet.router import PAUSE_S, Kind, Router, Tries
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.routing.policy import ANYTHING, ReplicaView, Wants
+from llamahost.fleet.routing.rates import Answered
+from llamahost.fleet.routing.router import PAUSE_S, Kind, Router, Tries
+from llamahost.fleet.settings.manifest import Manifest, ServerSettings
+from llamahost.fleet.settings.route_spec import RouteSpec, Strategy
 from tests.fleet.fakes import spec_of
 from tests.on_loop import on_loop
 

@@ -12,10 +12,10 @@ from llamahost.core.errors import BackendError, BackendLost, LlamahostError
 from llamahost.core.events import Delta, Finished
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import RequestRecord
-from llamahost.fleet.breaker import NOBODY
-from llamahost.fleet.devices import BudgetedDevices
-from llamahost.fleet.manifest import Manifest
-from llamahost.fleet.route_spec import RouteSpec
+from llamahost.fleet.machine.devices import BudgetedDevices
+from llamahost.fleet.routing.breaker import NOBODY
+from llamahost.fleet.settings.manifest import Manifest
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, spec_of

@@ -7,7 +7,7 @@ import pynvml
 import pytest
 
 from llamahost.core.errors import LoadFailed
-from llamahost.fleet.devices import MachineDevices, is_same_card
+from llamahost.fleet.machine.devices import MachineDevices, is_same_card
 from llamahost.native.devices import Device as Listed
 from llamahost.ops.gpu import Gpus, Nvml
 from tests.ops.fake_nvml import Card, FakeNvml

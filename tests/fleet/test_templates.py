@@ -9,9 +9,9 @@ import pytest
 
 from llamahost.core.errors import LoadFailed
 from llamahost.core.messages import ChatRequest, Message, Text, Tool
-from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.preparer import Preparer
-from llamahost.fleet.templates import MAX_BYTES, given_source, template_of
+from llamahost.fleet.replica.templates import MAX_BYTES, given_source, template_of
+from llamahost.fleet.request.preparer import Preparer
+from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.text.template import CHATML
 from tests.text.vocabulary import EOS, TURN, ByteVocabulary
 

@@ -11,11 +11,11 @@ from llamahost.core.errors import InvalidRequest, Unavailable
 from llamahost.core.vectors import EmbedRequest
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Worker
-from llamahost.fleet.amounts import N_SMALL
-from llamahost.fleet.inputs import Inputs
-from llamahost.fleet.lanes import Lanes
-from llamahost.fleet.replica import MAX_NUMBERS, Replica
-from llamahost.fleet.vectors import Vectors
+from llamahost.fleet.replica.replica import MAX_NUMBERS, Replica
+from llamahost.fleet.replica.vectors import Vectors
+from llamahost.fleet.request.amounts import N_SMALL
+from llamahost.fleet.request.inputs import Inputs
+from llamahost.fleet.request.lanes import Lanes
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import SlowVocabulary, open_fake, spec_of

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamahost.fleet.devices import Device
-from llamahost.fleet.footprint import FileFacts, Footprint
-from llamahost.fleet.manifest import ModelSpec
-from llamahost.fleet.residency import Residency
-from llamahost.fleet.residents import Effect, Load, Look, Measured, Refuse, Unload
+from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.machine.footprint import FileFacts, Footprint
+from llamahost.fleet.memory.residency import Residency
+from llamahost.fleet.memory.residents import Effect, Load, Look, Measured, Refuse, Unload
+from llamahost.fleet.settings.manifest import ModelSpec
 
 MB = 10**6
 

@@ -72,13 +72,13 @@ def opener() -> Iterator[Opener]:
 
 
 def main() -> None:
-    import llamahost.fleet.loader
+    import llamahost.fleet.replica.loader
     from llamahost.native.library import library
     from llamahost.text.template import CHATML, Template
 
     library()  # once, for all children; it starts no thread before something is computed
     Template(CHATML)
-    assert llamahost.fleet.loader
+    assert llamahost.fleet.replica.loader
     for line in sys.stdin:
         path, spec = json.loads(line)
         sys.stdout.write(json.dumps(_in_child(Path(path), spec).__dict__) + "\n")
@@ -129,8 +129,8 @@ def serve(path: Path, spec: dict[str, Any]) -> str:
     from llamahost.core.machine import Machine
     from llamahost.core.messages import ChatRequest, Message, Text
     from llamahost.core.work import Plan, Span
-    from llamahost.fleet.loader import load
-    from llamahost.fleet.manifest import ModelSpec
+    from llamahost.fleet.replica.loader import load
+    from llamahost.fleet.settings.manifest import ModelSpec
     from llamahost.native.gguf import read_metadata
 
     try:

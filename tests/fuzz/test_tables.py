@@ -18,7 +18,7 @@ from llamahost.core.errors import InvalidRequest, LoadFailed, ManifestError
 from llamahost.core.messages import Generation
 from llamahost.core.sampling import Sampling
 from llamahost.core.vectors import EmbedRequest
-from llamahost.fleet.manifest import ModelSpec, ServerSettings
+from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 from llamahost.native.context import ContextOptions
 from llamahost.native.embed import EmbedOptions
 from llamahost.native.offload import ModelOptions

@@ -1,0 +1,148 @@
+"""Read what a model's file says that costs memory, and what it is made for. Blocking; opens no model."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from llamahost.core.errors import LoadFailed
+from llamahost.fleet.machine.footprint import FileFacts
+from llamahost.fleet.machine.located import located
+from llamahost.fleet.settings.builtin import verify
+from llamahost.fleet.settings.manifest import ModelSpec, Task
+from llamahost.native.context import kv_bytes_per_token
+from llamahost.native.gguf import GgufHeader, read_metadata
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+_EXPERTS = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_(ch|)exps")
+_PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
+_INPUT = "token_embd."
+_RANK = 4  # LLAMA_POOLING_TYPE_RANK
+
+
+def facts_of(spec: ModelSpec) -> FileFacts:
+    """By the headers of the file, and of its other parts where it is split. Raises LoadFailed."""
+    spec = located(spec)
+    with contextlib.suppress(OSError):  # reading it tells that too
+        if not spec.path.is_file():
+            verify(spec.path)  # a package that is not whole says what to do
+    header = read_metadata(spec.path)
+    others = parts_of(spec.path, header)
+    layers: dict[int, int] = {}
+    experts: dict[int, int] = {}
+    input_bytes = rest_bytes = 0
+    is_tied = True
+    for each in (header, *(read_metadata(path) for path in others)):
+        for name, n_bytes in _bytes_of(each):
+            if (layer := _LAYER.match(name)) is not None:
+                k = int(layer[1])
+                layers[k] = layers.get(k, 0) + n_bytes
+                if _EXPERTS.match(name):
+                    experts[k] = experts.get(k, 0) + n_bytes
+            elif name.startswith(_INPUT):
+                input_bytes += n_bytes
+            else:
+                rest_bytes += n_bytes
+                is_tied &= name != "output.weight"
+    n_ff = max(
+        header.number("feed_forward_length"),
+        header.number("expert_feed_forward_length") * header.number("expert_used_count"),
+    )
+    return FileFacts(
+        task=task_of(spec, header),
+        generates=generates(spec, header),
+        n_ctx_train=header.number("context_length"),
+        layers=tuple(layers[k] for k in sorted(layers)),
+        experts=tuple(experts.get(k, 0) for k in sorted(layers)),
+        input_bytes=input_bytes,
+        rest_bytes=rest_bytes,
+        is_tied=is_tied,
+        cell_bytes=kv_bytes_per_token(header, spec.kv_type_k, spec.kv_type_v),
+        state_bytes=_state_bytes(header),
+        n_embd=header.number("embedding_length"),
+        n_ff=n_ff,
+        n_head=header.number("attention.head_count"),
+        n_vocab=_n_vocab(header),
+        adapter_bytes=sum(_size_of(adapter.path) for adapter in spec.adapters),
+        path=spec.path,
+        stamp=(spec.path, *(_stamp_of(path) for path in (spec.path, *others))),
+    )
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    """Raises LoadFailed."""
+    try:
+        stat = path.stat()
+    except OSError as error:  # it went while it was looked at
+        raise LoadFailed(f"{path}: {error.strerror}") from error
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _size_of(path: Path) -> int:
+    """Of a file; one that is not there takes nothing, and its load tells more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def generates(spec: ModelSpec, header: GgufHeader) -> bool:
+    """Whether a context that writes is opened; the manifest's word outweighs the file's."""
+    if spec.task in ("embedding", "rerank"):
+        return False
+    return header.is_causal and header.number("pooling_type") <= 0
+
+
+def task_of(spec: ModelSpec, header: GgufHeader) -> Task:
+    """What it is there for, by the manifest or by the file."""
+    if spec.task != "auto":
+        return spec.task
+    if not generates(spec, header):
+        return "rerank" if header.number("pooling_type") == _RANK else "embedding"
+    return "chat" if spec.template or header.text("tokenizer.chat_template") else "completion"
+
+
+def parts_of(path: Path, header: GgufHeader) -> list[Path]:
+    """The other files of a split model, by the name of its first. Raises LoadFailed where one is missing."""
+    n = header.metadata.get("split.count")
+    named = _PART.fullmatch(path.name)
+    if not isinstance(n, int) or n < 2 or named is None:
+        return []
+    found = [path.with_name(f"{named[1]}-{k:05d}-of-{named[2]}.gguf") for k in range(2, min(n, int(named[2])) + 1)]
+    missing = [each for each in found if not each.is_file()]
+    if missing:
+        raise LoadFailed(f"{path.name} is the first of {n} parts, and there is no {missing[0].name} beside it")
+    return found
+
+
+def _bytes_of(header: GgufHeader) -> Iterator[tuple[str, int]]:
+    """Each tensor's bytes: up to where the next one begins, and for the last as others of its type."""
+    tensors = sorted(header.tensors.values(), key=lambda each: each.offset)
+    density: dict[int, float] = {}
+    for tensor, following in itertools.pairwise(tensors):
+        n_bytes = following.offset - tensor.offset
+        density[tensor.kind] = n_bytes / max(1, math.prod(tensor.shape))
+        yield tensor.name, n_bytes
+    if tensors:
+        last = tensors[-1]
+        yield last.name, int(math.prod(last.shape) * density.get(last.kind, 4.0))
+
+
+def _state_bytes(header: GgufHeader) -> int:
+    """Of one slot, in all recurrent layers; a hybrid's attention layers are counted too, which is little."""
+    inner, state, width = (header.number(f"ssm.{key}") for key in ("inner_size", "state_size", "conv_kernel"))
+    if inner <= 0:
+        return 0
+    groups = header.number("ssm.group_count")
+    convolved = max(0, width - 1) * (inner + 2 * groups * state)
+    return 4 * (convolved + state * inner) * header.number("block_count")
+
+
+def _n_vocab(header: GgufHeader) -> int:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    n = getattr(tokens, "n", None)
+    return n if isinstance(n, int) else len(tokens) if isinstance(tokens, list) else header.number("vocab_size")

@@ -1,0 +1,142 @@
+"""How much memory a model of a shape takes, by what its file's header says. Pure arithmetic; opens nothing.
+
+What llama.cpp allocates: the weights as they lie in the file, a KV of cells, the graph's largest intermediate values
+and a row of logits for each that a step may ask for. The terms were found by comparing with what its log tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamahost.fleet.machine.fit import DEFAULT_N_CTX, Shape
+from llamahost.fleet.settings.manifest import ModelSpec, Task
+
+N_ROWS = 64
+"""Rows of logits in a step, unless there are more slots: what native/context asks for."""
+
+_N_ACTIVATIONS = 6.7
+"""Of the width of a layer that live at once beside the two of its feed-forward's."""
+
+_MASK, _SCORE, _FLOAT = 2, 4, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """What a header says that costs memory. Bytes are those in the file; `layers` are in order.
+
+    `cell_bytes` is the KV of one token in all layers, `state_bytes` a slot's recurrent state. A file of which nothing
+    is known takes nothing.
+    """
+
+    task: Task = "auto"
+    generates: bool = True
+    n_ctx_train: int = 0
+    layers: tuple[int, ...] = ()
+    experts: tuple[int, ...] = ()  # of each layer's bytes, those of its experts
+    input_bytes: int = 0  # of the table of tokens, which stays with the host
+    rest_bytes: int = 0  # output and whatever belongs to no layer
+    is_tied: bool = False  # the table of tokens is the output too, of which a GPU then has a copy
+    cell_bytes: float = 0.0
+    state_bytes: int = 0
+    n_embd: int = 0
+    n_ff: int = 0  # as wide as a token's way through a feed-forward is, experts together
+    n_head: int = 0
+    n_vocab: int = 0
+    adapter_bytes: int = 0  # of the spec's adapters together
+    stamp: object = None  # another file has another one
+    path: Path | None = None  # where it lies, once that is known
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(self.layers) + self.input_bytes + self.rest_bytes
+
+    @property
+    def is_known(self) -> bool:
+        return self.weights_bytes > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Bytes on one device, or of a whole model."""
+
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+    def told(self) -> str:
+        parts = (("weights", self.weights_bytes), ("KV", self.kv_bytes), ("compute", self.compute_bytes))
+        return f"{size(self.total_bytes)} ({', '.join(f'{what} {size(n)}' for what, n in parts)})"
+
+
+def shape_of_inputs(spec: ModelSpec, facts: FileFacts) -> Shape:
+    """Of a model that only embeds: one input's tokens in one slot."""
+    n_ctx = spec.n_ctx or min(facts.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
+    return Shape(n_ctx=n_ctx, n_slots=1, n_cells=n_ctx, is_unified=True)
+
+
+def footprint(spec: ModelSpec, facts: FileFacts, shape: Shape) -> Footprint:
+    """Of the whole model, wherever its parts lie."""
+    cells = _padded(shape.n_cells) if shape.is_unified else _padded(shape.n_ctx) * shape.n_slots
+    kv = int(facts.cell_bytes * cells) + facts.state_bytes * shape.n_slots if facts.generates else 0
+    compute = _compute(spec, facts, shape, spec.n_ubatch) if facts.generates else 0
+    if spec.embeddings or not facts.generates:
+        kv += int(facts.cell_bytes * _padded(shape.n_ctx))
+        compute += _compute(spec, facts, shape, shape.n_ctx)
+    return Footprint(weights_bytes=facts.weights_bytes, kv_bytes=kv, compute_bytes=compute)
+
+
+def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: int) -> tuple[Footprint, Footprint]:
+    """What of it goes to the GPU and what stays with the host: the last layers go first, the output with the very last.
+
+    The table of tokens stays in the file's pages, which the system takes back when it must: it counts for nobody.
+    """
+    n_layer = len(facts.layers)
+    n = n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
+    first = max(0, n_layer - max(0, n - 1)) if n else n_layer  # llama.cpp counts the output as the last one
+    kept = sum(facts.experts[:n_cpu_moe][first:])
+    weights = sum(facts.layers[first:]) - kept + (facts.rest_bytes + facts.input_bytes * facts.is_tied if n else 0)
+    share = (n_layer - first) / n_layer if n_layer else 1.0
+    there = Footprint(
+        weights_bytes=weights + int(facts.adapter_bytes * share),  # with the layers that they change
+        kv_bytes=int(whole.kv_bytes * share),
+        compute_bytes=whole.compute_bytes if n else 0,
+    )
+    here = Footprint(
+        weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - facts.input_bytes - there.weights_bytes),
+        kv_bytes=whole.kv_bytes - there.kv_bytes,
+        compute_bytes=0 if n > n_layer else whole.compute_bytes,  # where layers are, there are their values
+    )
+    return there, here
+
+
+def _compute(spec: ModelSpec, facts: FileFacts, shape: Shape, n_tokens: int) -> int:
+    n_kv = _padded(shape.n_cells if shape.is_unified else shape.n_ctx)
+    n_tokens = min(n_tokens, max(spec.n_batch, 1)) if facts.generates else n_tokens
+    values = n_tokens * _FLOAT * (2 * facts.n_ff + _N_ACTIVATIONS * facts.n_embd)
+    if spec.flash_attention == "off":
+        scores = n_tokens * n_kv * (_SCORE * facts.n_head + _FLOAT)
+        graph = 0.6 * values + scores
+    else:
+        graph = values + n_tokens * n_kv * _MASK
+    rows = max(shape.n_slots, N_ROWS) * facts.n_vocab * _FLOAT
+    return int(max(graph, rows)) + shape.n_slots * facts.n_vocab * _FLOAT
+
+
+def _padded(n_cells: int) -> int:
+    """As many as llama.cpp makes of them."""
+    return -(-n_cells // 256) * 256
+
+
+def size(n_bytes: float) -> str:
+    """As people read it."""
+    value = float(n_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,0 +1,391 @@
+"""Who answers a request: the models that its name stands for, one after the other, until one has begun to.
+
+law: nothing is tried again once its first token was told
+law: a request ends with an answer, or with what the first one that could have answered said
+law: going on to another waits for nobody; only who is asked twice is given a moment, and never beyond the deadline
+
+Knows names, routes and what the fleet tells; the choice of a replica is policy's, the memory for it the ledger's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Literal, Protocol, TypeAlias
+
+from llamahost.core.errors import (
+    ContextTooLong,
+    GenerationFailed,
+    LlamahostError,
+    LoadFailed,
+    ModelNotFound,
+    NotRead,
+    Overloaded,
+    Unavailable,
+)
+from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.vectors import EmbedRequest, RerankRequest
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.routing.ledger import NO_ASK, Ask, Ledger
+from llamahost.fleet.routing.names import Names
+from llamahost.fleet.routing.policy import ReplicaView, Wants
+from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, chain_of
+from llamahost.fleet.routing.rates import Answered, Rates
+from llamahost.fleet.routing.route import Outlook, order
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
+from llamahost.fleet.settings.route_spec import RouteSpec
+
+Kind = Literal["chat", "completion", "embedding", "rerank"]
+Request: TypeAlias = ChatRequest | CompletionRequest | EmbedRequest | RerankRequest
+
+AUTO = "auto"
+"""Stands for any model that can answer such a request, as no name does."""
+
+PAUSE_S = 0.05
+"""Before the same replica is asked again: a random part of it, doubled each time."""
+
+_MENDABLE = (GenerationFailed, Unavailable, Overloaded, LoadFailed, ContextTooLong)
+"""What another may do better: a longer context is one of these."""
+
+_NOBODY = ReplicaView(0, 0, is_ready=False)
+
+
+_DOES: dict[Kind, str] = {
+    "chat": "chats",
+    "completion": "completes text",
+    "embedding": "makes embeddings",
+    "rerank": "scores documents",
+}
+
+
+class Seen(Protocol):
+    """What is to be known of a model, as it stands: `place.Place` is such. Asked for by each request to a route."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it loads."""
+        ...
+
+    @property
+    def n_room(self) -> int:
+        """Requests that its ready replicas could still take."""
+        ...
+
+    @property
+    def n_slots(self) -> int: ...
+
+    @property
+    def n_in_flight(self) -> int: ...
+
+    @property
+    def task(self) -> str:
+        """What it is for; `auto` where that is not known yet."""
+        ...
+
+    @property
+    def card(self) -> SeenCard | None: ...
+
+
+class SeenCard(Protocol):
+    """What a loaded model can be asked for."""
+
+    @property
+    def generates(self) -> bool: ...
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    @property
+    def fills_in(self) -> bool: ...
+
+    @property
+    def pooling(self) -> str | None: ...
+
+
+class Leases(Protocol):
+    """What a router asks of a fleet."""
+
+    @property
+    def is_draining(self) -> bool: ...
+
+    def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ...) -> AbstractAsyncContextManager[Replica]: ...
+
+    def seen(self) -> Sequence[Seen]: ...
+
+
+class Router:
+    """Owned by the loop."""
+
+    def __init__(
+        self,
+        fleet: Leases,
+        manifest: Manifest,
+        *,
+        is_strict: bool = False,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.rates = Rates()
+        self.fleet = fleet
+        self._is_strict = is_strict
+        self.draw = draw
+        self.views: dict[str, Sequence[ReplicaView]] = {}  # of each model, as they were when it was last asked
+        self.ledger = Ledger()
+        self.adopt(manifest)
+
+    def adopt(self, manifest: Manifest) -> None:
+        """These are the models and routes from now on."""
+        self._specs = {spec.name: spec for spec in manifest.models}
+        self._routes = {route.name: route for route in manifest.routes}
+        named: tuple[ModelSpec | RouteSpec, ...] = (*manifest.models, *manifest.routes)
+        self._names = Names((name, each.name) for each in named for name in (each.name, *each.aliases))
+        self.settings = manifest.server
+        self.views = {name: views for name, views in self.views.items() if name in self._specs}
+        self.rates.keep(self._specs)
+        self.ledger.keep(self._specs)
+        self.ledger.allow(n_failures=self.settings.breaker_failures, open_s=self.settings.breaker_s)
+
+    @property
+    def routes(self) -> tuple[RouteSpec, ...]:
+        return tuple(self._routes.values())
+
+    def tries(self, request: Request, kind: Kind, n_jobs: int) -> Tries:
+        """The tries of one request. Raises ModelNotFound."""
+        route, models = self._candidates(request, kind)
+        return Tries(self, request, models, n_jobs, route=route)
+
+    def timeout_s(self, given: float | None, model: str) -> float | None:
+        """What the request says, else its model, else the server."""
+        spec = self._specs.get(model)
+        return given or (spec.timeout_s if spec else None) or self.settings.timeout_s
+
+    def named(self, name: str) -> str:
+        """The model, or the first of a route, whose vocabulary is meant. Raises ModelNotFound."""
+        found = self._found(name)
+        return self._routes[found].models[0] if found in self._routes else found
+
+    def _found(self, name: str) -> str:
+        found = self._names.find(name)
+        if found is not None:
+            return found
+        if len(self._specs) == 1 and (not name or not self._is_strict):
+            return next(iter(self._specs))
+        if not self._specs:
+            return name  # the fleet says that there is none
+        raise ModelNotFound(name, nearest=self._names.nearest(name))
+
+    def _candidates(self, request: Request, kind: Kind) -> tuple[str, tuple[str, ...]]:
+        """The route that is meant, if one is, and the models to be asked, in order."""
+        name = request.model
+        if name in ("", AUTO) and len(self._specs) > 1 and self._names.find(name) is None:
+            return "", self._any(kind, fills_in=isinstance(request, CompletionRequest) and request.fills_in)
+        found = self._found(name)
+        spec = self._routes.get(found)
+        if spec is None:
+            return "", (found,)
+        outlooks = {each.name: self._outlook(each) for each in self.fleet.seen() if each.name in spec.models}
+        n_prompt, n_max, key = 0, None, ""
+        if isinstance(request, ChatRequest | CompletionRequest):
+            generation = request.generation
+            n_max, key = generation.max_tokens, generation.session_id or generation.user
+            if spec.strategy == "speed":
+                n_prompt = chain_of(request).n_chars // N_CHARS_OF_TOKEN
+        if not key and spec.strategy == "split":
+            key = repr(self.draw())
+        return found, order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
+
+    def _any(self, kind: Kind, *, fills_in: bool) -> tuple[str, ...]:
+        """Whoever can answer such a request: ready first, then with a template, a free slot, the fewest requests.
+
+        Nothing is loaded for it as long as one is there, or on its way.
+        """
+        suited = [each for each in self.fleet.seen() if self._suits(each, kind)]
+        if not suited:
+            raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")
+        if fills_in:  # one that cannot is asked where there is no other, and says so
+            suited = [each for each in suited if each.card is None or each.card.fills_in] or suited
+        suited = [each for each in suited if each.is_ready or each.is_coming] or suited
+        suited.sort(key=lambda seen: self._rank(seen, kind))
+        return tuple(seen.name for seen in suited)
+
+    def _rank(self, seen: Seen, kind: Kind) -> tuple[bool, bool, bool, int]:
+        if not self._outlook(seen).can_answer:
+            return True, False, False, 0
+        return False, _lacks_template(seen, kind), seen.n_in_flight >= seen.n_slots, seen.n_in_flight
+
+    def _suits(self, seen: Seen, kind: Kind) -> bool:
+        """By what it is, or where it is not loaded by what it is for, as far as that is known."""
+        card = seen.card
+        if card is None:
+            return seen.task in ("auto", kind) or (seen.task == "chat" and kind == "completion")
+        if kind in ("chat", "completion"):
+            return card.generates
+        return card.pooling is not None and (card.pooling == "rank") == (kind == "rerank")
+
+    def _outlook(self, seen: Seen) -> Outlook:
+        rate, views = self.rates.of(seen.name), self.views.get(seen.name, ())
+        now = asyncio.get_running_loop().time()
+        is_barred = bool(views) and all(self.ledger.is_open(view, now) for view in views)
+        return Outlook(
+            seen.is_ready and seen.n_room > 0 and not is_barred,
+            seen.n_in_flight,
+            seen.n_slots,
+            rate.prompt_per_s,
+            rate.tokens_per_s,
+            rate.n_generated,
+            rate.answer_s,
+        )
+
+
+class Tries:
+    """Owned by the task of one request.
+
+    while True:
+        async with tries.lease() as replica:  # leaves quietly after a failure that another may mend
+            ...
+            tries.has_begun = True  # from here on, it is this one or none
+            return
+    """
+
+    def __init__(self, router: Router, request: Request, models: tuple[str, ...], n_jobs: int, *, route: str) -> None:
+        self.route = route
+        self.model = models[0]
+        self.replica = ""
+        self.n_tries = 0
+        self.has_begun = False
+        self.is_aside = False  # a question about a conversation, whose slot may go first
+        self._router = router
+        self._models = models
+        self._n_jobs = n_jobs
+        self._clock = asyncio.get_running_loop().time
+        self._arrived = self._clock()
+        said = request if isinstance(request, EmbedRequest | RerankRequest) else request.generation
+        self._given_s, self._priority, self._waits = said.timeout_s, said.priority, said.waits
+        self._next = 0  # in models
+        self._n_failed = 0
+        self._tried: set[str] = set()
+        self._view = _NOBODY
+        self._first_error: LlamahostError | None = None
+        self._failure: LlamahostError | None = None
+        self._ask = self._asked(request)
+
+    def deadline(self, model: str) -> float | None:
+        """By the loop's clock."""
+        timeout_s = self.timeout_s(model)
+        return None if timeout_s is None else self._arrived + timeout_s
+
+    def timeout_s(self, model: str) -> float | None:
+        """From the request's arrival."""
+        return self._router.timeout_s(self._given_s, model)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Replica]:
+        """The next one. Raises when nobody is left, and whatever only the caller can mend."""
+        async with AsyncExitStack() as stack:
+            replica = await self._granted(stack)
+            view, began, ledger = self._view, self._clock(), self._router.ledger
+            self.replica = view.id
+            self.is_aside = ledger.is_aside(self._ask)
+            ticket = ledger.began(view, self._ask)
+            is_failure: bool | None = None
+            try:
+                yield replica
+                is_failure = False
+            except _MENDABLE as error:
+                if isinstance(error, NotRead):
+                    raise
+                is_failure = isinstance(error, GenerationFailed) or None
+                if self.has_begun:
+                    raise
+                self._go_on(error)
+            finally:
+                now = self._clock()
+                ledger.ended(view, ticket, work=now - began, now=now, is_failure=is_failure)
+
+    async def _granted(self, stack: AsyncExitStack) -> Replica:
+        """A lease, of the first of those that are left who grants one."""
+        while True:
+            self.model = self._models[self._next]
+            await self._pause()
+            self.n_tries += 1
+            deadline = self.deadline(self.model)
+            wants = Wants(pick=self._pick, priority=self._priority, waits=self._waits, deadline=deadline)
+            self._view = _NOBODY
+            try:
+                return await stack.enter_async_context(self._router.fleet.lease(self.model, self._n_jobs, wants=wants))
+            except _MENDABLE as error:
+                self._go_on(error)
+
+    def learn(self, answered: Answered) -> None:
+        """The answer is whole: what it tells of the model's speed."""
+        self._router.rates.learn(self.model, answered)
+
+    def _pick(self, views: Sequence[ReplicaView]) -> int | None:
+        router = self._router
+        router.views[self.model] = views
+        index = router.ledger.pick(views, self._ask, self._clock(), tried=self._tried, is_last=self._is_last)
+        if index is not None:
+            self._view = views[index]
+        return index
+
+    def _go_on(self, error: LlamahostError) -> None:
+        """Set who is asked next, or raise."""
+        if self._router.fleet.is_draining:
+            raise error
+        self._first_error = self._first_error or error
+        if self._view is not _NOBODY and not isinstance(error, ContextTooLong):  # it was there, and failed
+            self._failure = error
+            self._n_failed += 1
+            self._tried.add(self._view.id)
+            if self._n_failed > self._router.settings.n_retries:
+                raise error
+            if self._is_last or self._others():
+                return  # another replica of this model, or the same one again
+        self._next += 1
+        if self._next == len(self._models):
+            raise self._failure or self._first_error
+
+    @property
+    def _is_last(self) -> bool:
+        return self._next + 1 == len(self._models)
+
+    def _others(self) -> bool:
+        """Are there replicas of this model that were not tried?"""
+        views = self._router.views.get(self.model, ())
+        return any(view.is_ready and view.n_room > 0 and view.id not in self._tried for view in views)
+
+    async def _pause(self) -> None:
+        """Before somebody is asked again who failed; whoever was not asked yet is asked at once."""
+        if self._failure is None or not self._is_last or self._others():
+            return
+        if not any(view.id in self._tried for view in self._router.views.get(self.model, ())):
+            return
+        pause_s = PAUSE_S * 2 ** (self._n_failed - 1) * (0.5 + self._router.draw() / 2)
+        deadline = self.deadline(self.model)
+        if deadline is not None and self._clock() + pause_s >= deadline:
+            raise self._failure
+        await asyncio.sleep(pause_s)
+
+    def _asked(self, request: Request) -> Ask:
+        if not isinstance(request, ChatRequest | CompletionRequest):
+            return NO_ASK
+        generation = request.generation
+        session = generation.session_id or generation.user
+        is_single = isinstance(request, ChatRequest) and not any(m.role == "assistant" for m in request.messages)
+        return Ask(
+            chain=chain_of(request),
+            session=f"{self.model}\0{session}" if session else "",
+            is_single=is_single,
+            is_of_user=not generation.session_id,
+        )
+
+
+def _lacks_template(seen: Seen, kind: Kind) -> bool:
+    return kind == "chat" and seen.card is not None and not seen.card.has_chat_template

@@ -1,0 +1,86 @@
+"""The models that come with the package: their names, their specs, and whether the files are still those shipped.
+
+Knows where the files lie and their sums; opens no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamahost.core.errors import LoadFailed
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, PACKAGED, Manifest, ModelSpec
+
+NAME = "builtin"
+ALIASES = ("tiny",)
+EMBED_NAME = "builtin-embed"
+SUMS = BUILTIN_PATH.parent / "SHA256SUMS"
+ANSWERS = BUILTIN_PATH.parent / "known_answers.json"
+NEIGHBOURS = BUILTIN_PATH.parent / "known_neighbours.json"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """What the model says to this at temperature 0, on any machine."""
+
+    question: str
+    answer: str
+
+
+def is_named(model: str | Path) -> bool:
+    """Whether this means a model in the package: its name, and no file that lies here."""
+    return str(model) in (*PACKAGED, *ALIASES) and not Path(model).exists()
+
+
+def builtin(names: tuple[str, ...] = (), *, model: str | Path = NAME, **options: Any) -> ModelSpec:
+    """The spec of the one that `is_named`; `names` come before its own. Raises ManifestError on a bad option.
+
+    On one thread where no other number is given: threads that wait for each other cost so small a model more than they
+    compute, and on a busy machine a hundred times more.
+    """
+    own = (EMBED_NAME,) if str(model) == EMBED_NAME else (NAME, *ALIASES)
+    name, *aliases = dict.fromkeys((*names, *own))
+    return ModelSpec(name=name, path=PACKAGED[own[0]], aliases=tuple(aliases), **{"n_threads": 1, **options})
+
+
+def is_alone(manifest: Manifest) -> bool:
+    """Whether the built-in chat model is all that is served."""
+    return [spec.path for spec in manifest.models] == [BUILTIN_PATH]
+
+
+def known_answers() -> tuple[KnownAnswer, ...]:
+    return tuple(KnownAnswer(**each) for each in json.loads(ANSWERS.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNeighbour:
+    """Of these documents the built-in embedding model finds this one nearest to the query, on any machine."""
+
+    query: str
+    nearest: str
+
+
+def known_neighbours() -> tuple[KnownNeighbour, ...]:
+    return tuple(KnownNeighbour(**each) for each in json.loads(NEIGHBOURS.read_text(encoding="utf-8")))
+
+
+def verify(path: Path) -> None:
+    """Refuse a built-in file that is missing or is not what was shipped; any other file passes. Raises LoadFailed."""
+    if path not in PACKAGED.values():
+        return
+    try:
+        lines = [line.split() for line in SUMS.read_text(encoding="utf-8").splitlines()]
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise LoadFailed(
+            f"the built-in model is not whole: {error.filename}: {error.strerror or error}; install llamahost again"
+        ) from error
+    wanted = next((total for total, name in lines if name == path.name), "")
+    if found != wanted:
+        raise LoadFailed(
+            f"the built-in model {path} was altered: its SHA-256 is {found[:16]}…, not {wanted[:16]}…; "
+            "install llamahost again"
+        )
