@@ -19,7 +19,7 @@ import pytest
 
 from tests.on_loop import LIMIT_S
 from tests.processes import Server, serving
-from tests.test_layers import PACKAGE
+from tests.sources import PACKAGE
 
 SHOWN = {
     "api/app.py": "when the models were there, as OpenAI has it",

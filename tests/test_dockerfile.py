@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.processes import serving
+from tests.sources import ROOT
 
-HERE = Path(__file__).parent.parent
-TEXT = (HERE / "Dockerfile.cuda").read_text(encoding="utf-8")
+TEXT = (ROOT / "Dockerfile.cuda").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,19 @@ def test_cards_from_pascal_on_and_processors_without_avx_can_be_asked_for() -> N
 def test_llama_cpp_is_the_version_that_the_package_wants() -> None:
     (build,) = [rest for rest in rests(BUILDER, "RUN") if "CMAKE_ARGS" in rest]
     (code,) = re.findall(r'python3 -c "([^"]*)"', build)
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, text=True, capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
     requirement = done.stdout.strip()
     assert requirement.startswith("llama-cpp-python>=")
-    assert requirement in (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    assert requirement in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_what_is_copied_is_there_and_not_kept_from_the_builder() -> None:
-    ignored = (HERE / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in ignored  # nothing goes but what is named
     allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     sources = {source for rest in rests(BUILDER, "COPY") for source in rest.split()[:-1]}
     assert sources == allowed
-    assert all((HERE / source).exists() for source in sources)
+    assert all((ROOT / source).exists() for source in sources)
     assert only(RUNTIME, "COPY") == "--from=builder /opt/llamahost /opt/llamahost"
 
 
@@ -154,7 +154,7 @@ def test_the_health_check_is_well_while_the_server_is(tmp_path: Path, tiny_llama
 
 
 def test_its_variables_are_ones_that_something_reads() -> None:
-    known = (HERE / ".env.example").read_text(encoding="utf-8")
+    known = (ROOT / ".env.example").read_text(encoding="utf-8")
     settings = dict(pair.partition("=")[::2] for pair in only(RUNTIME, "ENV").split())
     ours = {name: value for name, value in settings.items() if name.startswith("LLAMAHOST_")}
     assert ours == {"LLAMAHOST_HOST": "0.0.0.0", "LLAMAHOST_PORT": "8080"}

@@ -1,6 +1,7 @@
 """The house's floors: imports go down only. Read from the source, so that no import has to run."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "llamahost"
+from tests.sources import PACKAGE, ROOT
 
 FLOORS = {
     "core": 0,
@@ -125,6 +126,13 @@ def test_the_rooms_of_the_fleet_know_those_before_them_alone() -> None:
         named = [f"{name}." for name in imports_of(source).anywhere if name.startswith("llamahost.fleet")]
         unknown = {name.split(".")[2] for name in named} - {room, *FLEET.get(room, ())}
         assert not unknown, f"{source} must not know {unknown}"
+
+
+def test_no_test_imports_another() -> None:
+    """What several need is a module of its own beside them: a file of tests can then move, or go."""
+    of_tests = re.compile(r"^\s*(?:from|import) +tests\.[\w.]*(?:\btest_| import +test_).*", re.MULTILINE)
+    found = {path: of_tests.findall(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("*.py")}
+    assert not {path: lines for path, lines in found.items() if lines}
 
 
 def test_only_native_knows_llama_cpp() -> None:

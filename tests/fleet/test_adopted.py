@@ -23,7 +23,7 @@ from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import FileFacts, footprint
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
-from tests.fleet.test_fleet import fleet_of
+from tests.fleet.fleets import fleet_of
 from tests.on_loop import LIMIT_S, on_loop, turns
 
 

@@ -14,7 +14,7 @@ from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fleet.fakes import FakeLoader, spec_of
-from tests.fleet.test_fleet import fleet_of, generate
+from tests.fleet.fleets import fleet_of, generate
 from tests.on_loop import LIMIT_S, on_loop
 
 

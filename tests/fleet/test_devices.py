@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,10 @@ from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import footprint
 from llamahost.fleet.replica.loader import load
 from llamahost.fleet.routing.policy import Wants
-from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.settings.manifest import Manifest
 from llamahost.host import AsyncHost
+from tests.fleet.budgeted import MB, host_of, spec
 from tests.on_loop import on_loop
-
-MB = 2**20
-
-
-def spec(name: str, path: Path, **options: Any) -> ModelSpec:
-    known = {"n_ctx": 64, "n_slots": 2, "n_threads": 1, "n_batch": 64, "n_ubatch": 64, "load": "request"}
-    return ModelSpec(name=name, path=path, **{**known, **options})
 
 
 def taken_by(path: Path, n: int = 1) -> int:
@@ -40,13 +33,6 @@ def taken_by(path: Path, n: int = 1) -> int:
     one = spec("x", path)
     shape = Shape(n_ctx=64, n_slots=2, n_cells=128, is_unified=False)
     return int((n + 0.3) * footprint(one, facts_of(one), shape).total_bytes)
-
-
-@asynccontextmanager
-async def host_of(*specs: ModelSpec, budgets: Mapping[str, int], **settings: Any) -> AsyncIterator[AsyncHost]:
-    manifest = Manifest(models=specs, server=ServerSettings(**settings))
-    async with AsyncHost(manifest, hardware=BudgetedDevices(budgets)) as host:
-        yield host
 
 
 async def ask(host: AsyncHost, model: str, n_tokens: int = 4, **options: Any) -> list[Event]:

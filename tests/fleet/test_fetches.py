@@ -25,7 +25,7 @@ from llamahost.fleet.memory.residency import BACKOFF_S
 from llamahost.fleet.routing.policy import Wants
 from llamahost.fleet.settings.manifest import BUILTIN_PATH, Manifest, ModelSpec
 from tests.fleet.fakes import spec_of
-from tests.fleet.test_fleet import fleet_of
+from tests.fleet.fleets import fleet_of
 from tests.loopback_hub import LoopbackHub, loopback_hub
 from tests.on_loop import LIMIT_S, turns
 

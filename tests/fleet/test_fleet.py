@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import random
 from array import array
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,26 +31,8 @@ from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
+from tests.fleet.fleets import fleet_of, generate
 from tests.on_loop import LIMIT_S, on_loop, turns
-
-
-@asynccontextmanager
-async def fleet_of(*specs: ModelSpec, loader: FakeLoader | None = None, **options: Any) -> AsyncIterator[Fleet]:
-    loader = loader or FakeLoader()
-    fleet = Fleet(specs or (spec_of(),), loader, reload_delay_s=0.0, **options)
-    fleet.start()
-    try:
-        yield fleet
-    finally:
-        await fleet.close()
-    assert loader.is_all_closed  # not where the test failed: what it says is told
-    assert all(status.state in ("unloaded", "failed") for status in fleet.statuses())
-
-
-async def generate(fleet: Fleet, job_id: int, n_max: int = 4) -> list[int]:
-    async with fleet.lease("") as replica:
-        with replica.stream([Job(id=job_id, tokens=array("i", [1, 2]), n_max=n_max)]) as stream:
-            return [token async for emission in stream for token in emission.tokens]
 
 
 @on_loop

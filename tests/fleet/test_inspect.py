@@ -13,9 +13,9 @@ from llamahost.core.errors import LoadFailed, Unavailable
 from llamahost.fleet.machine.cache import cache_folder
 from llamahost.fleet.machine.inspect import MAX_REMEMBERED, Memory, ensure
 from llamahost.fleet.settings.manifest import BUILTIN_PATH
+from tests.fuzz.gguf_changes import tokens
 from tests.fuzz.gguf_document import read_document
 from tests.gguf_models import write_model
-from tests.native.test_gguf_laws import tokens
 
 NOBODY = ("/nonexistent/python",)
 FOREVER = (sys.executable, "-S", "-c", "import signal; signal.pause()")

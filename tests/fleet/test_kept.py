@@ -25,7 +25,7 @@ from llamahost.fleet.machine.weighed import MAX_MODELS, Weighed
 from llamahost.fleet.memory import residents
 from llamahost.fleet.memory.placement import Placement
 from llamahost.fleet.settings.manifest import ServerSettings
-from tests.fleet.test_devices import MB, host_of, spec
+from tests.fleet.budgeted import MB, host_of, spec
 from tests.on_loop import on_loop
 
 SLOTS = (KeptSlot(array("i", [1, 2, 3]), b"one" * 50), KeptSlot(array("i", [4]), b"two" * 20))

@@ -11,8 +11,8 @@ from llamahost.core.errors import ManifestError
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.settings.manifest_file import load_manifest, parse_manifest
 from llamahost.fleet.settings.route_spec import RouteSpec
+from tests.sources import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = Path("/models")
 MODEL = '[[models]]\nname = "a"\npath = "a.gguf"\n'
 OTHER = '[[models]]\nname = "b"\npath = "b.gguf"\n'
