@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict, cast
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import AdapterUse, Continued, Generation, Message, Output, Role, Text, Tool, ToolCall
 from llamahost.core.sampling import SamplingOptions
-from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.builtin import builtin, is_named
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 

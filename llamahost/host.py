@@ -29,7 +29,7 @@ from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.replica.loading import Load
 from llamahost.fleet.replica.opened import Opened
 from llamahost.fleet.routing.router import Router
-from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.given import SpecOptions, check_names, manifest_of

@@ -18,7 +18,7 @@ from llamahost.fleet.machine.facts import facts_of
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import footprint, on_device
 from llamahost.fleet.replica.loader import load
-from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import BUILTIN_PATH, PACKAGED_ADAPTERS, Manifest, ServerSettings
 from tests.api.fakes import client_of
 from tests.gguf_adapters import write_adapter

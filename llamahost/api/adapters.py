@@ -25,7 +25,7 @@ from llamahost.api.problems import Forbidden
 from llamahost.api.service import Service
 from llamahost.api.sse import send_json
 from llamahost.core.errors import InvalidRequest, ModelNotFound, NotThere
-from llamahost.fleet.settings.adapters import AdapterStatus
+from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import ModelStatus
 

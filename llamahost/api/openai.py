@@ -20,8 +20,8 @@ from llamahost.api.sse import EventStream, fold, send_json
 from llamahost.api.trace import trace_of
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.replica.card import ModelCard
-from llamahost.fleet.settings.adapters import AdapterStatus
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import ModelStatus

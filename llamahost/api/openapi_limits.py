@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from llamahost.core.sampling import MAX_BIASES, MAX_BREAKERS, RANGES
 from llamahost.core.vectors import MAX_INPUTS
-from llamahost.fleet.settings.adapters import MAX_SCALE
+from llamahost.fleet.settings.adapter_spec import MAX_SCALE
 
 Json = dict[str, object]
 

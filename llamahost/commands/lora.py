@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llamahost.fleet.settings.adapters import AdapterSpec
+    from llamahost.fleet.settings.adapter_spec import AdapterSpec
 
 Lora = Annotated[
     list[str] | None,
@@ -24,7 +24,7 @@ Lora = Annotated[
 
 def adapters_of(given: Sequence[str] | None) -> tuple[AdapterSpec, ...] | None:
     """None where nothing is given. They are called as their files are. Raises ManifestError."""
-    from llamahost.fleet.settings.adapters import AdapterSpec, check_together
+    from llamahost.fleet.settings.adapter_spec import AdapterSpec, check_together
 
     if not given:
         return None

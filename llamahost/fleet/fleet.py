@@ -29,10 +29,11 @@ from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.devices import Device, Devices, HostDevices
 from llamahost.fleet.machine.fetches import Fetch
 from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
+from llamahost.fleet.replica.adapters import adapter_named
 from llamahost.fleet.replica.loading import Facts, Load, Loading
 from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.policy import ANYTHING, Wants
-from llamahost.fleet.settings.adapters import AdapterSpec, adapter_named
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings, in_effect, late
 
 __all__ = ["Fleet", "Load", "ModelStatus", "ReplicaStatus", "State"]

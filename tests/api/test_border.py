@@ -14,7 +14,8 @@ from llamahost.api.auth import Keys
 from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
-from llamahost.fleet.settings.adapters import AdapterSpec, AdapterStatus
+from llamahost.fleet.replica.adapters import AdapterStatus
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard

@@ -26,7 +26,7 @@ from llamahost.fleet.machine.devices import BudgetedDevices
 from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.request.inputs import Inputs
 from llamahost.fleet.routing.policy import Wants
-from llamahost.fleet.settings.adapters import AdapterSpec
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend

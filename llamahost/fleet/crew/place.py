@@ -18,10 +18,11 @@ from llamahost.fleet.machine.fetches import Fetching
 from llamahost.fleet.machine.fit import DEFAULT_N_SLOTS
 from llamahost.fleet.memory import residents
 from llamahost.fleet.memory.residents import Measured
+from llamahost.fleet.replica.adapters import AdapterStatus, Numbers, rescaled
 from llamahost.fleet.replica.card import ModelCard
 from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.policy import ReplicaView, Wants, choose
-from llamahost.fleet.settings.adapters import AdapterSpec, AdapterStatus, Numbers, rescaled
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import ModelSpec, Task
 from llamahost.text.remembered import Heard
 

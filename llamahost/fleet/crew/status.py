@@ -7,8 +7,8 @@ from typing import Literal
 
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.machine.footprint import Footprint
+from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.replica.card import ModelCard
-from llamahost.fleet.settings.adapters import AdapterStatus
 from llamahost.fleet.settings.manifest import LoadMode, ModelSpec
 from llamahost.text.remembered import Heard
 

@@ -30,13 +30,14 @@ from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.reader import Reader
 from llamahost.engine.worker import Worker
+from llamahost.fleet.replica.adapters import AdapterTable
 from llamahost.fleet.replica.opened import Opened
 from llamahost.fleet.replica.vectors import Vectors
 from llamahost.fleet.request.amounts import N_MESSAGE, N_SMALL, n_chars_of_chat, n_chars_of_completion
 from llamahost.fleet.request.inputs import PreparedInputs
 from llamahost.fleet.request.lanes import Lanes
 from llamahost.fleet.request.prepared import Prepared
-from llamahost.fleet.settings.adapters import AdapterSpec, AdapterTable, check_together
+from llamahost.fleet.settings.adapter_spec import AdapterSpec, check_together
 from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.text.remembered import Heard
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.sampling import Sampling, SamplingOptions
-from llamahost.fleet.settings.adapters import AdapterSpec, check_together
+from llamahost.fleet.settings.adapter_spec import AdapterSpec, check_together
 from llamahost.fleet.settings.manifest_kinds import INT32, MAX_DEVICES, MODEL_KINDS, SERVER_KINDS
 from llamahost.fleet.settings.ranges import check, is_network, is_pattern, is_share
 from llamahost.fleet.settings.route_spec import RouteSpec

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from llamahost.core.errors import ManifestError
 from llamahost.core.sampling import SamplingOptions
-from llamahost.fleet.settings.adapters import AdapterSpec, check_together
+from llamahost.fleet.settings.adapter_spec import AdapterSpec, check_together
 from llamahost.fleet.settings.manifest import (
     LIMITED,
     PACKAGED,

@@ -9,15 +9,8 @@ import pytest
 
 from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.messages import AdapterUse
-from llamahost.fleet.settings.adapters import (
-    MAX_TOGETHER,
-    AdapterSpec,
-    AdapterTable,
-    Numbers,
-    adapter_named,
-    check_together,
-    rescaled,
-)
+from llamahost.fleet.replica.adapters import AdapterTable, Numbers, adapter_named, rescaled
+from llamahost.fleet.settings.adapter_spec import MAX_TOGETHER, AdapterSpec, check_together
 
 
 def spec(name: str = "poet", **more: Any) -> AdapterSpec:

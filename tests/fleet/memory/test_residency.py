@@ -14,7 +14,7 @@ import pytest
 from llamahost.fleet.machine.devices import Device
 from llamahost.fleet.memory.residents import PAUSE_S
 from llamahost.fleet.settings.manifest import ModelSpec
-from tests.fleet.world import MB, World, facts, spec, world
+from tests.fleet.memory.world import MB, World, facts, spec, world
 
 
 @pytest.mark.parametrize("seed", range(16))

@@ -10,7 +10,7 @@ import pytest
 
 from llamahost.fleet.memory.residency import BACKOFF_S, LOST_AGAIN_S
 from llamahost.fleet.memory.settle import AGAIN_S, MAX_BACKOFF_S
-from tests.fleet.world import MB, World, facts, spec, world
+from tests.fleet.memory.world import MB, World, facts, spec, world
 
 
 def test_an_unload_during_a_load_takes_it_away_as_soon_as_it_is_there() -> None:
