@@ -1,9 +1,10 @@
-"""uvicorn's HTTP/1.1 with four things put right. Knows bytes of the wire; knows no route and no request.
+"""uvicorn's HTTP/1.1 with five things put right. Knows bytes of the wire; knows no route and no request.
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
 makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
-HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every other mistake.
+HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every other mistake. That a client has
+left is told to the request that is being answered, and not to the last that it sent, as long as a few wait behind it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import sys
 
 import httptools
 from starlette.types import Message
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llamahost.api.problems import Problem
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers, or of what follows them without a byte of body; other servers take 8 to 32 KiB."""
+
+N_HEARD = 8
+"""Requests that may wait for the answer before theirs, and whose client is still listened to: it may leave."""
 
 _OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
@@ -44,6 +49,17 @@ class Http1(HttpToolsProtocol):
     _n_news = 0  # of these three
     _is_in_head = True
     _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
+    _answered: RequestResponseCycle | None = None  # the request that is, or was last; `cycle` is the last that came
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -91,6 +107,8 @@ class Http1(HttpToolsProtocol):
             super().on_headers_complete()
             if self.parser.get_http_version() == "1.0":
                 self.cycle.__class__ = _UntilClosed  # uvicorn makes it; its task begins in a later turn
+            if 0 < len(self.pipeline) <= N_HEARD:
+                self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         self._told()

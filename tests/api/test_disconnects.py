@@ -51,6 +51,27 @@ def test_leaving_closes_the_generator(script: list[Step], stream: bool) -> None:
     run(law)
 
 
+@pytest.mark.parametrize("is_later", [False, True], ids=["sent together", "sent later"])
+def test_leaving_with_requests_unanswered_closes_the_generator_of_the_first_and_asks_no_other(is_later: bool) -> None:
+    async def law() -> None:
+        host = FakeHost([for_ever])
+        app = app_of(host)
+        async with listening(app) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ask(False))
+            if is_later:
+                await host.waiting.wait()
+            client.post(CHAT, ask(False))
+            await host.waiting.wait()
+            await client.writer.drain()
+            client.vanish()
+            await host.closed.wait()
+            assert await app.gate.empty(LIMIT_S)
+        assert (len(host.requests), host.n_cancelled) == (1, 1)
+
+    run(law)
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
 def test_leaving_while_tokens_flow_closes_the_generator(stream: bool) -> None:
     async def turn() -> None:
