@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from llamahost.native.library import library
 _KINDS = ("CPU", "GPU", "integrated GPU", "accelerator", "several")
 """By ggml_backend_dev_type."""
 _OFFLOADED = (1, 2)
+
+_FOR_GPUS = frozenset({"CUDA", "ROCm", "MUSA", "MTL", "Vulkan", "SYCL", "OpenCL", "WebGPU", "CANN"})
+"""Back ends by ggml's names, those that are built for GPUs. One is there also where it found none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +104,34 @@ def buffer_type(place: str) -> int:
 
 def trouble() -> str:
     """Why a build made for GPUs has none; empty where the build is for the CPU."""
-    loaded = library()
-    if not loaded.has_gpu:
+    return trouble_of(_back_ends(), library().complaints)
+
+
+def trouble_of(back_ends: Collection[str], complaints: Sequence[str]) -> str:
+    """By the names of the back ends, and by what they complained of as they came up. Pure."""
+    if not _FOR_GPUS.intersection(back_ends):
         return ""
-    return "this build of llama.cpp is made for GPUs and finds none" + (
-        f": {'; '.join(loaded.complaints)}" if loaded.complaints else ""
-    )
+    told = "this build of llama.cpp is made for GPUs and finds none"
+    return f"{told}: {'; '.join(complaints)}" if complaints else told
+
+
+def _back_ends() -> tuple[str, ...]:
+    """Those of the build, whether they found a device or not: `llama_supports_gpu_offload` asks for a device."""
+    ggml, base = _ggml()
+    count = _bound(ggml, "ggml_backend_reg_count", ctypes.c_size_t)
+    get = _bound(ggml, "ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = _bound(base, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
+    return tuple(_text(name(get(k))) for k in range(count()))
 
 
 def _ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    """ggml's two libraries, already in the process: this only finds them again."""
-    folder = Path(library().c._lib._name).parent
-    return ctypes.CDLL(str(folder / "libggml.so")), ctypes.CDLL(str(folder / "libggml-base.so"))
+    """ggml's two libraries, already in the process: this only finds them again, beside libllama and named as it is."""
+    path = Path(library().c._lib._name)
+
+    def found(name: str) -> ctypes.CDLL:
+        return ctypes.CDLL(str(path.with_name(path.name.replace("llama", name))))
+
+    return found("ggml"), found("ggml-base")
 
 
 def system_info() -> str:

@@ -16,7 +16,11 @@ Kind = Literal["gpu", "cpu"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One place for models. `id` is what manifests name; `pci_id` and `uuid` are how other tools know the same card."""
+    """One place for models. `id` is what manifests name; `pci_id` and `uuid` are how other tools know the same card.
+
+    `unseen_bytes` is to stay free beside all that is counted: no log tells of it, and where it is missing in the middle
+    of a step, the process ends.
+    """
 
     id: str
     kind: Kind = "cpu"
@@ -24,6 +28,7 @@ class Device:
     uuid: str = ""
     pci_id: str = ""
     total_bytes: int = 0
+    unseen_bytes: int = 0
     backend_index: int = -1  # among llama.cpp's devices; -1: the CPU, which it need not be told of
 
     def is_called(self, name: str) -> bool:
@@ -32,8 +37,12 @@ class Device:
         return wanted in (self.id.lower(), self.uuid.lower() or None) or is_same_card(self.pci_id, wanted)
 
 
-_NO_GPU = "no CUDA-capable device"
-"""What CUDA says where it works and finds nothing to work on."""
+MOST_UNSEEN, UNSEEN_SHARE = 2**30, 16
+"""Of a card: its scratch pools, cuBLAS, kernels that come with their first use. llama.cpp's `--fit` leaves 1 GiB; of
+a small card that would be too much, and models that fit it are small too."""
+
+_NO_GPU = "-capable device"
+"""What CUDA and ROCm say where they work and find nothing to work on."""
 
 
 def is_same_card(pci_id: str, other: str) -> bool:
@@ -213,6 +222,7 @@ class MachineDevices:
                         uuid=card.uuid if card is not None else "",
                         pci_id=each.pci_id,
                         total_bytes=each.total_bytes,
+                        unseen_bytes=min(MOST_UNSEEN, each.total_bytes // UNSEEN_SHARE),
                         backend_index=k,
                     )
                 )

@@ -16,7 +16,7 @@ def room_of(
     taken: Mapping[str, int] | None = None,
     first: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """A fraction of all, less what is reserved, and no more than is there beside what others use.
+    """A fraction of all, less what is reserved, and no more than is there beside what others use and nobody counts.
 
     `taken` is what models have of it by now, those left out that only begin to load: what these have taken already is
     then not seen, and nothing is granted twice. `first` is what was free before any model came; on a CPU there is
@@ -26,7 +26,7 @@ def room_of(
     for device in devices:
         share = int(device.total_bytes * _of(settings.memory_fraction, device, 1.0))
         if device.id in free:
-            share = min(share, free[device.id] + (taken or {}).get(device.id, 0))
+            share = min(share, free[device.id] + (taken or {}).get(device.id, 0) - device.unseen_bytes)
         if device.kind == "cpu" and first is not None and device.id in first:
             share = min(share, first[device.id])
         room[device.id] = max(0, share - int(_of(settings.reserved_bytes, device, 0)))
