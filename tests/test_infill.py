@@ -151,23 +151,25 @@ def test_the_next_request_of_a_session_ends_the_one_before_and_no_others(is_stre
         app = app_of(host)
         async with client_of(app) as client:
 
-            async def ask(session: str, key: str = "k") -> httpx.Response:
+            async def ask(session: str, **header: str) -> httpx.Response:
                 body = {**GAP, "session_id": session, "stream": is_streamed}
-                return await client.post("/infill", json=body, headers={"authorization": f"Bearer {key}"})
+                headers = {name.replace("_", "-"): value for name, value in header.items()}
+                return await client.post("/infill", json=body, headers=headers)
 
-            asked = [asyncio.create_task(ask("one")), asyncio.create_task(ask("two"))]
-            asked.append(asyncio.create_task(ask("one", "another key")))
-            while host.n_open < 3:
+            shown = [("one", {"x_api_key": "k"}), ("two", {"x_api_key": "k"}), ("one", {"x_api_key": "another"})]
+            shown += [("one", {"authorization": "Bearer a third"}), ("one", {})]
+            asked = [asyncio.create_task(ask(session, **header)) for session, header in shown]
+            while host.n_open < len(asked):
                 await turns()
             app.adopt(ServerSettings(), Keys(()))  # another manifest does not part a session from its request
-            later = asyncio.create_task(ask("one"))
+            later = asyncio.create_task(ask("one", authorization="Bearer k"))  # the same key, however it is shown
             first = await asked[0]
             if not is_streamed:
                 assert first.status_code == 409
             assert "superseded" in first.text
             assert host.n_cancelled == 1
             gate.set()
-            for answer in [await asked[1], await asked[2], await later]:
+            for answer in await asyncio.gather(*asked[1:], later):
                 assert answer.status_code == 200
                 assert "superseded" not in answer.text
 

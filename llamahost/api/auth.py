@@ -64,7 +64,7 @@ class Auth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._keys.is_open and scope["path"] not in self._open_paths:
-            key = _key_of(scope)
+            key = key_of(scope)
             if key is None:
                 raise Unauthorized("this server needs an API key; send it as `Authorization: Bearer <key>`")
             if not self._keys.fits(key):
@@ -72,7 +72,8 @@ class Auth:
         await self._app(scope, receive, send)
 
 
-def _key_of(scope: Scope) -> bytes | None:
+def key_of(scope: Scope) -> bytes | None:
+    """The key that the request shows, in whichever header; None where it shows none."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     for name, value in headers:
         if name == b"authorization":

@@ -16,6 +16,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.affinity import with_headers
+from llamahost.api.auth import key_of
 from llamahost.api.body import Reading, decode_body, read_body
 from llamahost.api.openai_answers import Answer, TimingsAnswer
 from llamahost.api.openai_encode import Json, timings_json
@@ -199,7 +200,7 @@ class InfillRoute:
         trace.model = request.model
         session = request.generation.session_id  # headers name conversations, in which nothing takes another's place
         request = with_headers(request, scope)
-        key = next((value for name, value in scope["headers"] if name == b"authorization"), b""), session
+        key = key_of(scope) or b"", session
         replaced = asyncio.Event()
         if session:
             if (before := self.latest.get(key)) is not None:
