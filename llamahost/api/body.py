@@ -1,6 +1,7 @@
 """Request bodies: read within the limit, decoded into a type, every mistake named by the path of its field.
 
-Large ones are decoded, and understood, beside the event loop.
+Where a whole number is asked for 10.0 is one, as JSON has it and other servers do: some languages write no other.
+Large bodies are decoded, and understood, beside the event loop.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ _AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
+N_WHOLE = 32
+"""Numbers of a body that may be written with a point where whole ones are asked for; each costs a look at all of it."""
+
+_NOT_WHOLE = re.compile(r"^Expected `(?:[^`]* )?int(?: [^`]*)?`, got `float` - at `\$((?:\.\w+|\[\d+\])+)`$")
 _NO_CHOICE = re.compile(r"Invalid (?:enum )?value ((?s:.)*)$")
 _STEP = re.compile(r"\[?([^.\[\]]+)\]?")
 
@@ -106,7 +111,7 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
     if not body.strip():
         raise InvalidRequest("the request's body is empty; it must be a JSON object")
     try:
-        return decoder.decode(body)
+        return _decoded(body, decoder)
     except msgspec.ValidationError as error:
         raise _mistake(str(error), getattr(decoder, "type", None)) from None
     except msgspec.DecodeError as error:
@@ -115,6 +120,38 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
         raise InvalidRequest(f"the request's body is not valid UTF-8: {error.reason}") from None
     except RecursionError:
         raise InvalidRequest("the request's body is nested too deeply") from None
+
+
+def _decoded(body: bytes, decoder: Decoder[T]) -> T:
+    """Raises what msgspec does."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        mistake = error
+    kind: type[T] | None = getattr(decoder, "type", None)
+    if kind is None or _NOT_WHOLE.search(str(mistake)) is None:
+        raise mistake
+    told = msgspec.json.decode(body)
+    for _ in range(N_WHOLE):
+        at = _NOT_WHOLE.search(str(mistake))
+        if at is None or not _made_whole(told, _STEP.findall(at.group(1))):
+            break
+        try:
+            return msgspec.convert(told, kind)
+        except msgspec.ValidationError as error:
+            mistake = error
+    raise mistake
+
+
+def _made_whole(told: Any, steps: list[str]) -> bool:
+    """Whether the number that stood there was whole; now it is written so."""
+    *above, last = (int(step) if step.isdigit() else step for step in steps)
+    for step in above:
+        told = told[step]
+    number: float = told[last]
+    if number.is_integer():
+        told[last] = int(number)
+    return number.is_integer()
 
 
 def _mistake(message: str, kind: Any) -> InvalidRequest:

@@ -1,11 +1,12 @@
 """Large bodies are read beside the event loop, small ones on it, and both say the same."""
 
+import re
 import threading
 
 import pytest
 
-from llamahost.api.body import N_SMALL, Reading, choices_at, decode_body
-from llamahost.api.openai_types import CHAT, ChatBody
+from llamahost.api.body import N_SMALL, N_WHOLE, Reading, choices_at, decode_body
+from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import CompletionRequest
 from tests.api.fakes import FakeHost, app_of, client_of, run
@@ -72,3 +73,33 @@ def test_a_list_of_tokens_of_any_length_is_one_prompt(n: int) -> None:
         assert [tuple(prompt) for prompt in request.prompts] == [tuple(range(n))]
 
     run(law)
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    body = b'{"messages": [], "max_tokens": 10.0, "seed": -0.0, "top_k": 4e1, "n": 9e17, "logit_bias": [[5.0, 1.0]]}'
+    told = decode_body(body, CHAT)
+    assert (told.max_tokens, told.seed, told.top_k, told.n) == (10, 0, 40, 9 * 10**17)
+    assert told.logit_bias == [(5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        ("10.5", "got `float`"),
+        ("1e400", "out of range"),
+        ("1e19", "<= 9223372036854775807"),
+        ("NaN", "not valid JSON"),
+        ('"10"', "got `str`"),
+        ("true", "got `bool`"),
+        ("10.0, \"stop\": 3", "`stop`"),
+        ("10.0, \"seed\": 0.5", "`seed`"),
+    ],
+)
+def test_what_is_no_whole_number_is_told_by_its_place(number: str, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(sentence)):
+        decode_body(b'{"messages": [], "max_tokens": %s}' % number.encode(), CHAT)
+
+
+def test_numbers_that_are_not_whole_are_looked_for_no_longer_than_a_client_writes_them() -> None:
+    with pytest.raises(InvalidRequest, match="got `float`"):
+        decode_body(b'{"prompt": [%s]}' % b",".join([b"1.0"] * 2 * N_WHOLE), COMPLETION)
