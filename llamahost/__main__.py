@@ -1,6 +1,12 @@
-"""`llamahost` and `python -m llamahost`. Ctrl-C ends it quietly, also while its modules are still being imported."""
+"""`llamahost` and `python -m llamahost`. Ctrl-C ends it quietly, also while its modules are still being imported.
+
+A SIGHUP that comes to `serve` so early is kept until there is a manifest to read again.
+"""
 
 import signal
+import sys
+
+from llamahost.api.hang_up import keep_hang_ups
 
 
 def main() -> None:
@@ -8,6 +14,9 @@ def main() -> None:
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    if sys.argv[1:2] == ["serve"]:
+        keep_hang_ups()
 
     def hear() -> None:
         if is_heard:

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,6 +181,22 @@ def test_a_hang_up_reads_the_manifest_again_and_a_wrong_one_changes_nothing(tiny
         server.line("the manifest was read again")
         assert [each["id"] for each in server.request("/v1/models")[1]["data"]] == ["one", "two"]
         assert server.end(signal.SIGTERM) == 0
+
+
+def test_a_hang_up_that_comes_before_all_else_is_done_when_it_can_be(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_manifest.toml").write_text(f'[[models]]\nname = "one"\npath = "{tiny_llama}"\nn_ctx = 64\n')
+    code = "import os, signal, llamahost.__main__ as own, llamahost.cli as cli\n"
+    code += "cli.main = lambda ready: (os.kill(os.getpid(), signal.SIGHUP), ready(), cli.app())\nown.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--port", "0"], cwd=tmp_path, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        try:
+            server = Server(process)
+            server.line("the manifest was read again")
+            assert server.end() == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ import uvicorn
 
 from llamahost.api.app import App
 from llamahost.api.auth import keys_of
+from llamahost.api.hang_up import has_terminal, kept_hang_ups
 from llamahost.api.http1 import Http1
 from llamahost.api.service import Service
 from llamahost.core.errors import LlamahostError, ManifestError
@@ -118,15 +119,6 @@ def _succeed(tls: ssl.SSLContext, successor: ssl.SSLContext) -> None:
     tls.sni_callback = choose  # called also for who names no server
 
 
-def _has_terminal() -> bool:
-    """Whether this process belongs to a terminal that is still there."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
 @contextmanager
 def _interrupted_quietly() -> Iterator[None]:
     """Until the loop hears it, Ctrl-C ends the process at once, as SIGTERM does, and says nothing of coroutines."""
@@ -165,8 +157,7 @@ class Runner:
         self._stopping: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._is_told_again = False
-        # Under nohup, which has it ignored, the server is meant to outlive its terminal.
-        self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        self._hang_ups = kept_hang_ups()
 
     def run(self, make_app: Callable[[Callable[[], None]], App]) -> int:
         """Serve until told to stop; the exit status. `make_app` gets what the app must call when it begins to live."""
@@ -209,6 +200,8 @@ class Runner:
                 loop.add_signal_handler(number, self.stop)
         with contextlib.suppress(ValueError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+        if self._hang_ups.has_come:  # before there was anything that could be read again
+            self.hang_up()
         self._starting = loop.create_task(self._start())
 
     async def _start(self) -> None:
@@ -220,7 +213,7 @@ class Runner:
 
     def hang_up(self) -> None:
         """Read the manifest again, unless it is the terminal that went away."""
-        if self._ends_with_terminal and not _has_terminal():
+        if self._hang_ups.ends_with_terminal and not has_terminal():
             self.stop()
         elif self._stopping is not None:
             logger.info("the manifest is not read again: the server is stopping")
@@ -285,7 +278,7 @@ class Runner:
             self._starting.cancel()
         try:
             if not await gate.empty(drain_s):
-                logger.warning("stopping: %d did not finish in time and are ended", gate.n_inside)
+                logger.warning("stopping: %d that did not finish in time ended now", gate.n_inside)
             await self._service.aclose()
             await gate.empty(FLUSH_S)
         finally:
