@@ -20,6 +20,7 @@ from llamahost.api.border import Border, Gate
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
 from llamahost.api.embeddings import embeddings_route
+from llamahost.api.feed import OTHER_KEYS
 from llamahost.api.hosts import Hosts
 from llamahost.api.infill import InfillRoute, Latest
 from llamahost.api.openai import ListModels, chat_route, completion_route
@@ -67,11 +68,15 @@ class App:
         self.on_start = on_start
         self._reading = Reading()
         self._infills: Latest = {}
+        self._keys: Keys | None = None
         tally.metrics.registry.register(GpuCollector(gpus))
         self.adopt(settings, keys or keys_of(settings))
 
     def adopt(self, settings: ServerSettings, keys: Keys) -> None:
-        """Have requests from now on answered by these; those inside end as they began."""
+        """Have requests from now on answered by these; those inside end as they began, but for such as never end."""
+        if self._keys is not None and self._keys != keys:
+            self._watch.feed.end(OTHER_KEYS)
+        self._keys = keys
         self.admin = Admin(self._service, settings, self._tally, self._gpus, self._watch, self.gate, self._reload)
         self._app = self._layered(settings, keys, self._routed(settings))
 

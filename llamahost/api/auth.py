@@ -20,6 +20,12 @@ class Keys:
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(sha256(key.encode()).digest() for key in keys)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Keys) and set(self._digests) == set(other._digests)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._digests))
+
     @property
     def is_open(self) -> bool:
         return not self._digests

@@ -18,6 +18,7 @@ N_UNREAD = 256
 
 TOO_SLOW = "events were not read as fast as they came"
 SHUTTING_DOWN = "the server is shutting down"
+OTHER_KEYS = "the server asks for other keys now"
 
 _encoder = msgspec.json.Encoder()
 
@@ -92,9 +93,13 @@ class Feed:
     def close(self) -> None:
         """End every stream, and those that begin later."""
         self._is_closed = True
+        self.end(SHUTTING_DOWN)
+
+    def end(self, reason: str) -> None:
+        """End every stream that there is."""
         for listener in self._listeners:
             if not listener.ended:
-                listener.end(SHUTTING_DOWN)
+                listener.end(reason)
 
 
 class AsIs:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from llamahost.api.auth import Keys
+from llamahost.api.feed import OTHER_KEYS
 from llamahost.api.probes import NO_MODEL
 from llamahost.core.errors import Unavailable
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
@@ -91,6 +93,41 @@ def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
             assert (await client.get("/v1/models", headers={"x-api-key": "sesame"})).status_code == 200
             assert (await client.get("/health")).status_code == 200
             assert (await client.get("/ready")).status_code == 200
+
+    run(law)
+
+
+def test_a_key_that_is_taken_back_is_good_for_no_other_request_of_its_connection_and_what_runs_ends() -> None:
+    async def law() -> None:
+        host = FakeHost()
+        release = asyncio.Event()
+        host.script = [release.wait, *host.script]
+        app = app_of(host, api_key="old")
+        head = "GET {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n"
+        async with listening(app) as port:
+            inside, kept, listener = [await Client.open(port) for _ in range(3)]
+            inside.post(CHAT, {**ASK, "stream": True}, headers="Authorization: Bearer old\r\n")
+
+            async def models(client: Client, key: str) -> int:
+                client.writer.write(head.format("/v1/models", key).encode())
+                told = await client.until(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", told)
+                assert length is not None
+                await client.reader.readexactly(int(length.group(1)))
+                return int(told.split()[1])
+
+            assert await models(kept, "old") == 200
+            listener.writer.write(head.format("/api/events", "old").encode())
+            await listener.until(b"event: gpus")
+            await host.waiting.wait()
+            app.adopt(ServerSettings(), Keys(["new"]))
+            assert OTHER_KEYS.encode() in await listener.until(b"0\r\n\r\n")
+            for each in (kept, listener):
+                assert [await models(each, key) for key in ("old", "new")] == [401, 200]
+            release.set()
+            assert b"[DONE]" in await inside.until(b"0\r\n\r\n")
+            for each in (inside, kept, listener):
+                each.vanish()
 
     run(law)
 
