@@ -6,7 +6,6 @@ Knows what is wanted, as a manifest; knows no flag but by its name.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from llamahost import __version__
 from llamahost.commands.exits import NO_ADDRESS, NO_MODEL, fail, leave, told
 from llamahost.commands.flags import given_by_flags
 from llamahost.commands.progress import watched
+from llamahost.commands.words import counted
 
 if TYPE_CHECKING:
     import socket
@@ -131,7 +131,7 @@ async def _announce(
         show(ready[0])
     models = host.models()
     if all(status.state == "failed" for status in models):  # none can come to answer
-        print(f"llamahost: {models[0].reason.partition('; it is tried again')[0]}", file=sys.stderr, flush=True)
+        logging.getLogger("llamahost.server").error("no model could be loaded")  # why, each has said
         end(NO_MODEL)
 
 
@@ -171,7 +171,7 @@ def _told(status: ModelStatus) -> str:
     if not card.generates:
         does = "scores documents" if card.pooling == "rank" else f"embeds into {card.n_dim} dimensions"
         return f"{status.name}, {does}, {card.n_ctx} tokens an input ({card.description})"
-    return f"{status.name}, {card.n_slots} slots, {card.n_ctx} tokens a request ({card.description})"
+    return f"{status.name}, {counted(card.n_slots, 'slot')}, {card.n_ctx} tokens a request ({card.description})"
 
 
 def _example(address: str, settings: ServerSettings, card: ModelCard | None, *, needs_key: bool) -> str:

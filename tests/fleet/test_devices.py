@@ -92,11 +92,14 @@ async def test_replicas_answer_side_by_side_on_devices_of_their_own(tiny_llama: 
 
 
 @on_loop
-async def test_what_does_not_fit_is_refused_with_the_sum(tiny_llama: Path) -> None:
+async def test_what_does_not_fit_is_refused_with_the_sum_and_logged(
+    tiny_llama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with host_of(spec("a", tiny_llama), budgets={"cpu-0": 10_000}) as host:
         with pytest.raises(Unavailable, match=r"`a` does not fit: it takes at least .* \(weights .*\); on cpu-0"):
             await ask(host, "a")
         assert states(host) == {"a": "failed"}
+        assert [line.partition(":")[0] for line in caplog.messages].count("`a` does not fit") == 1
 
 
 @on_loop

@@ -153,7 +153,9 @@ class Crew:
                     self.spawn(self._open(effect))
                 case residents.Unload(replica_id):
                     self.spawn(self.close_replica(replica_id), self.closes)
-                case Refuse(name, reason, retry_after_s):
+                case Refuse(name, reason, retry_after_s, is_news):
+                    if is_news:
+                        logger.error("%s", reason)
                     if (place := self.places.get(name)) is not None:
                         place.is_on_demand = False
                         place.refuse(place.unavailable(reason, retry_after_s))

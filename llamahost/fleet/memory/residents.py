@@ -57,11 +57,12 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Whoever waits for this model waits in vain."""
+    """Whoever waits for this model waits in vain. `is_news`: why was decided here and now, and nobody has said it."""
 
     name: str
     reason: str
     retry_after_s: float
+    is_news: bool = False
 
 
 Effect = Look | Load | Unload | Refuse

@@ -171,6 +171,7 @@ class Settling:
     def fail(self, model: Model, reason: str, now: float, *, is_room: bool = False) -> None:
         """`is_room`: nothing is wrong with it, so that the next request tries again at once."""
         model.reason, model.wanted_at = reason, None
+        is_news = is_room
         is_room, model.n_skipped = is_room and not model.n_skipped and not model.old, 0
         backoff_s = 1.0
         if not is_room:
@@ -180,7 +181,7 @@ class Settling:
         elif model.comes_again:
             model.again_at = now + AGAIN_S
         if not model.current:
-            self.effects.append(Refuse(model.spec.name, reason, backoff_s))
+            self.effects.append(Refuse(model.spec.name, reason, backoff_s, is_news))
 
 
 def _worth(victim: tuple[Model, Replica]) -> tuple[int, bool, float]:
