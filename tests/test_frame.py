@@ -11,6 +11,7 @@ from llamahost.api.admin_told import gpus_told, model_told
 from llamahost.api.admin_types import StatsInfo
 from llamahost.commands.frame import ago, frame, models_told
 from llamahost.commands.top import painted
+from llamahost.commands.words import counted
 from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Gpu, Gpus
 from llamahost.ops.tally import Rates
@@ -24,6 +25,10 @@ H100 = Gpu(
     power_limit_w=700.0, throttled_by=("idle", "power cap"),
 )  # fmt: skip
 LOST = Gpu(index=1, is_lost=True, trouble="GPU is lost")
+
+
+def test_of_one_thing_there_is_one() -> None:
+    assert (counted(1, "slot"), counted(0, "slot"), counted(2, "slot")) == ("1 slot", "0 slots", "2 slots")
 
 
 def shown(*statuses: ModelStatus, width: int = 200, gpus: Gpus | None = None) -> list[Any]:

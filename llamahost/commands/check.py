@@ -11,7 +11,7 @@ import typer
 from llamahost import __version__
 from llamahost.commands import exits
 from llamahost.commands.opening import ChatTemplate, ManifestPath, manifest_at, opened, spec_of
-from llamahost.commands.words import bytes_told, gpu_told
+from llamahost.commands.words import bytes_told, counted, gpu_told
 from llamahost.core.errors import LlamahostError, LoadFailed
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def _system() -> Iterator[Finding]:
             yield Finding(True, "AMX", "this build's AMX is not safe and is left unused")
     yield from _gpus()
     machine = Machine.read()
-    cores = f" on {machine.n_cores} cores" if machine.n_cores else ""
-    yield Finding(True, "CPUs", f"{machine.n_cpus}{cores}; {machine.n_threads} threads compute")
+    cores = f" on {counted(machine.n_cores, 'core')}" if machine.n_cores else ""
+    yield Finding(True, "CPUs", f"{machine.n_cpus}{cores}; {counted(machine.n_threads, 'thread')} to compute")
     yield Finding(
         True, "memory", f"{bytes_told(machine.available_bytes)} of {bytes_told(machine.memory_bytes)} available"
     )
@@ -156,11 +156,12 @@ def _generations(model: str | None, manifest: ManifestPath, template: ChatTempla
             yield Finding(False, spec.name, str(error))
             continue
         kind = "chat" if ready.has_template else "completion"
+        made = counted(result.usage.n_generated, "token")
         rate = (N_TOKENS - 1) / result.timings.generation_s if result.timings.generation_s else 0.0
         yield Finding(
             result.usage.n_generated == N_TOKENS,
             spec.name,
-            f"{ready.card.description}; loaded in {ready.load_s:.1f} s, a {kind} of {result.usage.n_generated} tokens "
+            f"{ready.card.description}; loaded in {ready.load_s:.1f} s, a {kind} of {made} "
             f"at {rate:.0f} tokens/s: {' '.join(result.text.split())[:40]!r}",
         )
 

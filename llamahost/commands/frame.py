@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamahost.api.admin_types import GpuInfo, GpusInfo, ModelInfo, ReplicaInfo, StatsInfo
-from llamahost.commands.words import bytes_told
+from llamahost.commands.words import bytes_told, counted
 
 Style = Literal["", "head", "bad"]
 BAR = 10
@@ -73,7 +73,7 @@ def frame(stats: StatsInfo, gpus: GpusInfo, models: Sequence[ModelInfo], *, widt
     summary = (
         f"{stats.tokens_per_second:.1f} tokens/s",
         f"{stats.requests_per_minute} requests/min",
-        f"{stats.active_connections} connections",
+        counted(stats.active_connections, "connection"),
         loaded,
     )
     lines = [Line(fitted("   ".join(summary), width), "head"), Line("")]

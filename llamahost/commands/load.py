@@ -15,7 +15,7 @@ import typer
 from llamahost.commands.exits import told
 from llamahost.commands.layers import LayersOfLoad
 from llamahost.commands.ps import ANSWER_S, HERE, ApiKey, Url
-from llamahost.commands.words import bytes_told
+from llamahost.commands.words import bytes_told, counted
 from llamahost.core.errors import LlamahostError, LoadFailed, Unavailable
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _tell(model: ModelDetails, *, is_json: bool) -> None:
     if model.memory_bytes:
         line += f", {bytes_told(model.memory_bytes)} on {', '.join(model.devices)}"
     if model.n_ctx and model.state == "ready":
-        line += f", {model.n_slots} {'slot' if model.n_slots == 1 else 'slots'} of {model.n_ctx} tokens"
+        line += f", {counted(model.n_slots, 'slot')} of {model.n_ctx} tokens"
     print(clean(line + (f": {model.reason}" if model.reason else "")))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from llamahost.commands.exits import Unreachable
 from llamahost.commands.remote import Listed, Remote, Reply, first_that
+from llamahost.commands.words import counted
 from llamahost.core.errors import LlamahostError
 
 UNKNOWN = "llamahost-check-no-such-model"
@@ -64,7 +65,7 @@ def probe(remote: Remote, model: str | None, api_key: str | None) -> Iterator[Fi
     def stream() -> str:
         began = time.monotonic()
         deltas = list(remote.chat(HELLO, body()))
-        return f"{len(deltas)} deltas in {time.monotonic() - began:.2f} s"
+        return f"{counted(len(deltas), 'delta')} in {time.monotonic() - began:.2f} s"
 
     def completion() -> str:
         reply = _well(remote.request("/v1/completions", body(prompt="The capital of France is")))

@@ -19,6 +19,11 @@ def bytes_told(n: int) -> str:
     return f"{size:.1f} TiB"
 
 
+def counted(n: int, one: str) -> str:
+    """1 slot, 2 slots."""
+    return f"{n} {one}" if n == 1 else f"{n} {one}s"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as what they hold, two spaces between; the last one ragged."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]

@@ -91,8 +91,8 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
         ("NaN", "not valid JSON"),
         ('"10"', "got `str`"),
         ("true", "got `bool`"),
-        ("10.0, \"stop\": 3", "`stop`"),
-        ("10.0, \"seed\": 0.5", "`seed`"),
+        ('10.0, "stop": 3', "`stop`"),
+        ('10.0, "seed": 0.5', "`seed`"),
     ],
 )
 def test_what_is_no_whole_number_is_told_by_its_place(number: str, sentence: str) -> None:

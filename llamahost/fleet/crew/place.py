@@ -164,7 +164,7 @@ class Place:
         best = wants.pick(views)
         if best is None:
             raise Overloaded(
-                f"`{self.spec.name}` has {self.n_in_flight} requests in flight and its queue is full",
+                f"the queue of `{self.spec.name}` is full, with {self.n_in_flight} in flight",
                 retry_after_s=self.retry_after_s(),
             )
         return known[best]
@@ -213,7 +213,7 @@ class Place:
         n_room = (self.spec.n_slots or DEFAULT_N_SLOTS) + self.spec.max_queue
         if n_jobs and n_waiting and n_waiting + n_jobs > n_room:
             raise Overloaded(
-                f"{n_waiting} requests wait for `{self.spec.name}` to be loaded, as many as it takes",
+                f"as many wait for `{self.spec.name}` to be loaded as it takes: {n_waiting}",
                 retry_after_s=self.retry_after_s(),
             )
 
