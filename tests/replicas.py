@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from llamahost.core.observe import RequestRecord
-from llamahost.fleet.machine.devices import BudgetedDevices
 from llamahost.fleet.settings.manifest import Manifest
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend
+from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import turns
 

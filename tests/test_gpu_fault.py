@@ -9,12 +9,13 @@ import httpx
 
 from llamahost.api.app import create_app
 from llamahost.core.observe import FleetEvent, ModelChanged
-from llamahost.fleet.machine.devices import BudgetedDevices, Device
+from llamahost.fleet.machine.devices import Device
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.ops.gpu import Nvml
 from llamahost.ops.gpu_monitor import GpuMonitor
 from tests.api.sockets import listening
+from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import on_loop
 from tests.ops.fake_nvml import Card, FakeNvml

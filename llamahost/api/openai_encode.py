@@ -90,7 +90,6 @@ class Totals:
     n_answers_each: int
     usages: dict[int, Usage] = field(default_factory=dict)
     timings: list[Timings] = field(default_factory=list)
-    logprobs_seen: bool = False
 
     def add(self, event: Finished) -> None:
         self.usages[event.index] = event.usage

@@ -30,8 +30,6 @@ from llamahost.core.errors import (
 
 logger = logging.getLogger("llamahost.api")
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class Unauthorized(LlamahostError):
     """No key, or not one of ours."""

@@ -94,7 +94,6 @@ class Job:
     n_prompt_logprobs: int | None = None
     is_post_sampling: bool = False
     tells_progress: bool = False
-    media: tuple[object, ...] = ()
     constraint: Constraint | None = None
     thoughts: ThoughtLimit | None = None
     adapters: Adapters = NO_ADAPTERS
@@ -144,7 +143,6 @@ class Span(NamedTuple):
     start: int
     tokens: Tokens
     n_rows: int
-    media: object | None = None
     scored: Tokens = NO_TOKENS
 
 

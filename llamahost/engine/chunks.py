@@ -89,4 +89,4 @@ def _span(sequence: Sequence, n: int) -> Span:
     end = start + n
     n_rows = int(end == len(sequence.tokens) and job.n_max > 0)
     scored = job.tokens[start + 1 : end + 1] if sequence.is_scored else NO_TOKENS
-    return Span(job.id, sequence.slot, start, sequence.tokens[start:end], n_rows, None, scored)
+    return Span(job.id, sequence.slot, start, sequence.tokens[start:end], n_rows, scored)

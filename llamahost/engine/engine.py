@@ -40,9 +40,8 @@ slot would be asked to again and again, as fast as it fails."""
 class EngineStats(NamedTuple):
     """How an engine stood at most COUNT_S ago; totals count from its making. Any thread may read it.
 
-    `n_tokens_in` are prompt tokens of the jobs begun, `n_tokens_cached` those of the finished jobs that were not
-    computed, `n_tokens_out` tokens generated. `backend_s` is time in launch and collect, `host_s` the rest of the
-    steps and the telling of their news; `step_s` is what a step takes now.
+    `n_tokens_in` are prompt tokens of the jobs begun, `n_tokens_out` tokens generated. `backend_s` is time in launch
+    and collect, `host_s` the rest of the steps and the telling of their news; `step_s` is what a step takes now.
     """
 
     n_running: int = 0
@@ -52,7 +51,6 @@ class EngineStats(NamedTuple):
     n_steps: int = 0
     n_tokens_in: int = 0
     n_tokens_out: int = 0
-    n_tokens_cached: int = 0
     n_failed_steps: int = 0
     host_s: float = 0.0
     backend_s: float = 0.0
@@ -114,7 +112,6 @@ class Engine:
         self._is_closed = False
         self._n_in = 0
         self._n_out = 0
-        self._n_cached = 0
         self._n_steps = 0
         self._n_failed = 0
         self._n_in_vain = 0  # of them, the last ones that were nobody's
@@ -305,7 +302,6 @@ class Engine:
             self._is_urgent = True
         if emission.finish is not None:
             self._n_out += emission.n_hidden
-            self._n_cached += emission.n_cached
             self._jobs.discard(job_id)
             self._is_urgent = True
 
@@ -318,7 +314,6 @@ class Engine:
             n_steps=self._n_steps,
             n_tokens_in=self._n_in,
             n_tokens_out=self._n_out,
-            n_tokens_cached=self._n_cached,
             n_failed_steps=self._n_failed,
             host_s=self._host_s,
             backend_s=self._backend_s,

@@ -95,11 +95,6 @@ class Outbox:
         """Deliver no more of this job to anyone. Idempotent."""
         self._unread.pop(job_id, None)
 
-    @property
-    def n_readers(self) -> int:
-        """Jobs that somebody still reads."""
-        return len(self._unread)
-
     def _wake(self) -> None:
         if self._is_passing:
             return  # `_told` will look into the deque

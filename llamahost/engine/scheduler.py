@@ -145,15 +145,6 @@ class Scheduler:
         self._unsettle()
         return self._end(sequence, "cancelled")
 
-    def propose(self, job_id: int, drafts: tuple[int, ...]) -> None:
-        """Guess the next tokens of a job; the next step tells how many were right. Ignored where it cannot help."""
-        self._unsettle()
-        sequence = self._sequences.get(job_id)
-        if sequence is None or not self.slots.can_truncate or len(sequence.tokens) - sequence.n_computed != 1:
-            return
-        n_left = min(sequence.job.n_max - sequence.n_generated - 1, self.n_ctx - len(sequence.tokens))
-        sequence.drafts = drafts[: max(n_left, 0)]
-
     def plan(self, now: float) -> Plan | None:
         """The next step, or None where there is nothing to do."""
         assert self._under_way is None, "the plan before has not come back"

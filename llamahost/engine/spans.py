@@ -41,7 +41,7 @@ def spans_of(
         tokens = sequence.tokens[start:]
         if len(tokens) == 1 and not sequence.drafts:
             is_watched |= job.constraint is None
-            spans.append(_new(Span, (job.id, sequence.slot, start, tokens, 1 if job.n_max else 0, None, NO_TOKENS)))
+            spans.append(_new(Span, (job.id, sequence.slot, start, tokens, 1 if job.n_max else 0, NO_TOKENS)))
         elif sequence.drafts or (sequence.n_generated and len(tokens) <= MAX_SHORT):
             eager.append(sequence)
         else:

@@ -202,7 +202,6 @@ class Batch:
     """A llama_batch over numpy arrays of our own: filled by slices, never element by element through ctypes."""
 
     def __init__(self, c: Any, n_batch: int, n_slots: int) -> None:
-        self._capacity = n_batch
         self.token: npt.NDArray[np.int32] = np.zeros(n_batch, np.int32)
         self.pos: npt.NDArray[np.int32] = np.zeros(n_batch, np.int32)
         self.output: npt.NDArray[np.int8] = np.zeros(n_batch, np.int8)
@@ -238,7 +237,7 @@ class Batch:
             self.output[:n_spans] = 1
             self.struct.n_tokens = n_spans
             return n_spans
-        _, slots, starts, tokens_of, rows, _, scored = zip(*spans, strict=True)
+        _, slots, starts, tokens_of, rows, scored = zip(*spans, strict=True)
         if sum(map(len, tokens_of)) == n_spans and not any(scored):  # only decode: whole columns at once
             self.token[:n_spans] = [tokens[0] for tokens in tokens_of]
             self.pos[:n_spans] = starts
@@ -276,7 +275,7 @@ def check_spans(spans: Sequence[Span], *, n_batch: int, n_slots: int, n_ctx: int
         of, first, last = spans.slots, min(spans.starts) + spans.n_more, max(spans.starts) + spans.n_more
         if of[0] >= 0 and of[-1] < n_slots and all(map(lt, of, of[1:])) and first >= 0 and last < n_ctx:
             return
-    _, slots, starts, tokens, sampled, _, scored = zip(*spans, strict=True)
+    _, slots, starts, tokens, sampled, scored = zip(*spans, strict=True)
     lengths = list(map(len, tokens))
     rows = list(map(add, sampled, map(len, scored)))
     if (  # column by column, at the speed of C: this runs in every step

@@ -56,7 +56,6 @@ class Model:
         """Where its table of positions ends, beyond which C ends the process; 0 where there is none."""
         self.n_swa: int = c.llama_model_n_swa(pointer)
         self.is_recurrent = bool(c.llama_model_is_recurrent(pointer))
-        self.is_hybrid = bool(c.llama_model_is_hybrid(pointer))
         self.has_encoder = bool(c.llama_model_has_encoder(pointer))
         self.has_decoder = bool(c.llama_model_has_decoder(pointer))
         self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))

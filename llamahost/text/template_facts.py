@@ -6,7 +6,6 @@ each question is asked with words that occur nowhere else, and answered by wheth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,8 +59,6 @@ class Facts:
     efforts: tuple[str, ...] = ()  # its values, of those that are in use
     calls_beside_reasoning: bool = True  # a turn of calls may have both content and reasoning
     keeps_reasoning: Kept = "never"
-    reasoning_tags: tuple[str, str] | None = None  # around an earlier turn's reasoning
-    opens_reasoning: bool = False  # the prompt ends within reasoning, unless told otherwise
 
     @property
     def native_tools(self) -> bool:
@@ -116,9 +113,6 @@ _SWITCHES = (
 _CLOSED = {"add_generation_prompt": False}
 _EFFORTS = ("reasoning_effort", "thinking_effort", "reasoning_strength")
 _LEVELS = ("none", "no_think", "minimal", "low", "medium", "high", "xhigh", "max")
-_TAG_BEFORE = re.compile(r"(<[^<>\s]{1,40}>|\[[A-Z_]{1,40}\])\s*$")
-_TAG_AFTER = re.compile(r"^\s*(<[^<>\s]{1,40}>|\[/?[A-Z_]{1,40}\])")
-_OPENING = re.compile(r"(<(?!/)[^<>\s]*(?:think|THINK|reason|thought)[^<>\s]*>|\[THINK\])\s*$")
 
 
 def probe(draw: Draw, source: str) -> Facts:
@@ -164,7 +158,6 @@ class _Asker:
         calls = self._find_calls()
         switch = self._switch()
         effort, efforts = self._effort(switch)
-        kept, tags = self._reasoning()
         return Facts(
             system=system,
             later_system=system
@@ -193,9 +186,7 @@ class _Asker:
             thinking_switch=switch,
             effort=effort,
             efforts=efforts,
-            keeps_reasoning=kept,
-            reasoning_tags=tags,
-            opens_reasoning=_ends_in_reasoning(self._drawn([user]) or "", tags),
+            keeps_reasoning=self._kept(),
         )
 
     def _said(self, role: str, text: str, **more: object) -> Turn:
@@ -285,25 +276,9 @@ class _Asker:
                     return name, known
         return "", ()
 
-    def _reasoning(self) -> tuple[Kept, tuple[str, str] | None]:
+    def _kept(self) -> Kept:
         thought = {"reasoning_content": _THOUGHT, "thinking": _THOUGHT}
-        answered = [self._said("user", _USER), self._said("assistant", _ANSWER, **thought)]
-        later = self._drawn([*answered, self._said("user", _AGAIN)]) or ""
-        kept: Kept = "never"
-        drawn = later
-        if _THOUGHT in later:
-            kept = "always"
-        else:
-            drawn = self._drawn(self._calling([_NAME], reasoning=_THOUGHT)) or ""
-            if _THOUGHT in drawn:
-                kept = "in_calls"
-            else:
-                drawn = self._drawn(answered, _CLOSED) or ""
-        before, found, after = drawn.partition(_THOUGHT)
-        opening, closing = _TAG_BEFORE.search(before), _TAG_AFTER.search(after)
-        return kept, (opening[1], closing[1]) if found and opening and closing else None
-
-
-def _ends_in_reasoning(prompt: str, tags: tuple[str, str] | None) -> bool:
-    """Whether what follows this prompt is reasoning: it ends with a tag that opens one."""
-    return bool(_OPENING.search(prompt[-200:])) or (tags is not None and prompt.rstrip().endswith(tags[0]))
+        turns = (self._said("user", _USER), self._said("assistant", _ANSWER, **thought), self._said("user", _AGAIN))
+        if self._told(turns, _THOUGHT):
+            return "always"
+        return "in_calls" if self._told(self._calling([_NAME], reasoning=_THOUGHT), _THOUGHT) else "never"

@@ -328,9 +328,6 @@ def test_stats_count_tokens_steps_and_time() -> None:
     assert stats.backend_s == pytest.approx(0.25 * stats.n_steps)
     assert stats.host_s == pytest.approx(0.0)
     assert stats.step_s == pytest.approx(0.25)
-    bench.engine.submit(job_of(1, n_prompt=40))  # again: all of its prompt but one token is in a slot
-    bench.run()
-    assert bench.engine.stats.n_tokens_cached == 39
 
 
 def test_time_of_the_thread_is_that_of_the_steps_and_of_their_news() -> None:

@@ -135,15 +135,12 @@ def test_a_scored_prompt_is_computed_anew_and_stays_for_the_next(layout: dict[st
 def test_many_scored_prompts_never_ask_for_more_rows_than_there_are() -> None:
     """The backend asserts it. Each of the running may want a row besides, and drafts leave them."""
     d = drive(n_slots=8, n_rows=9)
-    streams = [d.add(prompt(3, seed), n_max=60) for seed in range(3)]
+    for seed in range(3):
+        d.add(prompt(3, seed), n_max=60, script="? 1 2 3 4 5 " * 10, n_logprobs=0)
     for seed in range(3, 7):
         d.add(prompt(50 + seed, seed), n_max=seed % 2, n_prompt_logprobs=0)
     d.add(prompt(200, 7), n_max=3)
-    while True:
-        for job in streams:
-            d.scheduler.propose(job, (1, 2, 3, 4, 5))
-        if d.step() is None:
-            break
+    d.run()
     d.check_answers()
 
 

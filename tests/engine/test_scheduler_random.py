@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamahost.core.errors import BackendError, NoRoom
 from llamahost.core.work import NO_ADAPTERS, Adapters, Streams
 from tests.engine.driving import JUDGE, POET, Drive, prompt
-from tests.fakes import N_VOCAB, FakeBackend, alone, per_token
+from tests.fakes import N_VOCAB, FakeBackend, per_token
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "split": {},
@@ -74,17 +74,7 @@ class Weather:
         if self.drive.jobs:
             self.drive.abort(self.rng.choice(list(self.drive.jobs)))
 
-    def draft(self) -> None:
-        """Guesses that are right up to a random place."""
-        for sequence in self.drive.scheduler.slots.running:
-            whole = alone(sequence.job, self.drive.backend.n_ctx)
-            n = len(self.drive.answers[sequence.job.id])
-            guess = [token if self.rng.random() < 0.7 else (token + 1) % N_VOCAB for token in whole[n : n + 4]]
-            self.drive.scheduler.propose(sequence.job.id, tuple(guess))
-
     def step(self) -> None:
-        if self.rng.random() < 0.3:
-            self.draft()
         under_way = [self.rng.choice(list(self.drive.jobs))] if self.drive.jobs and self.rng.random() < 0.1 else []
         self.drive.step(abort_under_way=under_way)
 

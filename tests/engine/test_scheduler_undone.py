@@ -12,7 +12,6 @@ from llamahost.core.work import Job, Times
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
 from tests.engine.driving import drive, prompt
-from tests.fakes import alone
 
 
 def test_a_failed_step_costs_the_jobs_of_its_plan_alone() -> None:
@@ -65,41 +64,6 @@ def test_no_room_for_ever_ends_and_says_why() -> None:
     assert "no cell" in d.last[jobs[0]].error
 
 
-# Drafts.
-
-
-def test_drafts_that_are_right_save_steps_and_change_nothing() -> None:
-    d = drive()
-    job = d.add(prompt(50), n_max=20)
-    whole = alone(d.jobs[job], 1024)
-    n_steps = 0
-    while job not in d.last:
-        n = len(d.answers[job])
-        d.scheduler.propose(job, tuple(whole[n : n + 3]))
-        d.step()
-        n_steps += 1
-    d.run()
-    d.check_answers()
-    assert n_steps <= 7
-
-
-def test_drafts_that_are_wrong_are_cut_off_again() -> None:
-    d = drive()
-    job = d.add(prompt(50), n_max=20)
-    whole = alone(d.jobs[job], 1024)
-    while job not in d.last:
-        n = len(d.answers[job])
-        if n:
-            d.scheduler.propose(job, (*whole[n : n + 1], 63 - whole[min(n + 1, 19)], 0))
-        d.step()
-    d.run()
-    d.check_answers()
-    again = d.add([*prompt(50), *d.answers[job]], n_max=3)
-    d.run()
-    d.check_answers()
-    assert d.cached(again) == 69
-
-
 def test_a_cut_that_a_restore_makes_needless_is_forgotten() -> None:
     slots = Slots(1, is_unified=True, can_truncate=True)
     drafting, saved = (
@@ -115,16 +79,6 @@ def test_a_cut_that_a_restore_makes_needless_is_forgotten() -> None:
     assert slots.take_truncations() == ()
     slots.preempt(saved)
     assert saved.n_saved == 6
-
-
-def test_drafts_are_refused_by_memory_that_cannot_be_cut() -> None:
-    d = drive(can_truncate=False)
-    job = d.add(prompt(20), n_max=5)
-    d.step()
-    d.scheduler.propose(job, (1, 2))
-    plan = d.step()
-    assert plan is not None
-    assert plan.n_tokens == 1
 
 
 def test_after_a_failure_slots_are_cleared_before_anybody_enters() -> None:

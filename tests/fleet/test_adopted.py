@@ -18,10 +18,11 @@ from llamahost.core.messages import CompletionRequest
 from llamahost.core.observe import LoadProgress, ModelChanged
 from llamahost.core.sampling import Sampling
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.machine.devices import BudgetedDevices, HostDevices
+from llamahost.fleet.machine.devices import HostDevices
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import FileFacts, footprint
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
+from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
 from tests.fleet.fleets import fleet_of
 from tests.on_loop import LIMIT_S, on_loop, turns

@@ -16,7 +16,7 @@ from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.core.sampling import SamplingOptions
-from llamahost.fleet.machine.devices import BudgetedDevices, Device
+from llamahost.fleet.machine.devices import Device
 from llamahost.fleet.machine.facts import facts_of
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import footprint
@@ -24,7 +24,7 @@ from llamahost.fleet.replica.loader import load
 from llamahost.fleet.routing.policy import Wants
 from llamahost.fleet.settings.manifest import Manifest
 from llamahost.host import AsyncHost
-from tests.fleet.budgeted import MB, host_of, spec
+from tests.fleet.budgeted import MB, BudgetedDevices, host_of, spec
 from tests.on_loop import on_loop
 
 

@@ -22,7 +22,6 @@ from llamahost.core.machine import Machine
 from llamahost.core.vectors import EmbedRequest
 from llamahost.core.work import Job
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.machine.devices import BudgetedDevices
 from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.request.inputs import Inputs
 from llamahost.fleet.routing.policy import Wants
@@ -30,6 +29,7 @@ from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from tests.fake_embedder import FakeEmbedBackend
 from tests.fakes import FakeBackend
+from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
 from tests.fleet.fleets import fleet_of, generate
 from tests.on_loop import LIMIT_S, on_loop, turns

@@ -232,7 +232,7 @@ NUMBERLESS = frozenset(
         *("get_logits", "llama_backend_init", "llama_context_default_params", "llama_free", "llama_get_memory"),
         *("llama_log_callback", "llama_log_set", "llama_memory_clear", "llama_model_chat_template"),
         *("llama_model_default_params", "llama_model_desc", "llama_model_free", "llama_model_get_vocab"),
-        *("llama_model_has_decoder", "llama_model_has_encoder", "llama_model_is_hybrid"),
+        *("llama_model_has_decoder", "llama_model_has_encoder"),
         *("llama_model_is_recurrent", "llama_model_meta_count", "llama_model_meta_key_by_index"),
         *("llama_model_meta_val_str_by_index", "llama_model_n_ctx_train", "llama_model_n_embd"),
         *("llama_model_n_layer", "llama_model_n_params", "llama_model_n_swa", "llama_model_size", "llama_n_batch"),

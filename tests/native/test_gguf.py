@@ -125,15 +125,13 @@ def test_progress_is_heard_and_can_stop_the_load(tiny_llama: Path) -> None:
         Model.open(tiny_llama, on_progress=stop)
 
 
-def test_a_model_knows_its_facts(tiny_swa: Path, tiny_hybrid: Path, tiny_recurrent: Path) -> None:
+def test_a_model_knows_its_facts(tiny_swa: Path, tiny_recurrent: Path) -> None:
     with Model.open(tiny_swa) as model:
         assert (model.architecture, model.n_swa, model.n_layer, model.n_embd) == ("gemma3", 32, 2, 64)
         assert model.chat_template() is not None
         assert model.chat_template("tool_use") is None
         assert model.metadata["general.name"] == model.name == "tiny swa"
         assert model.n_ctx_train == 1024
-    with Model.open(tiny_hybrid) as model:
-        assert model.is_hybrid
     with Model.open(tiny_recurrent) as model:
         assert model.is_recurrent
 

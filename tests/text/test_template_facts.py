@@ -178,23 +178,6 @@ def test_which_earlier_thoughts_are_told_is_seen() -> None:
     always = CALLS.replace("{{ m.content }}", THOUGHT + "{{ m.content }}")
     in_calls = CALLS.replace("{{ m.content }}", "{% if m.tool_calls %}" + THOUGHT + "{% endif %}{{ m.content }}")
     assert [facts(source).keeps_reasoning for source in (always, in_calls, CALLS)] == ["always", "in_calls", "never"]
-    assert facts(always).reasoning_tags == ("<think>", "</think>")
-    assert facts(in_calls).reasoning_tags == ("<think>", "</think>")
-    assert facts(CALLS).reasoning_tags is None
-
-
-@pytest.mark.parametrize(
-    ("end", "opens"),
-    [
-        ("<think>\n", True),
-        ("<|START_THINKING|>", True),
-        ("[THINK]", True),
-        ("<think>\n\n</think>\n\n", False),
-        ("", False),
-    ],
-)
-def test_a_prompt_that_ends_in_a_thought_is_seen(end: str, opens: bool) -> None:
-    assert Template(TURNS + "<assistant>" + end).facts.opens_reasoning is opens
 
 
 def test_a_template_that_refuses_everything_is_taken_as_it_is() -> None:

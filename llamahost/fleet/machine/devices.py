@@ -29,7 +29,6 @@ class Device:
     pci_id: str = ""
     total_bytes: int = 0
     unseen_bytes: int = 0
-    backend_index: int = -1  # among llama.cpp's devices; -1: the CPU, which it need not be told of
 
     def is_called(self, name: str) -> bool:
         """Whether a manifest may mean it by this: its id, its UUID or its PCI id, in any case."""
@@ -114,27 +113,6 @@ class HostDevices:
         return {"cpu": self.host_bytes or Machine.read().available_bytes}
 
 
-@dataclass(frozen=True)
-class BudgetedDevices:
-    """Several devices that are all this CPU, each with a budget of its own: how a fleet is driven without GPUs."""
-
-    budgets: Mapping[str, int]
-    kind: Kind = "cpu"
-    trouble: str = ""
-    is_broken: bool = False
-    blocks: bool = False
-    is_budgeted: bool = True
-
-    def budgeted(self, host_bytes: int | None) -> BudgetedDevices:
-        return self  # each has its own
-
-    def all(self) -> tuple[Device, ...]:
-        return tuple(Device(id=name, kind=self.kind, total_bytes=n) for name, n in self.budgets.items())
-
-    def free_bytes(self) -> Mapping[str, int]:
-        return {}
-
-
 class Listed(Protocol):
     """A device as llama.cpp tells it; `native/devices` has those of this machine."""
 
@@ -203,8 +181,7 @@ class MachineDevices:
         found: list[Device] = []
         self.trouble = ""
         try:
-            listed = tuple(enumerate(self.listed()))
-            gpus = [(k, each) for k, each in listed if each.kind.endswith("GPU")]
+            gpus = [each for each in self.listed() if each.kind.endswith("GPU")]
             if not gpus:
                 self.trouble = self.complaint()
         except LoadFailed as error:  # told again, and to whoever asked for a model, by its load
@@ -212,7 +189,7 @@ class MachineDevices:
         self.is_broken = ": " in self.trouble and _NO_GPU not in self.trouble
         if gpus or self.trouble:
             seen = self.seen()
-            for k, each in gpus:
+            for each in gpus:
                 card = card_of(seen, each.pci_id)
                 found.append(
                     Device(
@@ -223,7 +200,6 @@ class MachineDevices:
                         pci_id=each.pci_id,
                         total_bytes=each.total_bytes,
                         unseen_bytes=min(MOST_UNSEEN, each.total_bytes // UNSEEN_SHARE),
-                        backend_index=k,
                     )
                 )
             if self.trouble:

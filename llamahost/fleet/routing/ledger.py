@@ -131,10 +131,6 @@ class Ledger:
     def is_open(self, view: ReplicaView, now: float) -> bool:
         return self._of(view).breaker.is_open(now)
 
-    def work_of(self, view: ReplicaView, now: float) -> float:
-        """What it was given of late."""
-        return self._of(view).work_at(now)
-
     def is_aside(self, ask: Ask) -> bool:
         """Whether it asks something about the session's conversation (a title, tags) and goes not on with it."""
         if not ask.is_single or not ask.session:

@@ -142,13 +142,10 @@ class Held:
     def __len__(self) -> int:
         return len(self._chains)
 
-    def longest(self, chain: Chain) -> int:
-        """Characters of the longest start that is held."""
-        last = self._deepest(chain)
-        return chain.ends[last] if last >= 0 else 0
-
     def look(self, chain: Chain) -> tuple[int, int]:
-        """The same, and in which turn that was placed which would go for this prompt; -1 where nothing would."""
+        """Characters of the longest start that is held, and in which turn that was placed which would go for this
+        prompt; -1 where nothing would.
+        """
         (digests, ends), chains = chain, self._chains
         last, n_held = -1, 0
         if digests and digests[0] in self._n_of:  # most hold nothing of it, or much

@@ -40,7 +40,7 @@ async def replica_on(backend: FakeBackend) -> AsyncIterator[Replica]:
     await replica.close()
     lanes.close()
     assert opened.model.is_closed
-    assert outbox.n_readers == 0
+    assert not outbox._unread
     assert replica.stats.n_running == replica.stats.n_waiting == 0
     worker.close()
 

@@ -39,7 +39,7 @@ def test_conversations_that_share_a_start_crowd_no_replica_while_another_has_roo
             ask = talk(0, 0, 0, 0, *(10 * k + turn for turn in range(n_turns)), is_single=n_turns == 1)
             index = ledger.pick(views, ask, 0.0)
             assert index is not None
-            held[k] = ledger._of(views[index]).held.longest(ask.chain)
+            held[k] = ledger._of(views[index]).held.look(ask.chain)[0]
             ledger.ended(views[index], ledger.began(views[index], ask), work=0.1, now=0.0, is_failure=False)
     assert held == dict.fromkeys(range(3), 4000 + 4 * 1000)
 
@@ -65,7 +65,7 @@ def test_replicas_of_equal_load_share_the_work() -> None:
         index = ledger.pick(VIEWS, ask, 0.0)
         assert index is not None
         give(ledger, index, ask)
-    assert sorted(ledger.work_of(view, 0.0) for view in VIEWS) == [10.0, 10.0, 10.0]
+    assert sorted(ledger._of(view).work_at(0.0) for view in VIEWS) == [10.0, 10.0, 10.0]
 
 
 def test_a_replica_that_failed_this_request_or_is_barred_is_taken_last_and_only_where_nothing_else_is() -> None:

@@ -82,7 +82,7 @@ class HeldMachine(RuleBasedStateMachine):
             (n for held in self.prompts for n in range(len(held) + 1) if held[:n] == prompt[:n] and n <= len(prompt)),
             default=0,
         )
-        assert self.held.longest(self.chain(prompt)) == 4 * longest
+        assert self.held.look(self.chain(prompt))[0] == 4 * longest
 
     @invariant()
     def is_whole(self) -> None:

@@ -12,12 +12,12 @@ from llamahost.core.errors import BackendError, BackendLost, LlamahostError
 from llamahost.core.events import Delta, Finished
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import RequestRecord
-from llamahost.fleet.machine.devices import BudgetedDevices
 from llamahost.fleet.routing.breaker import NOBODY
 from llamahost.fleet.settings.manifest import Manifest
 from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend
+from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import on_loop, turns
 
