@@ -7,6 +7,7 @@ servers with a key are none of this business.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -60,6 +61,7 @@ class Hosts:
             )
 
 
+@lru_cache(64)  # each request asks it of the same address
 def is_on_loopback(host: str) -> bool:
     """Whether a server that listens there is this machine's own."""
     if host == "localhost":
@@ -75,6 +77,7 @@ def is_known(name: str, settings: ServerSettings) -> bool:
     return is_near(name) or any(_fits(name, pattern.lower()) for pattern in settings.allowed_hosts)
 
 
+@lru_cache(64)
 def is_near(name: str) -> bool:
     if "." not in name or name.endswith(_PRIVATE):
         return bool(name)
@@ -85,6 +88,7 @@ def is_near(name: str) -> bool:
     return True
 
 
+@lru_cache(64)
 def name_of(url: str) -> str:
     """The host's name in it, or nothing."""
     try:

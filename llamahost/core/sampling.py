@@ -5,7 +5,9 @@ Knows numbers; knows no words, and nothing of how a sampler works.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TypedDict
 
 from llamahost.core.errors import InvalidRequest
@@ -145,7 +147,12 @@ class Sampling:
     min_keep: int = 0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
+        self._check_ranges(RANGES)
+        self._check_rest()
+
+    def _check_ranges(self, names: Iterable[str]) -> None:
+        for name in names:
+            low, high = RANGES[name]
             value = getattr(self, name)
             if not is_number(value, is_whole=name in _WHOLE):
                 kind = "a whole number" if name in _WHOLE else "a number"
@@ -155,6 +162,8 @@ class Sampling:
         if 0.0 < self.temperature < 1e-6:
             # Greedy is what it means; logits of 32 bits divided by it would be infinite, and the choice noise.
             object.__setattr__(self, "temperature", 0.0)
+
+    def _check_rest(self) -> None:
         if self.seed is not None and not (is_number(self.seed, is_whole=True) and 0 <= self.seed < 2**32):
             raise InvalidRequest(f"seed must be between 0 and 4294967295, not {self.seed}", param="seed")
         for sampler in self.samplers:
@@ -180,20 +189,31 @@ class Sampling:
                 raise InvalidRequest(f"logit_bias of token {token} must be at most 1e6, not {bias}", param="logit_bias")
 
     def with_options(self, options: SamplingOptions) -> Sampling:
-        """These values, with those that `options` gives in their place."""
+        """These values, with those that `options` gives in their place. Raises InvalidRequest, TypeError."""
         if not options:
             return self
-        merged = {name: getattr(self, name) for name in _SAMPLING_FIELDS}
-        merged.update(options)
-        return Sampling(**merged)
+        made = self._copied()
+        for name, value in options.items():
+            if name not in _SETTERS:
+                raise TypeError(f"there is no `{name}`")
+            object.__setattr__(made, name, value)
+        made._check_ranges([name for name in options if name in RANGES])  # the others were, when these were made
+        if not options.keys() <= RANGES.keys():
+            made._check_rest()
+        return made
 
     def with_seed(self, seed: int) -> Sampling:
         """These values but for the seed, in [0, 2**32); checked once for all answers, which share a long bias."""
-        made = object.__new__(Sampling)  # `copy` takes more than twice as long, and each answer has one
-        for name in _SAMPLING_FIELDS:
-            object.__setattr__(made, name, getattr(self, name))
+        made = self._copied()
         object.__setattr__(made, "seed", seed)
         return made
 
+    def _copied(self) -> Sampling:
+        made = object.__new__(Sampling)  # `copy` takes more than twice as long, and each answer has one
+        for put, value in zip(_SETTERS.values(), _values(self), strict=True):
+            put(made, value)
+        return made
 
-_SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))
+
+_SETTERS = {field.name: getattr(Sampling, field.name).__set__ for field in fields(Sampling)}
+_values = attrgetter(*_SETTERS)
