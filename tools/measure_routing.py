@@ -25,6 +25,7 @@ import orjson
 from llamahost.core.messages import ChatRequest, Message, Text
 from llamahost.core.sampling import Sampling
 from llamahost.core.work import Emission, Job, Sampled, Tokens
+from llamahost.engine.limits import Limits
 from llamahost.engine.scheduler import Scheduler
 from llamahost.fleet.routing.ledger import NO_ASK, Ask, Ledger
 from llamahost.fleet.routing.policy import ReplicaView, choose
@@ -82,13 +83,9 @@ class Device:
     answers: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        n_cells = self.n_ctx * self.n_slots
         self.scheduler = Scheduler(
-            n_ctx=self.n_ctx,
-            n_slots=self.n_slots,
-            n_batch=2048,
-            n_cells=self.n_ctx * self.n_slots,
-            is_unified=False,
-            can_truncate=True,
+            Limits(n_ctx=self.n_ctx, n_slots=self.n_slots, n_batch=2048, n_rows=2048, n_cells=n_cells)
         )
 
     def view(self) -> ReplicaView:

@@ -35,6 +35,7 @@ from llamahost.engine.accept import NOTHING, Taken, goes_on, take
 from llamahost.engine.adapters import TURN_S, AdapterTurns
 from llamahost.engine.admission import MIN_PROMISE, Admission, Entries
 from llamahost.engine.budget import StepBudget
+from llamahost.engine.limits import Limits
 from llamahost.engine.room import RESERVE, Room
 from llamahost.engine.sequence import Sequence
 from llamahost.engine.slots import Slots
@@ -47,38 +48,23 @@ class Scheduler:
 
     def __init__(
         self,
+        limits: Limits,
         *,
-        n_ctx: int,
-        n_slots: int,
-        n_batch: int,
-        n_cells: int,
-        is_unified: bool,
-        can_truncate: bool,
-        n_rows: int | None = None,
         target_step_s: float = 0.05,
         min_promise: int = MIN_PROMISE,
         n_reserve: int = RESERVE,
         adapter_turn_s: float = TURN_S,
         is_checked: bool = False,
     ) -> None:
-        if n_slots < 1 or n_ctx < 1:
-            raise ValueError("a scheduler wants at least one slot of at least one position")
-        if n_batch < n_slots:
-            raise ValueError(f"n_batch ({n_batch}) must hold a token of each of the {n_slots} slots")
-        n_rows = n_batch if n_rows is None else n_rows
-        if n_rows < n_slots:
-            raise ValueError(f"n_rows ({n_rows}) must hold a row of each of the {n_slots} slots")
-        if is_unified and n_cells < n_ctx:
-            raise ValueError(f"n_cells ({n_cells}) must hold one request of n_ctx ({n_ctx}) tokens")
-        self.n_ctx = n_ctx
-        self.n_cells = n_cells
+        self.n_ctx = n_ctx = limits.n_ctx
+        self.n_cells = n_cells = limits.n_cells
         self.is_checked = is_checked
-        self._n_batch = n_batch
-        self._n_rows = n_rows
+        self._n_batch = n_batch = limits.n_batch
+        self._n_rows = limits.n_rows
         self._max_chunk = n_batch  # less for a while after the backend had no room
         self._is_refused = False  # the backend had no room for the last plan
         self._is_unsure = False  # the last plan failed, somewhere
-        self.slots = Slots(n_slots, is_unified=is_unified, can_truncate=can_truncate)
+        self.slots = Slots(limits.n_slots, is_unified=limits.is_unified, can_truncate=limits.can_truncate)
         self._room = Room(self.slots, n_ctx=n_ctx, n_cells=n_cells, n_reserve=n_reserve)
         self._admission = Admission(self.slots, self._room, min_promise=min_promise)
         self._budget = StepBudget(target_step_s=target_step_s, n_batch=n_batch)
@@ -92,17 +78,7 @@ class Scheduler:
 
     @classmethod
     def for_backend(cls, backend: Backend, *, target_step_s: float = 0.05, is_checked: bool = False) -> Scheduler:
-        return cls(
-            n_ctx=backend.n_ctx,
-            n_slots=backend.n_slots,
-            n_batch=backend.n_batch,
-            n_cells=backend.n_cells,
-            is_unified=backend.is_unified,
-            can_truncate=backend.can_truncate,
-            n_rows=backend.n_rows,
-            target_step_s=target_step_s,
-            is_checked=is_checked,
-        )
+        return cls(Limits.of(backend), target_step_s=target_step_s, is_checked=is_checked)
 
     @property
     def n_running(self) -> int:

@@ -11,6 +11,7 @@ import pytest
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
 from llamahost.core.sampling import Sampling
 from llamahost.core.work import NO_ADAPTERS, Adapters, Constraint, Emission, Job, News, OneMore, Plan, RowLogprobs
+from llamahost.engine.limits import Limits
 from llamahost.engine.scheduler import Scheduler
 from tests.fakes import FakeBackend, alone, one_by_one, scored_alone
 
@@ -45,13 +46,7 @@ class Drive:
     ) -> None:
         self.backend = backend
         self.scheduler = Scheduler(
-            n_ctx=backend.n_ctx,
-            n_slots=backend.n_slots,
-            n_batch=backend.n_batch,
-            n_cells=backend.n_cells,
-            is_unified=backend.is_unified,
-            can_truncate=backend.can_truncate,
-            n_rows=backend.n_rows,
+            Limits.of(backend),
             target_step_s=target_step_s,
             n_reserve=n_reserve,
             min_promise=min_promise,

@@ -10,7 +10,7 @@ import pytest
 from llamahost.core.work import NO_ADAPTERS, Adapters, Job, Plan
 from llamahost.engine.adapters import TURN_S
 from llamahost.engine.budget import FIRST_CHUNK
-from llamahost.engine.scheduler import Scheduler
+from llamahost.engine.limits import Limits
 from tests.engine.driving import JUDGE, LAYOUTS, POET, Drive, drive, plan_of, prompt
 from tests.fakes import FakeBackend, alone, one_by_one, per_token
 
@@ -181,9 +181,11 @@ def test_what_can_never_run_is_refused() -> None:
 
 def test_a_scheduler_that_could_not_keep_its_laws_is_not_made() -> None:
     with pytest.raises(ValueError, match="n_batch"):
-        Scheduler(n_ctx=64, n_slots=8, n_batch=7, n_cells=512, is_unified=False, can_truncate=True)
+        Limits(n_ctx=64, n_slots=8, n_batch=7, n_rows=8, n_cells=512)
+    with pytest.raises(ValueError, match="n_rows"):
+        Limits(n_ctx=64, n_slots=8, n_batch=64, n_rows=7, n_cells=512)
     with pytest.raises(ValueError, match="n_cells"):
-        Scheduler(n_ctx=64, n_slots=8, n_batch=64, n_cells=63, is_unified=True, can_truncate=True)
+        Limits(n_ctx=64, n_slots=8, n_batch=64, n_rows=64, n_cells=63, is_unified=True)
 
 
 def test_the_jobs_own_tokens_are_never_changed() -> None:

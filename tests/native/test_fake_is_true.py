@@ -13,6 +13,7 @@ from llamahost.core.backend import Backend
 from llamahost.core.errors import NoRoom
 from llamahost.core.sampling import Sampling
 from llamahost.core.work import Copy, Job, Plan, Restore, RowLogprobs, Save, Span, Truncation
+from llamahost.engine.limits import Limits
 from llamahost.engine.scheduler import Scheduler
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
@@ -361,16 +362,7 @@ def test_who_gives_way_in_a_tight_unified_kv_resumes_as_if_nothing_had_been(
     backend = LlamaBackend(model, options)
     prompts = [text(30, seed) for seed in range(6)]
     alone = [answer_alone(backend, tokens, 90) for tokens in prompts]
-    scheduler = Scheduler(
-        n_ctx=N_CTX,
-        n_slots=N_SLOTS,
-        n_batch=N_BATCH,
-        n_cells=N_CTX,
-        is_unified=True,
-        can_truncate=backend.can_truncate,
-        n_reserve=16,
-        is_checked=True,
-    )
+    scheduler = Scheduler(Limits.of(backend), n_reserve=16, is_checked=True)
     answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
     for number, tokens in enumerate(prompts):
         scheduler.add(job(number, tokens, n_max=90), 0.0)
