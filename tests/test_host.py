@@ -3,9 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
-from typing import Any, Literal
+from contextlib import aclosing
 
 import pytest
 
@@ -15,79 +13,18 @@ from llamahost.core.errors import (
     DeadlineExceeded,
     GenerationFailed,
     InvalidRequest,
-    LoadFailed,
     ModelNotFound,
     Overloaded,
     Unavailable,
 )
 from llamahost.core.events import Delta, Event, Finished, Started
-from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
-from llamahost.core.observe import RequestRecord
-from llamahost.core.sampling import SamplingOptions
-from llamahost.engine.engine import EngineStats
 from llamahost.fleet.request.amounts import N_SMALL
-from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
+from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
 from tests.fakes import FakeBackend, Gated, alone
 from tests.fleet.fakes import FakeLoader, spec_of
+from tests.hosted import Records, at_rest, chat, completion, events_of, host_of, text_of
 from tests.on_loop import LIMIT_S, on_loop, turns
-
-
-class Records(list[RequestRecord]):
-    """An observer that keeps what it is told."""
-
-    def finished(self, record: RequestRecord) -> None:
-        self.append(record)
-
-    @property
-    def outcomes(self) -> list[str]:
-        return [record.outcome for record in self]
-
-
-@asynccontextmanager
-async def host_of(
-    backend: FakeBackend | None = None,
-    *,
-    records: Records | None = None,
-    server: ServerSettings = ServerSettings(),  # noqa: B008 # it is frozen
-    **options: Any,
-) -> AsyncIterator[tuple[AsyncHost, FakeLoader]]:
-    loader = FakeLoader(lambda: backend or FakeBackend())
-    manifest = Manifest(models=(spec_of(**options),), server=server)
-    async with AsyncHost(manifest, observer=records, load=loader) as host:
-        yield host, loader
-    assert loader.is_all_closed
-
-
-def completion(*prompts: str, n: int = 1, max_tokens: int = 6, **more: Any) -> CompletionRequest:
-    model = more.pop("model", "")
-    generation = Generation(n=n, max_tokens=max_tokens, sampling=SamplingOptions(seed=0), **more)
-    return CompletionRequest(prompts=prompts or ("abc",), model=model, generation=generation)
-
-
-def chat(text: str = "hi", **more: Any) -> ChatRequest:
-    return ChatRequest(messages=(Message(role="user", parts=(Text(text),)),), generation=Generation(**more))
-
-
-async def events_of(host: AsyncHost, request: ChatRequest | CompletionRequest) -> list[Event]:
-    source = host.chat(request) if isinstance(request, ChatRequest) else host.complete(request)
-    async with aclosing(source) as events:
-        return [event async for event in events]
-
-
-def text_of(events: list[Event], index: int = 0) -> str:
-    return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
-
-
-def stats_of(host: AsyncHost) -> EngineStats:
-    stats = host.models()[0].stats
-    assert stats is not None
-    return stats
-
-
-async def at_rest(host: AsyncHost) -> None:
-    while stats_of(host).n_running or stats_of(host).n_waiting:
-        await turns()
 
 
 @on_loop
@@ -344,83 +281,3 @@ async def test_tokens_there_and_back() -> None:
         for wrong in (100_000, -1, 2**40):
             with pytest.raises(InvalidRequest):
                 await host.detokenize([wrong])
-
-
-@on_loop
-async def test_health_follows_the_load() -> None:
-    loader = FakeLoader()
-    loader.gate.clear()
-    host = AsyncHost("folder/Some-Model.gguf", load=loader, n_ctx=64, aliases=("m",))
-    assert host.models()[0].state == "unloaded"
-    await host.start()
-    await turns()
-    health = host.health()
-    assert (health.is_ready, health.is_stalled, health.models[0].state) == (False, False, "loading")
-    loader.gate.set()
-    await host.wait_ready()
-    status = host.health().models[0]
-    assert (status.name, status.aliases, status.state, status.progress) == ("Some-Model", ("m",), "ready", 1.0)
-    assert host.health().is_ready
-    await host.aclose()
-    assert not host.health().is_ready
-
-
-@on_loop
-async def test_entering_a_host_whose_model_does_not_load_raises_and_leaves_nothing() -> None:
-    with pytest.raises(LoadFailed, match="no such file"):
-        async with AsyncHost("x.gguf", load=FakeLoader(failures=[LoadFailed("no such file")])):
-            pass
-
-
-@on_loop
-async def test_a_host_without_a_model_answers_unavailable() -> None:
-    host = AsyncHost(None)
-    await host.start()
-    assert not host.health().is_ready
-    with pytest.raises(Unavailable, match="no model"):
-        await events_of(host, completion())
-    await host.aclose()
-
-
-def test_a_host_that_was_never_started_can_be_closed() -> None:
-    asyncio.run(AsyncHost(None).aclose())
-
-
-def test_options_are_checked_by_name() -> None:
-    with pytest.raises(TypeError, match="did you mean `n_slots`"):
-        AsyncHost("x.gguf", n_slot=2)  # type: ignore[call-arg]  # this is the mistake
-    with pytest.raises(TypeError, match="a manifest holds its own"):
-        AsyncHost(Manifest(models=(spec_of(),)), n_ctx=64)
-    host = AsyncHost(ModelSpec(name="a", path=Path("a.gguf"), n_slots=3), name="b")
-    assert host.models()[0].name == "b"
-
-
-@pytest.mark.parametrize("kv_layout", ["split", "unified"])
-@pytest.mark.parametrize("architecture", ["llama", "swa", "recurrent", "hybrid"])
-def test_a_generated_model_serves_many_at_once_and_again(
-    architecture: str, kv_layout: Literal["split", "unified"], request: pytest.FixtureRequest
-) -> None:
-    path: Path = request.getfixturevalue(f"tiny_{architecture}")
-
-    @on_loop
-    async def law() -> None:
-        async with AsyncHost(path, n_ctx=128, n_slots=4, kv_layout=kv_layout, n_threads=1) as host:
-            greedy = Generation(max_tokens=12, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
-            prompts = [f"{'a shared beginning of some length, ' * (k % 3)}and an end {k}" for k in range(10)]
-            requests = [CompletionRequest(prompts=(prompt,), generation=greedy) for prompt in prompts]
-            for _ in range(2):
-                answers = await asyncio.gather(*(events_of(host, request) for request in requests))
-                for events in answers:
-                    assert isinstance(events[-1], Finished)
-                    assert events[-1].usage.n_generated == 12
-            await at_rest(host)
-
-    law()
-
-
-@on_loop
-async def test_a_trained_model_tells_its_story(shared_models: Path) -> None:
-    async with AsyncHost(shared_models / "stories260K.gguf", n_ctx=256, n_slots=2, n_threads=1) as host:
-        greedy = Generation(max_tokens=24, sampling=SamplingOptions(temperature=0.0))
-        request = CompletionRequest(prompts=("Once upon a time",), generation=greedy)
-        assert text_of(await events_of(host, request)).startswith(", there was a little girl named Lily.")
