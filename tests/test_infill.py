@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 
 from llamahost import AsyncHost, create_app
 from llamahost.api.auth import Keys
-from llamahost.api.infill import InfillEncoder
-from llamahost.core.events import Finished, Usage
+from llamahost.api.infill import InfillEncoder, until_set
+from llamahost.core.errors import InvalidRequest
+from llamahost.core.events import Event, Finished, Started, Usage
 from llamahost.fleet.settings.manifest import ServerSettings
 from tests.api.fakes import FakeHost, app_of, client_of, said
 from tests.gguf_models import write_model
@@ -174,3 +176,22 @@ def test_the_next_request_of_a_session_ends_the_one_before_and_no_others(is_stre
                 assert "superseded" not in answer.text
 
     law()
+
+
+@on_loop
+async def test_a_request_that_fails_in_the_turn_in_which_its_editor_leaves_is_passed_over_in_silence() -> None:
+    answering: asyncio.Task[Event]
+
+    async def failing() -> AsyncGenerator[Event, None]:
+        await turns()
+        answering.cancel()
+        raise InvalidRequest("no gap")
+        yield Started(0, "tiny", 1, 0)
+
+    events = until_set(failing(), asyncio.Event())
+    answering = asyncio.ensure_future(anext(events))
+    with pytest.raises(asyncio.CancelledError):
+        await answering
+    del answering, events
+    await turns()
+    gc.collect()  # then the loop would complain of an exception that nobody has heard of

@@ -243,8 +243,6 @@ async def until_set(events: AsyncGenerator[Event, None], replaced: asyncio.Event
             step = asyncio.ensure_future(anext(events))
             await asyncio.wait((step, waiting), return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
-                if step.done() and not step.cancelled():
-                    step.exception()  # nobody is told of it any more
                 raise Superseded("a later request of this session has taken its place")
             try:
                 event = step.result()
@@ -256,4 +254,6 @@ async def until_set(events: AsyncGenerator[Event, None], replaced: asyncio.Event
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
+        if step is not None and not step.cancelled():
+            step.exception()  # of one that failed as this was left, nobody is told any more
         await events.aclose()
