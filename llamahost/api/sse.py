@@ -180,7 +180,7 @@ class EventStream(Generic[E]):
                         await self._pass(send, data)
             last = self._encoder.end()
         except Exception as error:
-            if not self._is_started:
+            if not self._is_started and self._pinging is None:
                 raise
             last = self._encoder.fail(error)
         await self._until_pinged()

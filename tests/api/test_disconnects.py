@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import chain, cycle
 from typing import Any
 
 import pytest
 
+from llamahost.api.feed import AsIs
+from llamahost.api.sse import PING, EventStream
+from llamahost.core.errors import InvalidRequest
 from llamahost.core.events import Delta, Started
 from tests.api.fakes import FakeHost, Step, app_of, run, said
 from tests.api.sockets import Client, listening
 from tests.on_loop import LIMIT_S
 
+PING_S = 0.005
 CHAT = "/v1/chat/completions"
 
 
@@ -156,6 +160,29 @@ def test_an_error_after_a_ping_is_an_event() -> None:
             assert b'data: {"error":' in told
             assert b"secret" not in told
             client.vanish()
+
+    run(law)
+
+
+def test_an_error_in_the_turn_in_which_a_ping_is_due_is_an_event_behind_it() -> None:
+    async def law() -> None:
+        told: list[Any] = []
+
+        async def send(message: Any) -> None:
+            told.append(message.get("body", message["type"]))
+
+        async def failing() -> AsyncGenerator[bytes, None]:
+            loop = asyncio.get_running_loop()
+            due = loop.time() + PING_S
+            while loop.time() <= due:
+                pass
+            await turn_of(2)()  # in the first it is due, in the second it would begin, after this
+            raise InvalidRequest("no such thing")
+            yield b""
+
+        await EventStream(failing(), AsIs(), ping_s=PING_S)(for_ever, send)
+        assert told[:2] == ["http.response.start", PING]
+        assert told[-1] == AsIs().fail(InvalidRequest("no such thing"))
 
     run(law)
 
