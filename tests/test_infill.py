@@ -182,12 +182,14 @@ def test_the_next_request_of_a_session_ends_the_one_before_and_no_others(is_stre
 async def test_a_request_that_fails_in_the_turn_in_which_its_editor_leaves_is_passed_over_in_silence() -> None:
     async def leave() -> None:
         async def failing() -> AsyncGenerator[Event, None]:
+            yield Started(0, "tiny", 1, 0)
             await turns()
             answering.cancel()
             raise InvalidRequest("no gap")
-            yield Started(0, "tiny", 1, 0)
 
-        answering = asyncio.ensure_future(anext(until_set(failing(), asyncio.Event())))
+        events = until_set(failing(), asyncio.Event())
+        await anext(events)
+        answering = asyncio.ensure_future(anext(events))
         with pytest.raises(asyncio.CancelledError):
             await answering
 

@@ -171,16 +171,19 @@ def test_an_error_in_the_turn_in_which_a_ping_is_due_is_an_event_behind_it() -> 
         async def send(message: Any) -> None:
             told.append(message.get("body", message["type"]))
 
+        async def receive() -> Any:
+            await for_ever()
+
         async def failing() -> AsyncGenerator[bytes, None]:
+            yield b""  # which shows nothing
             loop = asyncio.get_running_loop()
             due = loop.time() + PING_S
             while loop.time() <= due:
                 pass
             await turn_of(2)()  # in the first it is due, in the second it would begin, after this
             raise InvalidRequest("no such thing")
-            yield b""
 
-        await EventStream(failing(), AsIs(), ping_s=PING_S)(for_ever, send)
+        await EventStream(failing(), AsIs(), ping_s=PING_S)(receive, send)
         assert told[:2] == ["http.response.start", PING]
         assert told[-1] == AsIs().fail(InvalidRequest("no such thing"))
 
