@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from llamahost.core.errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from llamahost.core.events import Event, Finished, Started
+from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.observe import Kind, Outcome, RequestRecord, request_id
 from llamahost.core.work import Times
 from llamahost.fleet.routing.rates import Answered
@@ -21,7 +22,7 @@ class Account:
 
     __slots__ = (
         "_arrived", "_clock", "_error", "_has_begun", "_id", "_kind", "_n", "_n_cached", "_n_open", "_n_prompt",
-        "_outcome", "_reason", "_replies", "first_s", "model", "times", "tries",
+        "_outcome", "_reason", "_replies", "asked", "first_s", "model", "times", "tries",
     )  # fmt: skip
 
     def __init__(self, model: str, kind: Kind, n: int = 1) -> None:
@@ -38,6 +39,7 @@ class Account:
         self._error = ""
         self._outcome: Outcome = "cancelled"
         self._reason: Outcome = "stop"
+        self.asked: ChatRequest | CompletionRequest | None = None  # until its first event: it may be half a megabyte
         self.first_s = 0.0
         self.model = model
         self.times = Times()
@@ -51,7 +53,10 @@ class Account:
         self._n_open = max(1, len(replies))
 
     def see(self, event: Event) -> Event:
-        """What is to be told of it: a Started says who answers."""
+        """What is to be told of it: a Started says who answers. From the first one on, nobody else is tried."""
+        self.asked = None
+        if self.tries is not None:
+            self.tries.has_begun = True
         if not self.first_s and self.times.first:  # not by what is told of a prompt
             self.first_s = max(1e-9, self._clock() - self._arrived)
         match event:

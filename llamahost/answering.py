@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import math
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
 from llamahost.account import Account
 from llamahost.core.errors import DeadlineExceeded, InvalidRequest
 from llamahost.core.events import Delta, Event
-from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation
+from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest
 from llamahost.core.observe import Kind, Observer
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.core.work import NO_ADAPTERS, Adapters, Vector
+from llamahost.core.work import NO_ADAPTERS, Vector
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.replica.replica import Replica, Stream
 from llamahost.fleet.routing.router import Router, Tries
+from llamahost.text.reply import Reply
 
 Whole = TypeVar("Whole", Embeddings, Ranking)
 Words = TypeVar("Words", bound=ChatRequest | CompletionRequest)
@@ -39,49 +40,26 @@ class Answering:
     async def events(
         self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
     ) -> AsyncGenerator[Event, None]:
-        account = Account(request.model, kind, request.generation.n)
-        try:
-            adapter, request = self._adapted(request)
-            asked: ChatRequest | CompletionRequest | None = request
-            tries = account.tries = self._router.tries(request, kind, n_jobs)
+        with self._account(request.model, kind, request.generation.n) as account:
+            adapter, account.asked = self._adapted(request)
+            tries = account.tries = self._router.tries(account.asked, kind, n_jobs)
             account.model = tries.model  # a client that leaves now is counted by no name of its own
-            generation = request.generation
             del request
             while True:
-                async with tries.lease() as replica, self._held(replica, generation) as adapters:
-                    account.model = tries.model
-                    assert asked is not None, "who has begun is not tried again"
-                    async with _in_time(tries):
-                        prepared = await replica.prepare(asked)
-                    if adapters != NO_ADAPTERS:
-                        prepared = prepared.with_adapters(adapters, adapter)
-                    jobs = prepared.jobs
-                    account.begin(sum(len(job.tokens) for job in jobs[:: generation.n]), prepared.replies)
-                    if tries.is_aside:
-                        jobs = tuple(replace(job, is_aside=True) for job in jobs)
-                    replies = {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
-                    with replica.stream(jobs) as stream:
-                        if (deadline := tries.deadline(tries.model)) is not None:
-                            stream.expire_at(deadline, tries.timeout_s(tries.model) or 0.0)
-                        async for emission in stream:
-                            account.times = emission.times
-                            reply = replies[emission.job_id]
-                            events = reply.feed(emission)
-                            if reply.is_finished:
-                                stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
-                            for event in events:
-                                if type(event) is not Delta or not account.first_s:
-                                    tries.has_begun = True
-                                    asked = None  # half a megabyte of text need not stay while the answer is made
-                                    event = account.see(event)
-                                yield event
+                async with (
+                    tries.lease() as replica,
+                    self._stream(replica, adapter, account, tries) as (stream, answers),
+                ):
+                    async for emission in stream:
+                        account.times = emission.times
+                        reply = answers[emission.job_id]
+                        events = reply.feed(emission)
+                        if reply.is_finished:
+                            stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
+                        for event in events:
+                            yield event if type(event) is Delta and account.first_s else account.see(event)
                     tries.learn(account.answered())
                     return
-        except BaseException as error:
-            account.failed(error)
-            raise
-        finally:
-            self._tell(account)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         async def embed(replica: Replica, tries: Tries) -> Embeddings:
@@ -123,8 +101,7 @@ class Answering:
         work: Callable[[Replica, Tries], Awaitable[Whole]],
     ) -> Whole:
         """One request that is answered at once, within its deadline."""
-        account = Account(request.model, kind)
-        try:
+        with self._account(request.model, kind) as account:
             if self._fleet.named(request.model)[1]:
                 raise InvalidRequest(
                     f"`{request.model}` is an adapter, which answers and does not embed", param="model"
@@ -139,11 +116,6 @@ class Answering:
                     account.begin(found.n_tokens)
                     account.end()
                     return found
-        except BaseException as error:
-            account.failed(error)
-            raise
-        finally:
-            self._tell(account)
 
     def _adapted(self, request: Words) -> tuple[str, Words]:
         """The adapter that its model's name has, if any, and the request, which then asks for that of the model."""
@@ -158,16 +130,46 @@ class Answering:
         return adapter, replace(request, model=model, generation=generation)
 
     @asynccontextmanager
-    async def _held(self, replica: Replica, generation: Generation) -> AsyncIterator[Adapters]:
-        """What a request is computed with, which is kept in memory meanwhile. Raises InvalidRequest."""
+    async def _stream(
+        self, replica: Replica, adapter: str, account: Account, tries: Tries
+    ) -> AsyncIterator[tuple[Stream, Mapping[int, Reply]]]:
+        """What is asked, as this one computes it, and the replies by their jobs. Raises InvalidRequest.
+
+        The adapters that it is computed with are kept in memory meanwhile.
+        """
+        asked = account.asked
+        assert asked is not None, "who has begun is not tried again"
+        generation = asked.generation
         uses = self._fleet.uses(replica.spec.name, generation.adapters) if generation.adapters else ()
         adapters = replica.adapters.of(uses)
         with replica.adapters.held(adapters):
-            yield adapters
+            account.model = tries.model
+            async with _in_time(tries):
+                prepared = await replica.prepare(asked)
+            del asked
+            if adapters != NO_ADAPTERS:
+                prepared = prepared.with_adapters(adapters, adapter)
+            jobs = prepared.jobs
+            account.begin(sum(len(job.tokens) for job in jobs[:: generation.n]), prepared.replies)
+            if tries.is_aside:
+                jobs = tuple(replace(job, is_aside=True) for job in jobs)
+            with replica.stream(jobs) as stream:
+                if (deadline := tries.deadline(tries.model)) is not None:
+                    stream.expire_at(deadline, tries.timeout_s(tries.model) or 0.0)
+                yield stream, {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
 
-    def _tell(self, account: Account) -> None:
-        if self._observer is not None:
-            self._observer.finished(account.record())
+    @contextmanager
+    def _account(self, model: str, kind: Kind, n: int = 1) -> Iterator[Account]:
+        """Of one request, from here to its end, when it is told."""
+        account = Account(model, kind, n)
+        try:
+            yield account
+        except BaseException as error:
+            account.failed(error)
+            raise
+        finally:
+            if self._observer is not None:
+                self._observer.finished(account.record())
 
 
 @asynccontextmanager
