@@ -4,12 +4,14 @@ import faulthandler
 import gc
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import certifi
 import pytest
+from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck, settings
 
 from llamahost.fleet.machine.inspect import Memory
@@ -53,8 +55,44 @@ class Watch:
         os.close(self._told)
 
 
+class Terse:
+    """Runs a test in one of xdist's processes: of one that passed a single report goes to the process that counts, not six
+    messages, each of which costs both of them as much as a small test does."""
+
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        for report in runtestprotocol(item, log=False, nextitem=nextitem):
+            if report.when == "call" or not report.passed:
+                item.ihook.pytest_runtest_logreport(report=report)
+        return True
+
+
+class Surroundings:
+    """What tests, and the processes that they start, find around them. No fixture: pytest would go over it in each test."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="llamahost-tests-")
+        self._environment = pytest.MonkeyPatch()
+
+    def pytest_sessionstart(self) -> None:
+        """Nothing is left in the user's cache, and an HTTP client reads one certificate: all the world's take longer than
+        most of a test's requests."""
+        folder = Path(self._folder.name)
+        first, end, _ = Path(certifi.where()).read_text(encoding="ascii").partition("-----END CERTIFICATE-----\n")
+        (folder / "one.pem").write_text(first[first.index("-----BEGIN") :] + end)
+        self._environment.setenv("SSL_CERT_FILE", str(folder / "one.pem"))
+        (folder / "cache").mkdir()
+        self._environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+
+    def pytest_unconfigure(self) -> None:
+        self._environment.undo()
+        self._folder.cleanup()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Watch(config))
+    config.pluginmanager.register(Surroundings())
+    if hasattr(config, "workerinput") and config.option.durations is None:
+        config.pluginmanager.register(Terse())
 
 
 gc.disable()  # until all is collected: what is imported stays
@@ -73,28 +111,6 @@ def pytest_unconfigure() -> None:
     for name in ("outnull_file", "errnull_file"):
         if hasattr(utils, name):
             getattr(utils, name).close()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests, and the processes that they start, leave nothing in the user's cache."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("XDG_CACHE_HOME")
-    if before is not None:
-        os.environ["XDG_CACHE_HOME"] = before
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each HTTP client reads what it trusts, which of all the world takes longer than most of a test's requests."""
-    first, end, _ = Path(certifi.where()).read_text(encoding="ascii").partition("-----END CERTIFICATE-----\n")
-    path = tmp_path_factory.mktemp("trust") / "one.pem"
-    path.write_text(first[first.index("-----BEGIN") :] + end)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("SSL_CERT_FILE", str(path))
-        yield
 
 
 @pytest.fixture(scope="session")
