@@ -56,8 +56,8 @@ class Watch:
 
 
 class Terse:
-    """Runs a test in one of xdist's processes: of one that passed a single report goes to the process that counts, not six
-    messages, each of which costs both of them as much as a small test does."""
+    """Runs a test in one of xdist's processes: of one that passed a single report goes to the process that counts, not
+    six messages, which cost both of them more than a small test does."""
 
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         for report in runtestprotocol(item, log=False, nextitem=nextitem):
@@ -67,15 +67,17 @@ class Terse:
 
 
 class Surroundings:
-    """What tests, and the processes that they start, find around them. No fixture: pytest would go over it in each test."""
+    """What tests, and the processes that they start, find around them; no fixture, which pytest goes over in each test.
+
+    Nothing is left in the user's cache, and an HTTP client reads one certificate: all the world's take longer than most
+    of a test's requests.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="llamahost-tests-")
         self._environment = pytest.MonkeyPatch()
 
     def pytest_sessionstart(self) -> None:
-        """Nothing is left in the user's cache, and an HTTP client reads one certificate: all the world's take longer than
-        most of a test's requests."""
         folder = Path(self._folder.name)
         first, end, _ = Path(certifi.where()).read_text(encoding="ascii").partition("-----END CERTIFICATE-----\n")
         (folder / "one.pem").write_text(first[first.index("-----BEGIN") :] + end)

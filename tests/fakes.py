@@ -13,6 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise, takewhile
 
 from llamahost.core.errors import BackendError, BackendLost, NoRoom
@@ -75,8 +76,13 @@ class FakeSampler:
         return token
 
 
+@cache
+def _named(adapters: Adapters) -> bytes:
+    return repr(adapters).encode()
+
+
 def next_value(before: int, token: int, adapters: Adapters) -> int:
-    return zlib.crc32(b"%d %d %s" % (before, token, repr(adapters).encode()))
+    return zlib.crc32(b"%d %d %s" % (before, token, _named(adapters)))
 
 
 def next_token(value: int, sampler: FakeSampler) -> int:
@@ -167,6 +173,9 @@ class FakeBackend:
         self.n_cells = self.n_cells or self.n_ctx * self.n_slots
         self.n_rows = self.n_rows or self.n_batch
         self._slots: list[list[Cell]] = [[] for _ in range(self.n_slots)]
+        self._tokens: list[Tokens] = [
+            array("i") for _ in range(self.n_slots)
+        ]  # of these cells: asked for at every step
         self._saved: dict[int, list[Cell]] = {}
         self._samplers: dict[int, FakeSampler] = {}
         self._launched: Plan | None = None
@@ -176,7 +185,7 @@ class FakeBackend:
 
     @property
     def n_cells_used(self) -> int:
-        return len({id(cell) for slot in self._slots for cell in slot})
+        return len(set[Cell]().union(*self._slots)) if self.is_unified else sum(map(len, self._slots))
 
     @property
     def n_kept_for_jobs(self) -> int:
@@ -184,7 +193,10 @@ class FakeBackend:
         return len(self._samplers) + len(self._saved)
 
     def holds(self, slot: int) -> Tokens:
-        return array("i", (cell.token for cell in self._slots[slot]))
+        return self._tokens[slot][:]
+
+    def _hold(self, slot: int, cells: list[Cell]) -> None:
+        self._slots[slot], self._tokens[slot] = cells, array("i", [cell.token for cell in cells])
 
     def fail_next(self, error: Exception) -> None:
         """From any thread, whatever step the worker has come to meanwhile."""
@@ -269,21 +281,21 @@ class FakeBackend:
             assert self._slots[save.slot], "nothing to save"
             assert save.job_id not in self._saved, "saved twice"
             self._saved[save.job_id] = self._slots[save.slot]
-            self._slots[save.slot] = []
+            self._hold(save.slot, [])
         for restore in plan.restores:
-            self._slots[restore.slot] = [Cell(c.token, c.value) for c in self._saved.pop(restore.job_id)]
+            self._hold(restore.slot, [Cell(c.token, c.value) for c in self._saved.pop(restore.job_id)])
             assert not self.is_unified or self.n_cells_used <= self.n_cells, "no cells for a saved state"
         for copy in plan.copies:
             source = self._slots[copy.source]
             assert 0 < copy.n <= len(source), "a copy of more than there is"
             assert self.can_truncate or copy.n == len(source), "this memory is copied whole"
             head = source[: copy.n]
-            self._slots[copy.target] = head if self.is_unified else [Cell(c.token, c.value) for c in head]
+            self._hold(copy.target, head if self.is_unified else [Cell(c.token, c.value) for c in head])
         for truncation in plan.truncations:
             held = self._slots[truncation.slot]
             assert self.can_truncate or truncation.n in (0, len(held)), "this memory cannot be cut"
             assert 0 <= truncation.n <= len(held) or truncation.n == 0, "cut to more than there is"
-            self._slots[truncation.slot] = held[: truncation.n]
+            self._hold(truncation.slot, held[: truncation.n])
 
     def _compute(self, span: Span, adapters: Adapters) -> None:
         held = self._slots[span.slot]
@@ -295,10 +307,11 @@ class FakeBackend:
         assert span.start + len(span.tokens) <= self.n_ctx, "beyond the context"
         assert 0 <= span.n_rows <= len(span.tokens) - len(span.scored), "more rows than tokens"
         self.n_computed += len(span.tokens)
-        held = held[:]
+        value = held[-1].value if held else 0
         for token in span.tokens:
-            held.append(Cell(token, next_value(held[-1].value if held else 0, token, adapters)))
-        self._slots[span.slot] = held
+            value = next_value(value, token, adapters)
+            held.append(Cell(token, value))
+        self._tokens[span.slot].extend(span.tokens)
 
     def _sample(self, span: Span) -> Sampled:
         """Rows but the last are drafts: accepted while they are what would have been sampled."""
