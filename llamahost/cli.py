@@ -66,7 +66,7 @@ def root(
     pass
 
 
-@app.command(cls=Serve)
+@app.command(cls=Serve, short_help="Serve a model, or those of the manifest.")
 def serve(
     model: Annotated[
         Path | None,
@@ -242,19 +242,22 @@ def serve(
 
 app.command()(run)
 app.command()(chat)
-app.command()(models)
-app.command()(check)
+app.command(short_help="List what the manifest names.")(models)
+app.command(short_help="Tell what is well here, or of a running server.")(check)
 app.command()(pull)
-app.command("list")(list_models)
-app.command()(show)
-app.command()(rm)
+app.command("list", short_help="List the models that lie on this machine.")(list_models)
+app.command(short_help="Tell what a model's file says of itself.")(show)
+app.command(short_help="Remove a pulled model from this machine.")(rm)
 app.command()(ps)
 app.command()(load)
-app.command()(unload)
+app.command(short_help="Take a model of a running server out of memory.")(unload)
 app.command()(top)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    short_help="Tell each setting's value and where it came from.",
+)
 def config(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False
 ) -> None:
@@ -264,7 +267,11 @@ def config(
     show(context, context.args, _wanted, is_json=as_json)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+    short_help="Measure a server, or several side by side.",
+)
 def bench(context: typer.Context) -> None:
     """Measure a server, or two side by side; `llamahost bench --help` tells more."""
     from llamahost.bench.command import bench as measure

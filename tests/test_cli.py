@@ -27,7 +27,9 @@ from tests.processes import HERE, Server, ended, finished, serving
 
 
 def test_help_and_version_are_there() -> None:
-    assert "serve" in ended(HERE, "--help").stdout
+    shown = ended(HERE, "--help").stdout
+    assert "serve" in shown
+    assert ".." not in shown.partition("Commands:")[2], "each line fits into a terminal of 80 columns"
     assert ended(HERE, "--version").stdout.startswith("llamahost ")
 
 

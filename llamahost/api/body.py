@@ -38,6 +38,9 @@ N_WHOLE = 32
 """Numbers of a body that may be written with a point where whole ones are asked for; each costs a look at all of it."""
 
 _NOT_WHOLE = re.compile(r"^Expected `(?:[^`]* )?int(?: [^`]*)?`, got `float` - at `\$((?:\.\w+|\[\d+\])+)`$")
+ELSEWHERE = {"messages": ("prompt", "/v1/completions"), "prompt": ("messages", "/v1/chat/completions")}
+"""What is given to one route where another takes it."""
+
 _NO_CHOICE = re.compile(r"Invalid (?:enum )?value ((?s:.)*)$")
 _STEP = re.compile(r"\[?([^.\[\]]+)\]?")
 
@@ -54,6 +57,14 @@ class ClientGone(Exception):
 
 async def read_body(scope: Scope, receive: Receive, n_max: int) -> bytes:
     """The whole body. Raises BodyTooLarge as soon as it is known, ClientGone when the client leaves half-way."""
+    body = await _read(scope, receive, n_max)
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            raise InvalidRequest("the request's body is compressed; send it as it is, without Content-Encoding")
+    return body
+
+
+async def _read(scope: Scope, receive: Receive, n_max: int) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > n_max:
             raise BodyTooLarge(n_max)
@@ -113,7 +124,12 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
     try:
         return _decoded(body, decoder)
     except msgspec.ValidationError as error:
-        raise _mistake(str(error), getattr(decoder, "type", None)) from None
+        told = _mistake(str(error), getattr(decoder, "type", None))
+        if told.param in ELSEWHERE and str(told).endswith("is required"):
+            other, path = ELSEWHERE[told.param]
+            if b'"%s"' % other.encode() in body:
+                told = InvalidRequest(f"{told}; `{other}` is for {path}", param=told.param)
+        raise told from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"the request's body is not valid JSON: {error}") from None
     except UnicodeDecodeError as error:

@@ -15,13 +15,15 @@ from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json, 
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.api.pieces import InPieces
-from llamahost.api.service import Service, model_named
+from llamahost.api.service import Service
 from llamahost.api.sse import EventStream, fold, send_json
 from llamahost.api.trace import trace_of
+from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.replica.card import ModelCard
+from llamahost.fleet.routing.names import Names
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import ModelStatus
@@ -133,11 +135,19 @@ class ListModels:
                 if wanted == f"{model.name}:{adapter.spec.name}":
                     await send_json(send, orjson.dumps(self._adapter_json(model, adapter)))
                     return
-        for route in self.service.routes():
-            if wanted in (route.name, *route.aliases):
+        routes = self.service.routes()
+        pairs = [(known, each.name) for each in models for known in (each.name, *each.aliases)]
+        names = Names(pairs + [(known, each.name) for each in routes for known in (each.name, *each.aliases)])
+        found = names.find(wanted)
+        for route in routes:
+            if found == route.name:
                 await send_json(send, orjson.dumps(self._route_json(route, models)))
                 return
-        await send_json(send, orjson.dumps(self._json(model_named(models, wanted))))
+        for model in models:
+            if found == model.name:
+                await send_json(send, orjson.dumps(self._json(model)))
+                return
+        raise ModelNotFound(wanted, nearest=names.nearest(wanted), known=names.named)
 
     def _route_json(self, route: RouteSpec, models: Sequence[ModelStatus]) -> Json:
         """As the first of its models that is ready, or as the first."""

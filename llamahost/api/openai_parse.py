@@ -177,7 +177,7 @@ def _part(part: PartBody, path: str) -> Part:
             head, comma, data = part.image_url.url.partition(",")
             if not comma or not head.startswith("data:") or not head.endswith(";base64"):
                 raise InvalidRequest(
-                    "an image must be given as a data: URL in base64; addresses are not fetched",
+                    "images are not supported by this version",
                     param=f"{path}.image_url.url",
                 )
             return Image(_base64(data, f"{path}.image_url.url"))

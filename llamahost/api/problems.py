@@ -139,8 +139,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
         case HTTPException():
             headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
             type_ = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-            allowed = (error.headers or {}).get("Allow")
-            message = f"this path takes {allowed} and no other method" if allowed else error.detail
+            allowed = sorted(set((error.headers or {}).get("Allow", "").split(", ")) - {"HEAD", ""})
+            message = f"this path takes {' and '.join(allowed)} and no other method" if allowed else error.detail
             return Problem(status=error.status_code, message=message, type=type_, headers=headers)
     logger.error("request %s failed unexpectedly", request_id, exc_info=error)
     hint = f"; the log has the reason under request id {request_id}" if request_id else ""

@@ -66,4 +66,4 @@ def model_named(models: Sequence[ModelStatus], name: str, routes: Sequence[Route
     for model in models:
         if found == model.name:
             return model
-    raise ModelNotFound(name, nearest=names.nearest(name))
+    raise ModelNotFound(name, nearest=names.nearest(name), known=names.named)

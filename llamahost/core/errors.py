@@ -22,6 +22,10 @@ LlamahostError
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+N_KNOWN = 8
+"""Names of models that are told where another was asked for."""
 
 
 def network_told(error: BaseException) -> str:
@@ -77,10 +81,16 @@ class TemplateFailed(InvalidRequest):
 
 
 class ModelNotFound(LlamahostError):
-    """No model answers to this name, for that `reason`; `nearest` is the closest known name, or empty."""
+    """No model answers to this name, for that `reason`; `nearest` is the closest known name, or empty.
 
-    def __init__(self, model: str, *, nearest: str = "", reason: str = "") -> None:
+    Where none is near, `known` are told, as many as a person reads.
+    """
+
+    def __init__(self, model: str, *, nearest: str = "", reason: str = "", known: Sequence[str] = ()) -> None:
         hint = f"; did you mean `{nearest}`?" if nearest else ""
+        if known and not nearest:
+            rest = f" and {len(known) - N_KNOWN} others" if len(known) > N_KNOWN else ""
+            hint = f"; served are {', '.join(f'`{name}`' for name in known[:N_KNOWN])}{rest}"
         super().__init__((reason or f"model `{model}` is not known here") + hint)
         self.model = model
         self.nearest = nearest

@@ -198,7 +198,8 @@ class Fleet:
         if len(served) == 1 and (not name or not self._is_strict):
             return served[0]
         nearest = difflib.get_close_matches(name, self._crew.names, n=1, cutoff=0.5)
-        raise ModelNotFound(name, nearest=nearest[0] if nearest else "")
+        known = tuple(place.spec.name for place in served)
+        raise ModelNotFound(name, nearest=nearest[0] if nearest else "", known=known)
 
     # --- by hand ---
 

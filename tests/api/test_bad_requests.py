@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Scope
 
+from llamahost.core.errors import N_KNOWN, ModelNotFound
+from llamahost.fleet.settings.route_spec import RouteSpec
 from tests.api.fakes import FakeHost, app_of, client_of, run
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -206,8 +208,51 @@ def test_wrong_paths_and_methods_are_told_in_json() -> None:
             assert wrong.headers["allow"] == "POST"
             assert wrong.json()["error"]["type"] == "invalid_request_error"
             assert wrong.json()["error"]["message"] == "this path takes POST and no other method"
+            wrong = await client.post("/v1/models")
+            assert wrong.json()["error"]["message"] == "this path takes GET and no other method"
 
     run(law)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "advice"),
+    [
+        ("completions", '{"messages": []}', {}, "`messages` is for /v1/chat/completions"),
+        ("chat/completions", '{"prompt": "Hi"}', {}, "`prompt` is for /v1/completions"),
+        ("chat/completions", "{}", {"Content-Encoding": "gzip"}, "without Content-Encoding"),
+        (
+            "chat/completions",
+            '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]}',
+            {},
+            "images are not supported",
+        ),
+    ],
+)
+def test_who_is_a_little_wrong_is_told_what_to_do(path: str, body: str, headers: dict[str, str], advice: str) -> None:
+    async def law() -> None:
+        async with client_of(app_of(FakeHost())) as client:
+            answer = await client.post(f"/v1/{path}", content=body, headers=headers)
+            assert answer.status_code == 400
+            assert advice in answer.json()["error"]["message"]
+
+    run(law)
+
+
+def test_a_route_is_told_by_every_name_that_it_answers_to_and_who_knows_none_is_told_all() -> None:
+    async def law() -> None:
+        host = FakeHost(known_routes=(RouteSpec(name="talk", models=("tiny",), aliases=("gpt-*",)),))
+        async with client_of(app_of(host)) as client:
+            for name in ("talk", "gpt-4o", "TALK"):
+                assert (await client.get(f"/v1/models/{name}")).json()["id"] == "talk"
+            message = (await client.get("/v1/models/zzzzz")).json()["error"]["message"]
+            assert message == "model `zzzzz` is not known here; served are `tiny`, `talk`"
+
+    run(law)
+
+
+def test_of_many_models_some_are_told() -> None:
+    told = str(ModelNotFound("x", known=[f"m{k}" for k in range(N_KNOWN + 2)]))
+    assert told.endswith(f"`m{N_KNOWN - 1}` and 2 others")
 
 
 @pytest.mark.parametrize("n_pieces", [1, 3])

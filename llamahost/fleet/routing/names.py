@@ -52,6 +52,11 @@ class Names:
         whole = folded(name)
         return next((named for pattern, named in self._patterns if pattern.matches(whole)), None)
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What there is, each by its own name."""
+        return tuple(dict.fromkeys(self._exact.values()))
+
     def nearest(self, name: str) -> str:
         """The name that was probably meant, or nothing."""
         near = difflib.get_close_matches(name, self._plain, n=1, cutoff=0.5)

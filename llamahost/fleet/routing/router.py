@@ -179,7 +179,7 @@ class Router:
             return next(iter(self._specs))
         if not self._specs:
             return name  # the fleet says that there is none
-        raise ModelNotFound(name, nearest=self._names.nearest(name))
+        raise ModelNotFound(name, nearest=self._names.nearest(name), known=self._names.named)
 
     def _candidates(self, request: Request, kind: Kind) -> tuple[str, tuple[str, ...]]:
         """The route that is meant, if one is, and the models to be asked, in order."""
