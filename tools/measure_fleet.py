@@ -41,7 +41,6 @@ from llamahost.core.events import Delta
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.work import OneEach, Plan, Streams
-from llamahost.fleet.machine.devices import BudgetedDevices
 from llamahost.fleet.replica import loader
 from llamahost.fleet.replica.loader import Loaded
 from llamahost.fleet.settings.manifest import BUILTIN_PATH, Manifest, ModelSpec, ServerSettings
@@ -112,6 +111,10 @@ def opener(n_streams: int, step_s: float) -> Callable[..., Loaded]:
 
 
 def host_of(args: argparse.Namespace) -> AsyncHost:
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # the devices are the tests' own
+    from tests.fleet.budgeted import BudgetedDevices
+
     spec = ModelSpec(name="stepped", path=BUILTIN_PATH, replicas=args.workers, max_queue=10**6)
     devices = BudgetedDevices({f"device-{k}": 2**40 for k in range(args.workers)})
     manifest = Manifest(models=(spec,), server=ServerSettings(port=0))
