@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from llamahost.core.errors import BackendError, LoadFailed
 from llamahost.core.machine import Machine
 from llamahost.core.work import NO_ADAPTERS, Adapters
 from llamahost.native.adapter_laws import read_adapter
-from llamahost.native.devices import devices
+from llamahost.native.devices import free_of
 from llamahost.native.gguf import GgufHeader
 from llamahost.native.library import Library, LogTap, buffers_in
 
@@ -34,10 +34,10 @@ LOOK_S = 0.25
 _ids = itertools.count(1)
 
 
-def free_bytes(*, is_on_device: bool) -> int:
-    """Memory that is left where graphs are computed: the least of the devices', or the process's own."""
-    free = [device.free_bytes for device in devices() if device.kind == "GPU"] if is_on_device else []
-    return min(free) if free else Machine.read().available_bytes
+def free_bytes(devices: Collection[str]) -> int:
+    """Memory that is left where graphs are computed: the least of these devices', or the process's if none tells."""
+    free = free_of(devices)
+    return min(free.values()) if free else Machine.read().available_bytes
 
 
 class LlamaAdapters:

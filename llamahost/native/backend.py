@@ -44,7 +44,7 @@ class LlamaBackend:
         self.n_cells = options.cells
         self.n_rows = context.n_rows
         self.is_unified = options.is_unified
-        self.overlaps = model.library.has_gpu
+        self.overlaps = model.is_on_device
         self._n_vocab = model.vocab.n_tokens
         n_threads = options.n_threads or 1
         self._choosing = Choosing(model, n_ctx=options.n_ctx, n_slots=options.n_slots, n_threads=n_threads)
@@ -69,11 +69,15 @@ class LlamaBackend:
     def _probe(self, options: ContextOptions) -> bool:
         """Warm up with a small decode, and see whether the memory lets its last token go.
 
-        On a device with a whole micro-batch: its pools then have what they ever take, before others are let in.
+        On a device with a whole micro-batch, and all the rows that a step may ask for: its pools then have about what
+        they ever take, before others are let in. Of one row the output's matrix is multiplied as it is; for many it is
+        first written out in another type on some cards, which is a GB where the vocabulary is large.
         """
         first = max(self.model.vocab.bos, 0)
-        n = max(1, min(options.n_ubatch if self.model.is_on_device else 2, self.n_batch, self.n_ctx))
-        self._launch_spans((Span(-1, 0, 0, array("i", [first]) * n, 1),))
+        is_on_device = self.model.is_on_device
+        n = max(1, min(options.n_ubatch if is_on_device else 2, self.n_batch, self.n_ctx))
+        n_rows = min(n, self.n_rows) if is_on_device else 1
+        self._launch_spans((Span(-1, 0, 0, array("i", [first]) * n, n_rows),))
         self._context.synchronize()
         can_cut = self._context.truncate(0, max(1, n - 1))
         self._context.clear()

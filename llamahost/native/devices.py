@@ -79,6 +79,24 @@ def devices() -> tuple[Device, ...]:
     return tuple(found)
 
 
+def free_of(names: Collection[str]) -> dict[str, int]:
+    """What is free of each of these that tells. No other is asked: a question brings a CUDA context up on a card."""
+    ggml, base = _ggml()
+    count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
+    get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = _bound(base, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    memory = _bound(base, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    wanted = {each.lower() for each in names}
+    found: dict[str, int] = {}
+    for device in map(get, range(count())):
+        if (told := _text(name(device))).lower() in wanted:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            memory(device, ctypes.byref(free), ctypes.byref(total))
+            if total.value:
+                found[told] = free.value
+    return found
+
+
 def handles() -> dict[str, int]:
     """C's devices by their names, those alone that weights are offloaded to."""
     ggml, base = _ggml()

@@ -85,7 +85,7 @@ class LlamaEmbedder:
         self.n_ctx = options.n_ctx
         n_batch = min(options.n_batch, n_rows) if can_split else max(options.n_ctx, min(options.n_batch, n_rows))
         self.n_inputs = min(MAX_INPUTS, n_batch)
-        is_on_host = not model.library.has_gpu
+        is_on_host = not model.is_on_device
         self.n_batch = -(-n_batch // self.n_inputs) * self.n_inputs  # C asserts that its trial batch divides evenly
         self.n_enough = min(self.n_batch, N_ENOUGH * max(1, options.n_threads)) if is_on_host else self.n_batch
         params = c.llama_context_default_params()
@@ -112,10 +112,13 @@ class LlamaEmbedder:
         self._batch = Batch(c, self.n_batch, self.n_inputs)
         self._n_failures = 0
         self._n_held = 0  # tokens of an input that is not at its end, in the cache
-        self.overlaps = model.library.has_gpu
+        self.overlaps = model.is_on_device
         first = max(model.vocab.bos, 0)
+        n_first = (
+            min(self.n_ctx, self.n_batch) if model.is_on_device else 1
+        )  # whose pools then have what they ever take
         try:
-            self.embed([array("i", [first])])
+            self.embed([array("i", [first]) * n_first])
         except BackendError as error:
             self.close()
             raise LoadFailed(f"{model.path.name} loads, but its first embedding fails: {error}") from error

@@ -6,13 +6,14 @@ import ctypes
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed
 from llamahost.native.adapters import LlamaAdapters, free_bytes
 from llamahost.native.constraint import Grammars
+from llamahost.native.devices import handles
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.library import Library, LogTap, buffers_in, library
 from llamahost.native.offload import ModelOptions, fill
@@ -30,7 +31,7 @@ class Model:
     """Weights and vocabulary, shared by any number of contexts; whoever opened it closes it, contexts first."""
 
     def __init__(
-        self, loaded: Library, pointer: int, path: Path, header: GgufHeader, *, is_on_device: bool = False
+        self, loaded: Library, pointer: int, path: Path, header: GgufHeader, *, devices: Collection[str] = ()
     ) -> None:
         c = loaded.c
         self.library = loaded
@@ -60,8 +61,8 @@ class Model:
         self.has_decoder = bool(c.llama_model_has_decoder(pointer))
         self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))
         self.grammars = Grammars(loaded, self.vocab)
-        self.is_on_device = is_on_device
-        self.adapters = LlamaAdapters(loaded, pointer, header, free_bytes=lambda: free_bytes(is_on_device=is_on_device))
+        self.is_on_device = bool(devices)
+        self.adapters = LlamaAdapters(loaded, pointer, header, free_bytes=lambda: free_bytes(devices))
 
     @classmethod
     def open(
@@ -109,7 +110,8 @@ class Model:
             raise failures[0]
         if not pointer:
             raise LoadFailed(f"cannot load {path}: {_reason(lines)}")
-        model = cls(loaded, pointer, path, header, is_on_device=loaded.has_gpu and params.n_gpu_layers != 0)
+        is_on_device = loaded.has_gpu and params.n_gpu_layers != 0
+        model = cls(loaded, pointer, path, header, devices=(options.devices or handles()) if is_on_device else ())
         model.load_log = tuple(line for line in lines if "buffer size" in line)
         if not model.has_decoder:
             model.close()

@@ -4,6 +4,7 @@ import pytest
 
 from llamahost.fleet.machine.devices import MachineDevices
 from llamahost.native import devices
+from llamahost.native.adapters import free_bytes
 from llamahost.ops.gpu import Gpus
 
 SAYS_CUDA = "ggml_cuda_init: failed to initialize CUDA: "
@@ -13,6 +14,13 @@ def test_the_back_ends_of_this_build_are_told_and_its_devices_are_theirs() -> No
     names = devices._back_ends()
     assert "CPU" in names
     assert {each.back_end for each in devices.devices()} <= set(names)
+
+
+def test_memory_is_asked_of_the_devices_that_are_named_alone() -> None:
+    (cpu,) = (each for each in devices.devices() if each.kind == "CPU")
+    assert list(devices.free_of(("cpu", "CUDA7"))) == [cpu.name]
+    assert devices.free_of(("CUDA7",)) == {}
+    assert free_bytes(("CUDA7",)) > 0, "where none tells, the process's own"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -205,3 +206,18 @@ def test_a_closed_embedder_says_so(encoders: dict[EncoderPooling, Model]) -> Non
     embedder.close()
     with pytest.raises(BackendLost):
         embedder.embed([tokens_of(9)])
+
+
+def test_one_that_was_warmed_up_as_on_a_gpu_with_the_longest_input_embeds_as_any_other(
+    encoders: dict[EncoderPooling, Model],
+) -> None:
+    model = encoders["mean"]
+    with contextlib.closing(embedder_on(model)) as plain:
+        wanted = vectors(plain, some_inputs(4))
+    model.is_on_device = True
+    try:
+        with contextlib.closing(embedder_on(model)) as warmed:
+            assert int(warmed._batch.output.sum()) == min(warmed.n_ctx, warmed.n_batch)
+            np.testing.assert_allclose(vectors(warmed, some_inputs(4)), wanted, atol=1e-5)
+    finally:
+        model.is_on_device = False
