@@ -32,7 +32,8 @@ class Cards(BudgetedDevices):
 @on_loop
 async def test_a_card_with_a_fatal_xid_is_used_no_more_and_its_model_comes_back_on_another() -> None:
     fake = FakeNvml(Card(), Card())
-    host = AsyncHost(spec_of("m"), load=FakeLoader(), hardware=Cards({"CUDA0": 2**30, "CUDA1": 2**30}))
+    loader = FakeLoader()
+    host = AsyncHost(spec_of("m"), load=loader, hardware=Cards({"CUDA0": 2**30, "CUDA1": 2**30}))
     gpus = GpuMonitor(0.01, lambda: Nvml(fake))
     app = create_app(host, ServerSettings(), gpus=gpus)
     moved, sampled = asyncio.Event(), asyncio.Event()
@@ -57,6 +58,9 @@ async def test_a_card_with_a_fatal_xid_is_used_no_more_and_its_model_comes_back_
         await moved.wait()
         model = (await client.get("/api/models/m")).json()
         assert (model["state"], model["devices"]) == ("ready", [second])
+        assert [opened.model.is_forsaken for opened in loader.opened] == [True, False], (
+            "what the card has is not touched"
+        )
         answer = await client.post("/v1/completions", json={"model": "m", "prompt": "a", "max_tokens": 2})
         assert answer.status_code == 200
         metrics = (await client.get("/metrics")).text

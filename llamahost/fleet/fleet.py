@@ -333,10 +333,15 @@ class Fleet:
                 self._crew.fit(place, running)
 
     def quarantine(self, device_id: str, reason: str) -> None:
-        """A device is lost: streams on it end with an error, and nothing is put there until `release`."""
+        """A device is lost: streams on it end with an error, and nothing is put there until `release`.
+
+        What is there is left there: to free it is to ask a driver that fails, and over that ggml ends the process.
+        """
+        self._crew.hardware.forsake(device_id)
         for place in self._crew.places.values():
             for running in place.running.values():
                 if device_id in running.record.placement.devices:
+                    running.replica.forsake()
                     running.replica.refuse(Unavailable(f"`{place.spec.name}` lost its device {device_id}: {reason}"))
         self._crew.do(self._crew.residency.quarantine(device_id, reason, self._crew.now()))
 

@@ -61,6 +61,7 @@ class LlamaAdapters:
         self._left = 0  # bytes, when they were looked at
         self._pointers: dict[int, Any] = {}
         self._taken: dict[int, Mapping[tuple[str, str], int]] = {}
+        self.is_forsaken = False  # the model's devices are broken: C is asked for nothing any more
         self.changing = threading.Lock()
         """Held while C's list changes, and by whoever decodes for the first time with others than before."""
 
@@ -71,7 +72,7 @@ class LlamaAdapters:
         if self._free_bytes() < n_bytes + MARGIN_BYTES:
             raise LoadFailed(f"{path} takes {n_bytes / 2**20:.0f} MiB, and there is no room for it")
         with self.changing, LogTap() as lines:
-            if self._model is None:
+            if self._model is None or self.is_forsaken:
                 raise LoadFailed(f"{path} comes too late: the model is closed")
             pointer = self._library.c.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not pointer:  # ctypes gives a falsy object for NULL, never None
@@ -126,7 +127,7 @@ class LlamaAdapters:
         with self.changing:
             pointer = self._pointers.pop(id_, None)
             self._taken.pop(id_, None)
-            if pointer is not None and self._model is not None:
+            if pointer is not None and self._model is not None and not self.is_forsaken:
                 self._library.c.llama_adapter_lora_free(pointer)
 
     def close(self) -> None:

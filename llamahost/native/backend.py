@@ -90,8 +90,7 @@ class LlamaBackend:
     # --- the protocol ---
 
     def launch(self, plan: Plan) -> None:
-        if self._context.pointer is None:
-            raise BackendLost("the backend is closed")
+        self._check_there()
         self._launched = None
         try:
             if plan.spans:
@@ -114,6 +113,7 @@ class LlamaBackend:
         plan, self._launched = self._launched, None
         if plan is None:
             raise BackendError("collect without a launched plan")
+        self._check_there()
         try:
             return self._sample(plan.spans) if plan.spans and self._n_launched_rows else self._wait(plan)
         finally:
@@ -136,7 +136,8 @@ class LlamaBackend:
 
     def free_adapter(self, id_: int) -> None:
         """Let go of an adapter that no job has; between two steps. Idempotent."""
-        if self._context.pointer is not None and any(known == id_ for known, _ in self._adapters):
+        is_there = self._context.pointer is not None and not self.model.is_forsaken
+        if is_there and any(known == id_ for known, _ in self._adapters):
             self.model.adapters.unset(self._context.pointer)
             self._adapters = NO_ADAPTERS
             self._has_new_adapters = True
@@ -164,7 +165,7 @@ class LlamaBackend:
     def take_slot(self, slot: int, n: int, n_most: int) -> bytes:
         self._check_slot(slot)
         context = self._context
-        if context.pointer is None or self._has_pending_copies or n < 1:
+        if context.pointer is None or self.model.is_forsaken or self._has_pending_copies or n < 1:
             return b""
         if context.pos_max(slot) + 1 > n and not context.truncate(slot, n):
             return b""
@@ -174,7 +175,12 @@ class LlamaBackend:
 
     def put_slot(self, slot: int, kept: bytes) -> None:
         self._check_slot(slot)
+        self._check_there()
         state.put(self._context, slot, bytearray(kept))
+
+    def _check_there(self) -> None:
+        if self._context.pointer is None or self.model.is_forsaken:
+            raise BackendLost("the backend is closed" if self._context.pointer is None else "its device is out of use")
 
     # --- before the decode ---
 

@@ -128,6 +128,7 @@ class Context:
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         self.library = model.library
+        self._model = model
         self.c = c = model.library.c
         self.options = options
         model.check_positions(options.n_ctx)
@@ -194,7 +195,7 @@ class Context:
     def close(self) -> None:
         """Free the context. Idempotent."""
         pointer, self.pointer = self.pointer, None
-        if pointer is not None:
+        if pointer is not None and not self._model.is_forsaken:
             self.c.llama_free(pointer)
 
 

@@ -46,8 +46,8 @@ class _Props(ctypes.Structure):
     )
 
 
-def devices() -> tuple[Device, ...]:
-    """Every device that a model could be put on, the CPU among them."""
+def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
+    """Every device that a model could be put on, the CPU among them; those `without` are not asked for anything."""
     ggml, base = _ggml()
     count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
     get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
@@ -59,8 +59,9 @@ def devices() -> tuple[Device, ...]:
     props = _bound(base, "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.c_void_p)
     registry_name = _bound(base, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
     found: list[Device] = []
-    for k in range(count()):
-        device = get(k)
+    for device in map(get, range(count())):
+        if _text(name(device)) in without:
+            continue
         free, total, told = ctypes.c_size_t(), ctypes.c_size_t(), _Props()
         memory(device, ctypes.byref(free), ctypes.byref(total))
         props(device, ctypes.byref(told))

@@ -124,8 +124,7 @@ class LlamaEmbedder:
             raise LoadFailed(f"{model.path.name} loads, but its first embedding fails: {error}") from error
 
     def embed(self, inputs: Sequence[Tokens]) -> list[Vector]:
-        if self._pointer is None:
-            raise BackendLost("the embedding context is closed")
+        self._check_there()
         self._check(inputs)
         self._compute([Span(0, k, 0, tokens, len(tokens)) for k, tokens in enumerate(inputs)])
         if self.pooling != "none":
@@ -135,8 +134,7 @@ class LlamaEmbedder:
         return self._vectors([row_of(self._pointer, index) for index in range(sum(lengths))], lengths)
 
     def embed_piece(self, tokens: Tokens, start: int, stop: int) -> Vector | None:
-        if self._pointer is None:
-            raise BackendLost("the embedding context is closed")
+        self._check_there()
         piece, n_held = tokens[start:stop], self._n_held
         self._check([piece])
         if not self.can_split or start not in (0, n_held) or not start < stop <= len(tokens) <= self.n_ctx:
@@ -149,8 +147,14 @@ class LlamaEmbedder:
 
     def close(self) -> None:
         pointer, self._pointer = self._pointer, None
-        if pointer is not None:
+        if pointer is not None and not self.model.is_forsaken:
             self._c.llama_free(pointer)
+
+    def _check_there(self) -> None:
+        if self._pointer is None or self.model.is_forsaken:
+            raise BackendLost(
+                "the embedding context is closed" if self._pointer is None else "its device is out of use"
+            )
 
     def _check(self, inputs: Sequence[Tokens]) -> None:
         """Before C, which ends the process over most of this."""

@@ -62,6 +62,7 @@ class Model:
         self.vocab = Vocab(loaded, c.llama_model_get_vocab(pointer))
         self.grammars = Grammars(loaded, self.vocab)
         self.is_on_device = bool(devices)
+        self.is_forsaken = False
         self.adapters = LlamaAdapters(loaded, pointer, header, free_bytes=lambda: free_bytes(devices))
 
     @classmethod
@@ -155,6 +156,12 @@ class Model:
         if 0 < self.n_positions < n_ctx:
             raise LoadFailed(f"{self.path.name} has {self.n_positions} positions; n_ctx {n_ctx} is above that")
 
+    def forsake(self) -> None:
+        """A card of it is broken: nothing of it asks C for anything from now on, not even to free it, since ggml ends
+        the process over whatever CUDA refuses. What it has in memory, it has until the process ends. Any thread.
+        """
+        self.is_forsaken = self.adapters.is_forsaken = True
+
     def close(self) -> None:
         """Free the weights. Idempotent; a double free would end the process."""
         with self._lock:
@@ -162,7 +169,8 @@ class Model:
         if pointer is not None:
             self.grammars.close()  # they tokenise with the vocabulary
             self.adapters.close()
-            self.library.c.llama_model_free(pointer)
+            if not self.is_forsaken:
+                self.library.c.llama_model_free(pointer)
 
     def __enter__(self) -> Model:
         return self

@@ -34,6 +34,9 @@ class BudgetedDevices:
     def budgeted(self, host_bytes: int | None) -> BudgetedDevices:
         return self  # each has its own
 
+    def forsake(self, device_id: str) -> None:
+        return  # no driver is asked
+
     def all(self) -> tuple[Device, ...]:
         return tuple(Device(id=name, kind=self.kind, total_bytes=n) for name, n in self.budgets.items())
 

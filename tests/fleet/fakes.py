@@ -69,6 +69,10 @@ class FakeModel:
     vocab: SlowVocabulary = field(default_factory=SlowVocabulary)
     embedder: FakeEmbedBackend | None = None
     adapters: FakeAdapters = field(default_factory=lambda: FakeAdapters())
+    is_forsaken: bool = False
+
+    def forsake(self) -> None:
+        self.is_forsaken = True
 
     @property
     def is_closed(self) -> bool:

@@ -40,7 +40,7 @@ def test_a_build_for_gpus_that_finds_none_says_why_though_it_has_no_device_to_of
     def trouble() -> str:
         return devices.trouble_of(back_ends, [complaint] if complaint else [])
 
-    machine = MachineDevices(2**30, list, trouble, Gpus)
+    machine = MachineDevices(2**30, lambda _: [], trouble, Gpus)
     assert [each.id for each in machine.all()] == ["cpu"]
     assert told in machine.trouble
     assert bool(machine.trouble) == bool(told)

@@ -345,6 +345,10 @@ class Crew:
         place.thread_s += running.replica.stats.thread_s
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             await self._keeping.keep(running, self.settings)
+        if self.residency.is_out_of_use(
+            running.record.placement.devices
+        ):  # it may have been loading when that was told
+            running.replica.forsake()
         try:
             await running.replica.close()
         except Exception:  # what it took is given back all the same, or nothing could be loaded in its place ever

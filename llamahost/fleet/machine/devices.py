@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -29,11 +29,18 @@ class Device:
     pci_id: str = ""
     total_bytes: int = 0
     unseen_bytes: int = 0
+    is_integrated: bool = False  # a GPU in the processor, whose memory is the processor's
 
     def is_called(self, name: str) -> bool:
         """Whether a manifest may mean it by this: its id, its UUID or its PCI id, in any case."""
         wanted = name.lower()
         return wanted in (self.id.lower(), self.uuid.lower() or None) or is_same_card(self.pci_id, wanted)
+
+
+def gpus_of(devices: Sequence[Device]) -> list[Device]:
+    """Those that models go on where nothing is said: an integrated one only where there is no card, as in llama.cpp."""
+    gpus = [each for each in devices if each.kind == "gpu"]
+    return [each for each in gpus if not each.is_integrated] or gpus
 
 
 MOST_UNSEEN, UNSEEN_SHARE = 2**30, 16
@@ -89,6 +96,10 @@ class Devices(Protocol):
         """The same with another bound on the CPU's memory, or with none."""
         ...
 
+    def forsake(self, device_id: str) -> None:
+        """This one is broken: it is asked for nothing any more."""
+        ...
+
 
 @dataclass(frozen=True)
 class HostDevices:
@@ -105,6 +116,9 @@ class HostDevices:
 
     def budgeted(self, host_bytes: int | None) -> HostDevices:
         return replace(self, host_bytes=host_bytes)
+
+    def forsake(self, device_id: str) -> None:
+        return  # no driver is asked
 
     def all(self) -> tuple[Device, ...]:
         return (Device(id="cpu", total_bytes=self.host_bytes or Machine.read().memory_bytes),)
@@ -130,10 +144,10 @@ class Listed(Protocol):
     def total_bytes(self) -> int: ...
 
 
-def _listed() -> Sequence[Listed]:
+def _listed(forsaken: Collection[str]) -> Sequence[Listed]:
     from llamahost.native.devices import devices  # brings llama_cpp, which takes a while
 
-    return devices()
+    return devices(without=forsaken)
 
 
 def _trouble() -> str:
@@ -157,16 +171,18 @@ class MachineDevices:
     """llama.cpp's own list, the CPU last, under the same ids as `llamahost check` tells.
 
     NVML knows the same cards by UUID and PCI id, all of them and in another order than CUDA_VISIBLE_DEVICES makes it:
-    they are matched by PCI id, which both tell. `listed`, `complaint` and `seen` are there for tests.
+    they are matched by PCI id, which both tell. One that is broken is not asked any more, and so not listed. `listed`
+    (without those that are named), `complaint` and `seen` are there for tests.
     """
 
     host_bytes: int | None = None
-    listed: Callable[[], Sequence[Listed]] = _listed
+    listed: Callable[[Collection[str]], Sequence[Listed]] = _listed
     complaint: Callable[[], str] = _trouble
     seen: Callable[[], Gpus] = _seen
     trouble: str = field(default="", init=False)
     is_broken: bool = field(default=False, init=False)
     blocks: bool = True
+    _forsaken: frozenset[str] = field(default=frozenset(), init=False)
 
     @property
     def is_budgeted(self) -> bool:
@@ -174,15 +190,26 @@ class MachineDevices:
 
     def budgeted(self, host_bytes: int | None) -> MachineDevices:
         new = MachineDevices(host_bytes, self.listed, self.complaint, self.seen)
-        new.trouble, new.is_broken = self.trouble, self.is_broken
+        new.trouble, new.is_broken, new._forsaken = self.trouble, self.is_broken, self._forsaken
         return new
+
+    def forsake(self, device_id: str) -> None:
+        self._forsaken |= {device_id}
+
+    def _gpus(self) -> list[Listed]:
+        """A card that two back ends know is the first one's, as in llama.cpp."""
+        found: dict[str, Listed] = {}
+        for each in self.listed(self._forsaken):
+            if each.kind.endswith("GPU"):
+                found.setdefault(each.pci_id or each.name, each)
+        return list(found.values())
 
     def all(self) -> tuple[Device, ...]:
         found: list[Device] = []
         self.trouble = ""
         try:
-            gpus = [each for each in self.listed() if each.kind.endswith("GPU")]
-            if not gpus:
+            gpus = self._gpus()
+            if not gpus and not self._forsaken:
                 self.trouble = self.complaint()
         except LoadFailed as error:  # told again, and to whoever asked for a model, by its load
             self.trouble, gpus = str(error), []
@@ -199,6 +226,7 @@ class MachineDevices:
                         uuid=card.uuid if card is not None else "",
                         pci_id=each.pci_id,
                         total_bytes=each.total_bytes,
+                        is_integrated=each.kind != "GPU",
                         unseen_bytes=min(MOST_UNSEEN, each.total_bytes // UNSEEN_SHARE),
                     )
                 )
@@ -210,7 +238,7 @@ class MachineDevices:
     def free_bytes(self) -> Mapping[str, int]:
         free = dict(HostDevices(self.host_bytes).free_bytes())
         with contextlib.suppress(LoadFailed):
-            gpus = [each for each in self.listed() if each.kind.endswith("GPU")]
+            gpus = self._gpus()
             seen = self.seen() if gpus else Gpus()
             for each in gpus:
                 card = card_of(seen, each.pci_id)

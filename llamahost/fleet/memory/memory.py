@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.machine.devices import Device, gpus_of
 from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.memory.placement import Bytes, Effort, Placement, place
 from llamahost.fleet.memory.residents import MODELS, Model, Replica
@@ -99,7 +99,7 @@ class Memory:
         """Replicas of a model."""
         if spec.replicas != "per-gpu":
             return spec.replicas
-        return max(1, sum(each.kind == "gpu" for each in self.usable()))
+        return max(1, len(gpus_of(self.usable())))
 
 
 def may_go(other: Model, model: Model) -> bool:

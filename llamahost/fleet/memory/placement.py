@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.machine.devices import Device, gpus_of
 from llamahost.fleet.machine.fit import LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.machine.footprint import FileFacts, Footprint, footprint, on_device, shape_of_inputs, size
 from llamahost.fleet.settings.manifest import ModelSpec
@@ -177,7 +177,7 @@ def _allowed(spec: ModelSpec, devices: Sequence[Device]) -> list[Device]:
     if spec.devices != "auto":
         found = (next((each for each in devices if each.is_called(name)), None) for name in spec.devices)
         return list({each.id: each for each in found if each is not None}.values())
-    gpus = [each for each in devices if each.kind == "gpu"]
+    gpus = gpus_of(devices)
     return gpus if gpus and spec.n_gpu_layers != 0 else [each for each in devices if each.kind == "cpu"]
 
 

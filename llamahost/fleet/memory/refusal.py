@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llamahost.fleet.machine.devices import gpus_of
 from llamahost.fleet.machine.footprint import FileFacts, size
 from llamahost.fleet.memory.memory import Memory, may_go
 from llamahost.fleet.memory.placement import Bytes, advice, least
@@ -16,7 +17,7 @@ def why_not(model: Model, memory: Memory, free: Bytes) -> str:
     if smallest is None:
         wanted = "any" if model.spec.devices == "auto" else ", ".join(model.spec.devices)
         there = ", ".join(each.id for each in devices) or "none"
-        if len(spec_shares := model.spec.tensor_split) > (n_gpus := sum(each.kind == "gpu" for each in devices)) > 1:
+        if len(spec_shares := model.spec.tensor_split) > (n_gpus := len(gpus_of(devices))) > 1:
             return f"`{name}` has a tensor_split of {len(spec_shares)} shares, and there are {n_gpus} GPUs"
         lost = "".join(f"; {device} is out of use: {reason}" for device, reason in memory.quarantined.items())
         return f"`{name}` has no device: it may go on {wanted}, there are {there}{lost}"

@@ -8,7 +8,7 @@ him no later one takes, so that every request is answered or refused. Knows no t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
 from llamahost.fleet.machine.devices import Device
@@ -227,6 +227,10 @@ class Residency:
                         model.reason = reason
                         self._settling.want(model, now, may_evict=False)
         return self.tick(now)
+
+    def is_out_of_use(self, devices: Collection[str]) -> bool:
+        """Whether one of these is."""
+        return not self._memory.quarantined.keys().isdisjoint(devices)
 
     def release(self, device_id: str, now: float) -> tuple[Effect, ...]:
         """The device may be used again."""

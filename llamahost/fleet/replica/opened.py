@@ -35,6 +35,10 @@ class OpenModel(Protocol):
     @property
     def adapters(self) -> OpensAdapters: ...
 
+    def forsake(self) -> None:
+        """Its device is broken: it and its contexts are asked for nothing any more, and `close` frees nothing."""
+        ...
+
     def close(self) -> None: ...
 
 

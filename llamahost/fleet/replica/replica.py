@@ -320,6 +320,10 @@ class Replica:
         if self._vectors is not None:
             self._vectors.refuse(error)
 
+    def forsake(self) -> None:
+        """Its device is broken: what is there stays there, untouched, also when this is closed."""
+        self._model.forsake()
+
     async def close(self) -> None:
         """Take the engine off its worker and free the model, when nothing touches the vocabulary any more.
 

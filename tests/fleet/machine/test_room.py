@@ -15,7 +15,7 @@ GB = 2**30
 
 def cards(total: int, free: int) -> MachineDevices:
     listed = Listed("CUDA0", "a card", "GPU", "CUDA", free, total, "0000:30:00.0")
-    return MachineDevices(GB, lambda: [listed], lambda: "", Gpus)
+    return MachineDevices(GB, lambda _: [listed], lambda: "", Gpus)
 
 
 @pytest.mark.parametrize(
