@@ -136,9 +136,9 @@ class LlamaBackend:
 
     def free_adapter(self, id_: int) -> None:
         """Let go of an adapter that no job has; between two steps. Idempotent."""
-        is_there = self._context.pointer is not None and not self.model.is_forsaken
-        if is_there and any(known == id_ for known, _ in self._adapters):
-            self.model.adapters.unset(self._context.pointer)
+        pointer = None if self.model.is_forsaken else self._context.pointer
+        if pointer is not None and any(known == id_ for known, _ in self._adapters):
+            self.model.adapters.unset(pointer)
             self._adapters = NO_ADAPTERS
             self._has_new_adapters = True
         self.model.adapters.free(id_)

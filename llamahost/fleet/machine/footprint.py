@@ -6,6 +6,8 @@ and a row of logits for each that a step may ask for. The terms were found by co
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,27 +93,73 @@ def footprint(spec: ModelSpec, facts: FileFacts, shape: Shape) -> Footprint:
 
 
 def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: int) -> tuple[Footprint, Footprint]:
-    """What of it goes to the GPU and what stays with the host: the last layers go first, the output with the very last.
+    """What of it goes to GPUs and what stays with the host: the last layers go first, the output with the very last.
 
     The table of tokens stays in the file's pages, which the system takes back when it must: it counts for nobody.
     """
     n_layer = len(facts.layers)
-    n = n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
-    first = max(0, n_layer - max(0, n - 1)) if n else n_layer  # llama.cpp counts the output as the last one
-    kept = sum(facts.experts[:n_cpu_moe][first:])
-    weights = sum(facts.layers[first:]) - kept + (facts.rest_bytes + facts.input_bytes * facts.is_tied if n else 0)
-    share = (n_layer - first) / n_layer if n_layer else 1.0
+    parts = parts_there(facts, whole, n_gpu_layers, n_cpu_moe)
+    first = n_layer - max(0, len(parts) - 1)  # of the layers that are there
+    # Weights of the host are lent to the GPU, one after the other, where a prompt is computed.
+    lent = [facts.layers[k] // 3 for k in range(first)] + [2 * n // 3 for n in facts.experts[: max(first, n_cpu_moe)]]
     there = Footprint(
-        weights_bytes=weights + int(facts.adapter_bytes * share),  # with the layers that they change
-        kv_bytes=int(whole.kv_bytes * share),
-        compute_bytes=whole.compute_bytes if n else 0,
+        weights_bytes=sum(part.weights_bytes for part in parts),
+        kv_bytes=int(whole.kv_bytes * (n_layer - first) / n_layer) if n_layer else whole.kv_bytes,
+        compute_bytes=whole.compute_bytes + max(lent, default=0) if parts else 0,
     )
     here = Footprint(
         weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - facts.input_bytes - there.weights_bytes),
         kv_bytes=whole.kv_bytes - there.kv_bytes,
-        compute_bytes=0 if n > n_layer else whole.compute_bytes,  # where layers are, there are their values
+        compute_bytes=0 if len(parts) > n_layer else whole.compute_bytes,  # where layers are, there are their values
     )
     return there, here
+
+
+def parts_there(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: int) -> list[Footprint]:
+    """What goes to GPUs, in pieces that stay whole: layers in order, then the output, which llama.cpp counts as one."""
+    n_layer = len(facts.layers)
+    n = n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
+    if not n:
+        return []
+    parts = []
+    for k in range(n_layer - (n - 1), n_layer):
+        weights = facts.layers[k] - (facts.experts[k] if k < min(n_cpu_moe, len(facts.experts)) else 0)
+        weights += (
+            facts.adapter_bytes * (k + 1) // n_layer - facts.adapter_bytes * k // n_layer
+        )  # with what they change
+        parts.append(Footprint(weights_bytes=weights, kv_bytes=whole.kv_bytes // n_layer))
+    return [*parts, Footprint(weights_bytes=facts.rest_bytes + facts.input_bytes * facts.is_tied)]
+
+
+def divided(parts: Sequence[Footprint], shares: Sequence[float]) -> tuple[int, ...]:
+    """How many of the parts each device is best given, so that each has its share of the bytes."""
+    ends = [sum(shares[: k + 1]) / sum(shares) for k in range(len(shares) - 1)]
+    total, before = sum(part.total_bytes for part in parts), 0
+    counts = [0] * len(shares)
+    for part in parts:
+        counts[bisect.bisect_right(ends, (before + part.total_bytes / 2) / max(1, total))] += 1
+        before += part.total_bytes
+    return tuple(counts)
+
+
+def counted(n_parts: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """How many llama.cpp gives each device: by their number, as if all were of a size. With counts for shares it gives
+    just these.
+    """
+    ends = [sum(shares[: k + 1]) / sum(shares) for k in range(len(shares) - 1)]
+    counts = [0] * len(shares)
+    for k in range(n_parts):
+        counts[bisect.bisect_right(ends, k / n_parts)] += 1
+    return tuple(counts)
+
+
+def pipelined_bytes(spec: ModelSpec, facts: FileFacts, shape: Shape) -> int:
+    """What each of several devices takes for steps that begin while others compute: three more copies of its inputs."""
+    n_tokens = min(spec.n_ubatch, spec.n_batch)
+    mask = _padded(shape.n_cells if shape.is_unified else shape.n_ctx) * (
+        _FLOAT if spec.flash_attention == "off" else _MASK
+    )
+    return 3 * n_tokens * (mask + 2 * facts.n_embd * _FLOAT)
 
 
 def _compute(spec: ModelSpec, facts: FileFacts, shape: Shape, n_tokens: int) -> int:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llamahost.fleet.machine.devices import Device, gpus_of
 from llamahost.fleet.machine.fit import LEAST_N_CTX, Facts, Shape, shapes
-from llamahost.fleet.machine.footprint import FileFacts, Footprint, footprint, on_device, shape_of_inputs, size
+from llamahost.fleet.machine.footprint import (
+    FileFacts,
+    Footprint,
+    counted,
+    divided,
+    footprint,
+    on_device,
+    parts_there,
+    pipelined_bytes,
+    shape_of_inputs,
+    size,
+)
 from llamahost.fleet.settings.manifest import ModelSpec
 
 Bytes = Mapping[str, int]
@@ -29,7 +41,7 @@ class Placement:
     """Where a replica goes and what it takes there. The first device's worker owns it; the host may hold a part too."""
 
     devices: tuple[str, ...]
-    shares: tuple[float, ...] = ()  # of several devices
+    shares: tuple[float, ...] = ()  # of several devices, for C
     n_gpu_layers: int = -1
     n_cpu_moe: int = 0
     note: str = ""  # what of it stays with the CPU though it is for a GPU
@@ -227,20 +239,29 @@ def _placed(
     whole = replace(whole, weights_bytes=whole.weights_bytes + facts.adapter_bytes)
     n_gpu_layers = _layers(spec, site) if n_gpu_layers is None else n_gpu_layers
     n_cpu_moe = spec.n_cpu_moe if n_cpu_moe is None else n_cpu_moe
+    shares = site.shares
     if site.devices[0].kind == "cpu":
         taken = {site.devices[0].id: whole.total_bytes}
     else:
         there, here = on_device(facts, whole, n_gpu_layers, n_cpu_moe)
-        parts = site.shares or (1.0,)
-        taken = {
-            each.id: int((there.weights_bytes + there.kv_bytes) * part) + there.compute_bytes
-            for each, part in zip(site.devices, parts, strict=True)
-        }
+        each_compute = there.compute_bytes
+        if shares and spec.split_mode == "layer":
+            parts = parts_there(facts, whole, n_gpu_layers, n_cpu_moe)
+            counts = counted(len(parts), shares) if spec.tensor_split else divided(parts, shares)
+            ends = [*itertools.accumulate(counts, initial=0)]
+            held = [sum(part.total_bytes for part in parts[a:b]) for a, b in itertools.pairwise(ends)]
+            if not spec.tensor_split and parts:
+                shares = tuple(map(float, counts))  # by which C comes to the same counts
+            if len(parts) > len(facts.layers) and not n_cpu_moe and not spec.override_tensor:
+                each_compute += pipelined_bytes(spec, facts, shape)
+        else:
+            held = [int((there.weights_bytes + there.kv_bytes) * share) for share in shares or (1.0,)]
+        taken = {each.id: n + each_compute for each, n in zip(site.devices, held, strict=True)}
         if here.total_bytes > 0:
             taken["cpu"] = here.total_bytes
     return Placement(
         devices=_ids(site),
-        shares=site.shares,
+        shares=shares,
         n_gpu_layers=n_gpu_layers,
         n_cpu_moe=n_cpu_moe,
         shape=shape,

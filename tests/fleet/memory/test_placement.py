@@ -1,15 +1,25 @@
 """Laws of where a replica goes and what it takes there: on GPUs that are only numbers here."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llamahost.fleet.machine.devices import Device
 from llamahost.fleet.machine.fit import Shape
-from llamahost.fleet.machine.footprint import FileFacts, footprint, on_device
+from llamahost.fleet.machine.footprint import (
+    FileFacts,
+    Footprint,
+    counted,
+    divided,
+    footprint,
+    on_device,
+    pipelined_bytes,
+)
 from llamahost.fleet.machine.room import room_of
 from llamahost.fleet.memory.placement import Placement, advice, place
 from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
@@ -56,9 +66,41 @@ def test_one_device_that_holds_it_whole_comes_before_two_that_share_it() -> None
     found = place(spec(), FACTS, GPUS, smaller, smaller)
     assert found is not None
     assert found.devices == ("CUDA0", "CUDA1")
-    assert found.shares == pytest.approx((3 / 7, 4 / 7))
+    assert found.shares == (2.0, 3.0), "two layers, and two with the output: three would not have had room"
     assert all(n <= smaller[device] for device, n in found.bytes.items())
     assert place(spec(split_mode="none"), FACTS, GPUS, smaller, smaller) is None
+
+
+@pytest.mark.parametrize("n_parts", [1, 5, 33, 49, 81, 127])
+def test_counts_of_layers_as_shares_are_what_llama_cpp_counts_again(n_parts: int) -> None:
+    dice = random.Random(n_parts)
+    for _ in range(50):
+        sizes = [Footprint(weights_bytes=dice.randrange(1, 1000)) for _ in range(n_parts)]
+        counts = divided(sizes, [dice.random() for _ in range(dice.randrange(1, 9))])
+        assert sum(counts) == n_parts
+        assert as_in_c(n_parts, counts) == counts
+        assert counted(n_parts, counts) == counts
+
+
+def as_in_c(n_parts: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """load_tensors: sums in float, and the first split that is above a layer's place."""
+    sums = np.cumsum(np.array(shares, np.float32), dtype=np.float32)
+    places = np.arange(n_parts, dtype=np.float32) / np.float32(n_parts)
+    found = np.searchsorted(sums / sums[-1], places, side="right")
+    return tuple(np.bincount(found, minlength=len(shares)).tolist())
+
+
+def test_each_of_several_devices_is_counted_by_the_layers_that_it_gets() -> None:
+    large_output = replace(FACTS, rest_bytes=3 * GB, n_embd=1000)
+    room = {"CUDA0": 20 * GB, "CUDA1": 20 * GB, "cpu": 64 * GB}
+    found = place(spec(tensor_split=(1.0, 1.0)), large_output, GPUS, room, room)
+    assert found is not None
+    assert [round(found.bytes[each] / GB, 1) for each in found.devices] == [3.0, 4.0], "the output counts as one layer"
+    row = place(spec(tensor_split=(1.0, 1.0), split_mode="row"), large_output, GPUS, room, room)
+    assert row is not None
+    assert [round(row.bytes[each] / GB, 1) for each in row.devices] == [3.5, 3.5]
+    one = spec(tensor_split=(1.0, 1.0))
+    assert found.bytes["CUDA0"] - 3 * GB >= pipelined_bytes(one, large_output, SHAPE) >= 3 * 512 * 2 * 4 * 1000
 
 
 def test_a_tensor_split_is_kept_to_and_a_list_of_devices_too() -> None:
@@ -129,7 +171,7 @@ def test_what_does_not_fit_whole_leaves_its_first_layers_with_the_cpu_and_says_s
 
 
 def test_experts_leave_the_gpu_before_whole_layers_do() -> None:
-    room = {"CUDA0": 4 * GB + GB // 10, "cpu": 64 * GB}
+    room = {"CUDA0": 4 * GB + GB // 2, "cpu": 64 * GB}  # a matrix of experts is lent to the GPU for a prompt
     devices = (GPUS[0], GPUS[2])
     found = place(spec(), FACTS, devices, room, room, effort="partly")
     assert found is not None

