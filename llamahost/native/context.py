@@ -18,7 +18,7 @@ import numpy.typing as npt
 from llamahost.core.errors import BackendError, LoadFailed
 from llamahost.core.work import Span, Streams
 from llamahost.native.gguf import GgufHeader
-from llamahost.native.library import TENSOR_TYPES, LogTap, buffers_in
+from llamahost.native.library import TENSOR_TYPES, LogTap, buffers_in, splits_in
 from llamahost.native.model import Model
 
 FlashAttention = Literal["auto", "on", "off"]
@@ -161,6 +161,7 @@ class Context:
             raise LoadFailed(f"cannot make a context for {model.path.name}: {reason_of(lines)}")
         self.pointer: int | None = pointer
         self.buffers = buffers_in(lines)
+        self.n_splits = splits_in(lines)
         self.memory = c.llama_get_memory(pointer)
         if not self.memory:
             self.close()

@@ -141,7 +141,8 @@ class LogTap:
         _log.untap()
 
 
-_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output|LoRA) buffer size\s*=\s*([\d.]+) MiB")
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output|LoRA|DSV4 .*state) buffer size\s*=\s*([\d.]+) MiB")
+_SPLITS = re.compile(r"graph.*\bsplits = (\d+)(?: / (\d+))?")
 
 
 def buffers_in(lines: Sequence[str]) -> dict[tuple[str, str], int]:
@@ -150,9 +151,15 @@ def buffers_in(lines: Sequence[str]) -> dict[tuple[str, str], int]:
     for line in lines:
         match = _BUFFER.search(line)
         if match:
-            key = match[1], match[2].lower()
+            key = match[1], "rs" if match[2].endswith("state") else match[2].lower()
             found[key] = found.get(key, 0) + int(float(match[3]) * 2**20)
     return found
+
+
+def splits_in(lines: Sequence[str]) -> int:
+    """Into how many pieces a graph is cut, each of which another device computes than the one before; 0: not told."""
+    found = [match for line in lines if (match := _SPLITS.search(line))]
+    return max((int(n) for n in found[-1].groups() if n), default=0) if found else 0
 
 
 _log = _Log()

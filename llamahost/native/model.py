@@ -24,6 +24,7 @@ _LEARNED = frozenset({"gpt2", "starcoder"})  # which have it always, though the 
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
+_NO_ROWS = ', which split_mode = "row" needs; "layer" and "tensor" do without'
 _MODEL_BUFFER = re.compile(r"(\S+) model buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -210,7 +211,8 @@ def _reason(lines: list[str]) -> str:
     """What the loader complained of; it logs the cause and then that it failed."""
     for line in lines:
         if "error loading model" in line:
-            return line.split("error loading model", 1)[1].lstrip(": ").strip() or line
+            told = line.split("error loading model", 1)[1].lstrip(": ").strip() or line
+            return f"{told}{_NO_ROWS}" if "split buffers" in told else told
     return next(
         (line for line in reversed(lines) if "error" in line.lower() or "fail" in line.lower()), "no reason given"
     )

@@ -7,7 +7,7 @@ the struct that the binding leaves opaque.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,6 +82,16 @@ def fill(params: Any, options: ModelOptions, loaded: Library) -> list[object]:
         kept.append(shares)
         params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
     return kept
+
+
+def owners(buffer: str, devices: Collection[str]) -> tuple[str, ...]:
+    """Whose memory a buffer of llama.cpp's is, by its name: one device's, that of each of a tensor split, or, where it
+    is nobody's (CPU, CPU_Mapped, CUDA_Host), the host's.
+    """
+    if buffer.startswith("Meta("):  # told is what the largest takes, so each counts it
+        return tuple(each for each in buffer[len("Meta(") : -1].split(",") if each in devices)
+    named = buffer if buffer in devices else buffer.rpartition("_")[0]  # MTL0_Mapped
+    return (named,) if named in devices else ()
 
 
 def _named(names: Sequence[str]) -> list[int]:

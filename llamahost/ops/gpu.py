@@ -237,6 +237,8 @@ class Nvml:
         power_mw = ask(api.nvmlDeviceGetPowerUsage, handle)
         limit_mw = ask(api.nvmlDeviceGetEnforcedPowerLimit, handle)
         reasons = ask(api.nvmlDeviceGetCurrentClocksThrottleReasons, handle)  # older drivers know this name
+        if reasons is None:  # newer ones are to know the other alone
+            reasons = ask(api.nvmlDeviceGetCurrentClocksEventReasons, handle)
         processes = ask(api.nvmlDeviceGetComputeRunningProcesses, handle)
         return Gpu(
             index=index,

@@ -5,6 +5,8 @@ import pytest
 from llamahost.fleet.machine.devices import MachineDevices
 from llamahost.native import devices
 from llamahost.native.adapters import free_bytes
+from llamahost.native.library import buffers_in, splits_in
+from llamahost.native.offload import owners
 from llamahost.ops.gpu import Gpus
 
 SAYS_CUDA = "ggml_cuda_init: failed to initialize CUDA: "
@@ -45,3 +47,54 @@ def test_a_build_for_gpus_that_finds_none_says_why_though_it_has_no_device_to_of
     assert told in machine.trouble
     assert bool(machine.trouble) == bool(told)
     assert machine.is_broken is is_broken
+
+
+@pytest.mark.parametrize(
+    ("buffer", "devices", "whose"),
+    [
+        ("CUDA0", ("CUDA0",), ("CUDA0",)),
+        ("CUDA_Host", ("CUDA0",), ()),  # pinned, of the host
+        ("CPU_Mapped", ("cpu",), ()),
+        ("CPU_REPACK", ("CUDA0",), ()),
+        ("MTL0_Mapped", ("MTL0",), ("MTL0",)),
+        ("CUDA1", ("CUDA0",), ()),
+        ("Meta(CUDA0,CUDA1)", ("CUDA1", "CUDA0"), ("CUDA0", "CUDA1")),  # each takes what is told
+        ("ROCm10", ("ROCm1",), ()),
+    ],
+)
+def test_a_buffer_is_the_device_s_by_its_name_or_the_host_s(
+    buffer: str, devices: tuple[str, ...], whose: tuple[str, ...]
+) -> None:
+    assert owners(buffer, devices) == whose
+
+
+LOG = """\
+load_tensors:        CUDA0 model buffer size =  4403.49 MiB
+load_tensors:   CPU_Mapped model buffer size =   281.81 MiB
+llama_context:  CUDA_Host  output buffer size =    31.31 MiB
+llama_kv_cache:      CUDA0 KV buffer size =  1024.00 MiB
+llama_memory_recurrent:      CUDA0 RS buffer size =     2.00 MiB
+dsv4_state:      CUDA0 DSV4 compressor state buffer size =     3.00 MiB
+sched_reserve:      CUDA0 compute buffer size =   304.00 MiB
+sched_reserve:  CUDA_Host compute buffer size =    24.01 MiB
+sched_reserve: graph (pp bs=512, tg bs=8): nodes = 1126, splits = 2, input objects = 5, input tensors = 6
+~llama_context:      CUDA0 compute buffer size is 304.0000 MiB, matches expectation of 304.0000 MiB
+"""
+"""As the format strings of this llama.cpp write it for CUDA."""
+
+
+def test_what_cuda_takes_is_read_from_the_log_and_nothing_twice() -> None:
+    lines = LOG.splitlines()
+    found = {key: n / 2**20 for key, n in buffers_in(lines).items()}
+    assert found == {
+        ("CUDA0", "model"): pytest.approx(4403.49),
+        ("CPU_Mapped", "model"): pytest.approx(281.81),
+        ("CUDA_Host", "output"): pytest.approx(31.31),
+        ("CUDA0", "kv"): 1024,
+        ("CUDA0", "rs"): 5,
+        ("CUDA0", "compute"): 304,
+        ("CUDA_Host", "compute"): pytest.approx(24.01),
+    }
+    assert splits_in(lines) == 2
+    assert splits_in([lines[-2].replace("splits = 2", "splits = 66 / 131")]) == 131, "the worse of two"
+    assert splits_in(["nothing of it"]) == 0

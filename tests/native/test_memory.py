@@ -250,6 +250,7 @@ def test_a_model_that_was_warmed_up_as_on_a_gpu_is_as_any_other(
     try:
         with Driver(path, model=model) as warmed:
             backend = warmed.backend
+            assert backend.n_splits == 1, "one device, as the log tells"
             assert int(backend._context.batch.output.sum()) == backend.n_rows > 1, "as many as a step may ask for"
             backend.check(dict.fromkeys(range(4), 0))
             assert backend.can_truncate == can_truncate

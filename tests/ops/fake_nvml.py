@@ -127,6 +127,9 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:  # noqa: N802
         return self._card("nvmlDeviceGetCurrentClocksThrottleReasons", handle).reasons
 
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int:  # noqa: N802
+        return self._card("nvmlDeviceGetCurrentClocksEventReasons", handle).reasons
+
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:  # noqa: N802
         pids = self._card("nvmlDeviceGetComputeRunningProcesses", handle).pids
         return [pynvml.nvmlFriendlyObject({"pid": pid, "usedGpuMemory": None}) for pid in pids]

@@ -87,6 +87,14 @@ def test_a_question_that_fails_leaves_the_others_answered(question: str) -> None
     assert not told.gpus[0].trouble
 
 
+def test_what_holds_the_clocks_is_asked_by_its_old_name_or_by_its_new_one() -> None:
+    old, new = (f"nvmlDeviceGetCurrentClocks{name}Reasons" for name in ("Throttle", "Event"))
+    absent = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    for failing, told in (((old,), ("power cap",)), ((new,), ("power cap",)), ((old, new), None)):
+        (gpu,) = sampled(FakeNvml(Card(), failing=dict.fromkeys(failing, absent))).gpus
+        assert gpu.throttled_by == told
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [

@@ -64,7 +64,7 @@ class Placement:
             n_cpu_moe=self.n_cpu_moe,
             main_device=spec.main_device if 1 < len(self.devices) > spec.main_device else 0,
         )
-        if spec.split_mode == "none" and len(self.devices) == 1:
+        if len(self.devices) == 1:  # rows and tensors of one device are slower, or not there at all
             decided = replace(decided, split_mode="layer")
         if self.shape is None:
             return decided

@@ -33,7 +33,7 @@ from llamahost.native.cuts import cuts_in
 from llamahost.native.embed import EmbedOptions, LlamaEmbedder
 from llamahost.native.gguf import GgufHeader, read_metadata
 from llamahost.native.model import Model
-from llamahost.native.offload import ModelOptions
+from llamahost.native.offload import ModelOptions, owners
 from llamahost.text.remembered import Remembered
 from llamahost.text.template import CHATML, Template
 
@@ -62,10 +62,11 @@ class Loaded:
         """What llama.cpp's log says that it allocated on each; what lies in the host's memory is the CPU's."""
         whole: dict[str, int] = {"model": self.model.n_bytes}
         taken: dict[str, int] = {}
+        host = devices[0] if devices[0].startswith("cpu") else "cpu"
 
-        def take(device: str, n_bytes: int) -> None:
-            owner = device if device in devices else devices[0] if devices[0].startswith("cpu") else "cpu"
-            taken[owner] = taken.get(owner, 0) + n_bytes
+        def take(buffer: str, n_bytes: int) -> None:
+            for owner in owners(buffer, devices) or (host,):
+                taken[owner] = taken.get(owner, 0) + n_bytes
 
         for context in (self.backend, self.embedder):
             for (device, what), n_bytes in (context.buffers if context is not None else {}).items():
@@ -73,11 +74,13 @@ class Loaded:
                 take(device, n_bytes)
         for device, n_bytes in self.model.adapters.taken.items():  # as it is now; no part of the model's own footprint
             take(device, n_bytes)
-        if devices[0].startswith("cpu"):  # once: what was repacked need not stay in the file's pages
-            taken[devices[0]] = taken.get(devices[0], 0) + self.model.n_bytes
-        for device, n_bytes in self.model.weights.items():
-            if device in devices:
-                taken[device] = taken.get(device, 0) + n_bytes
+        weights = {name: n for name, n in self.model.weights.items() if owners(name, devices)}
+        for buffer, n_bytes in weights.items():
+            take(buffer, n_bytes)
+        # Once: what was repacked need not stay in the file's pages. Of what is wholly on devices the table of tokens
+        # alone is left, of whose pages few are read.
+        if host in devices or not self.is_whole:
+            taken[host] = taken.get(host, 0) + max(0, self.model.n_bytes - sum(weights.values()))
         return Measured(
             bytes=taken,
             footprint=Footprint(
@@ -86,6 +89,13 @@ class Loaded:
                 compute_bytes=whole.get("compute", 0) + whole.get("output", 0),
             ),
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is for devices."""
+        n, spec = self.spec.n_gpu_layers, self.spec
+        is_all = n == "auto" or n < 0 or n > self.model.n_layer
+        return self.model.is_on_device and is_all and not spec.n_cpu_moe and not spec.override_tensor
 
     def close(self) -> None:
         """Free the contexts, then the model; nothing of them may be in use. Idempotent."""
@@ -130,6 +140,12 @@ def load(
         adapter_ids = tuple(model.adapters.open(adapter.path) for adapter in spec.adapters)
         loaded = replace(_composed(spec, model, backend, embedder, shape, source), adapter_ids=adapter_ids)
         undo.pop_all()
+        if loaded.is_whole and backend is not None and backend.n_splits > model.n_layer:
+            logger.warning(
+                "%s: a step goes %d times between the GPU and the CPU, and is slow: there is no kernel for what every "
+                "layer does; other KV types, or another flash_attention, may have one",
+                *(spec.name, backend.n_splits),
+            )
         return loaded
 
 
