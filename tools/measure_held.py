@@ -90,7 +90,7 @@ class Load:
         for job_id in list(self._kinds):
             self._scheduler.abort(job_id)
         self._kinds.clear()
-        return Counter({kind: n / seconds for kind, n in counts.items()})  # type: ignore[arg-type]  # rates, by kind
+        return Counter({kind: n / seconds for kind, n in counts.items()})
 
     def _run(self, n_steps: int, counts: Counter[str]) -> None:
         scheduler, backend = self._scheduler, self.backend

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,8 @@ def _text(fill: Callable[[Any, int], int]) -> str:
 def _metadata(c: Any, pointer: int) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for index in range(c.llama_model_meta_count(pointer)):
-        key = _text(lambda b, n, i=index: c.llama_model_meta_key_by_index(pointer, i, b, n))  # type: ignore[misc]  # mypy infers no lambda with a default
-        found[key] = _text(lambda b, n, i=index: c.llama_model_meta_val_str_by_index(pointer, i, b, n))  # type: ignore[misc]  # mypy infers no lambda with a default
+        key = _text(partial(c.llama_model_meta_key_by_index, pointer, index))
+        found[key] = _text(partial(c.llama_model_meta_val_str_by_index, pointer, index))
     return found
 
 

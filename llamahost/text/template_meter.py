@@ -73,8 +73,8 @@ class Meter:
             elif kind is list or kind is tuple:
                 rest += one  # type: ignore[arg-type]  # just found to be one
             elif kind is dict or isinstance(one, Mapping):
-                rest += one.keys()  # type: ignore[attr-defined]
-                rest += one.values()  # type: ignore[attr-defined]
+                rest += one.keys()  # type: ignore[attr-defined]  # one of both
+                rest += one.values()  # type: ignore[attr-defined]  # likewise
             elif kind not in _SCALARS:
                 if isinstance(one, (list, tuple, Set, ValuesView)):  # views of a dictionary print what they show
                     rest += one

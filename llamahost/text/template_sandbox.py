@@ -116,7 +116,7 @@ class Code(CodeGenerator):
         self.write(")")
         super()._output_child_post(node, frame, finalize)
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  Jinja's name
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         is_markup = frame.eval_ctx.volatile or frame.eval_ctx.autoescape
         self.write(f"{'markup_join' if is_markup else 'str_join'}(context.told_together((")
         for each in node.nodes:
@@ -124,7 +124,7 @@ class Code(CodeGenerator):
             self.write(", ")
         self.write(")))")
 
-    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         is_flat = sum(not _is_constant(each) for each in (node.expr, *(op.expr for op in node.ops))) < 2
         self.write("(")
         self._operand(node.expr, frame, "" if is_flat else "told")
@@ -139,13 +139,13 @@ class Code(CodeGenerator):
         self.visit(node, frame)
         self.write(")")
 
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         guard = "made" if isinstance(node.arg, nodes.Slice) else ""
         self.write(f"context.{guard}(" if guard else "(")
         super().visit_Getitem(node, frame)
         self.write(")")
 
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
         self.write("{")
         for number, item in enumerate(node.items):
             self.write(", " if number else "")
@@ -172,7 +172,7 @@ class Sandbox(SandboxedEnvironment):
         context.meter.before_binop(operator, left, right)
         return self.binop_table[operator](left, right)
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  as Jinja's
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         meter: Meter = __context.meter
         if type(__obj) is types.BuiltinMethodType:
             meter.before_method(__obj.__self__, __obj.__name__, args, kwargs)

@@ -278,7 +278,7 @@ def test_a_file_in_git_itself_is_checked_by_git_s_sum(hub: LoopbackHub, places: 
 
     class OfGit(Hub):
         def listing(self, reference: object) -> object:  # type: ignore[override]  # a listing of another kind
-            found = super().listing(reference)  # type: ignore[arg-type]
+            found = super().listing(reference)  # type: ignore[arg-type]  # the same
             return replace(found, files=(RepoFile("tiny.gguf", len(model), git_sha1=git),))
 
     found = replace(puller(hub, places), hub=OfGit(hub.endpoint, token="none")).pull(parse_reference(NAME))

@@ -6,8 +6,8 @@ from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, 
 
 
 def complete(*prompts: str | tuple[int, ...], **generation: object) -> CompletionRequest:
-    return CompletionRequest(prompts=prompts, generation=Generation(**generation))  # type: ignore[arg-type]
+    return CompletionRequest(prompts=prompts, generation=Generation(**generation))  # type: ignore[arg-type]  # fields by name, for brevity
 
 
 def chat(text: str = "Hi", **rest: object) -> ChatRequest:
-    return ChatRequest(messages=(Message(role="user", parts=(Text(text),)),), **rest)  # type: ignore[arg-type]
+    return ChatRequest(messages=(Message(role="user", parts=(Text(text),)),), **rest)  # type: ignore[arg-type]  # the same

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from tests.fuzz.gguf_changes import aligned
 from tests.fuzz.gguf_document import (
     ARRAY,
     BOOL,
@@ -147,42 +148,59 @@ def scrambled(document: Document, known: Sequence[Named], seed: int) -> tuple[st
     )
 
 
+def having(**fields: object) -> Change:
+    return lambda d: replace(d, **fields)  # type: ignore[arg-type]  # fields by name
+
+
+def counted(more_keys: int, more_tensors: int) -> Change:
+    """Claims so many more than there are."""
+    return lambda d: replace(d, n_keys=len(d.keys) + more_keys, n_tensors=len(d.tensors) + more_tensors)
+
+
+def keyed(key: bytes, value: Value | None) -> Change:
+    return lambda d: d.with_key(key, value)
+
+
+def filled(unit: bytes) -> Change:
+    return lambda d: replace(d, data=unit * (len(d.data) // len(unit)))
+
+
+def cut(n: int) -> Change:
+    return lambda d: replace(d, data=d.data[:n])
+
+
 def _header_changes() -> Iterator[Named]:
     for magic in (b"GGML", b"gguf", b"FUGG", b"\0\0\0\0"):
-        yield f"magic {magic!r}", lambda d, m=magic: replace(d, magic=m)  # type: ignore[misc] # mypy infers no default
+        yield f"magic {magic!r}", having(magic=magic)
     for version in (0, 1, 2, 4, 3 << 24, 2**32 - 1):
-        yield f"version {version}", lambda d, v=version: replace(d, version=v)  # type: ignore[misc]
+        yield f"version {version}", having(version=version)
     for n in COUNTS:
-        yield f"{n} keys", lambda d, n=n: replace(d, n_keys=n)  # type: ignore[misc]
-        yield f"{n} tensors", lambda d, n=n: replace(d, n_tensors=n)  # type: ignore[misc]
+        yield f"{n} keys", having(n_keys=n)
+        yield f"{n} tensors", having(n_tensors=n)
     for more in (-1, 1):
-        yield f"{more} keys", lambda d, m=more: replace(d, n_keys=len(d.keys) + m)  # type: ignore[misc]
-        yield f"{more} tensors", lambda d, m=more: replace(d, n_tensors=len(d.tensors) + m)  # type: ignore[misc]
+        yield f"{more} keys", counted(more, 0)
+        yield f"{more} tensors", counted(0, more)
     for alignment in (1, 2, 8, 16, 64, 4096):
-        value = Value.scalar(U32, alignment)
-        yield (
-            f"aligned to {alignment}",
-            lambda d, a=alignment, v=value: replace(d.with_key(b"general.alignment", v), alignment=a),  # type: ignore[misc]
-        )
+        yield f"aligned to {alignment}", aligned(alignment)
 
 
 def _key_changes(key: bytes, value: Value) -> Iterator[Named]:
     told = key.decode()
-    yield f"{told} taken away", lambda d: d.with_key(key, None)
+    yield f"{told} taken away", keyed(key, None)
     yield f"{told} twice", lambda d: replace(d, keys=(*d.keys, (key, value)))
     yield f"{told} renamed to nothing", lambda d: replace(d, keys=_renamed(d, key, b""))
     for kind in (*range(14), 2**31, 2**32 - 1):
         if kind != value.kind:  # the same bytes, read as something else
-            yield f"{told} as type {kind}", lambda d, k=kind: d.with_key(key, Value(k, value.data))  # type: ignore[misc]
+            yield f"{told} as type {kind}", keyed(key, Value(kind, value.data))
     for name, other in _values():
-        yield f"{told} = {name}", lambda d, v=other: d.with_key(key, v)  # type: ignore[misc]
+        yield f"{told} = {name}", keyed(key, other)
     if value.kind == ARRAY:
         for name, other in _arrays(value):
-            yield f"{told}: {name}", lambda d, v=other: d.with_key(key, v)  # type: ignore[misc]
+            yield f"{told}: {name}", keyed(key, other)
     if value.kind == STRING:
         for n in COUNTS:
             lie = Value(STRING, struct.pack("<Q", n) + value.data[8:])
-            yield f"{told}: length {n}", lambda d, v=lie: d.with_key(key, v)  # type: ignore[misc]
+            yield f"{told}: length {n}", keyed(key, lie)
 
 
 def _more_keys(document: Document) -> Iterator[Named]:
@@ -192,7 +210,7 @@ def _more_keys(document: Document) -> Iterator[Named]:
         key = name.replace("A.", f"{architecture}.", 1).encode() if name.startswith("A.") else name.encode()
         if key not in held:
             for told, value in _values():
-                yield f"{key.decode()} = {told}", lambda d, k=key, v=value: d.with_key(k, v)  # type: ignore[misc]
+                yield f"{key.decode()} = {told}", keyed(key, value)
 
 
 def _values() -> Iterator[tuple[str, Value]]:
@@ -285,14 +303,11 @@ def _tensor_changes(index: int, tensor: Tensor, document: Document) -> Iterator[
 
 def _data_changes() -> Iterator[Named]:
     for name, unit in (("zeros", b"\0"), ("ones", b"\xff"), ("NaN", b"\0\0\xc0\x7f"), ("inf", b"\0\0\x80\x7f")):
-        yield (
-            f"weights of {name}",
-            lambda d, u=unit: replace(d, data=u * (len(d.data) // len(u))),  # type: ignore[misc]
-        )
+        yield f"weights of {name}", filled(unit)
     yield "weights of noise", lambda d: replace(d, data=random.Random(0).randbytes(len(d.data)))
     for n in (0, 1, 31, 32, 33):
-        yield f"{n} bytes of weights", lambda d, n=n: replace(d, data=d.data[:n])  # type: ignore[misc]
-    yield "a byte of weights less", lambda d: replace(d, data=d.data[:-1])
+        yield f"{n} bytes of weights", cut(n)
+    yield "a byte of weights less", cut(-1)
     yield "more behind the weights", lambda d: replace(d, data=d.data + bytes(100))
 
 

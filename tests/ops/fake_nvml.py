@@ -35,16 +35,16 @@ class FakeNvml:
     NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
     NVML_CLOCK_SM = pynvml.NVML_CLOCK_SM
     NVML_CLOCK_MEM = pynvml.NVML_CLOCK_MEM
-    nvmlEventTypeXidCriticalError = pynvml.nvmlEventTypeXidCriticalError  # noqa: N815  NVML's spelling, as all below
-    nvmlClocksThrottleReasonGpuIdle = pynvml.nvmlClocksThrottleReasonGpuIdle  # noqa: N815
-    nvmlClocksThrottleReasonApplicationsClocksSetting = pynvml.nvmlClocksThrottleReasonApplicationsClocksSetting  # noqa: N815
-    nvmlClocksThrottleReasonSwPowerCap = pynvml.nvmlClocksThrottleReasonSwPowerCap  # noqa: N815
-    nvmlClocksThrottleReasonHwSlowdown = pynvml.nvmlClocksThrottleReasonHwSlowdown  # noqa: N815
-    nvmlClocksThrottleReasonSyncBoost = pynvml.nvmlClocksThrottleReasonSyncBoost  # noqa: N815
-    nvmlClocksThrottleReasonSwThermalSlowdown = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown  # noqa: N815
-    nvmlClocksThrottleReasonHwThermalSlowdown = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown  # noqa: N815
-    nvmlClocksThrottleReasonHwPowerBrakeSlowdown = pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown  # noqa: N815
-    nvmlClocksThrottleReasonDisplayClockSetting = pynvml.nvmlClocksThrottleReasonDisplayClockSetting  # noqa: N815
+    nvmlEventTypeXidCriticalError = pynvml.nvmlEventTypeXidCriticalError
+    nvmlClocksThrottleReasonGpuIdle = pynvml.nvmlClocksThrottleReasonGpuIdle
+    nvmlClocksThrottleReasonApplicationsClocksSetting = pynvml.nvmlClocksThrottleReasonApplicationsClocksSetting
+    nvmlClocksThrottleReasonSwPowerCap = pynvml.nvmlClocksThrottleReasonSwPowerCap
+    nvmlClocksThrottleReasonHwSlowdown = pynvml.nvmlClocksThrottleReasonHwSlowdown
+    nvmlClocksThrottleReasonSyncBoost = pynvml.nvmlClocksThrottleReasonSyncBoost
+    nvmlClocksThrottleReasonSwThermalSlowdown = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+    nvmlClocksThrottleReasonHwThermalSlowdown = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+    nvmlClocksThrottleReasonHwPowerBrakeSlowdown = pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+    nvmlClocksThrottleReasonDisplayClockSetting = pynvml.nvmlClocksThrottleReasonDisplayClockSetting
 
     def __init__(self, *cards: Card, failing: dict[str, int] | None = None) -> None:
         self._cards = cards
@@ -53,100 +53,100 @@ class FakeNvml:
         self._heard: set[int] = set()
         self._xids: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
 
-    def nvmlInit(self) -> None:  # noqa: N802
+    def nvmlInit(self) -> None:
         self._check("nvmlInit")
         self._n_open += 1
 
-    def nvmlShutdown(self) -> None:  # noqa: N802
+    def nvmlShutdown(self) -> None:
         self._check("nvmlShutdown")
         self._n_open -= 1
 
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+    def nvmlSystemGetDriverVersion(self) -> str:
         self._check("nvmlSystemGetDriverVersion")
         return "570.86.10"
 
-    def nvmlSystemGetCudaDriverVersion(self) -> int:  # noqa: N802
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
         self._check("nvmlSystemGetCudaDriverVersion")
         return 12080
 
-    def nvmlSystemGetProcessName(self, pid: int) -> str:  # noqa: N802
+    def nvmlSystemGetProcessName(self, pid: int) -> str:
         self._check("nvmlSystemGetProcessName")
         return f"/usr/bin/worker-{pid}"
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int:
         self._check("nvmlDeviceGetCount")
         return len(self._cards)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> c_void_p:  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> c_void_p:
         self._check("nvmlDeviceGetHandleByIndex", index)
         return c_void_p(index + 1)  # a pointer of 0 is none
 
-    def nvmlDeviceGetIndex(self, handle: Any) -> int:  # noqa: N802
+    def nvmlDeviceGetIndex(self, handle: Any) -> int:
         self._card("nvmlDeviceGetIndex", handle)
-        return handle.value - 1  # type: ignore[no-any-return]
+        return int(handle.value) - 1
 
-    def nvmlDeviceGetName(self, handle: Any) -> str:  # noqa: N802
+    def nvmlDeviceGetName(self, handle: Any) -> str:
         return self._card("nvmlDeviceGetName", handle).name
 
-    def nvmlDeviceGetUUID(self, handle: Any) -> str:  # noqa: N802
+    def nvmlDeviceGetUUID(self, handle: Any) -> str:
         self._card("nvmlDeviceGetUUID", handle)
         return f"GPU-{handle.value - 1}"
 
-    def nvmlDeviceGetPciInfo(self, handle: Any) -> Any:  # noqa: N802
+    def nvmlDeviceGetPciInfo(self, handle: Any) -> Any:
         self._card("nvmlDeviceGetPciInfo", handle)
         return pynvml.nvmlPciInfo_t(busId=f"00000000:3{handle.value - 1}:00.0".upper().encode())
 
-    def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> Any:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> Any:
         card = self._card("nvmlDeviceGetMemoryInfo", handle)
         return pynvml.c_nvmlMemory_t(total=card.total, used=card.used, free=card.total - card.used)
 
-    def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any:  # noqa: N802
+    def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any:
         self._card("nvmlDeviceGetUtilizationRates", handle)
         return pynvml.c_nvmlUtilization_t(gpu=87, memory=35)
 
-    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int:  # noqa: N802
+    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int:
         self._card("nvmlDeviceGetTemperature", handle)
         return 64
 
-    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:  # noqa: N802
+    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:
         self._card("nvmlDeviceGetPowerUsage", handle)
         return 312_500
 
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: Any) -> int:  # noqa: N802
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: Any) -> int:
         self._card("nvmlDeviceGetEnforcedPowerLimit", handle)
         return 700_000
 
-    def nvmlDeviceGetClockInfo(self, handle: Any, type: int) -> int:  # noqa: A002, N802
+    def nvmlDeviceGetClockInfo(self, handle: Any, type: int) -> int:
         self._card("nvmlDeviceGetClockInfo", handle)
         return {pynvml.NVML_CLOCK_SM: 1755, pynvml.NVML_CLOCK_MEM: 2619}[type]
 
-    def nvmlDeviceGetMaxClockInfo(self, handle: Any, type: int) -> int:  # noqa: A002, N802
+    def nvmlDeviceGetMaxClockInfo(self, handle: Any, type: int) -> int:
         self._card("nvmlDeviceGetMaxClockInfo", handle)
         return 1980
 
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:  # noqa: N802
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:
         return self._card("nvmlDeviceGetCurrentClocksThrottleReasons", handle).reasons
 
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int:  # noqa: N802
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int:
         return self._card("nvmlDeviceGetCurrentClocksEventReasons", handle).reasons
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:
         pids = self._card("nvmlDeviceGetComputeRunningProcesses", handle).pids
         return [pynvml.nvmlFriendlyObject({"pid": pid, "usedGpuMemory": None}) for pid in pids]
 
-    def nvmlDeviceGetSupportedEventTypes(self, handle: Any) -> int:  # noqa: N802
+    def nvmlDeviceGetSupportedEventTypes(self, handle: Any) -> int:
         self._card("nvmlDeviceGetSupportedEventTypes", handle)
-        return pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeDoubleBitEccError  # type: ignore[no-any-return]
+        return int(pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeDoubleBitEccError)
 
-    def nvmlEventSetCreate(self) -> Any:  # noqa: N802
+    def nvmlEventSetCreate(self) -> Any:
         self._check("nvmlEventSetCreate")
         return pynvml.c_nvmlEventSet_t()
 
-    def nvmlDeviceRegisterEvents(self, handle: Any, eventTypes: int, eventSet: Any) -> None:  # noqa: N802, N803
+    def nvmlDeviceRegisterEvents(self, handle: Any, eventTypes: int, eventSet: Any) -> None:
         self._card("nvmlDeviceRegisterEvents", handle)
         self._heard.add(handle.value - 1)
 
-    def nvmlEventSetWait_v2(self, eventSet: Any, timeoutms: int) -> Any:  # noqa: N802, N803
+    def nvmlEventSetWait_v2(self, eventSet: Any, timeoutms: int) -> Any:
         self._check("nvmlEventSetWait_v2")
         try:
             index, xid = self._xids.get(timeout=timeoutms / 1000)
@@ -156,7 +156,7 @@ class FakeNvml:
         event = pynvml.c_nvmlEventData_t(eventType=pynvml.nvmlEventTypeXidCriticalError, eventData=xid)
         return _Event(event, device)
 
-    def nvmlEventSetFree(self, eventSet: Any) -> None:  # noqa: N802, N803
+    def nvmlEventSetFree(self, eventSet: Any) -> None:
         self._check("nvmlEventSetFree")
 
     def _happens(self, index: int, xid: int) -> None:

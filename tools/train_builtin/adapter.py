@@ -76,7 +76,7 @@ def run(plan: AdapterPlan) -> None:
             hidden = model.hidden(batch.tokens, batch.positions, batch.lengths)
             loss = cross_entropy(model.logits(hidden[batch.where]).float(), batch.wanted)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # by torch
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             schedule.step()

@@ -53,7 +53,7 @@ def run(plan: EmbedPlan) -> None:
         for step in range(plan.n_steps):
             loss = _loss(model, encoder, list(islice(source, plan.n_pairs)))
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # by torch
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()

@@ -78,7 +78,7 @@ class Model(nn.Module):
 
     def hidden(self, tokens: Tensor, positions: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """The last layer's states, normed, of examples that lie one after the other; [time, d_model]."""
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # type: ignore[index]
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # type: ignore[index]  # buffers, which torch tells as modules too
         x = self.token_embd(tokens)
         for block in self.blk:
             x = block(x, cos, sin, lengths)

@@ -186,7 +186,7 @@ def _chained(examples: Iterator[Encoded], n_ctx: int) -> Iterator[Encoded]:
 def _step(model: Model, batch: Batch, steppers: list[torch.optim.Optimizer], size: float) -> float:
     hidden = model.hidden(batch.tokens, batch.positions, batch.lengths)
     loss = cross_entropy(model.logits(hidden[batch.where]).float(), batch.wanted)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # by torch
     torch.nn.utils.clip_grad_norm_(steppers[1].param_groups[0]["params"], 1.0)
     for one in steppers:
         for group in one.param_groups:

@@ -10,6 +10,7 @@ import logging
 import time
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from llamahost.core.errors import Unavailable
 from llamahost.core.machine import Machine
@@ -116,7 +117,7 @@ class Loading:
     async def close(self, patience_s: float) -> None:
         """End the threads; every replica is closed by now, or hangs."""
         for device, worker in self._workers.items():
-            if not await in_thread("close", lambda worker=worker: worker.close(patience_s)):  # type: ignore[misc]  # mypy infers no lambda with a default
+            if not await in_thread("close", partial(worker.close, patience_s)):
                 logger.error("a step did not return on %s; its thread is left behind", device)
         await in_thread("close", self._lanes.close)  # idle by now, unless a replica hangs
 

@@ -58,13 +58,15 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
     settings = mistakes.of(document.get("server", {}), lambda table: _server(table, place, folder)) or ServerSettings()
 
     def each(name: str, make: Callable[[object, _Places, _Where, Path], T]) -> Iterator[tuple[int, T]]:
+        def one(k: int, table: object) -> T | None:
+            return mistakes.of(table, lambda table: make(table, place, (name, k), folder))
+
         tables = document.get(name, [])
         if not isinstance(tables, list):
             mistakes.add(place.error((name,), f"{name} are written as [[{name}]], with two brackets"))
             return
         for k, table in enumerate(tables):
-            made = mistakes.of(table, lambda table, k=k: make(table, place, (name, k), folder))  # type: ignore[misc]
-            if made is not None:
+            if (made := one(k, table)) is not None:
                 yield k, made
 
     manifest = Manifest(server=settings)
