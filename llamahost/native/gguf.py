@@ -49,9 +49,7 @@ class GgufHeader:
     `kinds` are GGUF's types of the metadata's values: C asks for a value by its type and aborts where it is another.
     """
 
-    version: int
     metadata: Mapping[str, object]
-    n_tensors: int
     n_params: int
     n_bytes: int
     kinds: Mapping[str, int] = field(default_factory=dict)
@@ -255,9 +253,7 @@ def _read(reader: _Reader) -> GgufHeader:
     tensors = [_tensor(reader, index) for index in range(n_tensors)]
     data_at = -(-reader.at // alignment) * alignment
     header = GgufHeader(
-        version=version,
         metadata=metadata,
-        n_tensors=n_tensors,
         n_params=sum(math.prod(tensor.shape) for tensor in tensors),
         n_bytes=reader.n_bytes,
         kinds=kinds,

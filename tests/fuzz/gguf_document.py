@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 
@@ -165,13 +165,3 @@ def read_document(data: bytes) -> Document:
         shape = tuple(take("<Q") for _ in range(n))
         tensors.append(Tensor(name, shape, take("<I"), take("<Q")))
     return Document(keys, tuple(tensors), data[-(-at // 32) * 32 :], version=version)
-
-
-def laid_out(document: Document, sizes: list[int]) -> Document:
-    """Tensors of these sizes one after the other, with data for all: a file that is right in itself."""
-    ends = list(accumulate((-(-size // 32) * 32 for size in sizes), initial=0))
-    tensors = tuple(
-        replace(tensor, offset=start) for tensor, (start, _) in zip(document.tensors, pairwise(ends), strict=True)
-    )
-    missing = ends[-1] - len(document.data)
-    return replace(document, tensors=tensors, data=document.data + bytes(max(0, missing)))

@@ -50,7 +50,6 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker = Breaker(n_failures=2, open_s=10.0)
         self.now = 0.0
         self.under_way: list[int] = []
-        self.n_after_failure = 0
 
     @rule(step=st.floats(-5, 20))
     def wait(self, step: float) -> None:
