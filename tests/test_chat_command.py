@@ -6,8 +6,10 @@ import os
 import pty
 import signal
 import subprocess
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from llamahost.commands.chat import Talk, Turn
 from llamahost.core.events import Delta
 from tests.on_loop import LIMIT_S
-from tests.processes import command, environment, finished, serving
+from tests.processes import HERE, command, ended, environment, finished, serving
 
 SHORT = ("--temperature", "0", "--max-tokens", "6", "--n-ctx", "512")
 
@@ -148,6 +150,37 @@ def test_what_cannot_begin_says_so(tmp_path: Path) -> None:
     assert nobody.stderr.startswith("llamahost: http://127.0.0.1:1 does not answer")
     assert talked(tmp_path, "").returncode == 0  # nothing said to the model of the package
     assert talked(tmp_path, "", "nowhere.gguf").returncode == 3
+    embeds = talked(tmp_path, "", "builtin-embed")
+    assert (embeds.returncode, "answers nothing in words" in embeds.stderr) == (2, True)
+
+
+class _Page(BaseHTTPRequestHandler):
+    """What answers at a port that was mistaken for the server's."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>Hello</title>")
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
+
+
+def test_another_programs_port_and_a_wrong_scheme_are_told_in_a_line() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Page) as there:
+        serving = threading.Thread(target=there.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            place = f"127.0.0.1:{there.server_address[1]}"
+            for arguments, status, told in (
+                (("ps", "--url", f"http://{place}"), 2, "the server says 404: a web page; is it an API that is there?"),
+                (("chat", "--url", f"http://{place}"), 1, "answers in another form: a web page; is it an API"),
+                (("ps", "--url", f"https://{place}"), 4, "it speaks http:// there, as it seems"),
+            ):
+                done = ended(HERE, *arguments)
+                assert (done.returncode, told in done.stderr) == (status, True), done.stderr
+        finally:
+            there.shutdown()
+            serving.join()
 
 
 def test_what_was_said_of_a_stopped_reply_is_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,8 @@ def chat(
                 {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers, "template": template},
             )
             with opened(spec, is_verbose=verbose) as ready:
+                if not ready.card.generates:
+                    fail(USAGE, f"{ready.card.name} is for embeddings or scores, and answers nothing in words")
                 _greet(f"{ready.card.name}, {ready.card.n_ctx} tokens")
                 if not ready.has_template:
                     print("it has no chat template; ChatML is used, which it may not know", file=sys.stderr)

@@ -33,6 +33,8 @@ class Reply:
         """What an error body says, in one line."""
         error = self.body.get("error") if isinstance(self.body, Mapping) else None
         message = error.get("message") if isinstance(error, Mapping) else error or self.body
+        if str(message).lstrip()[:1] == "<":
+            return "a web page; is it an API that is there?"
         return " ".join(str(message).split())[:300]
 
 
@@ -50,6 +52,14 @@ def first_that(can: str, models: Sequence[Listed]) -> Listed | None:
     """Whom to ask for this: one that is ready, if there is one."""
     able = [model for model in models if can in model.can]
     return next((model for model in able if model.is_ready), able[0] if able else None)
+
+
+_SCHEMES = {
+    "wrong version number": "it speaks http:// there, as it seems",
+    "record layer failure": "it speaks http:// there, as it seems",
+    "disconnected without sending": "does it speak https:// there?",
+}
+"""How a wrong scheme shows."""
 
 
 class Remote:
@@ -91,7 +101,10 @@ class Remote:
         reply = self.request("/v1/models")
         if reply.status != 200:
             raise _refusal(reply)
-        return [_listed(model) for model in reply.body["data"]]
+        try:
+            return [_listed(model) for model in reply.body["data"]]
+        except (KeyError, TypeError) as error:  # whatever it is, no API like OpenAI's
+            raise GenerationFailed(f"{self.url}/v1/models answers in another form: {reply.complaint}") from error
 
     def told(self, path: str, kind: type[T], body: object = None) -> T:
         """The answer as this type; what it does not know is passed over. Raises what the server's refusal means."""
@@ -138,7 +151,9 @@ class Remote:
         self.close()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        return Unreachable(f"{self.url} does not answer: {network_told(error)}")
+        why = network_told(error)
+        hint = next((f"; {advice}" for mark, advice in _SCHEMES.items() if mark in why), "")
+        return Unreachable(f"{self.url} does not answer: {why}{hint}")
 
 
 def _deltas(chunk: Any) -> Generator[Delta, None, None]:
