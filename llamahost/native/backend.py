@@ -39,6 +39,7 @@ class LlamaBackend:
         self._context = context = Context(model, options)
         self.buffers = context.buffers
         self.n_splits = context.n_splits
+        self.has_flash_attention = context.has_flash_attention
         self.n_ctx = options.n_ctx
         self.n_slots = options.n_slots
         self.n_batch = context.n_batch

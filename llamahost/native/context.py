@@ -162,6 +162,8 @@ class Context:
         self.pointer: int | None = pointer
         self.buffers = buffers_in(lines)
         self.n_splits = splits_in(lines)
+        has_none = any("Flash Attention not supported" in line or "forcing off" in line for line in lines)
+        self.has_flash_attention = options.flash_attention != "off" and not has_none
         self.memory = c.llama_get_memory(pointer)
         if not self.memory:
             self.close()

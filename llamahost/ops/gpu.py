@@ -66,6 +66,7 @@ class Gpu:
     name: str = ""
     uuid: str = ""
     pci_id: str = ""
+    compute: tuple[int, int] | None = None  # capability: what its generation can, such as (8, 6)
     total_bytes: int | None = None
     used_bytes: int | None = None
     free_bytes: int | None = None
@@ -245,6 +246,7 @@ class Nvml:
             name=name,
             uuid=uuid,
             pci_id=pci_id,
+            compute=ask(api.nvmlDeviceGetCudaComputeCapability, handle),
             total_bytes=None if memory is None else memory.total,
             used_bytes=None if memory is None else memory.used,
             free_bytes=None if memory is None else memory.free,

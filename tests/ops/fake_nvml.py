@@ -18,6 +18,7 @@ class Card:
     """One GPU. `failing`: what each question is answered with, by its name; `""` stands for all of them."""
 
     name: str = "NVIDIA H100"
+    compute: tuple[int, int] = (9, 0)
     total: int = 80 * 2**30
     used: int = 8 * 2**30
     reasons: int = pynvml.nvmlClocksThrottleReasonSwPowerCap
@@ -95,6 +96,9 @@ class FakeNvml:
     def nvmlDeviceGetPciInfo(self, handle: Any) -> Any:
         self._card("nvmlDeviceGetPciInfo", handle)
         return pynvml.nvmlPciInfo_t(busId=f"00000000:3{handle.value - 1}:00.0".upper().encode())
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Any) -> tuple[int, int]:
+        return self._card("nvmlDeviceGetCudaComputeCapability", handle).compute
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> Any:
         card = self._card("nvmlDeviceGetMemoryInfo", handle)

@@ -58,6 +58,7 @@ def test_a_gpu_tells_what_it_is_and_does() -> None:
     assert (told.driver, told.cuda, told.trouble) == ("570.86.10", "12.8", "")
     gpu, other = told.gpus
     assert (gpu.index, gpu.name, gpu.uuid, gpu.pci_id) == (0, "NVIDIA H100", "GPU-0", "00000000:30:00.0")
+    assert gpu.compute == (9, 0)
     assert (gpu.total_bytes, gpu.used_bytes, gpu.free_bytes) == (80 * 2**30, 8 * 2**30, 72 * 2**30)
     assert (gpu.utilisation, gpu.memory_utilisation, gpu.temperature_c) == (0.87, 0.35, 64)
     assert (gpu.power_w, gpu.power_limit_w) == (312.5, 700.0)

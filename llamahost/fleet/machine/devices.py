@@ -29,6 +29,7 @@ class Device:
     pci_id: str = ""
     total_bytes: int = 0
     unseen_bytes: int = 0
+    compute: tuple[int, int] | None = None  # capability of NVIDIA's, by which ggml chooses its kernels
     is_integrated: bool = False  # a GPU in the processor, whose memory is the processor's
 
     def is_called(self, name: str) -> bool:
@@ -226,6 +227,7 @@ class MachineDevices:
                         uuid=card.uuid if card is not None else "",
                         pci_id=each.pci_id,
                         total_bytes=each.total_bytes,
+                        compute=card.compute if card is not None else None,
                         is_integrated=each.kind != "GPU",
                         unseen_bytes=min(MOST_UNSEEN, each.total_bytes // UNSEEN_SHARE),
                     )

@@ -34,7 +34,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
     others = parts_of(spec.path, header)
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}
-    input_bytes = rest_bytes = 0
+    input_bytes = rest_bytes = output_kind = 0
     is_tied = True
     for each in (header, *(read_metadata(path) for path in others)):
         for name, n_bytes in _bytes_of(each):
@@ -45,9 +45,11 @@ def facts_of(spec: ModelSpec) -> FileFacts:
                     experts[k] = experts.get(k, 0) + n_bytes
             elif name.startswith(_INPUT):
                 input_bytes += n_bytes
+                output_kind = each.tensors[name].kind if is_tied else output_kind
             else:
                 rest_bytes += n_bytes
-                is_tied &= name != "output.weight"
+                if name == "output.weight":
+                    is_tied, output_kind = False, each.tensors[name].kind
     n_ff = max(
         header.number("feed_forward_length"),
         header.number("expert_feed_forward_length") * header.number("expert_used_count"),
@@ -67,6 +69,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         n_ff=n_ff,
         n_head=header.number("attention.head_count"),
         n_vocab=_n_vocab(header),
+        output_kind=output_kind,
         adapter_bytes=sum(_size_of(adapter.path) for adapter in spec.adapters),
         path=spec.path,
         stamp=(spec.path, *(_stamp_of(path) for path in (spec.path, *others))),

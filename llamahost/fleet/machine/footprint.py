@@ -45,6 +45,7 @@ class FileFacts:
     n_ff: int = 0  # as wide as a token's way through a feed-forward is, experts together
     n_head: int = 0
     n_vocab: int = 0
+    output_kind: int = 0  # ggml_type of the output's matrix
     adapter_bytes: int = 0  # of the spec's adapters together
     stamp: object = None  # another file has another one
     path: Path | None = None  # where it lies, once that is known

@@ -22,6 +22,7 @@ from llamahost.fleet.machine.footprint import (
     shape_of_inputs,
     size,
 )
+from llamahost.fleet.machine.scratch import of_matrix, of_scores
 from llamahost.fleet.settings.manifest import ModelSpec
 
 Bytes = Mapping[str, int]
@@ -257,6 +258,8 @@ def _placed(
         else:
             held = [int((there.weights_bytes + there.kv_bytes) * share) for share in shares or (1.0,)]
         taken = {each.id: n + each_compute for each, n in zip(site.devices, held, strict=True)}
+        for each in site.devices if n_gpu_layers else ():
+            taken[each.id] += _scratch(spec, facts, shape, each)
         if here.total_bytes > 0:
             taken["cpu"] = here.total_bytes
     return Placement(
@@ -268,6 +271,13 @@ def _placed(
         footprint=whole,
         bytes=taken,
     )
+
+
+def _scratch(spec: ModelSpec, facts: FileFacts, shape: Shape, device: Device) -> int:
+    """Of its pools, which take one after the other."""
+    n_kv = shape.n_cells if shape.is_unified else shape.n_ctx
+    scores = of_scores(n_kv, facts.n_head, min(spec.n_ubatch, spec.n_batch)) if spec.flash_attention == "off" else 0
+    return max(scores, of_matrix(facts.n_vocab * facts.n_embd, facts.output_kind, device.compute))
 
 
 def _partly(

@@ -18,6 +18,7 @@ from llamahost.fleet.machine.facts import generates, task_of
 from llamahost.fleet.machine.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.machine.footprint import Footprint
 from llamahost.fleet.machine.located import located
+from llamahost.fleet.machine.scratch import of_scores
 from llamahost.fleet.memory.residents import Measured
 from llamahost.fleet.replica.card import ModelCard
 from llamahost.fleet.replica.templates import given_source, template_of
@@ -72,6 +73,12 @@ class Loaded:
             for (device, what), n_bytes in (context.buffers if context is not None else {}).items():
                 whole[what] = whole.get(what, 0) + n_bytes
                 take(device, n_bytes)
+        backend = self.backend
+        if backend is not None and self.model.is_on_device and not backend.has_flash_attention:
+            n_kv, n_head = backend.n_cells, self.model.header.number("attention.head_count")
+            scratch = of_scores(n_kv if backend.is_unified else backend.n_ctx, n_head, self.spec.n_ubatch)
+            for device in devices:  # which a long prompt will want of each; no part of what is told of the model
+                take(device, scratch)
         for device, n_bytes in self.model.adapters.taken.items():  # as it is now; no part of the model's own footprint
             take(device, n_bytes)
         weights = {name: n for name, n in self.model.weights.items() if owners(name, devices)}

@@ -90,6 +90,19 @@ def as_in_c(n_parts: int, shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(np.bincount(found, minlength=len(shares)).tolist())
 
 
+def test_what_pools_come_to_take_is_kept_free_on_the_card_alone() -> None:
+    large = replace(FACTS, n_vocab=100_000, n_embd=1000, n_head=32, output_kind=12)
+    room = {"CUDA0": 20 * GB, "cpu": 64 * GB}
+    taken = {}
+    for compute, attention in (((8, 6), "auto"), ((7, 0), "auto"), ((8, 6), "off"), ((7, 0), "off")):
+        devices = (replace(GPUS[0], compute=compute), GPUS[2])
+        found = place(spec(flash_attention=attention), large, devices, room, room)
+        assert found is not None
+        taken[compute, attention] = found.bytes["CUDA0"] - found.footprint.compute_bytes - found.footprint.kv_bytes
+    plain, scores = taken[(8, 6), "auto"], 2 * 512 * 1024 * 32
+    assert [n - plain for n in taken.values()] == [0, 2 * 10**8, scores, 2 * 10**8], "one after the other"
+
+
 def test_each_of_several_devices_is_counted_by_the_layers_that_it_gets() -> None:
     large_output = replace(FACTS, rest_bytes=3 * GB, n_embd=1000)
     room = {"CUDA0": 20 * GB, "CUDA1": 20 * GB, "cpu": 64 * GB}
