@@ -90,6 +90,11 @@ class Surroundings:
         self._folder.cleanup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """To import OpenAI's client takes a second. Who needs it stands first, so that one process has all of them."""
+    items.sort(key=lambda item: item.get_closest_marker("openai") is None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Watch(config))
     config.pluginmanager.register(Surroundings())

@@ -1,4 +1,7 @@
-"""A server of a real model, asked by OpenAI's own client."""
+"""A server of a real model, asked by OpenAI's own client.
+
+Importing that takes a second, so a test does it that asks by it: only the process that runs it pays.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-import openai
+from typing import TYPE_CHECKING, Any
 
 from llamahost.api.app import create_app
 from llamahost.fleet.settings.manifest import ServerSettings
@@ -17,7 +18,10 @@ from llamahost.ops.tally import Tally
 from tests.api.sockets import listening
 from tests.on_loop import LIMIT_S
 
-Law = Callable[[openai.AsyncOpenAI], Awaitable[None]]
+if TYPE_CHECKING:
+    import openai
+
+Law = Callable[["openai.AsyncOpenAI"], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -31,6 +35,7 @@ async def serving(model: Path, **options: Any) -> AsyncIterator[tuple[int, Async
 
 def ask(model: Path, law: Law, **options: Any) -> None:
     """Run the law with a client of a server of this model."""
+    import openai
 
     async def bounded() -> None:
         async with (

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
-import openai
 import pytest
 
 from llamahost import Host, create_app
@@ -185,8 +184,11 @@ async def test_embedding_beside_generating_changes_neither(tiny_llama: Path) -> 
         assert all(close(each.vectors[0], vector) for each in found)
 
 
+@pytest.mark.openai
 @on_loop
 async def test_the_official_client_gets_vectors_over_a_socket(encoder: Path) -> None:
+    import openai
+
     async with open_host(encoder) as host, listening(create_app(host)) as port:
         url = f"http://127.0.0.1:{port}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:

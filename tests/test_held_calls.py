@@ -6,9 +6,8 @@ import json
 from array import array
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
 from llamahost.core.errors import InvalidRequest
@@ -17,6 +16,11 @@ from llamahost.fleet.request.preparer import Preparer
 from llamahost.text.template import Template
 from tests.openai_clients import ask
 from tests.text.vocabulary import ByteVocabulary
+
+if TYPE_CHECKING:
+    import openai
+
+pytestmark = pytest.mark.openai
 
 WEATHER: Any = {
     "type": "function",
@@ -85,6 +89,8 @@ def test_calls_beside_free_answers_change_nothing_of_them(tiny_llama: Path) -> N
 
 
 def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_keyword(tiny_llama: Path) -> None:
+    import openai
+
     async def law(client: openai.AsyncOpenAI) -> None:
         parameters = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
         loose: Any = {"type": "function", "function": {"name": "f", "parameters": parameters}}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 import pytest
 
 from llamahost.api.app import create_app
@@ -16,6 +15,11 @@ from tests.api.sockets import Client
 from tests.gguf_models import write_model
 from tests.on_loop import LIMIT_S
 from tests.openai_clients import ask, serving
+
+if TYPE_CHECKING:
+    import openai
+
+pytestmark = pytest.mark.openai
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 LONG: Any = [{"role": "user", "content": "Tell me of the sea. " * 10}]
@@ -207,6 +211,8 @@ def test_many_at_once_get_what_each_gets_alone(tiny_llama: Path) -> None:
 
 
 def test_errors_are_the_clients_own_classes(tiny_llama: Path) -> None:
+    import openai
+
     async def law(client: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as long:
             await client.completions.create(model="tiny", prompt="word " * 2000)
@@ -241,6 +247,8 @@ def test_errors_are_the_clients_own_classes(tiny_llama: Path) -> None:
 
 
 def test_a_full_queue_a_passed_deadline_and_a_name_misspelt(tiny_llama: Path) -> None:
+    import openai
+
     async def law(client: openai.AsyncOpenAI) -> None:
         long: Any = {"model": tiny_llama.stem, "prompt": "a", "max_tokens": 2000, "extra_body": {"ignore_eos": True}}
         with pytest.raises(openai.InternalServerError) as late:
@@ -305,6 +313,8 @@ def test_clients_that_leave_free_their_slots(tiny_llama: Path) -> None:
 
 
 def test_the_application_serves_the_client_in_this_process(tiny_llama: Path) -> None:
+    import openai
+
     async def law() -> None:
         async with AsyncHost(tiny_llama) as host:
             transport = httpx.ASGITransport(create_app(host))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
 from llamahost.api.app import create_app
@@ -20,6 +19,11 @@ from tests.api.sockets import listening
 from tests.fleet.fakes import spec_of
 from tests.on_loop import LIMIT_S
 from tests.scripted import Scripted
+
+if TYPE_CHECKING:
+    import openai
+
+pytestmark = pytest.mark.openai
 
 HERMES = """\
 {%- if tools %}{{ '<|system|>Call as <tool_call>{"name": ..., "arguments": ...}</tool_call>: ' }}{{ tools | tojson }}
@@ -44,10 +48,12 @@ WEATHER: Any = {
 ASK: Any = {"model": "fake", "messages": [{"role": "user", "content": "Rain?"}]}
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Sankt Pölten", "days": 2}}\n</tool_call>'
 
-Law = Callable[[openai.AsyncOpenAI, Scripted], Awaitable[None]]
+Law = Callable[["openai.AsyncOpenAI", Scripted], Awaitable[None]]
 
 
 def ask(law: Law, template: str = HERMES, marks: tuple[str, ...] = ()) -> None:
+    import openai
+
     async def bounded() -> None:
         model = Scripted(template, marks)
         host = AsyncHost(spec_of(), load=model)
@@ -234,6 +240,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 def test_what_cannot_be_promised_is_refused() -> None:
+    import openai
+
     async def law(client: openai.AsyncOpenAI, model: Scripted) -> None:
         for asked, param in REFUSED:
             with pytest.raises(openai.BadRequestError) as refused:

@@ -6,13 +6,15 @@ import asyncio
 import json
 
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llamahost.core.errors import ContextTooLong, DeadlineExceeded, GenerationFailed, ModelNotFound, Overloaded
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import ChatRequest, Text, ToolCall
 from tests.api.asking import chunks_of, post
 from tests.api.fakes import FakeHost, Step, likely, run, said
+from tests.api.openai_types import chat_chunk_of, chat_of
+
+pytestmark = pytest.mark.openai
 
 
 def test_a_whole_answer_is_openais_type() -> None:
@@ -20,7 +22,7 @@ def test_a_whole_answer_is_openais_type() -> None:
         response = await post(FakeHost())
         assert response.status_code == 200
         assert response.headers["content-type"] == "application/json"
-        answer = ChatCompletion.model_validate(response.json(), strict=True)
+        answer = chat_of(response.json())
         assert answer.id.startswith("chatcmpl-")
         assert answer.model == "tiny"
         assert answer.choices[0].message.content == "Hello"
@@ -45,7 +47,7 @@ def test_a_stream_is_openais_chunks_role_first_and_reason_last() -> None:
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["x-accel-buffering"] == "no"
         raw = list(chunks_of(response.text))
-        chunks = [ChatCompletionChunk.model_validate(chunk, strict=True) for chunk in raw]
+        chunks = [chat_chunk_of(chunk) for chunk in raw]
         assert chunks[0].choices[0].delta.role == "assistant"
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == 'Hél"\n'
         assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, None, "stop"]
@@ -64,7 +66,7 @@ def test_include_usage_adds_a_last_chunk_without_choices() -> None:
         assert last["choices"] == []
         assert last["usage"]["total_tokens"] == 7
         assert last["timings"]["cache_n"] == 2
-        ChatCompletionChunk.model_validate(last, strict=True)
+        chat_chunk_of(last)
 
     run(law)
 
@@ -74,7 +76,7 @@ def test_several_answers_share_one_prompt_in_the_count() -> None:
         first, second = said("a", "b"), said("c", index=1, n_cached=5)
         mixed = [first[0], second[0], first[1], second[1], second[2], first[2], first[3]]
         response = await post(FakeHost(mixed), n=2)
-        answer = ChatCompletion.model_validate(response.json(), strict=True)
+        answer = chat_of(response.json())
         assert [choice.message.content for choice in answer.choices] == ["ab", "c"]
         assert answer.usage is not None
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 3)
@@ -87,14 +89,14 @@ def test_logprobs_have_bytes_and_no_infinity() -> None:
         script: list[Step] = [Started(0, "tiny", 1, 0), Delta(0, "a", n_tokens=1, logprobs=(likely("a"),))]
         finish = Finished(0, "length", Usage(1, 0, 1))
         response = await post(FakeHost([*script, finish]), logprobs=True, top_logprobs=2)
-        choice = ChatCompletion.model_validate(response.json(), strict=True).choices[0]
+        choice = chat_of(response.json()).choices[0]
         assert choice.logprobs is not None
         assert choice.logprobs.content is not None
         token = choice.logprobs.content[0]
         assert (token.token, token.bytes, token.logprob) == ("a", [97], -0.5)
         assert [(top.bytes, top.logprob) for top in token.top_logprobs] == [([97], -0.5), ([255], -9999.0)]
         streamed = await post(FakeHost([*script, finish]), logprobs=True, top_logprobs=2, stream=True)
-        chunks = [ChatCompletionChunk.model_validate(chunk, strict=True) for chunk in chunks_of(streamed.text)]
+        chunks = [chat_chunk_of(chunk) for chunk in chunks_of(streamed.text)]
         assert chunks[1].choices[0].logprobs is not None
         assert chunks[-1].choices[0].finish_reason == "length"
 
@@ -122,7 +124,7 @@ def test_reasoning_and_calls_have_their_own_places() -> None:
             {"name": "g", "arguments": "{}"},
         ]
         streamed = await post(FakeHost(list(script)), stream=True)
-        chunks = [ChatCompletionChunk.model_validate(chunk, strict=True) for chunk in chunks_of(streamed.text)]
+        chunks = [chat_chunk_of(chunk) for chunk in chunks_of(streamed.text)]
         calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
         assert [call.index for call in calls] == [0, 0, 0, 1]
         assert [call.id for call in calls] == ["c1", None, None, "c2"]

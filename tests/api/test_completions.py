@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from openai.types import Completion
 
 from llamahost.core.events import (
     Delta,
@@ -23,6 +22,9 @@ from llamahost.core.events import (
 from llamahost.core.messages import CompletionRequest
 from tests.api.asking import chunks_of
 from tests.api.fakes import FakeHost, Step, app_of, client_of, run, said
+from tests.api.openai_types import completion_chunk_of, completion_of
+
+pytestmark = pytest.mark.openai
 
 
 async def post(host: FakeHost, path: str = "/v1/completions", **fields: Any) -> Any:
@@ -32,7 +34,7 @@ async def post(host: FakeHost, path: str = "/v1/completions", **fields: Any) -> 
 
 def test_a_whole_completion_is_openais_type() -> None:
     async def law() -> None:
-        answer = Completion.model_validate((await post(FakeHost(), prompt="x")).json(), strict=True)
+        answer = completion_of((await post(FakeHost(), prompt="x")).json())
         assert answer.id.startswith("cmpl-")
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("Hello", "stop")
         assert answer.usage is not None
@@ -47,7 +49,7 @@ def test_a_stream_is_the_same_type_in_pieces() -> None:
             FakeHost(), "/completions", prompt="x", stream=True, stream_options={"include_usage": True}
         )
         # As the SDK reads a stream: its type denies the null reason that OpenAI itself sends until the last.
-        chunks = [Completion.construct(**chunk) for chunk in chunks_of(response.text)]
+        chunks = [completion_chunk_of(chunk) for chunk in chunks_of(response.text)]
         assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, "stop"]
         assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == "Hello"
         assert chunks[-1].choices == []
@@ -61,7 +63,7 @@ def test_many_prompts_count_each_prompt_once() -> None:
     async def law() -> None:
         script = [step for index in range(4) for step in said("a", index=index)]
         host = FakeHost(script)
-        answer = Completion.model_validate((await post(host, prompt=["x", "y"], n=2)).json(), strict=True)
+        answer = completion_of((await post(host, prompt=["x", "y"], n=2)).json())
         assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
         assert answer.usage is not None
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (10, 4)
@@ -102,7 +104,7 @@ def test_legacy_logprobs_are_parallel_lists_with_offsets_in_characters() -> None
     ]
 
     async def law() -> None:
-        whole = Completion.model_validate((await post(FakeHost(list(script)), prompt="x", logprobs=1)).json())
+        whole = completion_of((await post(FakeHost(list(script)), prompt="x", logprobs=1)).json())
         logprobs = whole.choices[0].logprobs
         assert logprobs is not None
         assert logprobs.tokens == ["ab", "bytes:\\xc3", "bytes:\\xa9", "!"]
@@ -113,7 +115,7 @@ def test_legacy_logprobs_are_parallel_lists_with_offsets_in_characters() -> None
         response = await post(FakeHost(list(script)), prompt="x", logprobs=1, stream=True)
         offsets: list[int] = []
         for chunk in chunks_of(response.text):
-            part = Completion.construct(**chunk).choices[0].logprobs
+            part = completion_chunk_of(chunk).choices[0].logprobs
             offsets += (part.text_offset or []) if part else []
         assert offsets == logprobs.text_offset
 
@@ -170,7 +172,7 @@ def test_best_of_keeps_the_likeliest_of_each_prompt_by_the_mean() -> None:
         ]
         host = FakeHost(script)
         response = await post(host, prompt=["x", "y"], n=2, best_of=3)
-        answer = Completion.model_validate(response.json(), strict=True)
+        answer = completion_of(response.json())
         assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "b"), (1, "a"), (2, "e"), (3, "d")]
         assert all(choice.logprobs is None for choice in answer.choices)  # the choice needed them, nobody asked
         assert answer.usage is not None

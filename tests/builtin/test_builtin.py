@@ -10,14 +10,9 @@ import sys
 import zipfile
 from operator import mul
 from pathlib import Path
+from typing import Any
 
 import pytest
-from openai import OpenAI
-from openai.types.chat import (
-    ChatCompletionMessageFunctionToolCall,
-    ChatCompletionMessageParam,
-    ChatCompletionToolParam,
-)
 
 from llamahost import Host, LoadFailed, ManifestError
 from llamahost.fleet.settings.builtin import (
@@ -35,7 +30,7 @@ from llamahost.fleet.settings.builtin import (
 from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
 from llamahost.fleet.settings.manifest_file import parse_manifest
 from tests.on_loop import LIMIT_S
-from tests.processes import HERE, command, ended, environment, finished, serving
+from tests.processes import HERE, Server, command, ended, environment, finished, serving
 from tools.train_builtin.style import styled
 
 PIRATE = PACKAGED_ADAPTERS["builtin-pirate"]
@@ -76,7 +71,9 @@ def test_the_adapter_of_the_package_says_the_same_in_its_style(tmp_path: Path) -
 
 
 @pytest.mark.slow  # as libraries they share one host, below
-def test_chat_and_embeddings_of_the_package_share_one_endpoint(tmp_path: Path) -> None:
+def test_chat_and_embeddings_of_the_package_share_one_endpoint_for_the_openai_client(tmp_path: Path) -> None:
+    from openai import OpenAI
+
     models = "".join(f'[[models]]\nname = "{name}"\npath = "{name}"\n' for name in (NAME, EMBED_NAME))
     (tmp_path / "model_manifest.toml").write_text(models)
     with serving(tmp_path) as server:
@@ -102,53 +99,49 @@ def test_known_answers_come_word_for_word_through_the_library_beside_embeddings(
         assert [len(vector) for vector in made.vectors] == [128, 128]
 
 
-def calls_a_tool_that_nobody_has_seen(client: OpenAI) -> None:
+def calls_a_tool_that_nobody_has_seen(server: Server) -> None:
     """Chooses it, fills it in, and answers from what it gave; the rest of a test, since a server takes a second."""
 
-    def tool(name: str, noun: str, argument: str) -> ChatCompletionToolParam:
+    def tool(name: str, noun: str, argument: str) -> dict[str, object]:
         properties = {argument: {"type": "string"}}
-        parameters: dict[str, object] = {"type": "object", "properties": properties, "required": [argument]}
+        parameters = {"type": "object", "properties": properties, "required": [argument]}
         return {"type": "function", "function": {"name": name, "description": f"{noun}.", "parameters": parameters}}
 
     tools = [
         tool("find_lighthouse", "Find the lighthouse", "city"),
         tool("open_umbrella", "Open the umbrella", "colour"),
     ]
-    asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Find the lighthouse in Oslo."}]
-    said = client.chat.completions.create(model=NAME, messages=asked, tools=tools, temperature=0).choices[0]
-    assert said.finish_reason == "tool_calls"
-    assert said.message.tool_calls
-    (call,) = said.message.tool_calls
-    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
-    assert (call.function.name, json.loads(call.function.arguments)) == ("find_lighthouse", {"city": "Oslo"})
-    asked.append({"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": {
-        "name": call.function.name, "arguments": call.function.arguments}}]})  # fmt: skip
-    asked.append({"role": "tool", "tool_call_id": call.id, "content": '{"height": 42}'})
-    with client.chat.completions.create(
-        model=NAME, messages=asked, tools=tools, temperature=0, max_tokens=32, stream=True
-    ) as stream:
-        told = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-    assert told == "The height is 42."
+    asked: list[dict[str, object]] = [{"role": "user", "content": "Find the lighthouse in Oslo."}]
+    said = chosen(server, messages=asked, tools=tools)
+    assert said["finish_reason"] == "tool_calls"
+    (call,) = said["message"]["tool_calls"]
+    assert call["function"]["name"] == "find_lighthouse"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
+    asked.append({"role": "assistant", "tool_calls": [call]})
+    asked.append({"role": "tool", "tool_call_id": call["id"], "content": '{"height": 42}'})
+    told = chosen(server, messages=asked, tools=tools, max_tokens=32)
+    assert told["message"]["content"] == "The height is 42."
 
 
-def test_serve_without_a_model_answers_over_http_and_to_the_openai_client(tmp_path: Path) -> None:
+def chosen(server: Server, **asked: object) -> Any:
+    status, answer = server.request("/v1/chat/completions", {"temperature": 0, "max_tokens": 64, **asked})
+    assert status == 200, answer
+    return answer["choices"][0]
+
+
+def test_serve_without_a_model_answers_over_http_by_any_name_and_calls_tools(tmp_path: Path) -> None:
     known = known_answers()
     with serving(tmp_path) as server:
         assert "`llamahost serve " in server.line("loading builtin")
         server.line("ready: builtin")
         for each in known[:3]:
-            body = {"messages": [{"role": "user", "content": each.question}], "temperature": 0, "max_tokens": 64}
-            status, answer = server.request("/v1/chat/completions", body)
-            assert (status, answer["choices"][0]["message"]["content"]) == (200, each.answer)
-            assert answer["choices"][0]["finish_reason"] == "stop"
-        with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-            assert [model.id for model in client.models.list()] == [NAME]
-            calls_a_tool_that_nobody_has_seen(client)
-            for name in (NAME, *ALIASES, "any"):
-                said = client.chat.completions.create(
-                    model=name, messages=[{"role": "user", "content": known[0].question}], temperature=0, max_tokens=64
-                )
-                assert said.choices[0].message.content == known[0].answer
+            said = chosen(server, messages=[{"role": "user", "content": each.question}])
+            assert (said["message"]["content"], said["finish_reason"]) == (each.answer, "stop")
+        assert [model["id"] for model in server.request("/v1/models")[1]["data"]] == [NAME]
+        calls_a_tool_that_nobody_has_seen(server)
+        for name in (NAME, *ALIASES, "any"):
+            said = chosen(server, model=name, messages=[{"role": "user", "content": known[0].question}])
+            assert said["message"]["content"] == known[0].answer
         assert server.end() == 0
 
 
