@@ -227,8 +227,9 @@ def _card(
 def _log(card: ModelCard, backend: LlamaBackend | None, embedder: LlamaEmbedder | None) -> None:
     if backend is not None:
         logger.info(
-            "%s: %s, %d slots of %d tokens, %s KV of %d cells",
-            *(card.name, card.description, card.n_slots, card.n_ctx, card.layout, card.n_cells),
+            "%s: %s, %d %s of %d tokens, %s KV of %d cells",
+            *(card.name, card.description, card.n_slots, "slot" if card.n_slots == 1 else "slots", card.n_ctx),
+            *(card.layout, card.n_cells),
         )
     if embedder is not None:
         logger.info(
@@ -274,7 +275,7 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
     failure: LoadFailed | None = None
     for shape in shapes(spec, facts, machine.available_bytes):
         if failure is not None:
-            logger.warning("%s: %s; trying %d slots and %d cells", spec.name, failure, shape.n_slots, shape.n_cells)
+            logger.warning("%s: %s; trying n_slots %d and n_cells %d", spec.name, failure, shape.n_slots, shape.n_cells)
         kv_bytes = int(shape.n_cells * facts.cell_bytes)
         left = max(0, machine.available_bytes - model.n_bytes_copied)  # the machine was read before the weights were
         if is_on_host and kv_bytes > left:
@@ -335,7 +336,7 @@ def _options(spec: ModelSpec, shape: Shape, machine: Machine) -> ContextOptions:
     if spec.n_threads and spec.n_threads > n_threads:
         # More would wait for each other; and where the system grants no more, OpenMP ends the process.
         logger.warning(
-            "%s: %d threads are asked for, and the process has %d CPUs", spec.name, spec.n_threads, n_threads
+            "%s: n_threads %d is more than the CPUs of the process: %d", spec.name, spec.n_threads, n_threads
         )
     return ContextOptions(
         n_ctx=shape.n_ctx,

@@ -33,6 +33,25 @@ T = TypeVar("T")
 
 _Where = tuple[str | int, ...]
 _TABLES = ("server", "models", "folders", "routes")
+_OTHERWISE = {
+    **dict.fromkeys(("ctx_size", "context", "context_length", "max_model_len", "num_ctx"), "n_ctx"),
+    **dict.fromkeys(("parallel", "max_num_seqs", "num_parallel"), "n_slots"),
+    **dict.fromkeys(("ngl", "num_gpu", "gpu"), "n_gpu_layers"),
+    **dict.fromkeys(("model", "model_path", "gguf"), "path"),
+    **dict.fromkeys(("hf", "hf_repo"), "repo"),
+    **dict.fromkeys(("lora", "loras"), "adapters"),
+    "served_model_name": "aliases",
+    "quantization": "quant",
+    "chat_template": "template",
+    "cache_type_k": "kv_type_k",
+    "cache_type_v": "kv_type_v",
+    "keep_alive": "idle_s",
+    "ttl": "idle_s",
+    "key": "api_key",
+    "ssl_cert_file": "tls_cert",
+    "ssl_key_file": "tls_key",
+}
+"""Keys as other servers call them that are not spelled like ours."""
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -266,6 +285,7 @@ class _Places:
         for key in table:
             if key in valid:
                 continue
-            nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            meant = _OTHERWISE.get(key.lower().replace("-", "_"), "")
+            nearest = [meant] if meant in valid else difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
             hint = f"did you mean `{nearest[0]}`?" if nearest else f"the keys here are {', '.join(valid)}"
             raise self.error((*where, key), f"unknown key `{key}`; {hint}")

@@ -75,6 +75,8 @@ def test_everything_said_is_taken() -> None:
         (MODEL + "\nslots = 4\n", 5, "did you mean `n_slots`?"),
         (MODEL + "gpu_layers = 4\n", 4, "did you mean `n_gpu_layers`?"),
         (MODEL + "zzz = 4\n", 4, "the keys here are"),
+        (MODEL + "ctx-size = 4\n", 4, "did you mean `n_ctx`?"),
+        ("[server]\nssl_cert_file = 'a'\n", 2, "did you mean `tls_cert`?"),
         (MODEL + "n_ctx = '4096'\n", 4, "n_ctx must be a whole number"),
         (MODEL + "n_ctx = 4096.0\n", 4, "n_ctx must be a whole number"),
         (MODEL + "n_ctx = true\n", 4, "n_ctx must be a whole number"),
