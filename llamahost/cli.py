@@ -18,7 +18,7 @@ from llamahost.commands.chat import chat
 from llamahost.commands.check import check
 from llamahost.commands.exits import EPILOG, NO_MODEL, fail, told
 from llamahost.commands.fetching import how_else, path_of
-from llamahost.commands.flags import Serve, given_by_flags
+from llamahost.commands.flags import Commands, Serve, given_by_flags
 from llamahost.commands.layers import GpuLayers
 from llamahost.commands.load import load, unload
 from llamahost.commands.lora import Lora, adapters_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="llamahost",
+    cls=Commands,
     help="Serve GGUF language models behind an OpenAI-compatible API.",
     epilog=EPILOG,
     no_args_is_help=True,

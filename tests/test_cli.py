@@ -176,6 +176,14 @@ def test_help_is_asked_for_by_h_too(tmp_path: Path) -> None:
     assert ended(tmp_path, "bench", "-h").stdout == ended(tmp_path, "bench", "--help").stdout != ""
 
 
+@pytest.mark.parametrize(
+    ("word", "told"), [("stop", "`llamahost unload`"), ("help", "--help"), ("m/x.gguf", "`llamahost serve m/x.gguf`")]
+)
+def test_a_word_that_is_no_command_is_answered_with_the_one_that_is_meant(word: str, told: str) -> None:
+    done = ended(HERE, word)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
 def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
     assert finished(tmp_path, "serve", "--port", "99999").returncode == 2  # the status of the process itself
     assert ended(tmp_path, "serve", "--log-level", "loud").returncode == 2

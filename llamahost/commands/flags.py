@@ -1,4 +1,4 @@
-"""The flags of `serve`: a mistake is told by the flag's own name, another server's flag by what does it here.
+"""The flags of `serve`: a mistake is told by the flag's own name, others' flags and commands by what does it here.
 
 Knows spellings; reads no value.
 """
@@ -73,6 +73,22 @@ PEERS = {spelling: ours for ours, spellings in _KEYS.items() for spelling in spe
 _OF_SERVER = ("memory_fraction", "max_loaded")
 
 
+_COMMANDS = {
+    "help": "--help",
+    "version": "--version",
+    **dict.fromkeys(("start", "server", "up"), "serve"),
+    **dict.fromkeys(("generate", "complete", "cli"), "run"),
+    **dict.fromkeys(("download", "fetch", "get", "add"), "pull"),
+    **dict.fromkeys(("delete", "remove"), "rm"),
+    **dict.fromkeys(("info", "inspect"), "show"),
+    **dict.fromkeys(("stop", "eject"), "unload"),
+    "status": "ps",
+    "doctor": "check",
+    "benchmark": "bench",
+}
+"""Words that are no commands, and the commands that do it."""
+
+
 class Serve(typer.core.TyperCommand):
     """`serve`, which knows what others call its flags."""
 
@@ -80,6 +96,19 @@ class Serve(typer.core.TyperCommand):
         if told := advice(args):
             fail(USAGE, told)
         return super().parse_args(ctx, args)
+
+
+class Commands(typer.core.TyperGroup):
+    """All of them, and what others call them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0] if args else ""
+        if word not in self.commands:
+            if word.lower() in _COMMANDS:
+                fail(USAGE, f"there is no command {word}: it is `llamahost {_COMMANDS[word.lower()]}` here")
+            if word.lower().endswith(".gguf") or "/" in word:
+                fail(USAGE, f"{word} is no command; `llamahost serve {word}` serves it")
+        return super().resolve_command(ctx, args)
 
 
 def advice(args: Sequence[str]) -> str:

@@ -54,12 +54,13 @@ def first_that(can: str, models: Sequence[Listed]) -> Listed | None:
     return next((model for model in able if model.is_ready), able[0] if able else None)
 
 
-_SCHEMES = {
+_HINTS = {
+    "certificate verify failed": "SSL_CERT_FILE names a file of those to trust",
     "wrong version number": "it speaks http:// there, as it seems",
     "record layer failure": "it speaks http:// there, as it seems",
     "disconnected without sending": "does it speak https:// there?",
 }
-"""How a wrong scheme shows."""
+"""What may be done where this is why."""
 
 
 class Remote:
@@ -151,8 +152,8 @@ class Remote:
         self.close()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        why = network_told(error)
-        hint = next((f"; {advice}" for mark, advice in _SCHEMES.items() if mark in why), "")
+        why = network_told(error).rstrip(".")
+        hint = next((f"; {advice}" for mark, advice in _HINTS.items() if mark in why), "")
         return Unreachable(f"{self.url} does not answer: {why}{hint}")
 
 
