@@ -57,12 +57,13 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled, and ClientGone raised, when the client leaves before it is there."""
     answering = asyncio.current_task()
     assert answering is not None
-    is_gone = False
+    is_gone = is_over = False
 
     def leave(_: asyncio.Task[None]) -> None:
         nonlocal is_gone
-        is_gone = True
-        answering.cancel()  # in `work`: between its end and the line that takes this away nobody else runs
+        if not is_over:
+            is_gone = True
+            answering.cancel()  # in `work`: between its end and `is_over` nobody else runs
 
     watching = asyncio.create_task(until_gone(receive))
     watching.add_done_callback(leave)
@@ -73,7 +74,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise
         raise ClientGone from None
     finally:
-        watching.remove_done_callback(leave)
+        is_over = True  # `leave` may be among what runs next, where the client left in this very turn
         watching.cancel()
         if is_gone:
             answering.uncancel()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamahost.api.feed import AsIs
-from llamahost.api.sse import PING, EventStream
+from llamahost.api.sse import PING, EventStream, while_connected
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.events import Delta, Started
 from tests.api.fakes import FakeHost, Step, app_of, run, said
@@ -160,6 +160,27 @@ def test_an_error_after_a_ping_is_an_event() -> None:
             assert b'data: {"error":' in told
             assert b"secret" not in told
             client.vanish()
+
+    run(law)
+
+
+def test_who_leaves_in_the_turn_in_which_his_answer_is_there_ends_nothing_but_himself() -> None:
+    async def law() -> None:
+        gone, done = asyncio.Event(), asyncio.Event()
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def work() -> str:
+            await done.wait()
+            return "all of it"
+
+        answering = asyncio.create_task(while_connected(receive, work()))
+        await turn_of(3)()
+        gone.set()
+        done.set()
+        assert await answering == "all of it"
 
     run(law)
 
