@@ -15,6 +15,8 @@ from llamahost.core.work import Plan, Pooling, Sampled, Tokens, Vector
 class KeepsSlots(Protocol):
     """A backend whose slots can be kept beyond its life. Called by its worker, between steps."""
 
+    can_cut_kept: bool  # what was put may be cut as what was computed; False: it goes on, or is cleared
+
     def take_slot(self, slot: int, n: int, n_most: int) -> bytes:
         """The state of a slot that holds [0, n); empty where it cannot be had, or takes more than `n_most` bytes."""
         ...

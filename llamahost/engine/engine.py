@@ -171,7 +171,7 @@ class Engine:
             except BackendError as error:
                 self._log(error)
             else:
-                slots.fill(slot, each.tokens)
+                slots.fill(slot, each.tokens, n_least=0 if backend.can_cut_kept else n)
 
     def step(self) -> bool:
         """Make one step. False: there was nothing to do, and the news of all that was done is out."""

@@ -50,7 +50,8 @@ def reusable(slot: Slot, tokens: Tokens, adapters: Adapters, *, can_truncate: bo
     if n == 0 or slot.adapters != adapters:
         return 0
     if can_truncate:
-        return common_prefix(slot.tokens, tokens, min(n, len(tokens) - 1))
+        n = common_prefix(slot.tokens, tokens, min(n, len(tokens) - 1))
+        return n if n >= slot.n_least else 0
     return n if n < len(tokens) and slot.tokens[:n] == tokens[:n] else 0
 
 

@@ -68,6 +68,7 @@ class Slot:
     kept: Tokens = field(default_factory=lambda: array("i"))
     adapters: Adapters = NO_ADAPTERS  # under which the KV was computed
     used_at: int = NOWHERE  # ticks of the table of slots; NOWHERE: never, or by somebody aside
+    n_least: int = 0  # what it may be cut to, beside 0: less of it is not there
 
     @property
     def n(self) -> int:

@@ -66,6 +66,7 @@ class Slots:
         """Let `sequence` have `slot` with [0, n) of `source` in it."""
         assert slot.sequence is None, f"slot {slot.index} is taken"
         self._truncations.pop(slot.index, None)  # a copy replaces all; a cut after it would destroy it
+        slot.n_least = source.n_least
         if self.cells is not None:
             self.cells.copy(source.index, slot.index, n)
         self.touch(source)
@@ -75,6 +76,7 @@ class Slots:
         """Let `sequence` have `slot`, which its saved state replaces."""
         assert slot.sequence is None, f"slot {slot.index} is taken"
         self._truncations.pop(slot.index, None)
+        slot.n_least = 0
         if self.cells is not None:
             freed = self.cells.truncate(slot.index, 0)
             if self._truncations:  # a slot that is yet to be cut may hold them still
@@ -99,7 +101,7 @@ class Slots:
         slot = self._stand(sequence)
         # Saves come before truncations, so refused drafts that are not cut yet are saved too, and cut when restored.
         sequence.n_saved = self._rejected.pop(slot.index, sequence.n_computed)
-        slot.kept = array("i")
+        slot.kept, slot.n_least = array("i"), 0
         if sequence.n_saved:  # else nothing is saved there, and so nothing cleared
             self._truncations.pop(slot.index, None)
         if self.cells is not None:
@@ -128,11 +130,11 @@ class Slots:
         if self.cells is not None:
             self.cells.extend(index, n)
 
-    def fill(self, slot: Slot, tokens: array[int]) -> None:
-        """The backend holds these in an empty slot, from a life before this one."""
+    def fill(self, slot: Slot, tokens: array[int], *, n_least: int = 0) -> None:
+        """The backend holds these in an empty slot, from a life before this one; see Slot.n_least."""
         assert slot.sequence is None, f"slot {slot.index} is taken"
         assert not slot.kept, f"slot {slot.index} keeps something"
-        slot.kept = tokens[:]
+        slot.kept, slot.n_least = tokens[:], n_least
         self.computed(slot.index, len(tokens))
         self.touch(slot)
 
@@ -162,6 +164,7 @@ class Slots:
         n_running = 0
         for index, slot in enumerate(self.all):
             assert slot.index == index
+            assert slot.n == 0 or slot.n >= slot.n_least, f"slot {index} was cut to what it does not hold"
             sequence = slot.sequence
             if sequence is not None:
                 n_running += 1
@@ -196,6 +199,8 @@ class Slots:
         return slot
 
     def _cut(self, index: int, n: int) -> None:
+        if n == 0:
+            self.all[index].n_least = 0
         if self.cells is not None:
             self.freed_late += self.cells.truncate(index, n)
         self._truncations[index] = n

@@ -64,6 +64,7 @@ class LlamaBackend:
         self._get_logits = model.library.long.get_logits
         try:
             self.can_truncate = self._probe(options)
+            self.can_cut_kept = self.can_truncate and not model.n_swa
         except BackendError as error:
             self.close()
             raise LoadFailed(f"{model.path.name} loads, but its first decode fails: {error}") from error
@@ -240,17 +241,24 @@ class LlamaBackend:
         return self.can_truncate or n == 0 or n > self._context.pos_max(slot)
 
     def _copies_whole_slots(self, copy: Copy, *, has_decode: bool) -> bool:
-        """Whether to copy cells in place; else through host memory.
+        """Whether to copy cells in place; else through host memory. Raises BackendError where it can be neither.
 
         Unified: always, it is by reference. Recurrent alone: always, states are shared until written. Split: a slot
         copy moves all n_ctx cells of the slot, and waits for a decode; host memory moves the used ones, twice and in
-        small pieces, which was measured at about an eighth of the speed.
+        small pieces, which was measured at about an eighth of the speed. Of a sliding window C writes to host memory
+        the cells alone that the next token would see, whatever the cache holds: that is no beginning of the slot.
         """
         if self.is_unified or self.model.is_recurrent:
             return True
+        n_used = self._context.pos_max(copy.source) + 1
+        if self.model.n_swa and copy.n < n_used:
+            if not has_decode:
+                raise BackendError(
+                    f"a part of slot {copy.source} is copied with a decode alone: it has a sliding window"
+                )
+            return True
         if not has_decode:
             return False
-        n_used = self._context.pos_max(copy.source) + 1
         return n_used * _STATE_COST > self._context.n_ctx_seq
 
     def _check_slot(self, slot: int) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llamahost.core.work import NO_ADAPTERS, Job, Times
 from llamahost.engine.prefix import Promise, best_promise, common_prefix, reusable
 from llamahost.engine.sequence import Sequence, Slot
+from llamahost.engine.slots import Slots
 from tests.engine.driving import POET
 
 TOKENS = st.lists(st.integers(0, 2), max_size=40).map(lambda tokens: array("i", tokens))
@@ -45,6 +46,26 @@ def test_memory_that_cannot_be_cut_is_reused_whole_or_not_at_all() -> None:
     other = array("i", [1, 2, 3, 5, 6])
     assert reusable(slot, other, NO_ADAPTERS, can_truncate=True) == 3
     assert reusable(slot, other, NO_ADAPTERS, can_truncate=False) == 0
+
+
+def test_what_lacks_its_beginning_is_reused_from_its_end_on_or_not_at_all() -> None:
+    slots = Slots(2, is_unified=False, can_truncate=True)
+    first, second = slots.all
+    slots.fill(first, array("i", [1, 2, 3, 4]), n_least=4)
+    for tokens, n in (([1, 2, 3, 4, 5], 4), ([1, 2, 3, 4], 0), ([1, 2, 3, 5, 6], 0)):
+        assert reusable(first, array("i", tokens), NO_ADAPTERS, can_truncate=True) == n
+    longer = running([1, 2, 3, 4, 5, 6, 7], n_computed=0)
+    slots.seat_copy(longer, second, first, 4)
+    longer.n_computed = 6
+    slots.release(longer)
+    for tokens, n in (([1, 2, 3, 4, 5, 8], 5), ([1, 2, 3, 8, 9], 0)):
+        assert reusable(second, array("i", tokens), NO_ADAPTERS, can_truncate=True) == n
+    slots.truncate(second, 0)
+    slots.seat(other := running([1, 2, 3, 8], n_computed=0), second, 0)
+    other.n_computed = 3
+    slots.release(other)
+    assert reusable(second, array("i", [1, 2, 9]), NO_ADAPTERS, can_truncate=True) == 2, "which is whole again"
+    slots.check_integrity()
 
 
 def test_what_is_not_computed_yet_is_not_reused() -> None:

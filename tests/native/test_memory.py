@@ -121,6 +121,18 @@ def test_a_split_kv_copies_little_through_host_memory_and_much_by_the_slot(
         assert driver.answer(1, n, MORE, 4) == wanted
 
 
+def test_a_part_of_a_windows_slot_is_copied_by_the_slot_however_little_it_is(tiny_swa: Path) -> None:
+    """Host memory holds the last window alone: what was cut to a part of it would lack what stood before."""
+    with Driver(tiny_swa, n_ctx=1024) as driver:
+        wanted = driver.row(3, 0, PROMPT[:20] + MORE)
+        driver.feed(0, 0, PROMPT)
+        driver.copy(0, 1, 20, with_span=Span(driver.begin(), 2, 0, array("i", PROMPT[:5]), 1))
+        driver.backend.check({0: len(PROMPT), 1: 20})
+        assert_close(driver.row(1, 20, MORE), wanted)
+        with pytest.raises(BackendError, match="sliding window"):
+            driver.copy(0, 1, 20)
+
+
 @pytest.mark.parametrize("n", [1, 33, 60])
 def test_a_cut_slot_continues_as_if_never_longer(driver: Driver, n: int) -> None:
     wanted = driver.answer(2, 0, PROMPT[:n] + MORE, 4)
@@ -184,6 +196,24 @@ def test_a_slot_is_kept_only_where_its_bytes_may_be_taken(driver: Driver) -> Non
     assert n > 0
     assert len(driver.backend.take_slot(0, len(PROMPT), n)) == n
     assert driver.backend.take_slot(0, len(PROMPT), n - 1) == b""
+
+
+def test_what_was_kept_goes_on_and_is_cut_only_where_the_backend_says_so(driver: Driver) -> None:
+    backend, n = driver.backend, 20
+    whole = driver.row(3, 0, PROMPT + MORE)
+    part = driver.row(2, 0, PROMPT[:n] + MORE)
+    driver.clear(2, 3)
+    driver.feed(0, 0, PROMPT)
+    kept = backend.take_slot(0, len(PROMPT), 10**9)
+    driver.clear(0)
+    for slot in (1, 2):
+        backend.put_slot(slot, kept)
+        backend.check({slot: len(PROMPT)})
+    assert_close(driver.row(1, len(PROMPT), MORE), whole)
+    if backend.can_cut_kept:
+        driver.run(Plan(truncations=(Truncation(2, n),)))
+        assert_close(driver.row(2, n, MORE), part)
+    assert backend.can_cut_kept == (driver.model.architecture == "llama")
 
 
 def test_a_shared_prefix_survives_a_save(driver: Driver) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llamahost import AsyncHost
 from llamahost.core.events import Delta, Finished
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.sampling import SamplingOptions
@@ -166,6 +167,27 @@ def test_prefixes_are_there_again_in_the_next_process_where_that_is_asked(
             assert end.usage.n_cached == 0, "it is of other settings"
 
     law()
+
+
+@on_loop
+async def test_what_was_kept_of_a_sliding_window_is_no_beginning_of_another_answer(tiny_swa: Path) -> None:
+    """Of a window what has left it is not kept: only what goes on from its end finds all that it sees."""
+    greedy = SamplingOptions(temperature=0.0)
+    start = tuple(range(20, 120))
+
+    async def said(host: AsyncHost, *tokens: int, max_tokens: int = 6) -> tuple[str, int]:
+        generation = Generation(sampling=greedy, max_tokens=max_tokens, ignore_eos=True)
+        events = [e async for e in host.complete(CompletionRequest(prompts=(tokens,), generation=generation))]
+        (end,) = (event for event in events if isinstance(event, Finished))
+        return "".join(event.text for event in events if isinstance(event, Delta)), end.usage.n_cached
+
+    for tokens, n_cached in (((*start[:40], *start[:30]), 0), ((*start, 77), len(start))):
+        async with host_of(spec("a", tiny_swa, n_ctx=256), budgets={"cpu-0": 100 * MB}) as host:
+            alone, _ = await said(host, *tokens)
+        async with host_of(spec("a", tiny_swa, n_ctx=256, keep_prefixes=True), budgets={"cpu-0": 100 * MB}) as host:
+            await said(host, *start, max_tokens=1)
+            await host.unload("a")
+            assert await said(host, *tokens) == (alone, n_cached)
 
 
 SHAPE = Shape(n_ctx=64, n_slots=2, n_cells=128, is_unified=False)
