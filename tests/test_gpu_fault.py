@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 import httpx
 
 from llamahost.api.app import create_app
+from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.fleet.machine.devices import Device
-from llamahost.fleet.settings.manifest import ServerSettings
+from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.ops.gpu import Nvml
 from llamahost.ops.gpu_monitor import GpuMonitor
 from tests.api.sockets import listening
+from tests.fakes import FakeBackend, Gated
 from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import on_loop
@@ -27,6 +29,36 @@ class Cards(BudgetedDevices):
 
     def all(self) -> tuple[Device, ...]:
         return tuple(replace(each, pci_id=f"0000:3{k}:00.0") for k, each in enumerate(super().all()))
+
+
+class HangsAtFirst(FakeLoader):
+    """The first backend's steps do not return."""
+
+    def made_for(self, spec: ModelSpec) -> FakeBackend:
+        return FakeBackend() if self.opened else Gated()
+
+
+@on_loop
+async def test_a_step_that_hangs_on_a_broken_card_keeps_its_model_from_nobody() -> None:
+    loader = HangsAtFirst()
+    places = {"CUDA0": "0000:30:00.0", "CUDA1": "0000:31:00.0"}
+    spec = spec_of("m", when_loading="wait")
+    async with AsyncHost(spec, load=loader, hardware=Cards(dict.fromkeys(places, 2**30))) as host:
+        await host.wait_ready()
+        (first,) = host.models()[0].replicas[0].devices
+        hung = loader.backend
+        assert isinstance(hung, Gated)
+        try:
+            request = CompletionRequest(prompts=("a",), generation=Generation(max_tokens=2))
+            answer = asyncio.ensure_future(anext(host.complete(request)))
+            await asyncio.to_thread(hung.entered.acquire)
+            host.quarantine(places[first], "the GPU has fallen off the bus")
+            assert await answer, "it is asked again elsewhere, though that step never returns"
+            (moved,) = host.models()[0].replicas
+            assert moved.devices != (first,)
+            assert not hung.is_closed
+        finally:
+            hung.open()
 
 
 @on_loop

@@ -144,7 +144,8 @@ class FakeLoader:
 
     @property
     def is_all_closed(self) -> bool:
-        return all(opened.model.is_closed and opened.backend.is_closed for opened in self.opened)
+        models = all(opened.model.is_closed or opened.model.is_forsaken for opened in self.opened)
+        return models and all(opened.backend.is_closed for opened in self.opened)
 
 
 def open_fake(spec: ModelSpec, backend: FakeBackend) -> FakeOpened:

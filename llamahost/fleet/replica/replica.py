@@ -126,6 +126,7 @@ class Replica:
         self.n_dim = embedder.n_dim if embedder is not None else 0
         self.has_probabilities = embedder is not None and embedder.has_probabilities
         self._model = opened.model
+        self._is_forsaken = False
         self.measured = opened.measured
         self._preparer = opened.preparer
         self._engine = engine
@@ -322,6 +323,7 @@ class Replica:
 
     def forsake(self) -> None:
         """Its device is broken: what is there stays there, untouched, also when this is closed."""
+        self._is_forsaken = True
         self._model.forsake()
 
     async def close(self) -> None:
@@ -334,9 +336,12 @@ class Replica:
         while self._in_lanes:
             waits = [asyncio.wrap_future(future) for future in tuple(self._in_lanes)]
             await asyncio.gather(*waits, return_exceptions=True)
-        # Only then: a context that could not be freed, or still computes, keeps its model.
-        if self._vectors is not None:
-            await self._vectors.close()
+        detached = [self._vectors.detach()] if self._vectors is not None else []
         if self._engine is not None:
-            await asyncio.wrap_future(self._worker.detach(self._engine))
+            detached.append(self._worker.detach(self._engine))
+        if self._is_forsaken:
+            return  # nothing is freed, and the worker may wait for a driver that answers no more
+        # Only then: a context that could not be freed, or still computes, keeps its model.
+        for each in detached:
+            await asyncio.wrap_future(each)
         await in_thread(f"load-{self.spec.name}", self._model.close)

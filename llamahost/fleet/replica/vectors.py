@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from llamahost.core.backend import EmbedBackend
 from llamahost.core.errors import GenerationFailed
@@ -62,9 +63,9 @@ class Vectors:
             if not future.done():
                 future.set_exception(error)
 
-    async def close(self) -> None:
-        """Free the context."""
-        await asyncio.wrap_future(self._worker.detach(self._embedder))
+    def detach(self) -> Future[None]:
+        """Take the context off the worker; done when it is freed."""
+        return self._worker.detach(self._embedder)
 
     def _publish(self, embedded: Embedded) -> None:
         """In the worker's thread. What ends in one step wakes the loop once."""
