@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llamahost.fleet.routing.breaker import Breaker
-from llamahost.fleet.routing.policy import WORTH, Able, ReplicaView, best
-from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, n_common
+from llamahost.fleet.routing.policy import WORTH, Able, Regard, ReplicaView, drawn, least, those_near
+from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, n_common, n_held_by
 
 N_SESSIONS = 8192
 """Whose homes are remembered; those that were not heard of the longest are forgotten."""
+
+N_LAST = 8
+"""Pieces at a prompt's end, after one of which the one before it has ended: an answer, results of calls, a question."""
 
 HALF_LIFE_S = 60.0
 """After which work counts half."""
@@ -88,45 +91,49 @@ class Ledger:
         Those that failed this request, those that stall, and those whose breaker is open, are passed over; `is_last`
         takes one of them rather than none: to spare others a replica that fails is not to end what they have.
         """
-        session = self._sessions.get(ask.session) if ask.session else None
-        home = session.home if session is not None else ""
-        known_of, chain = self._known, ask.chain
         able: list[Able] = []
         barred: list[Able] = []
-        least, most, oldest, youngest = 2**62, 0, 2**62, -1
+        known_of = self._known
         for index, (n_in_flight, n_room, is_ready, id_, epoch, n_slots, _, is_stalled) in enumerate(views):
             if not is_ready or n_room <= 0:
                 continue
             known = known_of.get(id_)
             if known is None or known.epoch != epoch:
                 known = self._of(views[index])
-            n_held, lost_at = known.held.look(chain)
-            if n_held < least:
-                least = n_held
-            if n_held > most:
-                most = n_held
-            if lost_at < oldest:
-                oldest = lost_at
-            if lost_at > youngest:
-                youngest = lost_at
-            work = known.work and known.work_at(now)
-            one = (index, n_in_flight, work, n_held, id_ == home, n_slots, 0, lost_at)
-            if is_stalled or id_ in tried or (known.breaker.has_failed and known.breaker.is_open(now)):
+            one = (index, n_in_flight, known.work and known.work_at(now), n_slots)
+            if is_stalled or id_ in tried or known.breaker.is_open(now):
                 barred.append(one)
             else:
                 able.append(one)
         taken = able or barred if is_last else able
-        if youngest > oldest and most - least >= WORTH:
-            taken = [self._with_loss(views, each, chain, least, oldest) for each in taken]
-        return best(taken)
+        if len(taken) < 2:
+            return taken[0][0] if taken else None
+        near = those_near(taken)
+        return least(self._drawn(near, views, ask)) if len(near) > 1 else least(near or taken)
 
-    def _with_loss(self, views: Sequence[ReplicaView], one: Able, chain: Chain, least: int, oldest: int) -> Able:
-        """Where a prompt is drawn to by what is held of it, and would push out what is younger than elsewhere."""
-        index, n_in_flight, work, n_held, is_home, n_slots, _, lost_at = one
-        if lost_at <= oldest or n_held - least < WORTH:
-            return one
-        n_lost = self._known[views[index].id].held.n_lost(chain)
-        return index, n_in_flight, work, n_held, is_home, n_slots, n_lost, lost_at
+    def _drawn(self, near: list[Able], views: Sequence[ReplicaView], ask: Ask) -> list[Able]:
+        """Those that hold so much of its prompt that it should go there, or served its session; else all."""
+        chain = ask.chain
+        helds = [self._known[views[each[0]].id].held for each in near]
+        last = chain.digests[max(bisect_left(chain.ends, WORTH), len(chain.ends) - N_LAST) :]
+        # Where the conversation goes on, in its slot, nothing is lost and nothing else is worth more.
+        going_on = [each for each, held in zip(near, helds, strict=True) if held.ends_in(last)]
+        if len(going_on) == 1:
+            return going_on
+        n_held = n_held_by(helds, chain)
+        session = self._sessions.get(ask.session) if ask.session else None
+        home = session.home if session is not None else ""
+        n_by_all = min(n_held)
+        if max(n_held) - n_by_all < WORTH:
+            return [each for each in near if views[each[0]].id == home] or near if home else near
+        goes_at = [held.lost_at(chain) for held in helds]
+        oldest = min(goes_at)
+        regards: list[Regard] = []
+        for each, held, n, at in zip(near, helds, n_held, goes_at, strict=True):
+            # What it would push out counts where it is drawn to, and would push out what is younger than elsewhere.
+            n_lost = held.n_lost(chain) if at > oldest and n - n_by_all >= WORTH else 0
+            regards.append(Regard(n, each[2], views[each[0]].id == home, n_lost, at))
+        return drawn(near, regards)
 
     def is_open(self, view: ReplicaView, now: float) -> bool:
         return self._of(view).breaker.is_open(now)

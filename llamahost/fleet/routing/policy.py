@@ -66,12 +66,11 @@ Pick: TypeAlias = Callable[[Sequence[ReplicaView]], int | None]
 NO_REGARD = Regard()
 
 
-Able: TypeAlias = tuple[int, int, float, int, bool, int, int, int]
-"""One that is ready and has room: index, load, work, characters held, whether it is home, slots, characters lost and
-since when. A plain tuple, since one is made for each replica at each choice.
-"""
+Able: TypeAlias = tuple[int, int, float, int]
+"""One that is ready and has room: index, load, work, slots. A plain tuple, since each choice makes one of each."""
 
 _LOAD_THEN_WORK = itemgetter(1, 2)
+_LOAD, _WORK = itemgetter(1), itemgetter(2)
 
 
 def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int | None:
@@ -79,46 +78,39 @@ def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int 
     able: list[Able] = []
     for index, (view, regard) in enumerate(zip(views, regards or repeat(NO_REGARD), strict=False)):
         if view.is_ready and view.n_room > 0:
-            n_held, work, is_home, n_lost, lost_at = regard
-            able.append((index, view.n_in_flight, work, n_held, is_home, view.n_slots, n_lost, lost_at))
-    return best(able)
+            able.append((index, view.n_in_flight, regard.work, view.n_slots))
+    if not able:
+        return None
+    near = those_near(able)
+    if len(near) < 2 or not regards:
+        return least(near or able)
+    return least(drawn(near, [regards[each[0]] for each in near]))
 
 
-def best(able: list[Able]) -> int | None:
-    """The index of one of these; None where there is none."""
-    if len(able) < 2:
-        return able[0][0] if able else None
-    return min(_kept(able) or able, key=_LOAD_THEN_WORK)[0]
+def least(able: Sequence[Able]) -> int:
+    """The index of the one that has the least to do, now and then of late."""
+    return min(able, key=_LOAD_THEN_WORK)[0]
 
 
-def _kept(able: list[Able]) -> list[Able]:
-    """Of those that are not much busier than the least busy, now and of late: whose cache, or whose session it is."""
-    _, least, work, n_by_all, *_ = able[0]
-    for _, load, more, n_held, *_ in able[1:]:
-        work += more
-        if load < least:
-            least = load
-        if n_held < n_by_all:
-            n_by_all = n_held
-    limit = EVEN * work / len(able) + GRAIN
-    near: list[Able] = []
-    n_best = n_lost_by_any = 0
-    for each in able:
-        _, load, work, n_held, _, n_slots, n_lost, _ = each
-        if work <= limit and load - least <= max(NEAR, n_slots // 4):
-            near.append(each)
-            n_lost_by_any += n_lost
-            if n_held > n_best:
-                n_best = n_held
-    if n_lost_by_any:
-        oldest = min([each[7] for each in near])
-        worths = [each[3] - TURNS * each[6] * (each[7] > oldest) for each in near]
-        n_best, n_by_all = max(worths), min(n_by_all, *worths)
-        if n_best - n_by_all >= WORTH:
-            return [each for each, worth in zip(near, worths, strict=True) if worth > n_best - WORTH]
-    elif n_best - n_by_all >= WORTH:
-        return [each for each in near if each[3] > n_best - WORTH]
-    return [each for each in near if each[4]]
+def those_near(able: Sequence[Able]) -> list[Able]:
+    """Those that are not much busier than the least busy, now and of late. That may be nobody."""
+    fewest = min(map(_LOAD, able))
+    limit = EVEN * sum(map(_WORK, able)) / len(able) + GRAIN
+    return [each for each in able if each[2] <= limit and each[1] - fewest <= max(NEAR, each[3] // 4)]
+
+
+def drawn(near: list[Able], regards: Sequence[Regard]) -> list[Able]:
+    """Those whose cache draws the request, else whose session it is, else all. `regards`: one for each."""
+    worths = [regard.n_held for regard in regards]
+    n_by_all = min(worths)
+    if any(regard.n_lost for regard in regards):
+        oldest = min([regard.lost_at for regard in regards])
+        worths = [r.n_held - TURNS * r.n_lost * (r.lost_at > oldest) for r in regards]
+        n_by_all = min(n_by_all, *worths)
+    n_best = max(worths)
+    if n_best - n_by_all >= WORTH:
+        return [each for each, worth in zip(near, worths, strict=True) if worth > n_best - WORTH]
+    return [each for each, regard in zip(near, regards, strict=True) if regard.is_home] or near
 
 
 @dataclass(frozen=True, slots=True)

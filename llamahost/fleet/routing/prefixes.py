@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, repeat, takewhile
 from typing import NamedTuple
 
 from llamahost.core.messages import Audio, ChatRequest, CompletionRequest, Image, Text
@@ -55,40 +55,33 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
         n += N_CHARS_OF_TOKEN * 32 + len(tool.description)
     digests: list[int] = []
     ends: list[int] = []
-    add_digest, add_end = digests.append, ends.append
     for message in request.messages:
         parts = message.parts
-        first = parts[0] if len(parts) == 1 else None
-        if type(first) is Text and not message.tool_calls:
-            text = first.text
-            if len(text) <= BLOCK:  # what most are, and those that are many
+        if len(parts) == 1 and type(parts[0]) is Text and not message.tool_calls:
+            text = parts[0].text
+            size = len(text)
+            if size <= BLOCK:  # what most are, and those that are many
                 digest = hash((digest, message.role, message.reasoning, text))
-                n += len(text)
-                add_digest(digest)
-                add_end(n)
+                n += size
+                digests.append(digest)
+                ends.append(n)
                 continue
         digest = hash((digest, message.role, message.reasoning, message.tool_calls))
+        n += sum([len(call.arguments) for call in message.tool_calls])
         for part in parts:
             if type(part) is Text:
                 text = part.text
-                if len(text) <= BLOCK:
-                    digest = hash((digest, text))
-                    n += len(text)
-                else:
-                    start, size = 0, len(text)
-                    while start < size:
-                        end = start + max(BLOCK, start // 4)
-                        digest = hash((digest, text[start:end]))
-                        add_digest(digest)
-                        add_end(n + min(end, size))
-                        start = end
-                    n += size
+                for start, end in _pieces(len(text)):
+                    digest = hash((digest, text[start:end]))
+                    digests.append(digest)
+                    ends.append(n + end)
+                n += len(text)
             elif isinstance(part, Image | Audio):
                 digest = hash((digest, part.data))
                 n += N_CHARS_OF_TOKEN * 256
-        n += sum(len(call.arguments) for call in message.tool_calls)
-        digests.append(digest)
-        ends.append(n)
+        if not digests or digests[-1] != digest:
+            digests.append(digest)
+            ends.append(n)
     return Chain(tuple(digests), tuple(ends))
 
 
@@ -114,7 +107,7 @@ def _hashable(piece: str | Sequence[int]) -> object:
 def _pieces(n: int) -> Iterator[tuple[int, int]]:
     start = 0
     while start < n:
-        end = min(n, start + max(BLOCK, start // 4))
+        end = min(n, start + (start // 4 if start > 4 * BLOCK else BLOCK))
         yield start, end
         start = end
 
@@ -129,76 +122,75 @@ class Held:
     It holds `n_prompts` at most, and `n_chars` of them together; what was used the longest ago goes first.
     """
 
-    __slots__ = ("_chains", "_n_chars", "_n_of", "_placed_at", "_room", "n_prompts")
+    __slots__ = ("_chains", "_last_of", "_n_chars", "_placed_at", "_room", "n_prompts")
 
     def __init__(self, n_prompts: int, n_chars: int) -> None:
         self.n_prompts = n_prompts
         self._room = n_chars
         self._n_chars = 0
-        self._chains: OrderedDict[int, Chain] = OrderedDict()  # by the last digest
-        self._n_of: dict[int, int] = {}  # of each digest: chains that have it
+        self._chains: OrderedDict[int, Chain] = OrderedDict()  # by the last digest, as they were placed
+        self._last_of: dict[int, int] = {}  # of each digest: the last one of the chain that was placed last with it
         self._placed_at: dict[int, int] = {}  # in which turn, by the last digest
 
     def __len__(self) -> int:
         return len(self._chains)
 
-    def look(self, chain: Chain) -> tuple[int, int]:
-        """Characters of the longest start that is held, and in which turn that was placed which would go for this
-        prompt; -1 where nothing would.
-        """
-        (digests, ends), chains = chain, self._chains
-        last, n_held = -1, 0
-        if digests and digests[0] in self._n_of:  # most hold nothing of it, or much
-            last = self._deepest(chain)
-            n_held = ends[last]
-        if len(chains) < self.n_prompts and (not ends or self._n_chars + ends[-1] <= self._room):
-            return n_held, -1
-        for k in range(last, -1, -1):
-            if digests[k] in chains:  # it goes on with this one, in its slot
-                return n_held, -1
-        for oldest in chains:
-            return n_held, self._placed_at[oldest]
-        return n_held, -1
+    def ends_in(self, digests: Iterable[int]) -> bool:
+        """Whether a whole prompt that is held ends with one of these."""
+        return not self._chains.keys().isdisjoint(digests)
+
+    def lost_at(self, chain: Chain) -> int:
+        """In which turn that was placed which would go for this prompt; -1 where nothing would."""
+        chains = self._chains
+        if len(chains) < self.n_prompts and self._n_chars + chain.n_chars <= self._room:
+            return -1
+        if not chains.keys().isdisjoint(chain.digests):  # it goes on with that one, in its slot
+            return -1
+        return self._placed_at[next(iter(chains))] if chains else -1
 
     def n_lost(self, chain: Chain) -> int:
-        """Characters of others that would go for it, where `look` says that any would."""
-        last = self._deepest(chain)
+        """Characters of others that would go for it, where `lost_at` says that any would."""
+        last = self.deepest(chain)
         goes = next(iter(self._chains.values()))
         n_lost = goes.n_chars - self._n_staying(goes, chain.digests, last)
-        if last < 0 or self._n_of[chain.digests[last]] > _BRANCHES:
+        if last < 0:
             return n_lost
         # An answer that is asked for again, or a changed question: it takes the place of what it branches off from.
-        begun = (each for each in self._chains.values() if len(each.digests) > last)
-        rests = [each.n_chars for each in begun if each.digests[last] == chain.digests[last]]
-        return min(n_lost, min(rests) - chain.ends[last])
+        digest = chain.digests[last]
+        branches = (each for each in self._chains.values() if len(each.digests) > last and each.digests[last] == digest)
+        rests = [each.n_chars for each in islice(branches, _BRANCHES + 1)]
+        return n_lost if len(rests) > _BRANCHES else min(n_lost, min(rests) - chain.ends[last])
 
     def _n_staying(self, goes: Chain, digests: Sequence[int], last: int) -> int:
         """Characters of its start that others have, or the newcomer: the digests that are its own are the last ones."""
-        n_of = self._n_of
+        own, last_of = goes.digests[-1], self._last_of
         low, high = 0, len(goes.digests)  # [0, low) stays, [high, …) goes
         while low < high:
             middle = (low + high) // 2
             digest = goes.digests[middle]
-            if n_of[digest] > 1 or (middle <= last and digests[middle] == digest):
+            if last_of[digest] != own or (middle <= last and digests[middle] == digest):
                 low = middle + 1
             else:
                 high = middle
         return goes.ends[low - 1] if low else 0
 
-    def _deepest(self, chain: Chain) -> int:
-        """The index of the last digest that is held; -1 where none is."""
-        n_of, digests = self._n_of, chain.digests
-        if not digests or digests[0] not in n_of:
-            return -1
-        if digests[-1] in n_of:
-            return len(digests) - 1
-        low, high, n = 0, 1, len(digests) - 1  # digests[low] is held, digests[n] is not; whoever has one has all before
-        while high < n and digests[high] in n_of:  # most replicas have the first of it, or nothing
-            low, high = high, 2 * high
-        high = min(high, n)
+    def deepest(self, chain: Chain, guess: int = 0) -> int:
+        """The index of the last digest that is held; -1 where none is. Looks around the guess first."""
+        held, digests = self._last_of, chain.digests
+        low, high = -1, len(digests)  # digests[low] is held, digests[high] is not; whoever has one has all before
+        if 0 <= guess < high:
+            if digests[guess] in held:
+                low, step = guess, 1
+                while low + step < high:
+                    if digests[low + step] not in held:
+                        high = low + step
+                        break
+                    low, step = low + step, 2 * step
+            else:
+                high = guess
         while high - low > 1:
             middle = (low + high) // 2
-            if digests[middle] in n_of:
+            if digests[middle] in held:
                 low = middle
             else:
                 high = middle
@@ -206,42 +198,47 @@ class Held:
 
     def place(self, chain: Chain, turn: int = 0) -> None:
         """The replica is about to compute this prompt; a later one is of a greater turn."""
-        digests, chains, n_of = chain.digests, self._chains, self._n_of
+        digests, chains = chain.digests, self._chains
         if not digests:
             return
-        start = len(digests)
-        while start and digests[start - 1] not in chains:
-            start -= 1
-        if start:  # [0, start) is the whole of a prompt that this one goes on with, in its slot
-            self._n_chars -= chains.pop(digests[start - 1]).n_chars
-            del self._placed_at[digests[start - 1]]
-        chains[digests[-1]] = chain
-        self._placed_at[digests[-1]] = turn
+        if not chains.keys().isdisjoint(digests):  # it goes on with a whole prompt, in its slot
+            begun = next(digest for digest in reversed(digests) if digest in chains)
+            self._n_chars -= chains.pop(begun).n_chars
+            del self._placed_at[begun]
+        last = digests[-1]
+        chains[last] = chain
+        self._placed_at[last] = turn
         self._n_chars += chain.n_chars
-        for digest in digests[start:]:
-            n_of[digest] = n_of.get(digest, 0) + 1
+        self._last_of.update(zip(digests, repeat(last)))
         while len(chains) > 1 and (len(chains) > self.n_prompts or self._n_chars > self._room):
-            self._drop(next(iter(chains)))
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """No chain is older, so what is its own is what none was placed with later: its last digests."""
+        last, chain = self._chains.popitem(last=False)
+        del self._placed_at[last]
+        self._n_chars -= chain.n_chars
+        last_of = self._last_of
+        for digest in reversed(chain.digests):
+            if last_of[digest] != last:
+                break
+            del last_of[digest]
 
     def check_integrity(self) -> None:
-        count: dict[int, int] = {}
+        last_of: dict[int, int] = {}
         for last, chain in self._chains.items():
             assert chain.digests[-1] == last
-            for digest in chain.digests:
-                count[digest] = count.get(digest, 0) + 1
-        assert count == self._n_of
+            last_of.update(dict.fromkeys(chain.digests, last))
+        assert last_of == self._last_of
         assert self._placed_at.keys() == self._chains.keys()
         assert self._n_chars == sum(chain.n_chars for chain in self._chains.values())
         assert len(self._chains) <= max(1, self.n_prompts)
 
-    def _drop(self, last: int) -> None:
-        chain = self._chains.pop(last)
-        del self._placed_at[last]
-        self._n_chars -= chain.n_chars
-        n_of = self._n_of
-        for digest in chain.digests:
-            n = n_of[digest] - 1
-            if n:
-                n_of[digest] = n
-            else:
-                del n_of[digest]
+
+def n_held_by(helds: Sequence[Held], chain: Chain) -> list[int]:
+    """Characters of its longest start that each of these holds: most hold as much of it as the one before."""
+    last, ends, n_held = 0, chain.ends, []
+    for held in helds:
+        last = held.deepest(chain, max(last, 0))
+        n_held.append(ends[last] if last >= 0 else 0)
+    return n_held

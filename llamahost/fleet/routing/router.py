@@ -31,7 +31,7 @@ from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.ledger import NO_ASK, Ask, Ledger
 from llamahost.fleet.routing.names import Names
 from llamahost.fleet.routing.policy import ReplicaView, Wants
-from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, chain_of
+from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, chain_of
 from llamahost.fleet.routing.rates import Answered, Rates
 from llamahost.fleet.routing.route import Outlook, order
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
@@ -274,6 +274,7 @@ class Tries:
         self._view = _NOBODY
         self._first_error: LlamahostError | None = None
         self._failure: LlamahostError | None = None
+        self._request = request
         self._ask = self._asked(request)
 
     def deadline(self, model: str) -> float | None:
@@ -330,6 +331,8 @@ class Tries:
     def _pick(self, views: Sequence[ReplicaView]) -> int | None:
         router = self._router
         router.views[self.model] = views
+        if len(views) > 1:
+            self._ask = self._with_chain(self._ask)
         index = router.ledger.pick(views, self._ask, self._clock(), tried=self._tried, is_last=self._is_last)
         if index is not None:
             self._view = views[index]
@@ -378,13 +381,17 @@ class Tries:
             return NO_ASK
         generation = request.generation
         session = generation.session_id or generation.user
+        if not session:
+            return NO_ASK
         is_single = isinstance(request, ChatRequest) and not any(m.role == "assistant" for m in request.messages)
-        return Ask(
-            chain=chain_of(request),
-            session=f"{self.model}\0{session}" if session else "",
-            is_single=is_single,
-            is_of_user=not generation.session_id,
-        )
+        ask = Ask(session=f"{self.model}\0{session}", is_single=is_single, is_of_user=not generation.session_id)
+        return self._with_chain(ask)
+
+    def _with_chain(self, ask: Ask) -> Ask:
+        """Where there is one replica, and no session to be told aside, nobody asks what its prompt begins with."""
+        if ask.chain is not NO_CHAIN or not isinstance(self._request, ChatRequest | CompletionRequest):
+            return ask
+        return ask._replace(chain=chain_of(self._request))
 
 
 def _lacks_template(seen: Seen, kind: Kind) -> bool:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from llamahost.fleet.routing.ledger import Ask, Ledger, _shares, _start
 from llamahost.fleet.routing.policy import WORTH, ReplicaView
-from llamahost.fleet.routing.prefixes import Chain
+from llamahost.fleet.routing.prefixes import Chain, n_held_by
 
 VIEWS = [ReplicaView(0, 10, id=f"m#{k}", n_slots=4) for k in range(3)]
 
@@ -39,7 +39,7 @@ def test_conversations_that_share_a_start_crowd_no_replica_while_another_has_roo
             ask = talk(0, 0, 0, 0, *(10 * k + turn for turn in range(n_turns)), is_single=n_turns == 1)
             index = ledger.pick(views, ask, 0.0)
             assert index is not None
-            held[k] = ledger._of(views[index]).held.look(ask.chain)[0]
+            held[k] = n_held_by([ledger._of(views[index]).held], ask.chain)[0]
             ledger.ended(views[index], ledger.began(views[index], ask), work=0.1, now=0.0, is_failure=False)
     assert held == dict.fromkeys(range(3), 4000 + 4 * 1000)
 

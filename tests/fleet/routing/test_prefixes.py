@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest, Generation, Message, Role, Text, Tool
-from llamahost.fleet.routing.prefixes import BLOCK, Chain, Held, chain_of, n_common
+from llamahost.fleet.routing.prefixes import BLOCK, Chain, Held, chain_of, n_common, n_held_by
 
 TURNS = st.lists(
     st.tuples(st.sampled_from(["user", "assistant"]), st.sampled_from(["", "a", "b", "x" * 3000])), min_size=1
@@ -82,7 +82,7 @@ class HeldMachine(RuleBasedStateMachine):
             (n for held in self.prompts for n in range(len(held) + 1) if held[:n] == prompt[:n] and n <= len(prompt)),
             default=0,
         )
-        assert self.held.look(self.chain(prompt))[0] == 4 * longest
+        assert n_held_by([self.held], self.chain(prompt)) == [4 * longest]
 
     @invariant()
     def is_whole(self) -> None:
