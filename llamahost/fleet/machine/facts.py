@@ -20,7 +20,9 @@ from llamahost.native.gguf import GgufHeader, read_metadata
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _EXPERTS = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 _PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
-_INPUT = "token_embd."
+_TABLE = "token_embd."
+_INPUTS = ("per_layer_token_embd.", "position_embd.", "token_types.")
+"""Tables beside that of tokens from which single rows are read: llama.cpp leaves them with the host."""
 _RANK = 4  # LLAMA_POOLING_TYPE_RANK
 
 
@@ -34,7 +36,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
     others = parts_of(spec.path, header)
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}
-    input_bytes = rest_bytes = output_kind = 0
+    input_bytes = aside_bytes = rest_bytes = output_kind = 0
     is_tied = True
     for each in (header, *(read_metadata(path) for path in others)):
         for name, n_bytes in _bytes_of(each):
@@ -43,7 +45,9 @@ def facts_of(spec: ModelSpec) -> FileFacts:
                 layers[k] = layers.get(k, 0) + n_bytes
                 if _EXPERTS.match(name):
                     experts[k] = experts.get(k, 0) + n_bytes
-            elif name.startswith(_INPUT):
+            elif name.startswith(_INPUTS):
+                aside_bytes += n_bytes
+            elif name.startswith(_TABLE):
                 input_bytes += n_bytes
                 output_kind = each.tensors[name].kind if is_tied else output_kind
             else:
@@ -61,6 +65,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         layers=tuple(layers[k] for k in sorted(layers)),
         experts=tuple(experts.get(k, 0) for k in sorted(layers)),
         input_bytes=input_bytes,
+        aside_bytes=aside_bytes,
         rest_bytes=rest_bytes,
         is_tied=is_tied,
         cell_bytes=kv_bytes_per_token(header, spec.kv_type_k, spec.kv_type_v),

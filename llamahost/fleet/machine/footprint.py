@@ -37,6 +37,7 @@ class FileFacts:
     layers: tuple[int, ...] = ()
     experts: tuple[int, ...] = ()  # of each layer's bytes, those of its experts
     input_bytes: int = 0  # of the table of tokens, which stays with the host
+    aside_bytes: int = 0  # of other tables like it, such as those by layer of Gemma 3n
     rest_bytes: int = 0  # output and whatever belongs to no layer
     is_tied: bool = False  # the table of tokens is the output too, of which a GPU then has a copy
     cell_bytes: float = 0.0
@@ -52,7 +53,7 @@ class FileFacts:
 
     @property
     def weights_bytes(self) -> int:
-        return sum(self.layers) + self.input_bytes + self.rest_bytes
+        return sum(self.layers) + self.input_bytes + self.aside_bytes + self.rest_bytes
 
     @property
     def is_known(self) -> bool:
@@ -96,7 +97,7 @@ def footprint(spec: ModelSpec, facts: FileFacts, shape: Shape) -> Footprint:
 def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: int) -> tuple[Footprint, Footprint]:
     """What of it goes to GPUs and what stays with the host: the last layers go first, the output with the very last.
 
-    The table of tokens stays in the file's pages, which the system takes back when it must: it counts for nobody.
+    Tables of tokens stay in the file's pages, which the system takes back when it must: they count for nobody.
     """
     n_layer = len(facts.layers)
     parts = parts_there(facts, whole, n_gpu_layers, n_cpu_moe)
@@ -108,8 +109,9 @@ def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: 
         kv_bytes=int(whole.kv_bytes * (n_layer - first) / n_layer) if n_layer else whole.kv_bytes,
         compute_bytes=whole.compute_bytes + max(lent, default=0) if parts else 0,
     )
+    inputs = facts.input_bytes + facts.aside_bytes
     here = Footprint(
-        weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - facts.input_bytes - there.weights_bytes),
+        weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - inputs - there.weights_bytes),
         kv_bytes=whole.kv_bytes - there.kv_bytes,
         compute_bytes=0 if len(parts) > n_layer else whole.compute_bytes,  # where layers are, there are their values
     )

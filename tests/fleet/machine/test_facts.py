@@ -1,5 +1,6 @@
 """Laws of what a model's files say of themselves before they are opened."""
 
+import math
 import os
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 
 from llamahost.core.errors import LoadFailed
 from llamahost.fleet.machine.facts import facts_of
+from llamahost.fleet.machine.footprint import Footprint, on_device
 from llamahost.fleet.machine.located import missing
 from llamahost.fleet.settings.manifest import ModelSpec
+from llamahost.native.gguf import read_metadata
+from tests.gguf_encoders import write_encoder
 from tests.gguf_models import write_model
 
 
@@ -33,3 +37,14 @@ def test_a_path_that_cannot_even_be_asked_for_is_told_as_one_that_is_not_there()
     assert missing(spec).endswith("File name too long")
     with pytest.raises(LoadFailed, match="File name too long"):
         facts_of(spec)
+
+
+def test_tables_of_which_single_rows_are_read_stay_with_the_host(tmp_path: Path) -> None:
+    path = write_encoder(tmp_path / "encoder.gguf", "mean")
+    facts, tensors = facts_of(ModelSpec(name="a", path=path)), read_metadata(path).tensors
+    aside = [tensors[f"{name}.weight"] for name in ("position_embd", "token_types") if f"{name}.weight" in tensors]
+    assert aside
+    assert all(each.kind == 0 for each in aside)
+    assert facts.aside_bytes == sum(4 * math.prod(each.shape) for each in aside)
+    there, here = on_device(facts, Footprint(), -1, 0)
+    assert (there.weights_bytes, here.weights_bytes) == (facts.weights_bytes - facts.aside_bytes, 0)
