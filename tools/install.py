@@ -2,12 +2,14 @@
 """Make the virtual environment and install llamahost into it, showing what goes on. Standard library only.
 
 llama-cpp-python comes as source: llama.cpp is compiled for the machine at hand, a few minutes once; pip keeps the
-result, so later environments take seconds. The whole output is kept beside the environment in `install.log`.
+result, so later environments take seconds. With CMAKE_ARGS (`-DGGML_CUDA=ON`, say) it is compiled anew. All output
+is kept beside the environment in `install.log`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -72,6 +74,8 @@ def make_environment(folder: Path) -> Path:
 
 def install(python: Path, target: str, log: Path) -> int:
     command = [str(python), "-m", "pip", "install", "--verbose", "--disable-pip-version-check", "--editable", target]
+    if os.environ.get("CMAKE_ARGS"):
+        command.insert(4, "--no-cache-dir")  # what pip kept was built with other arguments, or none
     progress = Progress()
     with log.open("w", encoding="utf-8") as kept:
         process = subprocess.Popen(

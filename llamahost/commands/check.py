@@ -71,6 +71,7 @@ def _system() -> Iterator[Finding]:
     yield Finding(sys.version_info >= OLDEST_PYTHON, "Python", f"{version}, {sys.executable}")
     yield Finding(True, "llamahost", __version__)
     try:
+        from llamahost.fleet.machine.devices import MachineDevices
         from llamahost.native.devices import devices, system_info
         from llamahost.native.library import library
 
@@ -85,6 +86,10 @@ def _system() -> Iterator[Finding]:
             if device.total_bytes:
                 told += f", {bytes_told(device.free_bytes)} of {bytes_told(device.total_bytes)} free"
             yield Finding(True, f"device {device.name}", told)
+        places = MachineDevices()
+        places.all()
+        if places.trouble:
+            yield Finding(not places.is_broken, "GPU", places.trouble)
         if loaded.has_broken_amx:
             yield Finding(True, "AMX", "this build's AMX is not safe and is left unused")
     yield from _gpus()
