@@ -119,6 +119,7 @@ class Nvml:
         self._trouble = NOT_ASKED
         self._identities: dict[int, tuple[str, str, str]] = {}  # of a lost device too, which tells nothing any more
         self._events: Any = None
+        self._n_heard = 0  # GPUs of which it tells
 
     def open(self) -> str:
         """Begin; why it cannot be asked, or nothing."""
@@ -168,7 +169,9 @@ class Nvml:
         try:
             event = api.nvmlEventSetWait_v2(self._events, max(1, int(timeout_s * 1000)))
         except api.NVMLError as error:
-            if error.value != api.NVML_ERROR_TIMEOUT:
+            if error.value == api.NVML_ERROR_GPU_IS_LOST:
+                self._hear_the_others()
+            elif error.value != api.NVML_ERROR_TIMEOUT:
                 self._events = None  # whatever it is, it would be so at once again
             return None
         if event.eventType != api.nvmlEventTypeXidCriticalError:
@@ -177,6 +180,15 @@ class Nvml:
         xid = int(event.eventData)
         told = f"Xid {xid}" + (f", {_XIDS[xid]}" if xid in _XIDS else "")
         return self._fault(-1 if index is None else index, xid, told, is_fatal=xid not in _OF_APPLICATIONS)
+
+    def _hear_the_others(self) -> None:
+        """A set with a GPU in it that is lost tells of none any more: another is made, without it."""
+        n_before = self._n_heard
+        self._or_none(self._api.nvmlEventSetFree, self._events)
+        self._events = self._listening()
+        if self._events is not None and self._n_heard >= n_before:  # it is in it still: this would go on for ever
+            self._or_none(self._api.nvmlEventSetFree, self._events)
+            self._events = None
 
     def lost(self, gpu: Gpu) -> Fault:
         """What is to be told of a GPU that is lost."""
@@ -214,6 +226,7 @@ class Nvml:
                 troubles = _Troubles(api)
                 troubles.ask(api.nvmlDeviceRegisterEvents, handle, xid, events)
                 n_heard += not troubles.told
+        self._n_heard = n_heard
         if n_heard:
             return events
         self._or_none(api.nvmlEventSetFree, events)

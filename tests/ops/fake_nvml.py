@@ -144,6 +144,7 @@ class FakeNvml:
 
     def nvmlEventSetCreate(self) -> Any:
         self._check("nvmlEventSetCreate")
+        self._heard.clear()
         return pynvml.c_nvmlEventSet_t()
 
     def nvmlDeviceRegisterEvents(self, handle: Any, eventTypes: int, eventSet: Any) -> None:
@@ -152,6 +153,8 @@ class FakeNvml:
 
     def nvmlEventSetWait_v2(self, eventSet: Any, timeoutms: int) -> Any:
         self._check("nvmlEventSetWait_v2")
+        if any(self._cards[k].failing.get("") == pynvml.NVML_ERROR_GPU_IS_LOST for k in self._heard):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
         try:
             index, xid = self._xids.get(timeout=timeoutms / 1000)
         except queue.Empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Iterator
 
@@ -122,6 +123,23 @@ def test_a_lost_gpu_is_told_by_its_identity_and_the_others_stay() -> None:
     assert (lost.is_lost, lost.uuid, lost.trouble, lost.total_bytes) == (True, "GPU-1", "GPU is lost", None)
     assert nvml.lost(lost).uuid == "GPU-1"
     nvml.close()
+
+
+def test_xids_of_the_others_are_heard_when_one_is_lost_from_the_bus() -> None:
+    cards = Card(), Card()
+    fake = FakeNvml(*cards)
+    with contextlib.closing(Nvml(fake)) as nvml:
+        nvml.open()
+        cards[1].failing[""] = pynvml.NVML_ERROR_GPU_IS_LOST
+        assert nvml.wait(0.001) is None
+        assert nvml.has_events
+        fake._happens(0, 48)
+        fault = nvml.wait(0.001)
+        assert fault is not None
+        assert (fault.index, fault.xid) == (0, 48)
+        cards[0].failing[""] = pynvml.NVML_ERROR_GPU_IS_LOST
+        assert nvml.wait(0.001) is None
+        assert not nvml.has_events, "and nobody asks again and again"
 
 
 @on_loop
