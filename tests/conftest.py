@@ -107,8 +107,9 @@ gc.disable()  # until all is collected: what is imported stays
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
-    """Nor is it looked through ever after, as a measurement does before each of its rounds."""
+    """Nor is it looked through ever after, as a measurement does before each of its rounds; what tests make seldom."""
     gc.freeze()
+    gc.set_threshold(20_000, 20)
     gc.enable()
 
 

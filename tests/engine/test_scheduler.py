@@ -248,7 +248,7 @@ def test_an_aborted_prompt_is_a_cache_also_of_the_step_under_way() -> None:
 
 def test_a_long_prompt_never_stalls_streams_for_longer_than_one_chunk() -> None:
     d = drive(n_ctx=8192, n_batch=2048, cost=per_token(0.002, 0.0002))
-    streams = [d.add(prompt(20, seed), n_max=400) for seed in (1, 2)]
+    streams = [d.add(prompt(20, seed), n_max=80) for seed in (1, 2)]
     for _ in range(10):
         d.step()
     long = d.add(prompt(4000, 3), n_max=5)

@@ -232,7 +232,7 @@ def test_a_question_aside_sits_beside_a_running_stream_only_where_it_destroys_le
             drive.add(tokens, n_max=1)
         drive.run()
         assert [slot.n > 2048 for slot in drive.scheduler.slots.all] == [True, False, True, False]
-        drive.add([2] * 45, n_max=200)
+        drive.add([2] * 45, n_max=20)
         drive.step()
         drive.add([9] * 20, n_max=2, is_aside=is_aside)
         drive.run()

@@ -59,7 +59,7 @@ FORMATS: dict[str, tuple[Format, list[Case]]] = {
 }
 CASES = [(format_, case) for format_, cases in FORMATS.values() for case in cases]
 N_CUTS = 6
-N_DEEP = 1200  # beyond what Python nests
+N_DEEP = 1010  # beyond what Python nests
 EACH = pytest.mark.parametrize("name", FORMATS)  # a test a format: one a case would be a thousand
 
 
