@@ -48,7 +48,7 @@ def test_a_row_is_walked_once_in_either_direction(is_backwards: bool) -> None:
 
 
 def test_schemas_and_grammars_that_name_each_other_in_a_row_are_read_at_once() -> None:
-    """In rounds over all of them this takes seconds, and a minute of twice as many; one in another, they nest too deep."""
+    """In rounds over all of them this takes seconds; read one in another, they nest too deep."""
     definitions = {f"d{k}": {"$ref": f"#/$defs/d{k + 1}"} for k in range(2000)} | {"d2000": {"type": "null"}}
     assert len(convert({"$ref": "#/$defs/d0", "$defs": definitions}, "json_schema")["$defs"]) == 2001
     for end in ('"a"', '""'):
