@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed
@@ -48,16 +47,16 @@ class _Props(ctypes.Structure):
 
 def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
     """Every device that a model could be put on, the CPU among them; those `without` are not asked for anything."""
-    ggml, base = _ggml()
+    ggml = _ggml()
     count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
     get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(base, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-    description = _bound(base, "ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
-    kind = _bound(base, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
-    memory = _bound(base, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-    registry = _bound(base, "ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)
-    props = _bound(base, "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.c_void_p)
-    registry_name = _bound(base, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
+    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    description = _bound(ggml, "ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    kind = _bound(ggml, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    memory = _bound(ggml, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    registry = _bound(ggml, "ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)
+    props = _bound(ggml, "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.c_void_p)
+    registry_name = _bound(ggml, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
     found: list[Device] = []
     for device in map(get, range(count())):
         if _text(name(device)) in without:
@@ -82,11 +81,11 @@ def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
 
 def free_of(names: Collection[str]) -> dict[str, int]:
     """What is free of each of these that tells. No other is asked: a question brings a CUDA context up on a card."""
-    ggml, base = _ggml()
+    ggml = _ggml()
     count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
     get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(base, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-    memory = _bound(base, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    memory = _bound(ggml, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     wanted = {each.lower() for each in names}
     found: dict[str, int] = {}
     for device in map(get, range(count())):
@@ -100,25 +99,25 @@ def free_of(names: Collection[str]) -> dict[str, int]:
 
 def handles() -> dict[str, int]:
     """C's devices by their names, those alone that weights are offloaded to."""
-    ggml, base = _ggml()
+    ggml = _ggml()
     count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
     get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(base, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-    kind = _bound(base, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    kind = _bound(ggml, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     found = (get(k) for k in range(count()))
     return {_text(name(each)): each for each in found if kind(each) in _OFFLOADED}
 
 
 def buffer_type(place: str) -> int:
     """C's buffers on the CPU or on a device, by name. Raises LoadFailed."""
-    _, base = _ggml()
+    ggml = _ggml()
     if place.upper() == "CPU":
-        return int(_bound(base, "ggml_backend_cpu_buffer_type", ctypes.c_void_p)())
+        return int(_bound(ggml, "ggml_backend_cpu_buffer_type", ctypes.c_void_p)())
     known = handles()
     device = next((pointer for name, pointer in known.items() if name.lower() == place.lower()), None)
     if device is None:
         raise LoadFailed(f"there is no device `{place}`; tensors can go to {', '.join(('CPU', *known))}")
-    return int(_bound(base, "ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)(device))
+    return int(_bound(ggml, "ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)(device))
 
 
 def trouble() -> str:
@@ -136,21 +135,19 @@ def trouble_of(back_ends: Collection[str], complaints: Sequence[str]) -> str:
 
 def _back_ends() -> tuple[str, ...]:
     """Those of the build, whether they found a device or not: `llama_supports_gpu_offload` asks for a device."""
-    ggml, base = _ggml()
+    ggml = _ggml()
     count = _bound(ggml, "ggml_backend_reg_count", ctypes.c_size_t)
     get = _bound(ggml, "ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(base, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
+    name = _bound(ggml, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
     return tuple(_text(name(get(k))) for k in range(count()))
 
 
-def _ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    """ggml's two libraries, already in the process: this only finds them again, beside libllama and named as it is."""
-    path = Path(library().c._lib._name)
-
-    def found(name: str) -> ctypes.CDLL:
-        return ctypes.CDLL(str(path.with_name(path.name.replace("llama", name))))
-
-    return found("ggml"), found("ggml-base")
+def _ggml() -> ctypes.CDLL:
+    """ggml's functions, as libllama has them: its handle finds what its own libraries bring. To open these by their
+    paths loads them again where they lie as copies, not as links, as in a wheel: other devices, other pointers.
+    """
+    lib = library().c._lib
+    return ctypes.CDLL(lib._name, handle=lib._handle)
 
 
 def system_info() -> str:

@@ -88,10 +88,11 @@ def owners(buffer: str, devices: Collection[str]) -> tuple[str, ...]:
     """Whose memory a buffer of llama.cpp's is, by its name: one device's, that of each of a tensor split, or, where it
     is nobody's (CPU, CPU_Mapped, CUDA_Host), the host's.
     """
-    if buffer.startswith("Meta("):  # told is what the largest takes, so each counts it
-        return tuple(each for each in buffer[len("Meta(") : -1].split(",") if each in devices)
-    named = buffer if buffer in devices else buffer.rpartition("_")[0]  # MTL0_Mapped
-    return (named,) if named in devices else ()
+    if buffer.startswith("Meta("):  # of all, though it names none; told is what the largest takes
+        return tuple(devices)
+    name = buffer.partition("[")[0]  # RPC0[192.168.0.7:50052]
+    name = name if name in devices else name.rpartition("_")[0]  # MTL0_Mapped
+    return (name,) if name in devices else ()
 
 
 def _named(names: Sequence[str]) -> list[int]:

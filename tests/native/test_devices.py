@@ -1,11 +1,14 @@
 """What ggml's build and devices are, told where there is a card and where there is none."""
 
+import ctypes
+from pathlib import Path
+
 import pytest
 
 from llamahost.fleet.machine.devices import MachineDevices
 from llamahost.native import devices
 from llamahost.native.adapters import free_bytes
-from llamahost.native.library import buffers_in, splits_in
+from llamahost.native.library import buffers_in, library, splits_in
 from llamahost.native.offload import owners
 from llamahost.ops.gpu import Gpus
 
@@ -16,6 +19,17 @@ def test_the_back_ends_of_this_build_are_told_and_its_devices_are_theirs() -> No
     names = devices._back_ends()
     assert "CPU" in names
     assert {each.back_end for each in devices.devices()} <= set(names)
+
+
+def test_llama_cpp_s_libraries_are_in_the_process_once_and_their_pointers_are_its_own() -> None:
+    lib = library().c._lib
+    own = ctypes.CDLL(lib._name, handle=lib._handle)["ggml_backend_cpu_buffer_type"]
+    own.restype = ctypes.c_void_p
+    assert devices.buffer_type("CPU") == own(), "by which C knows that it is the CPU's"
+    folder = str(Path(lib._name).parent)
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if folder in line}
+    stems = [Path(each).name.partition(".so")[0] for each in mapped]
+    assert len(stems) == len(set(stems)) > 1
 
 
 def test_memory_is_asked_of_the_devices_that_are_named_alone() -> None:
@@ -58,7 +72,8 @@ def test_a_build_for_gpus_that_finds_none_says_why_though_it_has_no_device_to_of
         ("CPU_REPACK", ("CUDA0",), ()),
         ("MTL0_Mapped", ("MTL0",), ("MTL0",)),
         ("CUDA1", ("CUDA0",), ()),
-        ("Meta(CUDA0,CUDA1)", ("CUDA1", "CUDA0"), ("CUDA0", "CUDA1")),  # each takes what is told
+        ("Meta()", ("CUDA1", "CUDA0"), ("CUDA1", "CUDA0")),  # each takes what is told
+        ("RPC0[127.0.0.1:50052]", ("RPC0", "RPC1"), ("RPC0",)),
         ("ROCm10", ("ROCm1",), ()),
     ],
 )
