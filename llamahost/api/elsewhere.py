@@ -87,7 +87,10 @@ def advice(path: str) -> str:
         if instead:
             return f"it belongs to {owner}'s API, which this version does not speak: use {instead}"
         return f"it belongs to {owner}'s API, and this version has nothing in its place"
-    nearest = difflib.get_close_matches(bare, SERVED, n=1, cutoff=0.7)
+    if end := max((each for each in OF_OPENAI if bare.endswith(each)), key=len, default=""):
+        return f"use {_spelled(end)}: a client's base_url ends in /v1"
+    begun = [each for each in OF_OPENAI if bare and each.startswith(f"{bare}/")]
+    nearest = begun or difflib.get_close_matches(bare, SERVED, n=1, cutoff=0.7)
     if nearest:
         return f"did you mean {_spelled(nearest[0])}?"
     if bare.startswith("/api/"):

@@ -90,7 +90,8 @@ class ModelNotFound(LlamahostError):
         hint = f"; did you mean `{nearest}`?" if nearest else ""
         if known and not nearest:
             rest = f" and {len(known) - N_KNOWN} others" if len(known) > N_KNOWN else ""
-            hint = f"; served are {', '.join(f'`{name}`' for name in known[:N_KNOWN])}{rest}"
+            told = ", ".join(f"`{name}`" for name in known[:N_KNOWN])
+            hint = f"; served {'is' if len(known) == 1 else 'are'} {told}{rest}"
         super().__init__((reason or f"model `{model}` is not known here") + hint)
         self.model = model
         self.nearest = nearest

@@ -250,7 +250,8 @@ def test_a_route_is_told_by_every_name_that_it_answers_to_and_who_knows_none_is_
     run(law)
 
 
-def test_of_many_models_some_are_told() -> None:
+def test_of_many_models_some_are_told_and_of_one_that_one() -> None:
+    assert str(ModelNotFound("x", known=["m"])).endswith("; served is `m`")
     told = str(ModelNotFound("x", known=[f"m{k}" for k in range(N_KNOWN + 2)]))
     assert told.endswith(f"`m{N_KNOWN - 1}` and 2 others")
 
