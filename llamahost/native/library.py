@@ -142,6 +142,7 @@ class LogTap:
 
 
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output|LoRA|DSV4 .*state) buffer size\s*=\s*([\d.]+) MiB")
+_OF_A_BUFFER = " buffer size"  # few lines hold it: to search all of them took half the time of a small context
 _SPLITS = re.compile(r"graph.*\bsplits = (\d+)(?: / (\d+))?")
 
 
@@ -149,8 +150,7 @@ def buffers_in(lines: Sequence[str]) -> dict[tuple[str, str], int]:
     """Bytes by device and by what for (model, kv, rs, compute, output, lora), as llama.cpp's log tells them."""
     found: dict[tuple[str, str], int] = {}
     for line in lines:
-        match = _BUFFER.search(line)
-        if match:
+        if _OF_A_BUFFER in line and (match := _BUFFER.search(line)):
             key = match[1], "rs" if match[2].endswith("state") else match[2].lower()
             found[key] = found.get(key, 0) + int(float(match[3]) * 2**20)
     return found
@@ -158,7 +158,7 @@ def buffers_in(lines: Sequence[str]) -> dict[tuple[str, str], int]:
 
 def splits_in(lines: Sequence[str]) -> int:
     """Into how many pieces a graph is cut, each of which another device computes than the one before; 0: not told."""
-    found = [match for line in lines if (match := _SPLITS.search(line))]
+    found = [match for line in lines if "splits = " in line and (match := _SPLITS.search(line))]
     return max((int(n) for n in found[-1].groups() if n), default=0) if found else 0
 
 

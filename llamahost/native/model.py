@@ -134,7 +134,7 @@ class Model:
         """Bytes of weights in host memory of the process's own (repacked, pinned), which no reclaiming of the file's
         pages gives back.
         """
-        found = (match for line in self.load_log if (match := _MODEL_BUFFER.search(line)))
+        found = (match for line in self.load_log if "buffer size" in line and (match := _MODEL_BUFFER.search(line)))
         return sum(
             int(float(mib) * 2**20)
             for name, mib in (match.groups() for match in found)

@@ -38,6 +38,11 @@ def vocab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield vocab
 
 
+@pytest.fixture(scope="module")
+def cuts(vocab: Vocab) -> dict[str, int]:
+    return cuts_of(vocab)
+
+
 def same(vocab: Vocab, remembered: Remembered, text: str) -> None:
     for add_special in (False, True):
         whole = vocab.encode(text, add_special=add_special, parse_special=True)
@@ -46,22 +51,26 @@ def same(vocab: Vocab, remembered: Remembered, text: str) -> None:
 
 
 @given(asked=st.lists(texts, min_size=1, max_size=4), max_bytes=st.sampled_from([0, 1500, 10**6]))
-def test_the_parts_tokens_are_those_of_the_whole(vocab: Vocab, asked: list[str], max_bytes: int) -> None:
-    remembered = Remembered(vocab, cuts_of(vocab), max_bytes=max_bytes, n_whole=0)
+def test_the_parts_tokens_are_those_of_the_whole(
+    vocab: Vocab, cuts: dict[str, int], asked: list[str], max_bytes: int
+) -> None:
+    remembered = Remembered(vocab, cuts, max_bytes=max_bytes, n_whole=0)
     for text in asked:
         same(vocab, remembered, text)
 
 
-def test_so_are_those_of_a_text_with_lone_surrogates_and_of_one_that_is_long(vocab: Vocab) -> None:
-    remembered = Remembered(vocab, cuts_of(vocab), n_whole=0)
+def test_so_are_those_of_a_text_with_lone_surrogates_and_of_one_that_is_long(
+    vocab: Vocab, cuts: dict[str, int]
+) -> None:
+    remembered = Remembered(vocab, cuts, n_whole=0)
     same(vocab, remembered, "the\ud800<|im_end|>\udc00 the")
     turns = "".join(f"<|im_start|>user\n{k} the thing<|im_end|>\n" for k in range(300))
     same(vocab, remembered, turns)
     same(vocab, remembered, turns + "<|im_start|>model\n")
 
 
-def test_only_what_is_always_taken_out_whole_is_a_cut(vocab: Vocab) -> None:
-    assert set(cuts_of(vocab)) == {"<s>", "</s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[/INST]"}
+def test_only_what_is_always_taken_out_whole_is_a_cut(cuts: dict[str, int]) -> None:
+    assert set(cuts) == {"<s>", "</s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[/INST]"}
 
 
 @pytest.mark.parametrize("name", ["stories260K", "tinytalk-3M-chat-q8_0", "all-MiniLM-L6-v2-q8_0"])
