@@ -68,11 +68,16 @@ class Stepped:
         self._step_s, self._words = step_s, words * (2 + n_slots // len(words))
         self._plan = Plan()
         self._until = 0.0
+        self._collected = time.perf_counter()
+        self.late_s = self.between_s = 0.0  # beyond the time of the steps, and from one to the launch of the next
+        self.n_steps = 0
         self._k = random.randrange(len(words))
 
     def launch(self, plan: Plan) -> None:
+        now = time.perf_counter()
         self._plan = plan
-        self._until = time.perf_counter() + (self._step_s if plan.spans else 0.0)
+        self._until = now + (self._step_s if plan.spans else 0.0)
+        self.between_s += now - self._collected
 
     def collect(self) -> OneEach:
         spans = self._plan.spans
@@ -83,10 +88,17 @@ class Stepped:
         rest = self._until - time.perf_counter()
         if rest > 0:
             time.sleep(rest)
+        self._collected = time.perf_counter()
+        self.late_s += self._collected - self._until
+        self.n_steps += 1
         return sampled
 
     def close(self) -> None:
         pass
+
+
+STEPPED: list[Stepped] = []
+"""All of this process."""
 
 
 def opener(n_streams: int, step_s: float) -> Callable[..., Loaded]:
@@ -104,6 +116,7 @@ def opener(n_streams: int, step_s: float) -> Callable[..., Loaded]:
         ]
         loaded.preparer.n_ctx = N_CTX
         stepped = Stepped(n_streams, step_s, words)
+        STEPPED.append(stepped)
         card = replace(loaded.card, n_ctx=N_CTX, n_slots=n_streams, n_cells=stepped.n_cells)
         return replace(loaded, spec=spec, backend=stepped, card=card)  # type: ignore[arg-type] # it keeps the protocol
 
@@ -146,13 +159,15 @@ class Count:
 
     def begin(self) -> None:
         self._before = self.n, self.n_events
-        self._loop_s, self._others_s = _cpu_s(self._pid)
+        self._ran, self._stolen_s = _ran_and_waited_s(self._pid), _stolen_s()
+        self._steps = _steps()
         self._at, self._own_s = time.perf_counter(), time.process_time()
 
     def report(self, args: argparse.Namespace, more: str) -> None:
         took_s, own_s = time.perf_counter() - self._at, time.process_time() - self._own_s
-        loop_s, others_s = _cpu_s(self._pid)
-        loop_s, others_s = loop_s - self._loop_s, others_s - self._others_s
+        ran = [now - before for now, before in zip(_ran_and_waited_s(self._pid), self._ran, strict=True)]
+        loop_s, loop_waited_s, others_s, others_waited_s = ran
+        stolen_s = _stolen_s() - self._stolen_s
         n, n_events = self.n - self._before[0], self.n_events - self._before[1]
         rate, ideal = n / took_s, args.workers * args.streams / args.step
         if self._pid != os.getpid():
@@ -163,20 +178,45 @@ class Count:
         print(
             f"{loop + others:.1f} us of processor time a token: {loop:.1f} of the loop, {others:.1f} of the workers; "
             f"the serving process took {(loop_s + others_s) / took_s:.2f} cores",
+        )
+        print(
+            f"waited for a core that others used: the loop {loop_waited_s / took_s:.1%} of the time, each worker "
+            f"{others_waited_s / took_s / args.workers:.1%}; {stolen_s / took_s:.2f} cores were another machine's",
             flush=True,
         )
+        if STEPPED:
+            n_steps, late_s, between_s = (now - before for now, before in zip(_steps(), self._steps, strict=True))
+            print(
+                f"a step of {1000 * args.step:g} ms was {1000 * late_s / n_steps:.2f} ms late (its thread wakes, and "
+                f"waits for the GIL), the next was launched {1000 * between_s / n_steps:.2f} ms later",
+                flush=True,
+            )
 
 
-def _cpu_s(pid: int) -> tuple[float, float]:
-    """Of a process's first thread, which runs the loop, and of all its others, so far. Linux only."""
-    of_thread = {int(task.name): _ran_s(task) for task in Path(f"/proc/{pid}/task").iterdir()}
-    loop_s = of_thread.pop(pid)
-    return loop_s, sum(of_thread.values())
+def _ran_and_waited_s(pid: int) -> tuple[float, float, float, float]:
+    """What a process's first thread, which runs the loop, ran and waited for a core, and all its others. Linux only."""
+    loop, others = (0.0, 0.0), (0.0, 0.0)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        ran, waited, _ = (int(field) / 1e9 for field in (task / "schedstat").read_text().split())
+        if int(task.name) == pid:
+            loop = ran, waited
+        else:
+            others = others[0] + ran, others[1] + waited
+    return *loop, *others
 
 
-def _ran_s(task: Path) -> float:
-    fields = (task / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _stolen_s() -> float:
+    """Of all cores, so far: what a virtual machine wanted to run and its host did not let it."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def _steps() -> tuple[float, float, float]:
+    """How many, how late all together, and what was between them."""
+    return (
+        sum(each.n_steps for each in STEPPED),
+        sum(each.late_s for each in STEPPED),
+        sum(each.between_s for each in STEPPED),
+    )
 
 
 async def within_the_library(args: argparse.Namespace) -> None:

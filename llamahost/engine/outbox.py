@@ -2,7 +2,7 @@
 
 Knows job ids and the loop; knows no slot and no text.
 
-The loop and the workers share one GIL, so news is told in passes that leave half of it: the longer one took, the later
+The loop and the workers share one GIL, so news is told in passes that leave most of it: the longer one took, the later
 comes the next, and the more tokens each reader then finds as one. What a token costs falls as the load rises.
 """
 
@@ -19,6 +19,9 @@ from llamahost.engine.reader import Reader, Unread
 STALL_S = 60.0
 N_UNREAD = 1024
 """A reader is ended when more tokens than N_UNREAD wait and it has read nothing for longer than STALL_S."""
+
+REST = 2.0
+"""Times as long as a pass took, nothing is told: a worker whose step ends meanwhile has the GIL at once."""
 
 PAUSE_S = 0.025
 """The longest pause between two passes: some 40 times a second every stream is told of, whatever the load."""
@@ -45,8 +48,8 @@ class Outbox:
     """`publish` from any thread; all else owned by the loop.
 
     law: the news of a pass is told before that of the next, and a pass takes all that has arrived
-    law: a pass that took t, until its readers have told what it brought them, is followed by no other for as long: up
-    to PAUSE_S, and down to TICK_S, so that news of a few streams is never held
+    law: a pass that took t, until its readers have told what it brought them, is followed by no other for REST times
+    as long: up to PAUSE_S, and down to TICK_S, so that news of a few streams is never held
     """
 
     def __init__(
@@ -167,7 +170,7 @@ class Outbox:
             self._loop.call_soon(self._told, began, n_turns - 1)
             return
         now = self._clock()
-        self._not_before = now + min(now - began, PAUSE_S)
+        self._not_before = now + min(REST * (now - began), PAUSE_S)
         self._is_passing = self._is_woken = False
         if self._arrived:
             self._is_woken = True

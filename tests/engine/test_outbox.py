@@ -10,7 +10,7 @@ import pytest
 
 from llamahost.core.errors import DeadlineExceeded, GenerationFailed
 from llamahost.core.work import Emission, OneMore, RowLogprobs, Times
-from llamahost.engine.outbox import FEW, N_TURNS, N_WAKES, PAUSE_S, Outbox
+from llamahost.engine.outbox import FEW, N_TURNS, N_WAKES, PAUSE_S, REST, TICK_S, Outbox
 from tests.on_loop import on_loop, turns
 
 
@@ -105,10 +105,10 @@ async def test_steps_that_the_loop_has_not_seen_yet_share_a_wake_up() -> None:
 
 @pytest.mark.parametrize(
     ("took_s", "pause_s"),
-    [(0.004, 0.004), (0.02, 0.02), (1.0, PAUSE_S), (0.0009, 0.0)],
+    [(0.004, REST * 0.004), (0.008, REST * 0.008), (1.0, PAUSE_S), (0.9 * TICK_S / REST, 0.0)],
     ids=["a pass", "a long one", "one of a second", "one of no matter"],
 )
-def test_a_pass_is_followed_by_as_long_without_one_within_bounds(took_s: float, pause_s: float) -> None:
+def test_a_pass_is_followed_by_a_longer_time_without_one_within_bounds(took_s: float, pause_s: float) -> None:
     loop = HandLoop()
     outbox = outbox_of(loop)
     readers = [outbox.open([k]) for k in range(FEW)]
