@@ -132,6 +132,8 @@ class Context:
         self.c = c = model.library.c
         self.options = options
         model.check_positions(options.n_ctx)
+        if model.is_split_by_tensor and not options.is_unified and options.n_slots > 1:
+            raise LoadFailed('split_mode = "tensor" wants a unified KV')  # C ends the process over two slots in a step
         params = c.llama_context_default_params()
         params.n_ctx = options.cells
         params.n_batch = options.n_batch

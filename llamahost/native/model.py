@@ -65,6 +65,7 @@ class Model:
         self.grammars = Grammars(loaded, self.vocab)
         self.is_on_device = bool(devices)
         self.is_forsaken = False
+        self.is_split_by_tensor = False
         self.adapters = LlamaAdapters(loaded, pointer, header, free_bytes=lambda: free_bytes(devices))
 
     @classmethod
@@ -115,6 +116,7 @@ class Model:
             raise LoadFailed(f"cannot load {path}: {_reason(lines)}")
         is_on_device = loaded.has_gpu and params.n_gpu_layers != 0
         model = cls(loaded, pointer, path, header, devices=(options.devices or handles()) if is_on_device else ())
+        model.is_split_by_tensor = is_on_device and options.split_mode == "tensor"
         model.load_log = tuple(line for line in lines if "buffer size" in line)
         if not model.has_decoder:
             model.close()

@@ -1,14 +1,19 @@
 """What ggml's build and devices are, told where there is a card and where there is none."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llamahost.core.errors import LoadFailed
 from llamahost.fleet.machine.devices import MachineDevices
 from llamahost.native import devices
 from llamahost.native.adapters import free_bytes
+from llamahost.native.backend import LlamaBackend
+from llamahost.native.context import ContextOptions
 from llamahost.native.library import buffers_in, library, splits_in
+from llamahost.native.model import Model
 from llamahost.native.offload import owners
 from llamahost.ops.gpu import Gpus
 
@@ -96,6 +101,19 @@ sched_reserve: graph (pp bs=512, tg bs=8): nodes = 1126, splits = 2, input objec
 ~llama_context:      CUDA0 compute buffer size is 304.0000 MiB, matches expectation of 304.0000 MiB
 """
 """As the format strings of this llama.cpp write it for CUDA."""
+
+
+def test_a_split_kv_over_a_tensor_split_is_refused_since_c_ends_the_process(
+    tiny_llama: Path, model_of: Callable[[Path], Model]
+) -> None:
+    model = model_of(tiny_llama)
+    model.is_split_by_tensor = True
+    try:
+        with pytest.raises(LoadFailed, match="unified"):
+            LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=2, n_threads=1))
+        LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=2, n_threads=1, is_unified=True)).close()
+    finally:
+        model.is_split_by_tensor = False
 
 
 def test_what_cuda_takes_is_read_from_the_log_and_nothing_twice() -> None:

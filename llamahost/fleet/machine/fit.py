@@ -67,6 +67,7 @@ def choose_shape(spec: ModelSpec, facts: Facts, available_bytes: int) -> Shape:
     is_split = spec.kv_layout == "split" or (
         spec.kv_layout == "auto" and spec.n_cells is None and n_ctx * n_slots <= comfortable
     )
+    is_split = is_split and spec.split_mode != "tensor"  # where llama.cpp ends the process over two slots in a step
     if is_split:
         return Shape(n_ctx=n_ctx, n_slots=n_slots, n_cells=n_ctx * n_slots, is_unified=False)
     n_cells = _rounded(spec.n_cells or min(max(comfortable, n_ctx), n_ctx * n_slots), least=n_ctx)

@@ -184,6 +184,8 @@ def _check_placement(spec: ModelSpec) -> None:
             raise ManifestError(f"tensor_split has {len(shares)} shares of {len(devices)} devices", key="tensor_split")
         if spec.split_mode == "none":
             raise ManifestError('tensor_split shares nothing with split_mode = "none"', key="tensor_split")
+    if spec.split_mode == "tensor" and spec.kv_layout == "split":
+        raise ManifestError('kv_layout = "split" does not go with split_mode = "tensor"', key="kv_layout")
     if spec.main_device and devices != "auto" and spec.main_device >= len(devices):
         raise ManifestError(f"main_device must be below {len(devices)}, the number of devices", key="main_device")
     if len(spec.override_tensor) > _N_OVERRIDES:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamahost.core.errors import ManifestError
 from llamahost.fleet.machine.fit import Facts, choose_shape, shapes
 from llamahost.fleet.settings.manifest import ModelSpec
 
@@ -20,6 +22,13 @@ def spec(path: Path = Path("m.gguf"), **rest: object) -> ModelSpec:
 def test_split_where_a_quarter_of_what_is_left_holds_every_slot() -> None:
     shape = choose_shape(SPEC, FACTS, 2 * GIB)
     assert (shape.n_ctx, shape.n_slots, shape.n_cells, shape.is_unified) == (8192, 8, 65536, False)
+
+
+def test_over_a_tensor_split_it_is_unified_whatever_there_is() -> None:
+    for each in shapes(spec(split_mode="tensor"), FACTS, 64 * GIB):
+        assert each.is_unified, "two slots of a split KV in one step end the process there"
+    with pytest.raises(ManifestError, match="does not go with"):
+        spec(split_mode="tensor", kv_layout="split")
 
 
 def test_unified_with_what_that_quarter_holds_where_it_does_not() -> None:
