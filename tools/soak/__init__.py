@@ -1,0 +1,1 @@
+"""Everything at once, at random, on a real server: see `__main__`."""
