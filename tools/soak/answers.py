@@ -126,7 +126,7 @@ def generated(
     max_tokens: int,
     stop: str = "",
     begins: str | None = None,
-    form: Callable[[str], None] | None = None,
+    form: Callable[[str], object] | None = None,
     must_call: bool = False,
     n_logprobs: int | None = None,
 ) -> Check:

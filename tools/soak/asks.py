@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,20 +234,19 @@ class Asks:
             "model": chance.choice(["chat", "llama", "swa", "hybrid", "recurrent"]),
         }
         body |= {"max_tokens": 40, "messages": [{"role": "user", "content": f"{self.words(3)}: who, and how old?"}]}
-        form = chance.choice(
-            [
-                (
-                    {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}},
-                    is_person,
-                ),
-                ({"grammar": 'root ::= "yes" | "no" [a-z]{1,5}'}, matches("yes|no[a-z]{1,5}")),
-                ({"guided_regex": r"[0-9]{2,4}-[a-f]+"}, matches(r"[0-9]{2,4}-[a-f]+")),
-                ({"guided_choice": ["alpha", "beta", "be"]}, matches("alpha|beta|be")),
-                ({"response_format": {"type": "json_object"}}, lambda text: json.loads(text)),
-            ]
-        )
-        check = generated(is_chat=True, is_stream=body.get("stream", False), max_tokens=40, form=form[1])
-        return self._ask("chat, formed", CHAT, {**body, **form[0]}, check)
+        forms: list[tuple[dict[str, Any], Callable[[str], object]]] = [
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}},
+                is_person,
+            ),
+            ({"grammar": 'root ::= "yes" | "no" [a-z]{1,5}'}, matches("yes|no[a-z]{1,5}")),
+            ({"guided_regex": r"[0-9]{2,4}-[a-f]+"}, matches(r"[0-9]{2,4}-[a-f]+")),
+            ({"guided_choice": ["alpha", "beta", "be"]}, matches("alpha|beta|be")),
+            ({"response_format": {"type": "json_object"}}, lambda text: json.loads(text)),
+        ]
+        given, form = chance.choice(forms)
+        check = generated(is_chat=True, is_stream=body.get("stream", False), max_tokens=40, form=form)
+        return self._ask("chat, formed", CHAT, {**body, **given}, check)
 
     def called(self) -> Ask:
         chance = self.chance

@@ -171,7 +171,7 @@ class House:
         self.manifest = folder / "model_manifest.toml"
         self.host_bytes = host_bytes
         for name in ("llama", "swa", "hybrid", "recurrent"):
-            write_model(folder / f"{name}.gguf", name, has_fim=name in ("llama", "swa"))  # type: ignore[arg-type]
+            write_model(folder / f"{name}.gguf", name, has_fim=name in ("llama", "swa"))
         write_encoder(folder / "rank.gguf", "rank")
         (folder / "broken.gguf").write_text("this is no model")
         (folder / "adapters").mkdir()

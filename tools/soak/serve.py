@@ -42,7 +42,7 @@ def main() -> None:
         from tests.fleet.budgeted import BudgetedDevices
 
         budgets = {f"cpu{k}": n_bytes for k in range(n_devices)}
-        llamahost.host.MachineDevices = lambda host_bytes: BudgetedDevices(budgets)  # type: ignore[assignment,misc]
+        llamahost.host.MachineDevices = lambda host_bytes: BudgetedDevices(budgets)  # type: ignore[assignment,misc,attr-defined]
     from llamahost.cli import app
 
     app(sys.argv[1:], prog_name="llamahost")
