@@ -61,6 +61,7 @@ class LlamaAdapters:
         self._left = 0  # bytes, when they were looked at
         self._pointers: dict[int, Any] = {}
         self._taken: dict[int, Mapping[tuple[str, str], int]] = {}
+        self.refusal = ""  # why none can be used on this model, where C ends the process over one
         self.is_forsaken = False  # the model's devices are broken: C is asked for nothing any more
         self.changing = threading.Lock()
         """Held while C's list changes, and by whoever decodes for the first time with others than before."""
@@ -68,6 +69,8 @@ class LlamaAdapters:
     def open(self, path: Path) -> int:
         """Read the file onto the model's devices; its id. Raises LoadFailed."""
         path = path.resolve()
+        if self.refusal:
+            raise LoadFailed(f"{path} cannot be used as an adapter: {self.refusal}")
         n_bytes = read_adapter(path, self._header).n_bytes
         if self._free_bytes() < n_bytes + MARGIN_BYTES:
             raise LoadFailed(f"{path} takes {n_bytes / 2**20:.0f} MiB, and there is no room for it")

@@ -117,6 +117,8 @@ class Model:
         is_on_device = loaded.has_gpu and params.n_gpu_layers != 0
         model = cls(loaded, pointer, path, header, devices=(options.devices or handles()) if is_on_device else ())
         model.is_split_by_tensor = is_on_device and options.split_mode == "tensor"
+        if model.is_split_by_tensor:
+            model.adapters.refusal = 'there are none with split_mode = "tensor"'
         model.load_log = tuple(line for line in lines if "buffer size" in line)
         if not model.has_decoder:
             model.close()

@@ -8,6 +8,7 @@ import pytest
 
 from llamahost.core.errors import LoadFailed
 from llamahost.fleet.machine.devices import MachineDevices
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, PACKAGED_ADAPTERS
 from llamahost.native import devices
 from llamahost.native.adapters import free_bytes
 from llamahost.native.backend import LlamaBackend
@@ -114,6 +115,13 @@ def test_a_split_kv_over_a_tensor_split_is_refused_since_c_ends_the_process(
         LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=2, n_threads=1, is_unified=True)).close()
     finally:
         model.is_split_by_tensor = False
+
+
+def test_adapters_are_refused_in_words_where_c_ends_the_process_over_them() -> None:
+    with Model.open(BUILTIN_PATH) as model:
+        model.adapters.refusal = "there are none here"
+        with pytest.raises(LoadFailed, match="there are none here"):
+            model.adapters.open(PACKAGED_ADAPTERS["builtin-pirate"])
 
 
 def test_what_cuda_takes_is_read_from_the_log_and_nothing_twice() -> None:
