@@ -74,6 +74,8 @@ class LlamaEmbedder:
         self.model = model
         self._c = c = model.library.c
         model.check_positions(options.n_ctx)
+        if model.is_split_by_tensor:  # C ends the process over the second vector of a step
+            raise LoadFailed(f'{model.path.name} embeds nothing with split_mode = "tensor"')
         if options.pooling == "rank" and model.header.number("pooling_type") != POOLINGS["rank"]:
             raise LoadFailed(f"{model.path.name} has no head for scores, which pooling `rank` needs")
         pooling = options.pooling or _NAMES.get(model.header.number("pooling_type", _UNSPECIFIED))

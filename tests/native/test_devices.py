@@ -13,6 +13,7 @@ from llamahost.native import devices
 from llamahost.native.adapters import free_bytes
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
+from llamahost.native.embed import EmbedOptions, LlamaEmbedder
 from llamahost.native.library import buffers_in, library, splits_in
 from llamahost.native.model import Model
 from llamahost.native.offload import owners
@@ -104,7 +105,7 @@ sched_reserve: graph (pp bs=512, tg bs=8): nodes = 1126, splits = 2, input objec
 """As the format strings of this llama.cpp write it for CUDA."""
 
 
-def test_a_split_kv_over_a_tensor_split_is_refused_since_c_ends_the_process(
+def test_a_split_kv_and_embeddings_over_a_tensor_split_are_refused_since_c_ends_the_process(
     tiny_llama: Path, model_of: Callable[[Path], Model]
 ) -> None:
     model = model_of(tiny_llama)
@@ -113,6 +114,8 @@ def test_a_split_kv_over_a_tensor_split_is_refused_since_c_ends_the_process(
         with pytest.raises(LoadFailed, match="unified"):
             LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=2, n_threads=1))
         LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=2, n_threads=1, is_unified=True)).close()
+        with pytest.raises(LoadFailed, match="embeds nothing"):
+            LlamaEmbedder(model, EmbedOptions(n_ctx=64, n_threads=1))
     finally:
         model.is_split_by_tensor = False
 
