@@ -276,7 +276,7 @@ class Asks:
         model = self.chance.choice(["embed", "llama", "auto"])
         body = {"input": texts, "model": model}
         return self._ask(
-            "embeddings", "/v1/embeddings", body, embedded(len(texts)), frozenset({400, 404} if model == "auto" else ())
+            "embeddings", "/v1/embeddings", body, embedded(len(texts)), frozenset({404} if model == "auto" else ())
         )
 
     def rerank(self) -> Ask:

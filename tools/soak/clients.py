@@ -69,8 +69,7 @@ class Crowd:
         over = asyncio.create_task(self._is_over.wait())
         await asyncio.wait((*tasks, over), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         self._is_over.set()
-        for task in (*tasks, over):
-            await task
+        await asyncio.gather(*tasks, over, return_exceptions=self.toll.is_closed)
 
     async def _client(self, chance: random.Random) -> None:
         asks = Asks(chance, self._known)

@@ -19,6 +19,7 @@ from llamahost.core.errors import (
     InvalidRequest,
     LoadFailed,
     ManifestError,
+    NotAble,
     NotRead,
     Unavailable,
 )
@@ -173,7 +174,7 @@ class Replica:
         """The jobs of this request and the replies that read them. Raises InvalidRequest."""
         if self._engine is None:
             does = "scores documents; use /v1/rerank" if self._pooling == "rank" else "embeds; use /v1/embeddings"
-            raise InvalidRequest(f"`{self.spec.name}` generates no text, it {does}", param="model")
+            raise NotAble(f"`{self.spec.name}` generates no text, it {does}", param="model")
         if isinstance(request, ChatRequest):
             chat = request
             return await self.run(lambda: self._preparer.chat(chat), n_chars_of_chat(chat))
@@ -184,12 +185,12 @@ class Replica:
         """The tokens of each input, and its vector. Raises InvalidRequest, GenerationFailed."""
         name = self.spec.name
         if self._vectors is None:
-            raise InvalidRequest(
+            raise NotAble(
                 f"`{name}` does not embed as it is served: serve it with --embeddings, or `embeddings = true`",
                 param="model",
             )
         if self._pooling == "rank":
-            raise InvalidRequest(f"`{name}` scores documents, it has no embeddings; use /v1/rerank", param="model")
+            raise NotAble(f"`{name}` scores documents, it has no embeddings; use /v1/rerank", param="model")
         if request.dimensions is not None:
             self._check_dimensions(request.dimensions)
         n_chars = sum(map(len, request.inputs)) + N_MESSAGE * len(request.inputs)
@@ -205,7 +206,7 @@ class Replica:
     async def rank(self, request: RerankRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
         """The tokens of each pair, and its scores. Raises as `embed`."""
         if self._vectors is None or self._pooling != "rank":
-            raise InvalidRequest(f"`{self.spec.name}` is no reranker: it has no head for scores", param="model")
+            raise NotAble(f"`{self.spec.name}` is no reranker: it has no head for scores", param="model")
         n_chars = sum(map(len, request.documents)) + (N_MESSAGE + len(request.query)) * len(request.documents)
         prepared = await self.run(lambda: self._inputs.rank(request), n_chars)
         return prepared, await self._vectors.of(prepared.job)

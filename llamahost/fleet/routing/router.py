@@ -21,6 +21,7 @@ from llamahost.core.errors import (
     LlamahostError,
     LoadFailed,
     ModelNotFound,
+    NotAble,
     NotRead,
     Overloaded,
     Unavailable,
@@ -46,8 +47,9 @@ AUTO = "auto"
 PAUSE_S = 0.05
 """Before the same replica is asked again: a random part of it, doubled each time."""
 
-_MENDABLE = (GenerationFailed, Unavailable, Overloaded, LoadFailed, ContextTooLong)
-"""What another may do better: a longer context is one of these."""
+_NOT_ITS_FAULT = (ContextTooLong, NotAble)
+_MENDABLE = (GenerationFailed, Unavailable, Overloaded, LoadFailed, *_NOT_ITS_FAULT)
+"""What another may do better: a longer context is one of these, or what this model cannot do at all."""
 
 _NOBODY = ReplicaView(0, 0, is_ready=False)
 
@@ -343,7 +345,7 @@ class Tries:
         if self._router.fleet.is_draining:
             raise error
         self._first_error = self._first_error or error
-        if self._view is not _NOBODY and not isinstance(error, ContextTooLong):  # it was there, and failed
+        if self._view is not _NOBODY and not isinstance(error, _NOT_ITS_FAULT):  # it was there, and failed
             self._failure = error
             self._n_failed += 1
             self._tried.add(self._view.id)

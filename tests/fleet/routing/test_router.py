@@ -16,6 +16,7 @@ from llamahost.core.errors import (
     LlamahostError,
     LoadFailed,
     ModelNotFound,
+    NotAble,
     NotRead,
     Overloaded,
     Unavailable,
@@ -206,13 +207,16 @@ def test_a_fallback_goes_on_where_one_refuses_and_ends_with_what_the_first_said(
 
 
 @on_loop
-async def test_a_fallback_goes_on_where_one_fails_or_has_too_short_a_context() -> None:
+async def test_a_fallback_goes_on_where_one_fails_or_has_too_short_a_context_or_cannot_do_that() -> None:
     fleet = FakeFleet({"a": 1, "b": 1})
     router = router_of(fleet, route("a", "b"))
     assert (await answered(router, request("r"), FAILED)).model == "b"
     too_long = ContextTooLong(n_prompt=9, n_ctx=8, model="a")
     assert (await answered(router, request("r"), too_long)).model == "b"
-    assert fleet.leased == ["a#0", "b#0"] * 2
+    assert (await answered(router, request("r"), NotAble("a does not embed"))).model == "b"
+    assert fleet.leased == ["a#0", "b#0"] * 3
+    with pytest.raises(NotAble, match="a does"):
+        await answered(router, request("r"), NotAble("a does not embed"), NotAble("b does not, either"))
 
 
 @on_loop
