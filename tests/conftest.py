@@ -1,4 +1,9 @@
-"""Models that tests share: tiny ones made once a session, and trained ones where the machine has them."""
+"""Models that tests share: tiny ones made once a session, and trained ones where the machine has them.
+
+Read by the process too that only counts, before any other begins: what it does not need is imported where it is needed.
+"""
+
+from __future__ import annotations
 
 import faulthandler
 import gc
@@ -8,14 +13,15 @@ import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import certifi
 import pytest
 from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck, settings
 
-from llamahost.fleet.machine.inspect import Memory
-from tests.gguf_models import Architecture, write_model
+if TYPE_CHECKING:
+    from tests.gguf_models import Architecture
 
 # A developer's run looks at few examples, and at the same ones each time, so that it fails for what was changed alone;
 # --hypothesis-profile=long looks at many, and at others each time. How long they take to draw is the machine's affair.
@@ -62,6 +68,8 @@ class Terse:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         for report in runtestprotocol(item, log=False, nextitem=nextitem):
             if report.when == "call" or not report.passed:
+                if report.passed:
+                    report.keywords = {}
                 item.ihook.pytest_runtest_logreport(report=report)
         return True
 
@@ -128,6 +136,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _model(folder: Path, architecture: Architecture) -> Path:
     """Written once, and known to open: tests that load it need not wait for the process that tries new files."""
+    from llamahost.fleet.machine.inspect import Memory
+    from tests.gguf_models import write_model
+
     path = folder / f"tiny-{architecture}.gguf"
     if not path.exists():
         write_model(path, architecture)
