@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 
 import pytest
+import uvloop
 
 from llamahost.core.errors import LoadFailed, ManifestError, ModelNotFound, Unavailable
 from llamahost.fleet.fleet import Fleet
@@ -15,7 +17,7 @@ from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import AsyncHost
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.fleet.fleets import fleet_of, generate
-from tests.on_loop import LIMIT_S, on_loop
+from tests.on_loop import LIMIT_S, on_loop, turns
 
 
 def n_ctx(fleet: Fleet) -> int | None:
@@ -99,6 +101,24 @@ async def test_a_model_idles_from_its_last_lease_on_whatever_else_is_due_later()
             assert crew.timer.when() - crew.now() > 8e6
         assert crew.timer is not None
         assert 0 < crew.timer.when() - crew.now() <= 100
+
+
+def test_a_lease_ends_well_in_the_turn_in_which_another_model_has_idled_long_enough() -> None:
+    """uvloop's handle of what is due at once is none of a timer, and says not when."""
+
+    async def law() -> None:
+        async with fleet_of(*(spec_of(name, load="start", idle_s=100.0) for name in "ab")) as fleet:
+            await fleet.wait_ready()
+            crew = fleet._crew
+            async with fleet.lease("a"):
+                (other,) = crew.residency.models["b"].replicas
+                other.last_used = -math.inf
+                crew.do(())
+            while len([status for status in fleet.statuses() if status.state == "ready"]) > 1:
+                await turns()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(law(), LIMIT_S))
 
 
 @on_loop

@@ -64,6 +64,7 @@ class Crew:
         self.closes: set[asyncio.Task[None]] = set()
         self.telling = Telling()
         self.timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf  # uvloop's handle of what is due at once does not tell
         self.clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
         self.is_closed = False
         self._keeping = Keeping(PrefixFiles(memories / "prefixes") if memories is not None else None)
@@ -123,7 +124,7 @@ class Crew:
         place.give_back(running, n_jobs, now - began)
         if effects or self.residency.is_anyone_waiting:
             self.do(effects)
-        elif (idle_s := place.spec.idle_s) is not None and (self.timer is None or self.timer.when() > now + idle_s):
+        elif (idle_s := place.spec.idle_s) is not None and self._timer_at > now + idle_s:
             self._schedule()  # while it was leased, it was not waited for
 
     def grant(self, place: Place) -> None:
@@ -378,11 +379,12 @@ class Crew:
     def _schedule(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
-            self.timer = None
+            self.timer, self._timer_at = None, math.inf
         at = self.residency.next_at()
         if at < math.inf and not self.is_closed and self.loading is not None:
-            self.timer = asyncio.get_running_loop().call_at(max(at, self.now()), self._tick)
+            self._timer_at = max(at, self.now())
+            self.timer = asyncio.get_running_loop().call_at(self._timer_at, self._tick)
 
     def _tick(self) -> None:
-        self.timer = None
+        self.timer, self._timer_at = None, math.inf
         self.do(self.residency.tick(self.now()))
