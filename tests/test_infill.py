@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from llamahost import AsyncHost, create_app
 from llamahost.api.auth import Keys
-from llamahost.api.infill import InfillEncoder, until_set
+from llamahost.api.infill import InfillAnswer, InfillEncoder, until_set
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.events import Event, Finished, Started, Usage
 from llamahost.fleet.settings.manifest import ServerSettings
@@ -120,6 +121,8 @@ async def test_editors_are_answered_as_they_ask(filler: Path) -> None:
         warm = {"n_predict": 0, "samplers": [], "response_fields": [""], "prompt": ""}
         answer = await client.post("/infill", json={"input_prefix": "", "input_suffix": "", **asked, **warm})
         assert (answer.status_code, answer.json()) == (200, {})
+        for each in (told, whole, answer.json()):
+            msgspec.convert(each, InfillAnswer)  # as /openapi.json tells it, also where fields were chosen
 
 
 @on_loop

@@ -57,23 +57,26 @@ class InfillBody(Body, kw_only=True):
     response_fields: Annotated[list[Name], msgspec.Meta(max_length=MAX_FIELDS)] | None = None
 
 
-class InfillAnswer(Answer):
-    """llama-server's, of what there is here. `truncated`: what stands around the gap was too long, and was cut."""
+class InfillAnswer(Answer, forbid_unknown_fields=False):
+    """llama-server's, of what there is here. `truncated`: what stands around the gap was too long, and was cut.
 
-    index: int
-    content: str
-    tokens: list[int]
-    id_slot: int
-    stop: bool
-    model: str
-    tokens_predicted: int
-    tokens_evaluated: int
-    tokens_cached: int
-    truncated: bool
-    has_new_line: bool
-    stop_type: str
-    stopping_word: str
-    timings: TimingsAnswer
+    All of it, but where `response_fields` chose: those are told under their own paths.
+    """
+
+    index: int | msgspec.UnsetType = msgspec.UNSET
+    content: str | msgspec.UnsetType = msgspec.UNSET
+    tokens: list[int] | msgspec.UnsetType = msgspec.UNSET
+    id_slot: int | msgspec.UnsetType = msgspec.UNSET
+    stop: bool | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    tokens_predicted: int | msgspec.UnsetType = msgspec.UNSET
+    tokens_evaluated: int | msgspec.UnsetType = msgspec.UNSET
+    tokens_cached: int | msgspec.UnsetType = msgspec.UNSET
+    truncated: bool | msgspec.UnsetType = msgspec.UNSET
+    has_new_line: bool | msgspec.UnsetType = msgspec.UNSET
+    stop_type: str | msgspec.UnsetType = msgspec.UNSET
+    stopping_word: str | msgspec.UnsetType = msgspec.UNSET
+    timings: TimingsAnswer | msgspec.UnsetType = msgspec.UNSET
     completion_probabilities: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
 
 
