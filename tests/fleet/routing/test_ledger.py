@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamahost.fleet.routing.ledger import Ask, Ledger, _shares, _start
-from llamahost.fleet.routing.policy import WORTH, ReplicaView
+from llamahost.fleet.routing.policy import NEAR, WORTH, ReplicaView
 from llamahost.fleet.routing.prefixes import Chain, n_held_by
 
 VIEWS = [ReplicaView(0, 10, id=f"m#{k}", n_slots=4) for k in range(3)]
@@ -28,6 +28,15 @@ def test_a_conversation_comes_back_to_the_replica_that_holds_it_until_that_is_lo
     assert ledger.pick(VIEWS, talk(1, 2, 3), 0.0) == 2
     anew = [*VIEWS[:2], VIEWS[2]._replace(epoch=1)]
     assert ledger.pick(anew, talk(1, 2, 3), 0.0) != 2 or ledger.pick(anew, talk(7), 0.0) == 2
+
+
+def test_a_conversation_goes_on_in_its_slot_and_not_where_others_hold_as_much_of_it_unless_it_is_far_busier() -> None:
+    ledger = Ledger()
+    give(ledger, 2, talk(1, 2))
+    give(ledger, 1, talk(1, 2, 9))
+    for n_more, wanted in ((0, 2), (NEAR, 2), (NEAR + 1, 1)):
+        views = [VIEWS[0]._replace(n_in_flight=9), VIEWS[1], VIEWS[2]._replace(n_in_flight=n_more)]
+        assert ledger.pick(views, talk(1, 2, 3, 4), 0.0) == wanted
 
 
 def test_conversations_that_share_a_start_crowd_no_replica_while_another_has_room() -> None:
