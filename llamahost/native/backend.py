@@ -250,15 +250,13 @@ class LlamaBackend:
         """
         if self.is_unified or self.model.is_recurrent:
             return True
-        n_used = self._context.pos_max(copy.source) + 1
-        if self.model.n_swa and copy.n < n_used:
+        if self.can_truncate and not self.can_cut_kept:  # whole or not: a later plan may cut what was copied
             if not has_decode:
-                raise BackendError(
-                    f"a part of slot {copy.source} is copied with a decode alone: it has a sliding window"
-                )
+                raise BackendError(f"slot {copy.source} is copied with a decode alone: it has a sliding window")
             return True
         if not has_decode:
             return False
+        n_used = self._context.pos_max(copy.source) + 1
         return n_used * _STATE_COST > self._context.n_ctx_seq
 
     def _check_slot(self, slot: int) -> None:

@@ -69,6 +69,7 @@ def test_a_whole_copy_continues_like_its_source(driver: Driver, with_decode: boo
     driver.feed(0, 0, PROMPT)
     driver.feed(1, 0, PROMPT[5:20])  # what the target held is gone
     job = driver.begin()
+    with_decode |= driver.backend.can_truncate and not driver.backend.can_cut_kept  # which has no other copies
     driver.copy(0, 1, len(PROMPT), Span(job, 2, 0, array("i", MORE), 1) if with_decode else None)
     driver.backend.check({0: len(PROMPT), 1: len(PROMPT)})
     assert driver.answer(1, len(PROMPT), MORE, 6) == wanted
@@ -121,16 +122,18 @@ def test_a_split_kv_copies_little_through_host_memory_and_much_by_the_slot(
         assert driver.answer(1, n, MORE, 4) == wanted
 
 
-def test_a_part_of_a_windows_slot_is_copied_by_the_slot_however_little_it_is(tiny_swa: Path) -> None:
-    """Host memory holds the last window alone: what was cut to a part of it would lack what stood before."""
+@pytest.mark.parametrize("n_copied", [20, len(PROMPT)])
+def test_a_windows_slot_is_copied_by_the_slot_however_little_it_holds(tiny_swa: Path, n_copied: int) -> None:
+    """Host memory holds the last window alone: what is cut, now or later, would lack what stood before."""
     with Driver(tiny_swa, n_ctx=1024) as driver:
         wanted = driver.row(3, 0, PROMPT[:20] + MORE)
         driver.feed(0, 0, PROMPT)
-        driver.copy(0, 1, 20, with_span=Span(driver.begin(), 2, 0, array("i", PROMPT[:5]), 1))
-        driver.backend.check({0: len(PROMPT), 1: 20})
+        driver.copy(0, 1, n_copied, with_span=Span(driver.begin(), 2, 0, array("i", PROMPT[:5]), 1))
+        driver.backend.check({0: len(PROMPT), 1: n_copied})
+        driver.run(Plan(truncations=(Truncation(1, 20),)))
         assert_close(driver.row(1, 20, MORE), wanted)
         with pytest.raises(BackendError, match="sliding window"):
-            driver.copy(0, 1, 20)
+            driver.copy(0, 1, n_copied)
 
 
 @pytest.mark.parametrize("n", [1, 33, 60])
@@ -221,8 +224,8 @@ def test_a_shared_prefix_survives_a_save(driver: Driver) -> None:
     wanted = driver.answer(3, 0, PROMPT + MORE, 4)
     driver.clear(3)
     driver.feed(0, 0, PROMPT)
-    driver.copy(0, 1, len(PROMPT))
     job = driver.begin()
+    driver.copy(0, 1, len(PROMPT), Span(job, 3, 0, array("i", MORE), 1))
     driver.save(job, 0)
     assert driver.answer(1, len(PROMPT), MORE, 4) == wanted
     driver.restore(job, 2)
