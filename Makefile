@@ -55,6 +55,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tools/*.py
+	$(BIN)/mypy -p tools.soak
 
 bench: $(VENV)/installed-dev
 	@exec $(BIN)/llamahost bench $(if $(MODEL),--model $(MODEL)) $(ARGS)

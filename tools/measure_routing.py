@@ -18,6 +18,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import orjson
@@ -178,7 +179,7 @@ def simulate(
             step(device, now)
 
     for session in sessions:
-        at(session.words.uniform(0, session.think_s), lambda now, session=session: ask(session, now))
+        at(session.words.uniform(0, session.think_s), partial(ask, session))
     now = 0.0
     while events and now < until_s:
         now, _, what = heapq.heappop(events)

@@ -14,6 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from llamahost.core.machine import Machine
@@ -51,10 +52,8 @@ def main() -> None:
     rows = []
     for turn in range(args.turns + 1):
         text = preparer.render(ChatRequest(messages=tuple(messages)))
-        in_parts, parts_ms = timed(
-            lambda text=text: preparer.vocabulary.encode(text, add_special=True, parse_special=True)
-        )
-        whole, whole_ms = timed(lambda text=text: vocab.encode(text, add_special=True, parse_special=True))
+        in_parts, parts_ms = timed(partial(preparer.vocabulary.encode, text, add_special=True, parse_special=True))
+        whole, whole_ms = timed(partial(vocab.encode, text, add_special=True, parse_special=True))
         if whole != in_parts:
             raise SystemExit("the two ways differ: this is a bug")
         rows.append((whole_ms, parts_ms))
