@@ -147,7 +147,10 @@ def _decoded(body: bytes, decoder: Decoder[T]) -> T:
     kind: type[T] | None = getattr(decoder, "type", None)
     if kind is None or _NOT_WHOLE.search(str(mistake)) is None:
         raise mistake
-    told = msgspec.json.decode(body)
+    try:
+        told = msgspec.json.decode(body)
+    except msgspec.ValidationError:  # a number out of all ranges, which is told without its place
+        raise mistake from None
     for _ in range(N_WHOLE):
         at = _NOT_WHOLE.search(str(mistake))
         if at is None or not _made_whole(told, _STEP.findall(at.group(1))):
@@ -162,12 +165,16 @@ def _decoded(body: bytes, decoder: Decoder[T]) -> T:
 def _made_whole(told: Any, steps: list[str]) -> bool:
     """Whether the number that stood there was whole; now it is written so."""
     *above, last = (int(step) if step.isdigit() else step for step in steps)
-    for step in above:
-        told = told[step]
-    number: float = told[last]
-    if number.is_integer():
-        told[last] = int(number)
-    return number.is_integer()
+    try:
+        for step in above:
+            told = told[step]
+        number = told[last]
+    except (LookupError, TypeError):  # of a key that stands twice it was the first one's, and this is the last one's
+        return False
+    if type(number) is not float or not number.is_integer():
+        return False
+    told[last] = int(number)
+    return True
 
 
 def _mistake(message: str, kind: Any) -> InvalidRequest:

@@ -93,6 +93,9 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
         ("true", "got `bool`"),
         ('10.0, "stop": 3', "`stop`"),
         ('10.0, "seed": 0.5', "`seed`"),
+        ('10.0, "max_tokens": 5', "`max_tokens`"),
+        ('10.0, "top_p": 1e400', "`max_tokens`"),
+        ('3, "logit_bias": [[5.0, 1]], "logit_bias": {}', "`logit_bias[0][0]`"),
     ],
 )
 def test_what_is_no_whole_number_is_told_by_its_place(number: str, sentence: str) -> None:
