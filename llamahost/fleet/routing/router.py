@@ -344,7 +344,7 @@ class Tries:
         """Set who is asked next, or raise."""
         if self._router.fleet.is_draining:
             raise error
-        self._first_error = self._first_error or error
+        self._first_error = max(self._first_error or error, error, key=_hope)
         if self._view is not _NOBODY and not isinstance(error, _NOT_ITS_FAULT):  # it was there, and failed
             self._failure = error
             self._n_failed += 1
@@ -398,3 +398,8 @@ class Tries:
 
 def _lacks_template(seen: Seen, kind: Kind) -> bool:
     return kind == "chat" and seen.card is not None and not seen.card.has_chat_template
+
+
+def _hope(error: LlamahostError) -> int:
+    """How near it came to an answer: who could give one is heard before who cannot, though he was asked later."""
+    return 0 if isinstance(error, NotAble) else 1 if isinstance(error, ContextTooLong) else 2

@@ -220,6 +220,18 @@ async def test_a_fallback_goes_on_where_one_fails_or_has_too_short_a_context_or_
 
 
 @on_loop
+async def test_who_could_have_answered_is_heard_before_who_cannot() -> None:
+    fleet = FakeFleet({"a": 1, "b": 1, "c": 1}, refusals={"b": Unavailable("b is loading")})
+    router = router_of(fleet, route("a", "b", "c"))
+    too_long = ContextTooLong(n_prompt=9, n_ctx=8, model="c")
+    with pytest.raises(Unavailable, match="b is"):
+        await answered(router, request("r"), NotAble("a does not embed"), too_long)
+    fleet.refusals["b"] = NotAble("b does not, either")
+    with pytest.raises(ContextTooLong):
+        await answered(router, request("r"), NotAble("a does not embed"), too_long)
+
+
+@on_loop
 async def test_two_failures_spare_a_replica_until_a_probe_closes_its_breaker() -> None:
     for breaker_s, next_ones in ((60.0, ["m#1", "m#1"]), (0.0, ["m#0", "m#0"])):
         fleet = FakeFleet({"m": 2}, in_flight={"m#1": 1})  # so that the first is the one to be asked
