@@ -184,6 +184,13 @@ def test_a_word_that_is_no_command_is_answered_with_the_one_that_is_meant(word: 
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
 
+def test_a_shell_that_completes_what_follows_a_word_that_is_no_command_is_told_nothing() -> None:
+    group = typer.main.get_group(app)
+    for word in ("stop", "m/x.gguf"):
+        with group.make_context("llamahost", [word], resilient_parsing=True) as context:
+            assert group.resolve_command(context, [word, "m"])[:2] == (None, None)
+
+
 def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
     assert finished(tmp_path, "serve", "--port", "99999").returncode == 2  # the status of the process itself
     assert ended(tmp_path, "serve", "--log-level", "loud").returncode == 2

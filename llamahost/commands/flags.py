@@ -103,7 +103,7 @@ class Commands(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0] if args else ""
-        if word not in self.commands:
+        if word not in self.commands and not ctx.resilient_parsing:  # a shell that completes it is told nothing
             if word.lower() in _COMMANDS:
                 fail(USAGE, f"there is no command {word}: it is `llamahost {_COMMANDS[word.lower()]}` here")
             if word.lower().endswith(".gguf") or "/" in word:
