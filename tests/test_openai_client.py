@@ -107,7 +107,6 @@ def test_a_prompt_is_scored_as_evaluation_harnesses_ask_for_it(tiny_llama: Path)
             streamed = [x for part in parts if part.logprobs for x in part.logprobs.token_logprobs or ()]
             assert streamed[1:] == pytest.approx(told[1:], abs=0.1)  # KV in 16 bits, cut into other chunks
             assert "".join(part.text for part in parts) == first.text
-            assert sum(part.logprobs is not None for part in parts) > 2  # as it is computed, not all at the end
 
     ask(tiny_llama, law)
 

@@ -132,6 +132,20 @@ def test_a_scored_prompt_is_computed_anew_and_stays_for_the_next(layout: dict[st
     d.check_answers()
 
 
+def test_a_prompts_scores_are_told_as_they_are_computed() -> None:
+    """Whoever reads them late has them in fewer pieces: over a socket that depends on how busy the machine is."""
+    d = drive(n_rows=64)
+    scored = d.add(prompt(140), n_max=1, n_prompt_logprobs=1)
+    n_told = []
+    while scored not in d.last:
+        d.step()
+        n_told.append(len(d.scores[scored]))
+    assert len(set(n_told)) > 2
+    assert n_told[-1] == 139
+    d.run()
+    d.check_answers()
+
+
 def test_many_scored_prompts_never_ask_for_more_rows_than_there_are() -> None:
     """The backend asserts it. Each of the running may want a row besides, and drafts leave them."""
     d = drive(n_slots=8, n_rows=9)
