@@ -6,12 +6,14 @@ import asyncio
 from dataclasses import dataclass, replace
 
 import httpx
+import pytest
 
 from llamahost.api.app import create_app
+from llamahost.core.errors import Unavailable
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.fleet.machine.devices import Device
-from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.host import AsyncHost
 from llamahost.ops.gpu import Nvml
 from llamahost.ops.gpu_monitor import GpuMonitor
@@ -29,6 +31,13 @@ class Cards(BudgetedDevices):
 
     def all(self) -> tuple[Device, ...]:
         return tuple(replace(each, pci_id=f"0000:3{k}:00.0") for k, each in enumerate(super().all()))
+
+
+class HangsIfNamedSo(FakeLoader):
+    """The steps of the model `hung` do not return."""
+
+    def made_for(self, spec: ModelSpec) -> FakeBackend:
+        return Gated() if spec.name == "hung" else FakeBackend()
 
 
 class HangsAtFirst(FakeLoader):
@@ -59,6 +68,34 @@ async def test_a_step_that_hangs_on_a_broken_card_keeps_its_model_from_nobody() 
             assert not hung.is_closed
         finally:
             hung.open()
+
+
+@on_loop
+async def test_what_was_leaving_a_card_when_it_broke_is_neither_waited_for_nor_freed() -> None:
+    """An idle model waits for the worker, which waits for another model's step."""
+    loader = HangsIfNamedSo()
+    manifest = Manifest(models=(spec_of("hung"), spec_of("idle"), spec_of("kept", keep_prefixes=True)))
+    async with AsyncHost(manifest, load=loader, hardware=Cards({"CUDA0": 2**30})) as host:
+        await host.wait_ready()
+        opened = {each.spec.name: each for each in loader.opened}
+        hung = opened["hung"].backend
+        assert isinstance(hung, Gated)
+        try:
+            request = CompletionRequest(model="hung", prompts=("a",), generation=Generation(max_tokens=2))
+            answer = asyncio.ensure_future(anext(host.complete(request)))
+            await asyncio.to_thread(hung.entered.acquire)
+            leaving = [asyncio.ensure_future(host.unload(name)) for name in ("idle", "kept")]
+            for _ in range(3):  # it is asked, it is decided, it is begun
+                await asyncio.sleep(0)
+            assert not any(host._fleet._crew.places[name].running for name in ("idle", "kept"))
+            host.quarantine("0000:30:00.0", "the GPU has fallen off the bus")
+            await asyncio.gather(*leaving)
+            assert all(each.model.is_forsaken for each in opened.values())
+            with pytest.raises(Unavailable):
+                await answer
+        finally:
+            hung.open()
+    assert not any(each.model.is_closed for each in opened.values())
 
 
 @on_loop

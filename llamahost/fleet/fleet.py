@@ -343,6 +343,9 @@ class Fleet:
                 if device_id in running.record.placement.devices:
                     running.replica.forsake()
                     running.replica.refuse(Unavailable(f"`{place.spec.name}` lost its device {device_id}: {reason}"))
+        for running in self._crew.leaving.values():
+            if device_id in running.record.placement.devices:
+                running.replica.forsake()
         self._crew.do(self._crew.residency.quarantine(device_id, reason, self._crew.now()))
 
     def devices(self) -> tuple[Device, ...]:

@@ -62,6 +62,7 @@ class Crew:
         self.loading: Loading | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.closes: set[asyncio.Task[None]] = set()
+        self.leaving: dict[str, Running] = {}  # in no place any more, and not closed yet
         self.telling = Telling()
         self.timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # uvloop's handle of what is due at once does not tell
@@ -343,17 +344,17 @@ class Crew:
         running = place.running.pop(replica_id, None)
         if running is None:
             return
+        self.leaving[replica_id] = running
         place.thread_s += running.replica.stats.thread_s
+        if self.residency.is_out_of_use(running.record.placement.devices):  # since it was loading
+            running.replica.forsake()
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             await self._keeping.keep(running, self.settings)
-        if self.residency.is_out_of_use(
-            running.record.placement.devices
-        ):  # it may have been loading when that was told
-            running.replica.forsake()
         try:
             await running.replica.close()
         except Exception:  # what it took is given back all the same, or nothing could be loaded in its place ever
             logger.exception("%s could not be closed as it should", replica_id)
+        del self.leaving[replica_id]
         effects = self.residency.unloaded(replica_id, self.now())
         place.forget(replica_id)
         self.list_places()

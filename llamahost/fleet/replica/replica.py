@@ -127,7 +127,7 @@ class Replica:
         self.n_dim = embedder.n_dim if embedder is not None else 0
         self.has_probabilities = embedder is not None and embedder.has_probabilities
         self._model = opened.model
-        self._is_forsaken = False
+        self._forsaken = asyncio.Event()
         self.measured = opened.measured
         self._preparer = opened.preparer
         self._engine = engine
@@ -306,7 +306,7 @@ class Replica:
                 kept.set_exception(error)
 
         self._worker.call(keep)
-        return await asyncio.wrap_future(kept)
+        return await self._worker_does(kept) or ()
 
     def restore(self, kept: Sequence[KeptSlot]) -> None:
         """Have that in its slots before any request comes."""
@@ -324,8 +324,8 @@ class Replica:
 
     def forsake(self) -> None:
         """Its device is broken: what is there stays there, untouched, also when this is closed."""
-        self._is_forsaken = True
         self._model.forsake()
+        self._forsaken.set()
 
     async def close(self) -> None:
         """Take the engine off its worker and free the model, when nothing touches the vocabulary any more.
@@ -340,9 +340,19 @@ class Replica:
         detached = [self._vectors.detach()] if self._vectors is not None else []
         if self._engine is not None:
             detached.append(self._worker.detach(self._engine))
-        if self._is_forsaken:
-            return  # nothing is freed, and the worker may wait for a driver that answers no more
         # Only then: a context that could not be freed, or still computes, keeps its model.
         for each in detached:
-            await asyncio.wrap_future(each)
-        await in_thread(f"load-{self.spec.name}", self._model.close)
+            await self._worker_does(each)
+        if not self._forsaken.is_set():
+            await in_thread(f"load-{self.spec.name}", self._model.close)
+
+    async def _worker_does(self, work: Future[Result]) -> Result | None:
+        """What came of it. Once this is forsaken nothing is waited for: the worker may wait for a driver that answers
+        no more.
+        """
+        done, forsaken = asyncio.wrap_future(work), asyncio.ensure_future(self._forsaken.wait())
+        try:
+            await asyncio.wait((done, forsaken), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            forsaken.cancel()
+        return None if self._forsaken.is_set() else done.result()
