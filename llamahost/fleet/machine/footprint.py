@@ -110,8 +110,9 @@ def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: 
         compute_bytes=whole.compute_bytes + max(lent, default=0) if parts else 0,
     )
     inputs = facts.input_bytes + facts.aside_bytes
+    copied = facts.input_bytes * facts.is_tied if parts else 0  # of what stays here too
     here = Footprint(
-        weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - inputs - there.weights_bytes),
+        weights_bytes=max(0, facts.weights_bytes + facts.adapter_bytes - inputs - (there.weights_bytes - copied)),
         kv_bytes=whole.kv_bytes - there.kv_bytes,
         compute_bytes=0 if len(parts) > n_layer else whole.compute_bytes,  # where layers are, there are their values
     )

@@ -41,6 +41,7 @@ def spec(**options: Any) -> ModelSpec:
         (-1, {}, True, 6.0, 0.0),  # of which a GPU has a copy where it is the output too
         (5, {}, False, 5.0, 0.0),
         (3, {}, False, 3.0, 2.0),  # the output counts as the last layer
+        (3, {}, True, 4.0, 2.0),  # of which copy the host has no less
         (1, {}, False, 1.0, 4.0),
         (0, {}, False, 0.0, 5.0),
         (-1, {"n_cpu_moe": 2}, False, 4.0, 1.0),
