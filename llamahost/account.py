@@ -56,7 +56,7 @@ class Account:
         """What is to be told of it: a Started says who answers. From the first one on, nobody else is tried."""
         self.asked = None
         if self.tries is not None:
-            self.tries.has_begun = True
+            self.tries.begin()
         if not self.first_s and self.times.first:  # not by what is told of a prompt
             self.first_s = max(1e-9, self._clock() - self._arrived)
         match event:

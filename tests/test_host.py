@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -18,6 +19,7 @@ from llamahost.core.errors import (
     Unavailable,
 )
 from llamahost.core.events import Delta, Event, Finished, Started
+from llamahost.core.messages import ChatRequest, Generation, Message, Text
 from llamahost.fleet.request.amounts import N_SMALL
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import AsyncHost
@@ -47,6 +49,22 @@ async def test_a_chat_goes_through_the_template() -> None:
         started = (await events_of(host, chat("hi", max_tokens=2)))[0]
         assert isinstance(started, Started)
         assert started.n_prompt == len("<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n") - len("<s>") + 1
+
+
+class Watched(Message):
+    """One of which can be told when it is gone."""
+
+
+@on_loop
+async def test_what_was_asked_is_kept_no_longer_than_until_somebody_has_begun_to_answer() -> None:
+    async with host_of() as (host, _):
+        said = Watched(role="user", parts=(Text("hi"),))
+        kept = weakref.ref(said)
+        request = ChatRequest(messages=(said,), generation=Generation(max_tokens=4, user="me"))
+        async with aclosing(host.chat(request)) as events:
+            del said, request
+            await anext(events)
+            assert kept() is None
 
 
 @on_loop

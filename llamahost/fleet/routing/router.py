@@ -252,7 +252,7 @@ class Tries:
     while True:
         async with tries.lease() as replica:  # leaves quietly after a failure that another may mend
             ...
-            tries.has_begun = True  # from here on, it is this one or none
+            tries.begin()  # from here on, it is this one or none
             return
     """
 
@@ -276,7 +276,7 @@ class Tries:
         self._view = _NOBODY
         self._first_error: LlamahostError | None = None
         self._failure: LlamahostError | None = None
-        self._request = request
+        self._request: Request | None = request  # until somebody has begun: it may be half a megabyte
         self._ask = self._asked(request)
 
     def deadline(self, model: str) -> float | None:
@@ -325,6 +325,11 @@ class Tries:
                 return await stack.enter_async_context(self._router.fleet.lease(self.model, self._n_jobs, wants=wants))
             except _MENDABLE as error:
                 self._go_on(error)
+
+    def begin(self) -> None:
+        """Its first event is told. Idempotent."""
+        self.has_begun = True
+        self._request = None
 
     def learn(self, answered: Answered) -> None:
         """The answer is whole: what it tells of the model's speed."""
