@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 WILDCARD = "*"
 
+N_NEAR = 1024
+"""Characters beyond which nothing is near a name: looking for it would cost the loop 20 ms, also for who has no key."""
+
 _ENDINGS = (".gguf", "-gguf", ":latest")
 
 
@@ -59,6 +62,8 @@ class Names:
 
     def nearest(self, name: str) -> str:
         """The name that was probably meant, or nothing."""
+        if len(name) > N_NEAR:
+            return ""
         near = difflib.get_close_matches(name, self._plain, n=1, cutoff=0.5)
         if not near:
             by_short = {bare(known): known for known in reversed(self._plain)}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.routing.names import Names
+from llamahost.fleet.routing.names import N_NEAR, Names
 
 KNOWN = Names(
     [
@@ -83,3 +83,9 @@ def test_endings_cost_no_more_than_the_length_of_a_name() -> None:
     assert names.find(".gguf" * 20_000 + "-") is None
     assert names.find("qwen3-8b" + ".gguf:latest" * 20_000) == "x"
     assert time.thread_time() - began < 0.5
+
+
+def test_nobody_looks_for_what_is_near_a_name_that_is_longer_than_any() -> None:
+    names = Names([("a" * N_NEAR, "x")])
+    assert names.nearest("a" * (N_NEAR - 1)) == "a" * N_NEAR
+    assert names.nearest("a" * (N_NEAR + 1)) == ""
