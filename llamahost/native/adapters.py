@@ -72,11 +72,11 @@ class LlamaAdapters:
         if self.refusal:
             raise LoadFailed(f"{path} cannot be used as an adapter: {self.refusal}")
         n_bytes = read_adapter(path, self._header).n_bytes
-        if self._free_bytes() < n_bytes + MARGIN_BYTES:
-            raise LoadFailed(f"{path} takes {n_bytes / 2**20:.0f} MiB, and there is no room for it")
         with self.changing, LogTap() as lines:
-            if self._model is None or self.is_forsaken:
+            if self._model is None or self.is_forsaken:  # before its devices are asked for what is free
                 raise LoadFailed(f"{path} comes too late: the model is closed")
+            if self._free_bytes() < n_bytes + MARGIN_BYTES:
+                raise LoadFailed(f"{path} takes {n_bytes / 2**20:.0f} MiB, and there is no room for it")
             pointer = self._library.c.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not pointer:  # ctypes gives a falsy object for NULL, never None
                 reason = next(

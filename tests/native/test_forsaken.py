@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,13 +12,18 @@ import pytest
 
 from llamahost.core.errors import BackendLost, LoadFailed
 from llamahost.core.work import Plan, Span
+from llamahost.native.adapters import LlamaAdapters
 from llamahost.native.backend import LlamaBackend
 from llamahost.native.context import ContextOptions
 from llamahost.native.embed import EmbedOptions, LlamaEmbedder
 from llamahost.native.library import library
 from llamahost.native.model import Model
+from tests.gguf_adapters import write_adapter
 
-OF_DEVICES = ("llama_decode", "llama_encode", "llama_free", "llama_model_free", "llama_synchronize", "llama_state_")
+OF_DEVICES = (
+    *("llama_decode", "llama_encode", "llama_free", "llama_model_free", "llama_synchronize", "llama_state_"),
+    "llama_adapter_",
+)
 
 
 class Heard:
@@ -33,10 +37,16 @@ class Heard:
         return getattr(library().c, name)
 
 
-def test_of_what_is_forsaken_nothing_is_computed_kept_or_freed(tiny_llama: Path) -> None:
-    heard = Heard()
+def test_of_what_is_forsaken_nothing_is_computed_kept_or_freed(tiny_llama: Path, tmp_path: Path) -> None:
+    heard, adapter = Heard(), write_adapter(tmp_path / "adapter.gguf")
     opened = Model.open(tiny_llama)
     model = Model(replace(library(), c=heard), opened.pointer, tiny_llama, opened.header)
+
+    def free_bytes() -> int:
+        heard.names.append("llama_adapter_room")  # which a device is asked for
+        return 2**40
+
+    model.adapters = LlamaAdapters(model.library, opened.pointer, opened.header, free_bytes=free_bytes)
     backend = LlamaBackend(model, ContextOptions(n_ctx=256, n_slots=2, n_batch=64, n_threads=1))
     embedder = LlamaEmbedder(model, EmbedOptions(n_ctx=64, n_batch=64, n_threads=1))
     contexts = backend._context.pointer, embedder._pointer
@@ -54,8 +64,8 @@ def test_of_what_is_forsaken_nothing_is_computed_kept_or_freed(tiny_llama: Path)
         with pytest.raises(BackendLost, match="out of use"):
             each()
     assert backend.take_slot(0, 2, 2**30) == b""
-    with contextlib.suppress(LoadFailed):
-        model.adapters.open(tiny_llama)
+    with pytest.raises(LoadFailed, match="too late"):
+        model.adapters.open(adapter)
     backend.free_adapter(1)
     for closed in (backend, embedder, model):
         closed.close()
