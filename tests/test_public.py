@@ -1,11 +1,14 @@
-"""The names that the package promises."""
+"""The names that the package promises, and what its source archive holds."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import llamahost
+from tests.sources import ROOT
 
 
 @pytest.mark.parametrize("name", sorted(llamahost.__all__))
@@ -23,3 +26,10 @@ def test_type_checkers_see_the_same_names() -> None:
 def test_other_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="Hosst"):
         llamahost.Hosst  # noqa: B018 — asking is the test
+
+
+def test_the_source_archive_holds_the_folders_that_its_makefile_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    named = set(re.findall(r"(?<![\w./)])(\w+)/\w", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    folders = {name for name in named if (ROOT / name).is_dir()}
+    assert {"tools", "tests"} <= folders <= set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
