@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import httpx
@@ -10,6 +12,7 @@ import pytest
 
 from llamahost.api.app import create_app
 from llamahost.core.errors import Unavailable
+from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.fleet.machine.devices import Device
@@ -20,8 +23,8 @@ from llamahost.ops.gpu_monitor import GpuMonitor
 from tests.api.sockets import listening
 from tests.fakes import FakeBackend, Gated
 from tests.fleet.budgeted import BudgetedDevices
-from tests.fleet.fakes import FakeLoader, spec_of
-from tests.on_loop import on_loop
+from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
+from tests.on_loop import LIMIT_S, on_loop
 from tests.ops.fake_nvml import Card, FakeNvml
 
 
@@ -96,6 +99,35 @@ async def test_what_was_leaving_a_card_when_it_broke_is_neither_waited_for_nor_f
         finally:
             hung.open()
     assert not any(each.model.is_closed for each in opened.values())
+
+
+@on_loop
+async def test_what_was_loading_when_its_card_broke_is_not_freed() -> None:
+    begun = threading.Event()
+
+    class Slow(FakeLoader):
+        def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
+            begun.set()
+            return super().__call__(spec, machine, on_progress)
+
+    loader = Slow()
+    loader.gate.clear()
+    host = AsyncHost(spec_of("m"), load=loader, hardware=Cards({"CUDA0": 2**30}))
+    await host.start()
+    assert await asyncio.to_thread(begun.wait, LIMIT_S)
+    gone = asyncio.Event()
+    host._fleet.listen(lambda event: gone.set() if isinstance(event, ModelChanged) and not places() else None)
+
+    def places() -> bool:
+        return any(model.replicas for model in host.models())
+
+    host.quarantine("0000:30:00.0", "the GPU has fallen off the bus")
+    loader.gate.set()
+    await gone.wait()
+    await host.aclose()
+    (opened,) = loader.opened
+    assert opened.model.is_forsaken
+    assert not opened.model.is_closed
 
 
 @on_loop

@@ -315,6 +315,8 @@ class Crew:
         """It is there: who waited for it is served, and others are asked to go or to come."""
         record, measured = running.record, running.measured
         place.running[record.id] = running
+        if self.residency.is_out_of_use(record.placement.devices):  # since it was loading
+            running.replica.forsake()
         self.fit(place, running)
         if record.made_for is not None:
             self._learn(record, record.made_for, measured)
@@ -346,8 +348,6 @@ class Crew:
             return
         self.leaving[replica_id] = running
         place.thread_s += running.replica.stats.thread_s
-        if self.residency.is_out_of_use(running.record.placement.devices):  # since it was loading
-            running.replica.forsake()
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             await self._keeping.keep(running, self.settings)
         try:
