@@ -3,8 +3,9 @@
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
 makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
-HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every other mistake. That a client has
-left is told to the request that is being answered, and not to the last that it sent, as long as a few wait behind it.
+HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every other mistake, and not before
+what was asked first is answered, for whose answer it would be taken. That a client has left is told to the request that
+is being answered, and not to the last that it sent, as long as a few wait behind it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Http1(HttpToolsProtocol):
     _is_in_head = True
     _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
     _answered: RequestResponseCycle | None = None  # the request that is, or was last; `cycle` is the last that came
+    _refusal = b""  # of what came last, behind requests that are not answered yet; nothing is read any more
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
@@ -61,9 +63,14 @@ class Http1(HttpToolsProtocol):
             self._answered.message_event.set()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._refusal and self._answered is not None and self._answered.response_complete:
+            self._end_with(self._refusal)
+
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        while data:
+        while data and not self._refusal:
             data = self._read(data)
 
     def _read(self, data: bytes) -> bytes:
@@ -144,5 +151,16 @@ class Http1(HttpToolsProtocol):
     def _refuse(self, status: int, reason: str, message: str) -> None:
         body = Problem(status=status, message=message, type="invalid_request_error").body
         head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
+        refusal = head.encode() + b"connection: close\r\n\r\n" + body
+        answered, last = self._answered, self.cycle
+        if answered is None or answered.response_complete or (answered is last and last.more_body):
+            self._end_with(refusal)  # nobody waits for an answer before it
+            return
+        self._refusal = refusal
+        if self.pipeline and last.more_body:  # it is the body of this one that is no HTTP: it is not to be asked
+            self.pipeline.popleft()
+
+    def _end_with(self, refusal: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(refusal)
+            self.transport.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -198,3 +199,29 @@ def test_a_body_that_is_refused_is_read_to_its_end_so_that_the_answer_is_seen() 
             assert b"body_too_large" in await client.until(b"}}")
 
     law(body, max_body_bytes=2048)
+
+
+@pytest.mark.parametrize("n_before", [1, 2])
+@pytest.mark.parametrize(
+    ("behind", "status"),
+    [
+        (b"no HTTP at all\r\n\r\n", b"400"),
+        (b"GET /ready HTTP/1.1\r\nHost: x\r\nX-Many: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", b"431"),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"POST /infill HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n", b"400"),
+    ],
+    ids=["no HTTP", "a large head", "CONNECT", "a broken body"],
+)
+def test_what_is_wrong_behind_requests_is_told_behind_their_answers(
+    n_before: int, behind: bytes, status: bytes
+) -> None:
+    async def body(host: FakeHost, client: Client) -> None:
+        data = json.dumps(ASK).encode()
+        asked = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+        client.writer.write(asked * n_before + behind + asked)  # what comes after it is nothing
+        answers = await client.reader.read()
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200"] * n_before + [status]
+        assert answers.count(b"predicted_per_second") == n_before
+        assert len(host.requests) == n_before
+
+    law(body)
