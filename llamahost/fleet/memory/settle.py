@@ -170,8 +170,8 @@ class Settling:
 
     def fail(self, model: Model, reason: str, now: float, *, is_room: bool = False) -> None:
         """`is_room`: nothing is wrong with it, so that the next request tries again at once."""
+        is_news = is_room and reason != model.reason  # told again to each who asks, in the log once
         model.reason, model.wanted_at = reason, None
-        is_news = is_room
         is_room, model.n_skipped = is_room and not model.n_skipped and not model.old, 0
         backoff_s = 1.0
         if not is_room:
