@@ -64,6 +64,19 @@ async def test_a_lease_before_the_load_is_refused_with_the_progress_and_granted_
         assert len(await generate(fleet, 1)) == 4
 
 
+@on_loop
+async def test_a_load_that_is_ended_with_the_fleet_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    async with fleet_of(loader=loader) as fleet:
+        await turns()
+        closing = asyncio.ensure_future(fleet.close())
+        await turns()
+        loader.gate.set()
+        await closing
+    assert (loader.n_loads, caplog.messages) == (1, [])
+
+
 @pytest.mark.parametrize("error", [LoadFailed("fake.gguf is not a GGUF"), ValueError("a bug")])
 def test_a_load_that_fails_is_told_to_everyone_with_its_reason(error: Exception) -> None:
     @on_loop

@@ -276,7 +276,8 @@ class Crew:
             kept = await self._keeping.read(record, effect.spec, self.settings)
             opened = await loading.open(id_, effect.spec, on_progress)
         except LlamahostError as error:
-            logger.error("%s", error)
+            if not self.is_closed:  # by which it was ended
+                logger.error("%s", error)
             self._failed(id_, str(error), is_memory=isinstance(error, NoMemory))
             return
         except Exception as error:
