@@ -333,7 +333,7 @@ class Fleet:
                 self._crew.fit(place, running)
 
     def quarantine(self, device_id: str, reason: str) -> None:
-        """A device is lost: streams on it end with an error, and nothing is put there until `release`.
+        """A device is lost: streams on it end with an error, and nothing is put there any more.
 
         What is there is left there: to free it is to ask a driver that fails, and over that ggml ends the process.
         """
@@ -351,10 +351,6 @@ class Fleet:
     def devices(self) -> tuple[Device, ...]:
         """Where models can be put; nothing before they are known."""
         return self._crew.residency.devices
-
-    def release(self, device_id: str) -> None:
-        """The device may be used again."""
-        self._crew.do(self._crew.residency.release(device_id, self._crew.now()))
 
     # --- told ---
 

@@ -354,13 +354,10 @@ def test_whatever_is_done_to_the_fleet_every_request_and_every_unload_ends(seed:
                         tasks.append(asyncio.ensure_future(fleet.unload(dice.choice(list(sizes)))))
                     case 1:
                         await fleet.adopt(Manifest(models=tuple(map(made, sizes))))
-                    case 2:
+                    case 2 if step > 75:  # before, both are there
                         fleet.quarantine("d1", "lost")
-                    case 3:
-                        fleet.release("d1")
                     case _:
                         await turns(dice.randrange(6))
-            fleet.release("d1")
             for end in await asyncio.gather(*tasks, return_exceptions=True):
                 assert end is None or isinstance(end, asyncio.CancelledError)
 

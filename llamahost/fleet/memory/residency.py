@@ -232,11 +232,6 @@ class Residency:
         """Whether one of these is."""
         return not self._memory.quarantined.keys().isdisjoint(devices)
 
-    def release(self, device_id: str, now: float) -> tuple[Effect, ...]:
-        """The device may be used again."""
-        self._memory.quarantined.pop(device_id, None)
-        return self.tick(now)
-
     @property
     def devices(self) -> tuple[Device, ...]:
         """Those that there are, out of use or not."""
