@@ -30,11 +30,6 @@ class Breaker:
     def is_closed(self) -> bool:
         return self._n_in_row < self.n_failures
 
-    @property
-    def has_failed(self) -> bool:
-        """Has the last request that told anything? Else it is not open."""
-        return self._n_in_row > 0
-
     def is_open(self, now: float) -> bool:
         """May nothing pass now?"""
         return self._n_in_row >= self.n_failures and (self._probe != NOBODY or now < self._open_until)
