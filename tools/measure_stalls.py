@@ -8,7 +8,8 @@ A real server runs in a process of its own, as `llamahost serve` runs it. A seco
 every millisecond; the server's loop reads it and notes how late it is: what anybody who wants the loop at that moment
 would wait. So a stall of 10 ms counts ten times, with 10, 9, 8 … ms, and percentiles are of moments, not of stalls.
 A third process is the clients: some stream small answers all the time, others send what the case says and leave after
-`--patience` seconds if there is no answer yet: what is measured is the preparing, not the computing.
+`--patience` seconds if there is no answer yet: what is measured is the preparing, not the computing. They give way to
+the server (`nice`), since they stand for other machines: writing half a megabyte of JSON takes a core from it here.
 
 Each delay has a part in which the loop's thread was ready to run and no core was free, as the kernel counts it: it is
 the machine's, and on a busy one the larger. `own` is what is left: the loop's own work, and waiting for the GIL.
@@ -332,6 +333,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[Body]:
         if server.stdout.readline() != b"ready\n":
             sys.exit("the server did not start; what it says is above")
         prober = subprocess.Popen([*own, f"--pipe={writes}", "--role=probe"], pass_fds=(writes,))
+        os.nice(19)
         windows = []
         for name in ("rest", *args.cases):
             began = time.monotonic_ns()

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope
 
 from llamahost.api.problems import BodyTooLarge
 from llamahost.core.errors import InvalidRequest
+from llamahost.core.turn import in_turn
 
 T = TypeVar("T")
 Decoded = TypeVar("Decoded", covariant=True)
@@ -110,7 +111,7 @@ class Reading:
         """Do work on a body of `n_bytes`: here if small, else in the thread."""
         if n_bytes <= N_SMALL:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_turn, work)
 
     def close(self) -> None:
         """End the thread when it has done what it is doing. Does not wait for it."""

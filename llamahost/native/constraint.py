@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamahost.core.errors import BackendError, InvalidRequest
+from llamahost.core.turn import apart
 from llamahost.core.work import Constraint
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Grammars:
         """What `matcher` wants in `Constraint.compiled`. Raises InvalidRequest with llguidance's complaint. Takes
         milliseconds to seconds: never on the loop or a worker.
         """
-        return self._prototype(grammar)
+        with apart():  # outside of the lock: whoever waits for the turn must not keep what its holder may wait for
+            return self._prototype(grammar)
 
     def matcher(self, constraint: Constraint) -> Matcher:
         """A new one at the beginning of an answer; quick where the grammar was compiled before."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import compress, repeat
 from typing import Any
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.core.turn import apart
 from llamahost.core.work import PairMarks, Tokens
 from llamahost.native.library import Library
 
@@ -19,6 +21,8 @@ _UNKNOWN, _CONTROL = 1 << 0, 1 << 3
 _BLOCK, _ROOM = 4096, 128  # tokens asked at once, and bytes for each
 _MANY = 2**20  # bytes; in less there is room for a token of each
 _MISTRALS = (b"[PREFIX]", b"[SUFFIX]")
+_LONG = 4096  # bytes, which take a millisecond or so
+
 _MAX_TEXT_BYTES = 2**31 - 16  # llama_tokenize takes an int32 length
 
 
@@ -61,7 +65,8 @@ class Vocab:
         for _ in range(2):
             tokens = array("i", (0,)) * room
             address, _ = tokens.buffer_info()
-            n = self._tokenize(self.pointer, data, len(data), address, room, add_special, parse_special)
+            with apart() if len(data) > _LONG else nullcontext():
+                n = self._tokenize(self.pointer, data, len(data), address, room, add_special, parse_special)
             if n >= 0:
                 del tokens[n:]
                 return tokens

@@ -24,10 +24,14 @@ def given_ids(vocabulary: Vocabulary, tokens: Sequence[int]) -> Tokens:
     found = array("i")
     for start in range(0, len(tokens), _STRIDE):
         stride = tokens[start : start + _STRIDE]
-        if set(map(type, stride)) != {int} or min(stride) < 0 or max(stride) >= vocabulary.n_tokens:
+        if not _are_whole(stride) or min(stride) < 0 or max(stride) >= vocabulary.n_tokens:
             check_known(vocabulary, stride, "prompt")
         found += array("i", stride)
     return found
+
+
+def _are_whole(stride: Sequence[int]) -> bool:
+    return (isinstance(stride, array) and stride.typecode == "i") or set(map(type, stride)) == {int}
 
 
 def check_known(vocabulary: Vocabulary, tokens: Iterable[int], param: str) -> None:

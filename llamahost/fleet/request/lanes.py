@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from llamahost.core.turn import in_turn
+
 N_LARGE = 65536
 """Characters that take 20 to 100 ms to tokenise."""
 
@@ -26,7 +28,7 @@ class Lanes:
 
     def submit(self, work: Callable[[], Result], n_chars: int) -> Future[Result]:
         """Do work on `n_chars` of text, or on what takes as long."""
-        return (self._large if n_chars > N_LARGE else self._common).submit(work)
+        return self._large.submit(in_turn, work) if n_chars > N_LARGE else self._common.submit(work)
 
     def close(self) -> None:
         """Wait for what runs, and end the threads."""
