@@ -33,7 +33,7 @@ WHOLE = {
     *("n", "max_tokens", "max_completion_tokens", "n_predict", "logit_bias", "seed", "top_k", "mirostat", "prompt"),
     *("dry_allowed_length", "dry_penalty_last_n", "repeat_last_n", "min_keep", "n_probs", "t_max_predict_ms"),
     *("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget", "top_logprobs", "logprobs", "best_of"),
-    "priority",
+    *("priority", "n_indent"),
 }
 
 
