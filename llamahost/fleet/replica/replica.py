@@ -186,7 +186,8 @@ class Replica:
         name = self.spec.name
         if self._vectors is None:
             raise NotAble(
-                f"`{name}` does not embed as it is served: serve it with --embeddings, or `embeddings = true`",
+                f"`{name}` does not embed as it is served: serve it with --embeddings, or `embeddings = true`; a "
+                "manifest can name a model that embeds beside it, such as builtin-embed",
                 param="model",
             )
         if self._pooling == "rank":
