@@ -13,7 +13,9 @@ the server (`nice`), since they stand for other machines: writing half a megabyt
 
 Each delay has a part in which the loop's thread was ready to run and no core was free, as the kernel counts it: it is
 the machine's, and on a busy one the larger. `own` is what is left: the loop's own work, and waiting for the GIL.
-`no core` is the first part's share of all the time. Linux only.
+`no core` is the first part's share of all the time. `stolen` are the cores that a virtual machine's host gave to others
+meanwhile: whoever holds the GIL then holds it for longer, so that a case with more than a few hundredths tells nothing.
+Linux only.
 
 `answered` counts the big requests that got an answer or an error, `left` those whose client left first.
 """
@@ -263,6 +265,7 @@ class Window:
     name: str
     began_ns: int
     ended_ns: int
+    stolen_s: float
     counts: Counter[str]
 
 
@@ -289,6 +292,7 @@ def report(windows: list[Window], noted: array[int]) -> list[Body]:
             "own_p99_ms": quantile(own, 0.99),
             "own_max_ms": own[-1] / 1e6,
             "no_core": (last - first) / (window.ended_ns - window.began_ns),
+            "stolen": window.stolen_s / (window.ended_ns - window.began_ns) * 1e9,
             "counts": dict(window.counts),
         }
         rows.append(row)
@@ -297,10 +301,22 @@ def report(windows: list[Window], noted: array[int]) -> list[Body]:
 
 def show(rows: list[Body]) -> None:
     times = ("p50_ms", "p99_ms", "max_ms", "own_p50_ms", "own_p99_ms", "own_max_ms")
-    print(" " * 14 + "".join(f"{name[:-3].replace('_', ' '):>9}" for name in times) + "  no core  big requests")
+    print(
+        " " * 14 + "".join(f"{name[:-3].replace('_', ' '):>9}" for name in times) + "  no core   stolen  big requests"
+    )
     for row in rows:
         counts = ", ".join(f"{n} x {status}" for status, n in sorted(row["counts"].items()))
-        print(f"{row['case']:<14}" + "".join(f"{row[key]:9.2f}" for key in times) + f"{row['no_core']:9.1%}  {counts}")
+        print(
+            f"{row['case']:<14}"
+            + "".join(f"{row[key]:9.2f}" for key in times)
+            + f"{row['no_core']:9.1%}{row['stolen']:9.2f}  {counts}"
+        )
+
+
+def stolen_s() -> float:
+    """Seconds of cores that the machine's host gave to other machines, since it started."""
+    cores = Path("/proc/stat").read_text().split(maxsplit=10)
+    return int(cores[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
@@ -336,9 +352,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[Body]:
         os.nice(19)
         windows = []
         for name in ("rest", *args.cases):
-            began = time.monotonic_ns()
+            began, stolen = time.monotonic_ns(), stolen_s()
             counts = asyncio.run(load(args.port, name, args))
-            windows.append(Window(name, began, time.monotonic_ns(), counts))
+            windows.append(Window(name, began, time.monotonic_ns(), stolen_s() - stolen, counts))
             time.sleep(0.3)
     finally:
         if prober is not None:
