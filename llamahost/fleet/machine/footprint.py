@@ -128,10 +128,9 @@ def parts_there(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe
     parts = []
     for k in range(n_layer - (n - 1), n_layer):
         weights = facts.layers[k] - (facts.experts[k] if k < min(n_cpu_moe, len(facts.experts)) else 0)
-        weights += (
-            facts.adapter_bytes * (k + 1) // n_layer - facts.adapter_bytes * k // n_layer
-        )  # with what they change
-        parts.append(Footprint(weights_bytes=weights, kv_bytes=whole.kv_bytes // n_layer))
+        # an adapter lies with the layers that it changes; the differences of its ends come to all of it
+        adapter = facts.adapter_bytes * (k + 1) // n_layer - facts.adapter_bytes * k // n_layer
+        parts.append(Footprint(weights_bytes=weights + adapter, kv_bytes=whole.kv_bytes // n_layer))
     return [*parts, Footprint(weights_bytes=facts.rest_bytes + facts.input_bytes * facts.is_tied)]
 
 
