@@ -39,6 +39,7 @@ N_WHOLE = 32
 """Numbers of a body that may be written with a point where whole ones are asked for; each costs a look at all of it."""
 
 _NOT_WHOLE = re.compile(r"^Expected `(?:[^`]* )?int(?: [^`]*)?`, got `float` - at `\$((?:\.\w+|\[\d+\])+)`$")
+
 ELSEWHERE = {"messages": ("prompt", "/v1/completions"), "prompt": ("messages", "/v1/chat/completions")}
 """What is given to one route where another takes it."""
 

@@ -116,9 +116,8 @@ class LlamaEmbedder:
         self._n_held = 0  # tokens of an input that is not at its end, in the cache
         self.overlaps = model.is_on_device
         first = max(model.vocab.bos, 0)
-        n_first = (
-            min(self.n_ctx, self.n_batch) if model.is_on_device else 1
-        )  # whose pools then have what they ever take
+        # on a device all that an input may be: its pools then have what they ever take
+        n_first = min(self.n_ctx, self.n_batch) if model.is_on_device else 1
         try:
             self.embed([array("i", [first]) * n_first])
         except BackendError as error:
