@@ -6,6 +6,7 @@ with Host("model.gguf") as host:
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from llamahost.host import ModelStatus as ModelStatus
     from llamahost.sync import Host as Host
     from llamahost.sync import Stream as Stream
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants no log is told none
 
 __version__ = "0.1.0"
 

@@ -253,8 +253,9 @@ def test_public_names_are_all_there() -> None:
 
 def test_the_package_costs_nothing_until_used_and_a_host_starts_without_heavy_imports() -> None:
     code = """
-import sys, llamahost
+import logging, sys, llamahost
 assert not {"llama_cpp", "jinja2", "numpy", "asyncio"} & set(sys.modules)
+logging.getLogger("llamahost.fleet").error("in a program that set no log up, this is told to nobody")
 import llamahost.host
 assert not {"llama_cpp", "jinja2", "numpy"} & set(sys.modules)
 """
