@@ -141,38 +141,35 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
 
 
 def _decoded(body: bytes, decoder: Decoder[T]) -> T:
-    """Raises what msgspec does."""
+    """Raises what msgspec does, but of a key that stands twice only the last one counts, as everywhere with JSON."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         mistake = error
     kind: type[T] | None = getattr(decoder, "type", None)
-    if kind is None or _NOT_WHOLE.search(str(mistake)) is None:
+    if kind is None:
         raise mistake
     try:
         told = msgspec.json.decode(body)
-    except msgspec.ValidationError:  # a number out of all ranges, which is told without its place
+    except (msgspec.ValidationError, RecursionError):  # a number out of all ranges, or depth where none is asked for
         raise mistake from None
-    for _ in range(N_WHOLE):
-        at = _NOT_WHOLE.search(str(mistake))
-        if at is None or not _made_whole(told, _STEP.findall(at.group(1))):
-            break
+    for _ in range(N_WHOLE + 1):
         try:
             return msgspec.convert(told, kind)
         except msgspec.ValidationError as error:
             mistake = error
+        at = _NOT_WHOLE.search(str(mistake))
+        if at is None or not _made_whole(told, _STEP.findall(at.group(1))):
+            break
     raise mistake
 
 
 def _made_whole(told: Any, steps: list[str]) -> bool:
-    """Whether the number that stood there was whole; now it is written so."""
+    """Whether the number that stands there is whole; now it is written so."""
     *above, last = (int(step) if step.isdigit() else step for step in steps)
-    try:
-        for step in above:
-            told = told[step]
-        number = told[last]
-    except (LookupError, TypeError):  # of a key that stands twice it was the first one's, and this is the last one's
-        return False
+    for step in above:
+        told = told[step]
+    number = told[last]
     if type(number) is not float or not number.is_integer():
         return False
     told[last] = int(number)

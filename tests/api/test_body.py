@@ -93,14 +93,23 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
         ("true", "got `bool`"),
         ('10.0, "stop": 3', "`stop`"),
         ('10.0, "seed": 0.5', "`seed`"),
-        ('10.0, "max_tokens": 5', "`max_tokens`"),
+        ('10.0, "max_tokens": 0.5', "`max_tokens`"),
         ('10.0, "top_p": 1e400', "`max_tokens`"),
-        ('3, "logit_bias": [[5.0, 1]], "logit_bias": {}', "`logit_bias[0][0]`"),
+        ('3, "logit_bias": {}, "logit_bias": [[5.5, 1]]', "`logit_bias[0][0]`"),
     ],
 )
 def test_what_is_no_whole_number_is_told_by_its_place(number: str, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(sentence)):
         decode_body(b'{"messages": [], "max_tokens": %s}' % number.encode(), CHAT)
+
+
+@pytest.mark.parametrize("first", ["3", "10.0", "10.5", '"x"', "null", "[[]]"])
+def test_of_a_key_that_stands_twice_the_last_one_counts(first: str) -> None:
+    body = '{"max_tokens": %s, "messages": [], "seed": 7.0, "max_tokens": 5}' % first  # noqa: UP031 # braces
+    told = decode_body(body.encode(), CHAT)
+    assert (told.max_tokens, told.seed) == (5, 7)
+    part = b'{"messages": [{"role": "user", "content": [{"type": "image_url", "type": "text", "text": "a"}]}]}'
+    assert decode_body(part, CHAT).messages == decode_body(part.replace(b'"type": "image_url", ', b""), CHAT).messages
 
 
 def test_numbers_that_are_not_whole_are_looked_for_no_longer_than_a_client_writes_them() -> None:
