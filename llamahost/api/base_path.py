@@ -8,8 +8,13 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
+def without(path: str, base: str) -> str:
+    """The path below `base`, which begins with a slash and does not end with one; another path as it is."""
+    return path[len(base) :] or "/" if path == base or path.startswith(base + "/") else path
+
+
 class BasePath:
-    """`base` begins with a slash and does not end with one. Whoever makes links reads `root_path`."""
+    """Takes it off once. `root_path` stays empty: the router would take that off once more."""
 
     def __init__(self, app: ASGIApp, base: str) -> None:
         self._app = app
@@ -17,8 +22,5 @@ class BasePath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            path: str = scope["path"]
-            if path == self._base or path.startswith(self._base + "/"):
-                path = path[len(self._base) :] or "/"
-            scope = {**scope, "path": path, "root_path": self._base}
+            scope = {**scope, "path": without(scope["path"], self._base)}
         await self._app(scope, receive, send)

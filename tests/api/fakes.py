@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 from llguidance import LLMatcher
+from starlette.types import ASGIApp
 
 from llamahost.api.app import App, create_app
 from llamahost.core.errors import InvalidRequest, Unavailable
@@ -207,7 +208,7 @@ def app_of(host: FakeHost, tally: Tally | None = None, **settings: object) -> Ap
 
 
 @asynccontextmanager
-async def client_of(app: App) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
     """A client in this process; it sees a response only when it is whole."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
