@@ -36,6 +36,8 @@ def facts_of(spec: ModelSpec) -> FileFacts:
     others = parts_of(spec.path, header)
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}
+    matrix: dict[int, int] = {}
+    expert: dict[int, int] = {}
     input_bytes = aside_bytes = rest_bytes = output_kind = 0
     is_tied = True
     for each in (header, *(read_metadata(path) for path in others)):
@@ -45,6 +47,9 @@ def facts_of(spec: ModelSpec) -> FileFacts:
                 layers[k] = layers.get(k, 0) + n_bytes
                 if _EXPERTS.match(name):
                     experts[k] = experts.get(k, 0) + n_bytes
+                    expert[k] = max(expert.get(k, 0), n_bytes)
+                else:
+                    matrix[k] = max(matrix.get(k, 0), n_bytes)
             elif name.startswith(_INPUTS):
                 aside_bytes += n_bytes
             elif name.startswith(_TABLE):
@@ -64,6 +69,8 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         n_ctx_train=header.number("context_length"),
         layers=tuple(layers[k] for k in sorted(layers)),
         experts=tuple(experts.get(k, 0) for k in sorted(layers)),
+        matrix_bytes=tuple(matrix.get(k, 0) for k in sorted(layers)),
+        expert_bytes=tuple(expert.get(k, 0) for k in sorted(layers)),
         input_bytes=input_bytes,
         aside_bytes=aside_bytes,
         rest_bytes=rest_bytes,

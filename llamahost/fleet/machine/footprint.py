@@ -36,6 +36,8 @@ class FileFacts:
     n_ctx_train: int = 0
     layers: tuple[int, ...] = ()
     experts: tuple[int, ...] = ()  # of each layer's bytes, those of its experts
+    matrix_bytes: tuple[int, ...] = ()  # of each layer's largest tensor that is not of its experts
+    expert_bytes: tuple[int, ...] = ()  # of each layer's largest tensor that is
     input_bytes: int = 0  # of the table of tokens, which stays with the host
     aside_bytes: int = 0  # of other tables like it, such as those by layer of Gemma 3n
     rest_bytes: int = 0  # output and whatever belongs to no layer
@@ -102,8 +104,9 @@ def on_device(facts: FileFacts, whole: Footprint, n_gpu_layers: int, n_cpu_moe: 
     n_layer = len(facts.layers)
     parts = parts_there(facts, whole, n_gpu_layers, n_cpu_moe)
     first = n_layer - max(0, len(parts) - 1)  # of the layers that are there
-    # Weights of the host are lent to the GPU, one after the other, where a prompt is computed.
-    lent = [facts.layers[k] // 3 for k in range(first)] + [2 * n // 3 for n in facts.experts[: max(first, n_cpu_moe)]]
+    # Weights of the host are lent to the GPU where a prompt is computed, one at a time: ggml's scheduler begins a split
+    # with each, so that the next may lie where it lay. Of experts all have room there, though few are copied.
+    lent = facts.matrix_bytes[:first] + facts.expert_bytes[: max(first, n_cpu_moe)]
     there = Footprint(
         weights_bytes=sum(part.weights_bytes for part in parts),
         kv_bytes=int(whole.kv_bytes * (n_layer - first) / n_layer) if n_layer else whole.kv_bytes,

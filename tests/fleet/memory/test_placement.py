@@ -26,7 +26,15 @@ from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 
 GB = 10**9
 SHAPE = Shape(n_ctx=1024, n_slots=1, n_cells=1024, is_unified=False)
-FACTS = FileFacts(layers=(GB,) * 4, experts=(GB // 2,) * 4, input_bytes=GB, rest_bytes=GB, cell_bytes=1000.0)
+FACTS = FileFacts(
+    layers=(GB,) * 4,
+    experts=(GB // 2,) * 4,
+    matrix_bytes=(GB // 4,) * 4,
+    expert_bytes=(GB // 3,) * 4,
+    input_bytes=GB,
+    rest_bytes=GB,
+    cell_bytes=1000.0,
+)
 GPUS = (Device(id="CUDA0", kind="gpu"), Device(id="CUDA1", kind="gpu"), Device(id="cpu"))
 
 
@@ -56,6 +64,18 @@ def test_layers_go_to_the_gpu_from_the_last_on(
     assert (gpu.weights_bytes / GB, host.weights_bytes / GB) == (there, here)
     whole = footprint(one, facts, SHAPE)
     assert gpu.kv_bytes + host.kv_bytes == whole.kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("n_gpu_layers", "n_cpu_moe", "lent"),
+    [(-1, 0, 0), (-1, 2, GB // 3), (3, 0, GB // 3), (3, 4, GB // 3), (0, 0, 0)],
+)
+def test_the_largest_matrix_that_stays_with_the_host_is_lent_to_the_gpu(
+    n_gpu_layers: int, n_cpu_moe: int, lent: int
+) -> None:
+    assert on_device(FACTS, Footprint(), n_gpu_layers, n_cpu_moe)[0].compute_bytes == lent
+    dense = replace(FACTS, experts=(), expert_bytes=())
+    assert on_device(dense, Footprint(), n_gpu_layers, 0)[0].compute_bytes == (GB // 4 if n_gpu_layers == 3 else 0)
 
 
 def test_one_device_that_holds_it_whole_comes_before_two_that_share_it() -> None:
