@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from llamahost.core.errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from llamahost.core.events import Event, Finished, Started
 from llamahost.core.messages import ChatRequest, CompletionRequest
-from llamahost.core.observe import Kind, Outcome, RequestRecord, request_id
+from llamahost.core.observe import Kind, Outcome, RequestRecord, asker, request_id
 from llamahost.core.work import Times
 from llamahost.fleet.routing.rates import Answered
 from llamahost.fleet.routing.router import Tries
@@ -93,6 +93,9 @@ class Account:
             return
         self._outcome = "rejected" if isinstance(error, _REFUSALS) and not self._has_begun else "error"
         self._error = type(error).__name__
+        tries, told = self.tries, asker.get()
+        if told is not None and tries is not None and tries.n_tries:
+            told.answered_by(tries.replica.rpartition("#")[0] or self.model, tries.replica, tries.n_tries)
 
     def record(self) -> RequestRecord:
         times, tries = self.times, self.tries

@@ -18,7 +18,7 @@ from llamahost.api.body import decode_body, read_body
 from llamahost.api.border import Gate
 from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.feed import AsIs
-from llamahost.api.service import Service, model_named
+from llamahost.api.service import Service, model_named, names_of
 from llamahost.api.sse import STREAM_HEADERS, EventStream, send_json, while_connected
 from llamahost.api.watch import Watch
 from llamahost.core.errors import InvalidRequest, ManifestError
@@ -138,12 +138,13 @@ class Admin:
         return gpus_told(self.gpus.latest)
 
     def list_requests(self, scope: Scope) -> object:
-        """The newest first; `limit` of them, of one `model`."""
+        """The newest first; `limit` of them, of one `model` or route, which may not be served any more."""
         asked = _query(scope)
         n, model = asked.get("limit", str(N_REQUESTS)), asked.get("model", "")
         if not (n.isascii() and n.isdigit() and 1 <= int(n[:9]) <= N_KEPT):
             raise InvalidRequest(f"`limit` must be a number from 1 to {N_KEPT}, not {n[:40]!r}", param="limit")
-        return RequestsInfo(requests=[request_told(entry) for entry in self.tally.journal.last(int(n), model)])
+        name = names_of(self.service.models(), self.service.routes()).find(model) or model
+        return RequestsInfo(requests=[request_told(entry) for entry in self.tally.journal.last(int(n), name)])
 
 
 @dataclass(frozen=True, slots=True)

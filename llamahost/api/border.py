@@ -18,7 +18,7 @@ from llamahost.api.problems import BodyTooLarge, problem_of
 from llamahost.api.sse import send_json
 from llamahost.api.trace import Trace, open_trace
 from llamahost.core.errors import Unavailable
-from llamahost.core.observe import request_id
+from llamahost.core.observe import asker, request_id
 
 access = logging.getLogger("llamahost.access")
 logger = logging.getLogger("llamahost.api")
@@ -92,6 +92,7 @@ class Border:
         id_header = (b"x-request-id", id_.encode())
         trace = open_trace(scope, id_)
         request_id.set(id_)  # each request is served by a task of its own
+        asker.set(trace)
         status = 0
         is_whole = False
 

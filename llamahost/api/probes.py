@@ -7,13 +7,14 @@ llama-server answers it; models of a manifest come and go while the process is w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from llamahost.api.service import Service, model_named
+from llamahost.api.service import Service, models_named
 from llamahost.api.sse import send_json
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.metrics import Metrics, ModelLoad
@@ -48,7 +49,8 @@ class HealthProbe:
 
 @dataclass(frozen=True, slots=True)
 class ReadyProbe:
-    """GET /ready and /readiness: 200 while a model can answer, and how each is; `?model=NAME` asks for that one."""
+    """GET /ready and /readiness: 200 while a model can answer, and how each is; `?model=NAME` asks for that one,
+    or for those of a route, of which one is enough."""
 
     service: Service
 
@@ -59,10 +61,10 @@ class ReadyProbe:
         if asked is None:
             await _tell(send, "ready", trouble, {"models": {model.name: _state(model) for model in health.models}})
             return
-        model = model_named(health.models, asked[-1])
+        models = models_named(health.models, asked[-1], self.service.routes()).models
         if not (health.is_draining or health.is_stalled):
-            trouble = "" if model.can_answer else f"{model.name}: {_sentence(model)}"
-        await _tell(send, "ready", trouble, {"models": {model.name: _state(model)}})
+            trouble = "" if any(model.can_answer for model in models) else _troubles(models)
+        await _tell(send, "ready", trouble, {"models": {model.name: _state(model) for model in models}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,11 @@ def trouble_of(health: Health) -> str:
         return NO_MODEL
     if health.is_ready:
         return ""
-    return "; ".join(f"{model.name}: {_sentence(model)}" for model in health.models)
+    return _troubles(health.models)
+
+
+def _troubles(models: Sequence[ModelStatus]) -> str:
+    return "; ".join(f"{model.name}: {_sentence(model)}" for model in models)
 
 
 def _sentence(model: ModelStatus) -> str:

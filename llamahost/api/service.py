@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
@@ -58,12 +58,32 @@ class Service(Protocol):
 
 def model_named(models: Sequence[ModelStatus], name: str, routes: Sequence[RouteSpec] = ()) -> ModelStatus:
     """The one that a request of this name would be answered by. Raises ModelNotFound, with the nearest."""
-    names = Names((known, model.name) for model in models for known in (model.name, *model.aliases))
+    found = models_named(models, name, routes)
+    if any(route.name == found.name for route in routes):
+        told = ", ".join(f"`{model.name}`" for model in found.models)
+        raise ModelNotFound(name, reason=f"`{name}` is a route; its models are {told}")
+    return found.models[0]
+
+
+class Named(NamedTuple):
+    """What a name means, and who may answer to it: itself, or the models of a route in their order."""
+
+    name: str
+    models: tuple[ModelStatus, ...]
+
+
+def models_named(models: Sequence[ModelStatus], name: str, routes: Sequence[RouteSpec]) -> Named:
+    """Raises ModelNotFound, with the nearest."""
+    names = names_of(models, routes)
     found = names.find(name)
-    for route in routes:
-        if found is None and name in (route.name, *route.aliases):
-            raise ModelNotFound(name, reason=f"`{name}` is a route; its models are {', '.join(route.models)}")
-    for model in models:
-        if found == model.name:
-            return model
-    raise ModelNotFound(name, nearest=names.nearest(name), known=names.named)
+    if found is None:
+        raise ModelNotFound(name, nearest=names.nearest(name), known=names.named)
+    wanted = next((route.models for route in routes if route.name == found), (found,))
+    by_name = {model.name: model for model in models}
+    return Named(found, tuple(by_name[each] for each in wanted if each in by_name))
+
+
+def names_of(models: Sequence[ModelStatus], routes: Sequence[RouteSpec]) -> Names:
+    """As requests may say them."""
+    named: tuple[ModelStatus | RouteSpec, ...] = (*models, *routes)
+    return Names((known, each.name) for each in named for known in (each.name, *each.aliases))

@@ -46,13 +46,17 @@ class Trace:
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Who answers, after how many tries; nothing before that is known. Names in any script, as URLs write them."""
-        if not self.replica:
+        """Who answers, or failed to, after how many tries; nothing before somebody was asked, and no name where none of
+        them took it. Names in any script, as URLs write them."""
+        if not self.n_tries:
             return []
+        tries = (b"x-llamahost-tries", b"%d" % self.n_tries)
+        if not self.replica:
+            return [tries]
         return [
             (b"x-llamahost-model", quote(self.model, safe=_PLAIN).encode()),
             (b"x-llamahost-replica", quote(self.replica, safe=_PLAIN).encode()),
-            (b"x-llamahost-tries", b"%d" % self.n_tries),
+            tries,
         ]
 
     @property

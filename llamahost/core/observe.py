@@ -13,6 +13,18 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that this task serves: set by whoever received it, and empty where the library is called directly."""
 
 
+class Asker(Protocol):
+    """Whoever received a request, and is to know who was asked for it also where no answer came of it."""
+
+    def answered_by(self, model: str, replica: str, n_tries: int) -> None:
+        """`replica` is the last of `n_tries`; empty where none of them had room, or was there."""
+        ...
+
+
+asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
+"""Set and empty as `request_id` is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
     """A request that is over, well or not. Tokens are summed over its answers, but each prompt counts once.

@@ -28,11 +28,11 @@ class Journal:
     def add(self, entry: Entry) -> None:
         self._entries.append(entry)
 
-    def last(self, n: int, model: str = "") -> Iterator[Entry]:
-        """The newest first; of one model where it is named."""
+    def last(self, n: int, name: str = "") -> Iterator[Entry]:
+        """The newest first; of the model or the route where one is named."""
         for entry in reversed(self._entries):
             if n <= 0:
                 return
-            if not model or entry.record.model == model:
+            if not name or name in (entry.record.model, entry.record.route):
                 n -= 1
                 yield entry

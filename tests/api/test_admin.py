@@ -51,15 +51,17 @@ def test_models_are_told_as_they_are_by_name_with_slashes_and_alias() -> None:
                 one: ModelDetails = told((await client.get(f"/api/models/{name}")).content, ModelDetails)
                 assert (one.id, one.n_ctx, one.architecture) == ("org/model", 64, "llama")
             missing = await client.get("/api/models/org/modle")
-            route = await client.get("/api/models/best")
+            routes = [await client.get(f"/api/models/{name}") for name in ("best", "BEST", "claude-5")]
         well, failed = whole.models
         assert (well.id, well.state, well.n_running, well.n_waiting, well.n_cells) == ("org/model", "ready", 4, 6, 512)
         assert (well.devices, well.memory_bytes) == (["CUDA0"], 200)
         replica = well.replicas[1]
         assert (replica.id, replica.estimated.total_bytes, replica.measured) == ("org/model#1", 100, None)
         assert (failed.id, failed.state, failed.reason, failed.last_used) == ("broken", "failed", "corrupt", None)
-        assert (missing.status_code, route.status_code) == (404, 404)
-        assert "a route; its models are org/model, broken" in route.json()["error"]["message"]
+        assert [answer.status_code for answer in (missing, *routes)] == [404] * 4
+        assert all(
+            "a route; its models are `org/model`, `broken`" in route.json()["error"]["message"] for route in routes
+        )
         assert "`org/model`" in missing.json()["error"]["message"]
 
     run(law)
@@ -99,8 +101,9 @@ def test_the_last_requests_are_told_by_their_id_and_without_their_words() -> Non
                 ("req_2", "best", "rejected", "Overloaded"),
                 ("req_1", "", "stop", ""),
             ]
-            one = (await client.get("/api/requests?limit=1&model=a")).json()["requests"]
-            assert [each["id"] for each in one] == ["req_1"]
+            for of, id_ in (("limit=1&model=a", "req_1"), ("model=BEST", "req_2"), ("model=gone", None)):
+                one = (await client.get(f"/api/requests?{of}")).json()["requests"]
+                assert [each["id"] for each in one] == [id_] * (id_ is not None), of
             for limit in ("0", "-1", "x", "", "1e3", "²", "1001", "9" * 5000):
                 refused = await client.get("/api/requests", params={"limit": limit})
                 assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit"), limit

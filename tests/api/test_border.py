@@ -18,6 +18,7 @@ from llamahost.engine.engine import EngineStats
 from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import ServerSettings
+from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import ModelStatus
 from llamahost.ops.tally import Tally
 from llamahost.text.remembered import Heard
@@ -199,6 +200,27 @@ def test_probes_are_well_when_a_model_can_answer() -> None:
                 "tiny": {"state": "ready"},
                 "other": {"state": "failed", "reason": "corrupt"},
             }
+
+    run(law)
+
+
+def test_a_route_is_ready_where_one_of_its_models_is() -> None:
+    async def law() -> None:
+        down, away = (ModelStatus(name=name, state="failed", reason="corrupt") for name in ("down", "away"))
+        routes = (
+            RouteSpec(name="chat", models=("down", "tiny"), aliases=("gpt-*",)),
+            RouteSpec(name="none", models=("down", "away")),
+        )
+        host = FakeHost(statuses=(READY, down, away), known_routes=routes)
+        async with client_of(app_of(host)) as client:
+            for name, status in (("chat", 200), ("GPT-4o", 200), ("none", 503), ("down", 503), ("choose", 404)):
+                answer = await client.get("/ready", params={"model": name})
+                assert answer.status_code == status, (name, answer.text)
+            told = (await client.get("/ready?model=none")).json()
+            assert (list(told["models"]), told["error"]["message"]) == (
+                ["down", "away"],
+                "down: corrupt; away: corrupt",
+            )
 
     run(law)
 

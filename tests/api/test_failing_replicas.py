@@ -84,6 +84,22 @@ async def test_a_step_that_fails_before_the_first_token_is_another_replica_s_ans
     assert "error" not in answer.text
 
 
+@on_loop
+async def test_an_error_s_headers_say_who_failed_last_and_after_how_many_tries() -> None:
+    bad = {k: BackendError("a bad step") for k in range(9)}
+    async with (
+        two_replicas(FakeBackend(failures=bad), FakeBackend(failures=bad), records=Records()) as host,
+        listening(create_app(host)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as client,
+    ):
+        too_long = await client.post(PATH, json=body(3, prompt="abc" * 10**5))
+        failed = await client.post(PATH, json=body(3))
+    assert (failed.status_code, too_long.status_code) == (500, 400)
+    headers = ("x-llamahost-model", "x-llamahost-replica", "x-llamahost-tries")
+    assert [failed.headers.get(name) for name in headers] in (["m", "m#0", "3"], ["m", "m#1", "3"])
+    assert too_long.headers["x-llamahost-replica"].startswith("m#")
+
+
 @pytest.mark.slow
 @on_loop
 async def test_where_all_replicas_are_full_it_is_a_429_that_says_when_to_come_again() -> None:
@@ -101,3 +117,5 @@ async def test_where_all_replicas_are_full_it_is_a_429_that_says_when_to_come_ag
         refused = await client.post(PATH, json=body(3))
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-llamahost-tries"] == "1"
+        assert "x-llamahost-replica" not in refused.headers, "nobody had room"

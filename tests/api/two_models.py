@@ -30,7 +30,7 @@ FAILED = ModelStatus(name="broken", state="failed", reason="corrupt")
 
 
 def host_of(*statuses: ModelStatus) -> FakeHost:
-    best = RouteSpec(name="best", models=("org/model", "broken"))
+    best = RouteSpec(name="best", models=("org/model", "broken"), aliases=("claude-*",))
     return FakeHost(statuses=statuses or (SLASHED, FAILED), known_routes=(best,))
 
 

@@ -86,8 +86,9 @@ def test_requests_are_counted_for_models_that_there_are() -> None:
 def test_the_journal_keeps_the_last_and_tells_the_newest_first() -> None:
     journal = Journal(n_max=3)
     for k in range(5):
-        journal.add(Entry(float(k), RequestRecord(model="ab"[k % 2], kind="chat")))
+        journal.add(Entry(float(k), RequestRecord(model="ab"[k % 2], route="r" * (k == 2), kind="chat")))
     assert [entry.ended_at for entry in journal.last(10)] == [4, 3, 2]
     assert [entry.ended_at for entry in journal.last(10, "b")] == [3]
+    assert [entry.ended_at for entry in journal.last(10, "r")] == [2]
     assert [entry.ended_at for entry in journal.last(1)] == [4]
     assert list(journal.last(0)) == []

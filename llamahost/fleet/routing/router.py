@@ -186,7 +186,7 @@ class Router:
     def _candidates(self, request: Request, kind: Kind) -> tuple[str, tuple[str, ...]]:
         """The route that is meant, if one is, and the models to be asked, in order."""
         name = request.model
-        if name in ("", AUTO) and len(self._specs) > 1 and self._names.find(name) is None:
+        if name.lower() in ("", AUTO) and len(self._specs) > 1 and self._names.find(name) is None:
             return "", self._any(kind, fills_in=isinstance(request, CompletionRequest) and request.fills_in)
         found = self._found(name)
         spec = self._routes.get(found)
@@ -406,5 +406,13 @@ def _lacks_template(seen: Seen, kind: Kind) -> bool:
 
 
 def _hope(error: LlamahostError) -> int:
-    """How near it came to an answer: who could give one is heard before who cannot, though he was asked later."""
-    return 0 if isinstance(error, NotAble) else 1 if isinstance(error, ContextTooLong) else 2
+    """How near it came to an answer: who could give one is heard before who cannot, though he was asked later, and who
+    is only full before who is not there: a client that comes again finds room sooner than a file is mended."""
+    match error:
+        case NotAble():
+            return 0
+        case ContextTooLong():
+            return 1
+        case Overloaded():
+            return 3
+    return 2

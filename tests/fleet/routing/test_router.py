@@ -226,6 +226,10 @@ async def test_who_could_have_answered_is_heard_before_who_cannot() -> None:
     too_long = ContextTooLong(n_prompt=9, n_ctx=8, model="c")
     with pytest.raises(Unavailable, match="b is"):
         await answered(router, request("r"), NotAble("a does not embed"), too_long)
+    fleet.refusals["c"] = Overloaded("c is full", retry_after_s=1.0)
+    with pytest.raises(Overloaded, match="c is"):
+        await answered(router, request("r"), NotAble("a does not embed"))
+    del fleet.refusals["c"]
     fleet.refusals["b"] = NotAble("b does not, either")
     with pytest.raises(ContextTooLong):
         await answered(router, request("r"), NotAble("a does not embed"), too_long)
@@ -277,7 +281,7 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
     )
     router = router_of(fleet)
     assert (await answered(router, request(""))).model == "free"
-    assert (await answered(router, request("auto"), kind="completion")).model == "free"
+    assert (await answered(router, request("Auto"), kind="completion")).model == "free"
     gap = CompletionRequest(prompts=("def f(",), suffix="):")
     assert (await answered(router, gap, kind="completion")).model == "busy", "the other one does not fill in"
     assert (await answered(router, request(""), kind="embedding")).model == "vectors"
