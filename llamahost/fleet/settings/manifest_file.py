@@ -5,12 +5,14 @@ A mistake is reported with its line, the key, and the key that was probably mean
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import logging
+import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +30,8 @@ from llamahost.fleet.settings.manifest import (
 )
 from llamahost.fleet.settings.mistakes import Mistakes
 from llamahost.fleet.settings.route_spec import RouteSpec
+
+logger = logging.getLogger("llamahost.fleet")
 
 T = TypeVar("T")
 
@@ -94,12 +98,22 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
             manifest = replace(manifest, models=(*manifest.models, spec))
         except ManifestError as error:  # it is the second of a name that is told
             mistakes.add(place.error(("models", k, error.key), str(error)))
-    paths = {spec.path for spec in manifest.models}
-    for _, found in each("folders", _folder):
-        for spec in found:  # what is named by itself, or was found before, is as said there
-            with contextlib.suppress(ManifestError):
-                if spec.path not in paths:
-                    manifest = replace(manifest, models=(*manifest.models, spec))
+    taken = {name for spec in manifest.models for name in (spec.name, *spec.aliases)}
+    real = cache(os.path.realpath)  # of folders: two links in one may be two names for a file
+    paths = {(real(spec.path.parent), spec.path.name) for spec in manifest.models}
+    of_folders: list[ModelSpec] = []
+    for k, found in each("folders", _folder):
+        for spec in found:
+            if (path := (real(spec.path.parent), spec.path.name)) in paths:
+                continue  # named by itself, or found before: it is as said there
+            try:
+                of_folders.append(named := _named_apart(spec, taken))
+            except ManifestError as error:
+                mistakes.add(place.error(("folders", k, "path"), f"{spec.path}: {error}"))
+            else:
+                taken.add(named.name)
+                paths.add(path)
+    manifest = replace(manifest, models=(*manifest.models, *of_folders))
     for k, route in each("routes", _route):
         try:
             manifest = replace(manifest, routes=(*manifest.routes, route))
@@ -157,21 +171,45 @@ def _folder(table: object, place: _Places, where: _Where, folder: Path) -> list[
             raise place.error((*where, key), f"{key} belongs to one model, not to a folder of them")
     top = folder / Path(values["path"]).expanduser()
     try:
-        is_there, found = top.is_dir(), sorted(top.rglob("*.gguf"))
+        os.scandir(top).close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise place.error((*where, "path"), f"there is no folder {top}") from None
     except OSError as error:
         raise place.error((*where, "path"), f"cannot read the folder {top}: {error.strerror or error}") from error
-    if not is_there:
-        raise place.error((*where, "path"), f"there is no folder {top}")
+    spec = _model({**values, "name": "a", "path": "a"}, place, where, folder)  # a mistake is one in an empty folder too
     specs = []
-    for path in found:
+    for path in sorted(_files(top)):
         part = _PART.fullmatch(path.stem)
         if (part and int(part[2]) != 1) or path.name.lower().startswith("mmproj"):
             continue
-        specs.append(
-            _model({**values, "name": part[1] if part else path.stem, "path": str(path)}, place, where, folder)
-        )
-    _model({**values, "name": "a", "path": "a"}, place, where, folder)  # a mistake is one in an empty folder too
+        specs.append(replace(spec, name=part[1] if part else path.stem, path=path))
     return specs
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """Those that end like a model, in it and below; links are followed, each folder is read once, what is hidden is not."""
+    read: set[str] = set()
+
+    def tell(error: OSError) -> None:
+        logger.warning("cannot read the folder %s, and serve what is in it: %s", error.filename, error.strerror)
+
+    for place, folders, names in os.walk(top, onerror=tell, followlinks=True):
+        if (really := os.path.realpath(place)) in read:
+            folders.clear()
+            continue
+        read.add(really)
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        yield from (Path(place, name) for name in names if name.lower().endswith(".gguf") and name[0] != ".")
+
+
+def _named_apart(spec: ModelSpec, taken: Collection[str]) -> ModelSpec:
+    """Under a name that nothing has: with as many of its folders before it as that takes. Raises ManifestError."""
+    name = spec.name
+    for folder in reversed(spec.path.absolute().parts[1:-1]):
+        if name not in taken:
+            break
+        name = f"{folder}/{name}"
+    return spec if name == spec.name else replace(spec, name=name)
 
 
 def _model(table: object, place: _Places, where: _Where, folder: Path) -> ModelSpec:

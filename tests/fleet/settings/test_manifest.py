@@ -246,6 +246,24 @@ def test_a_folder_is_a_model_for_each_file_that_is_not_named_by_itself(tmp_path:
     assert (found["b"].path, found["b"].load, found["b"].idle_s) == (tmp_path / "sub/b.gguf", "request", 60)
 
 
+def test_every_model_of_a_folder_is_found_once_and_has_a_name_of_its_own(tmp_path: Path) -> None:
+    for name in ("x/a.gguf", "x/sub/a.gguf", "x/B.GGUF", "x/.b.gguf", "x/.hidden/c.gguf", "x/d.gguf/e.gguf", "far/f.gguf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "x/sub/link").symlink_to(tmp_path / "far")
+    (tmp_path / "far/round").symlink_to(tmp_path / "x")  # and back
+    (tmp_path / "m.toml").write_text(MODEL + "[[folders]]\npath = 'x'\n[[folders]]\npath = 'x/../x/sub'\n")
+    found = {spec.name: spec.path.relative_to(tmp_path) for spec in load_manifest(tmp_path / "m.toml").models}
+    assert {name: str(path) for name, path in found.items()} == {
+        "a": "a.gguf",  # of the manifest itself
+        "x/a": "x/a.gguf",
+        "sub/a": "x/sub/a.gguf",
+        "B": "x/B.GGUF",
+        "e": "x/d.gguf/e.gguf",
+        "f": "x/sub/link/f.gguf",
+    }
+
+
 def test_a_model_of_a_repository_is_found_later() -> None:
     (spec,) = parse("[[models]]\nname = 'x'\nrepo = 'a/b'\nquant = 'Q4_K_M'\n").models
     assert not spec.is_resolved
