@@ -136,13 +136,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _model(folder: Path, architecture: Architecture) -> Path:
     """Written once, and known to open: tests that load it need not wait for the process that tries new files."""
-    from llamahost.fleet.machine.inspect import Memory
+    from llamahost.fleet.machine.inspect import Memory, mark_of
     from tests.gguf_models import write_model
 
     path = folder / f"tiny-{architecture}.gguf"
     if not path.exists():
         write_model(path, architecture)
-        Memory.of(os.environ).add(path)
+        Memory.of(os.environ).add(path, mark_of(path))
     return path
 
 

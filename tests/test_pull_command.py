@@ -100,18 +100,19 @@ port = 9001   # odd   spaces
 
 def test_what_is_added_to_the_manifest_leaves_the_rest_as_it_was(hub: LoopbackHub, home: Path) -> None:
     path = home / "model_manifest.toml"
-    path.write_text(MANIFEST)
+    path.write_text(MANIFEST, encoding="utf-8-sig", newline="\r\n")
     path.chmod(0o600)  # it may hold a key
     assert "as `Tiny`" in said("pull", NAME, "--add").stdout
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8-sig")
     assert text.startswith(MANIFEST)
+    assert path.read_bytes().startswith(MANIFEST.replace("\n", "\r\n").encode("utf-8-sig"))
     assert tomllib.loads(text)["models"] == [{"name": "Tiny", "repo": NAME, "quant": "Q8_0"}]
     assert path.stat().st_mode & 0o777 == 0o600
     assert "has it already, as `Tiny`" in said("pull", NAME, "--add").stdout
-    assert path.read_text() == text
+    assert path.read_text(encoding="utf-8-sig") == text
     wrong = said("pull", f"{NAME}:F16", "--add", "--name", "Tiny", status=5)
     assert "--name gives it another name" in wrong.stderr
-    assert path.read_text() == text
+    assert path.read_text(encoding="utf-8-sig") == text
     there, _ = json.loads(said("models", "--json").stdout), said("rm", f"{NAME}:Q8_0")
     assert (there[0]["exists"], there[0]["trouble"]) == (True, "")
     gone = json.loads(said("models", "--json").stdout)
@@ -124,6 +125,10 @@ def test_a_block_is_added_to_any_text_or_refused() -> None:
     reference = Reference("a/b", file='q"x.gguf', revision="v1")
     whole = added("[server]", "n", reference, folder=Path(), source="m")
     assert tomllib.loads(whole)["models"] == [{"name": "n", "repo": "a/b", "file": 'q"x.gguf', "revision": "v1"}]
+    for end in ("\n", "\r\n"):
+        mine = f"\ufeff# mine{end}[server]{end}port = 1 # odd"
+        whole = added(mine, "n", Reference("a/b"), folder=Path(), source="m")
+        assert whole == f'{mine}{end}{end}[[models]]{end}name = "n"{end}repo = "a/b"{end}'
     with pytest.raises(ManifestError, match="was not added"):
         added("models = []\n", "n", reference, folder=Path(), source="m")
 

@@ -63,14 +63,17 @@ def _manifest(path: Path | None) -> Manifest:
 
 def _meant(manifest: Manifest, text: str, revision: str) -> Reference:
     """A model's name in the manifest weighs more than what it may mean on the hub. Raises InvalidRequest."""
-    from llamahost.files.repo import parse_reference
+    from dataclasses import replace
+
+    from llamahost.files.repo import checked, parse_reference
     from llamahost.fleet.machine.located import reference_of
 
     for spec in manifest.models:
         if text in (spec.name, *spec.aliases):
             if not spec.repo:
                 fail(USAGE, f"`{text}` is a file of its own in the manifest: {spec.path}")
-            return reference_of(spec)
+            meant = reference_of(spec)
+            return checked(replace(meant, revision=revision)) if revision else meant
     return parse_reference(text, revision=revision)
 
 
@@ -114,12 +117,12 @@ def _add(path: Path, manifest: Manifest, reference: Reference, quant: str, name:
         return
     name = name or name_for(reference)
     place = path.resolve()  # of what a symbolic link means, not the link
-    text = place.read_text(encoding="utf-8") if place.is_file() else ""
+    text = place.read_bytes().decode() if place.is_file() else ""  # its ends of lines, and a mark before it, stay
     whole = added(text, name, pinned, folder=path.parent, source=str(path))
     new = place.with_name(f".{place.name}.{os.getpid()}.new")
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(whole)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(whole.encode())
         new.chmod(place.stat().st_mode & 0o7777 if place.is_file() else 0o644)  # it may hold a key
         new.replace(place)
     except OSError as error:

@@ -185,8 +185,9 @@ class _Run:
         n_free = self._free_bytes(blobs)
         if n_lacking and n_lacking + SPARE_BYTES > n_free:
             raise PullFailed(
-                f"{self._reference} needs {size_told(n_lacking)} more, and {size_told(n_free)} are free in "
-                f"{self._places.hub}; make room, or set HF_HUB_CACHE to a folder on another disk"
+                f"{self._reference} needs {size_told(n_lacking)} more beside {size_told(SPARE_BYTES)} that stay free, "
+                f"and {size_told(n_free)} are free in {self._places.hub}; make room, or set HF_HUB_CACHE to a folder "
+                "on another disk"
             )
 
     def _have(self, file: RepoFile, blob: Path, step: Step, notes: list[str]) -> None:

@@ -170,7 +170,9 @@ def test_what_other_programs_have_is_linked_and_not_fetched(
 def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, places: Places, model: bytes) -> None:
     hub.add(NAME, {"tiny.gguf": model})
     small = replace(puller(hub, places), free_bytes=lambda folder: 1000)
-    with pytest.raises(PullFailed, match=r"needs .* more, and 1000 bytes are free in .*HF_HUB_CACHE"):
+    with pytest.raises(
+        PullFailed, match=r"needs .* more beside 64.0 MiB that stay free, and 1000 bytes are free in .*HF_HUB_CACHE"
+    ):
         small.pull(parse_reference(NAME))
     assert hub.stored == []
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,6 +1,6 @@
 """A file never loaded before is first opened in a process of its own: what ends a process then ends only that one.
 
-What was seen to open is remembered by path, inode, size and time, and by the library's version. What the library
+What was seen to open is remembered by path, inode, size and times, and by the library's version. What the library
 refuses in words is left to the load itself, which says it better. Blocking; runs in a load thread.
 """
 
@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,9 @@ _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LLAMAHOST_API_KEY")
 """What a process that opens a strange file has no business to know."""
 _remembering = threading.Lock()
 
+Mark = list[list[int]]
+"""What tells one file from another of the same name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -52,12 +54,11 @@ class Memory:
 
     def holds(self, path: Path) -> bool:
         """Whether this very file was seen to open, all its shards."""
-        mark = _mark(path)
+        mark = mark_of(path)
         return mark is not None and self._read().get(str(path.resolve())) == mark
 
-    def add(self, path: Path) -> None:
-        """Remember it; where that cannot be written, the next load looks again."""
-        mark = _mark(path)
+    def add(self, path: Path, mark: Mark | None) -> None:
+        """Remember it as it was before it was opened; where that cannot be written, the next load looks again."""
         if mark is None:
             return
         with _remembering, contextlib.suppress(OSError):
@@ -67,7 +68,7 @@ class Memory:
             kept = dict(list(known.items())[-MAX_REMEMBERED:])
             write_json(self.file, {"library": self.library, "files": kept})
 
-    def _read(self) -> dict[str, list[list[int]]]:
+    def _read(self) -> dict[str, Mark]:
         found = read_json(self.file)
         if not isinstance(found, dict) or found.get("library") != self.library:
             return {}
@@ -93,6 +94,7 @@ def ensure(
     memory = memory or Memory.of(os.environ)
     if memory.holds(path):
         return
+    mark = mark_of(path)  # as it is now: it may be replaced while it is tried
     began = clock()
     command = command or (sys.executable, "-P", "-m", "llamahost.native.inspection")
     try:
@@ -105,7 +107,7 @@ def ensure(
         return
     logger.debug("%s was tried in a process of its own for %.2f s", path, clock() - began)
     if not refusal:
-        memory.add(path)
+        memory.add(path, mark)
 
 
 def _opens(
@@ -124,7 +126,7 @@ def _tried(
     environment = {**os.environ, **_UNSEEN, "PYTHONPATH": os.pathsep.join(sys.path), "GGML_NO_BACKTRACE": "1"}
     for name in _SECRETS:
         environment.pop(name, None)
-    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as complaints:
+    with _in_memory("told") as told, _in_memory("complaints") as complaints:
         try:
             child = subprocess.Popen(  # noqa: S603 — this interpreter, and a path as one argument
                 [*command, str(path)], stdin=subprocess.DEVNULL, stdout=told, stderr=complaints, env=environment
@@ -156,6 +158,11 @@ def _tried(
         )
 
 
+def _in_memory(name: str) -> IO[bytes]:
+    """A file on no disk, which may be full, or read-only in a container. The child bounds what it writes."""
+    return os.fdopen(os.memfd_create(name), "w+b")
+
+
 def _ending(status: int) -> str:
     if status >= 0:
         return f"status {status}"
@@ -173,10 +180,14 @@ def _last_words(complaints: IO[bytes]) -> str:
     return f": {said[-300:]}" if said else ""
 
 
-def _mark(path: Path) -> list[list[int]] | None:
-    """Inode, size and time of each of its files; None where one is not there."""
+def mark_of(path: Path) -> Mark | None:
+    """Inode, size and times of each of its files; None where one is not there.
+
+    Two times: that of its content can be set by whoever writes it, and an inode is given again; that of its last
+    change cannot be set.
+    """
     try:
         found = [path.with_name(name).stat() for name in shard_names(path.name)]
     except (OSError, PullFailed):
         return None
-    return [[stat.st_ino, stat.st_size, stat.st_mtime_ns] for stat in found]
+    return [[stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in found]

@@ -28,11 +28,12 @@ def naming(manifest: Manifest, reference: Reference) -> ModelSpec | None:
 def added(text: str, name: str, reference: Reference, *, folder: Path, source: str) -> str:
     """The text with a block for it. Raises ManifestError where there would be a mistake in it then."""
     lines = {"name": name, **{key: value for key, value in _values(reference).items() if value}}
-    block = "\n".join(["[[models]]", *(f"{key} = {_quoted(value)}" for key, value in lines.items())])
-    gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    whole = f"{text}{gap}{block}\n"
+    end = "\r\n" if "\r\n" in text else "\n"  # as some editors write lines
+    block = end.join(["[[models]]", *(f"{key} = {_quoted(value)}" for key, value in lines.items())])
+    gap = "" if not text else end if text.endswith("\n") else 2 * end
+    whole = f"{text}{gap}{block}{end}"
     try:
-        manifest = parse_manifest(whole, folder=folder, source=source)
+        manifest = parse_manifest(whole.removeprefix("\ufeff"), folder=folder, source=source)
     except ManifestError as error:
         hint = "; --name gives it another name" if error.key == "name" else ""
         raise ManifestError(f"`{name}` was not added: {error}{hint}", key=error.key) from error

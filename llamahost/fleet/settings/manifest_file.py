@@ -187,7 +187,7 @@ def _folder(table: object, place: _Places, where: _Where, folder: Path) -> list[
 
 
 def _files(top: Path) -> Iterator[Path]:
-    """Those that end like a model, in it and below; links are followed, each folder is read once, what is hidden is not."""
+    """Those that end like a model, in it and below; links are followed, each folder is read once, no hidden one."""
     read: set[str] = set()
 
     def tell(error: OSError) -> None:

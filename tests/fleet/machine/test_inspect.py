@@ -11,7 +11,7 @@ import pytest
 
 from llamahost.core.errors import LoadFailed, Unavailable
 from llamahost.fleet.machine.cache import cache_folder
-from llamahost.fleet.machine.inspect import MAX_REMEMBERED, Memory, ensure
+from llamahost.fleet.machine.inspect import MAX_REMEMBERED, Memory, ensure, mark_of
 from llamahost.fleet.settings.manifest import BUILTIN_PATH
 from tests.fuzz.gguf_changes import tokens
 from tests.fuzz.gguf_document import read_document
@@ -81,13 +81,39 @@ def test_a_try_knows_no_secrets(tiny_llama: Path, memory: Memory, monkeypatch: p
 def test_a_file_in_parts_is_tried_again_when_one_of_them_changes(tmp_path: Path, memory: Memory) -> None:
     write_model(tmp_path / "big.gguf", split_max_tensors=12)
     first, *others = sorted(tmp_path.glob("big-*.gguf"))
-    memory.add(first)
+    memory.add(first, mark_of(first))
     assert memory.holds(first)
     os.utime(others[-1], ns=(1, 1))
     assert not memory.holds(first)
     others[-1].unlink()
-    memory.add(first)
+    memory.add(first, mark_of(first))
     assert not memory.holds(first)
+
+
+def test_another_file_of_the_same_inode_size_and_time_is_tried(
+    tiny_llama: Path, tmp_path: Path, memory: Memory
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_llama.read_bytes())
+    memory.add(path, mark_of(path))
+    before = path.stat()
+    path.write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert not memory.holds(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_tried_is_tried_again(
+    tiny_llama: Path, tmp_path: Path, memory: Memory
+) -> None:
+    path, other = tmp_path / "m.gguf", tmp_path / "other.gguf"
+    path.write_bytes(tiny_llama.read_bytes())
+    other.write_bytes(b"never tried")
+    program = f'import os; os.replace({str(other)!r}, {str(path)!r}); print(\'{{"refusal": ""}}\')'
+    ensure(path, memory=memory, command=(sys.executable, "-S", "-c", program))
+    assert path.read_bytes() == b"never tried"
+    assert not memory.holds(path)
 
 
 def test_closing_ends_a_try_and_the_model_of_the_package_needs_none(tiny_llama: Path, memory: Memory) -> None:
@@ -117,10 +143,10 @@ def test_the_memory_is_bounded_and_survives_nonsense(tmp_path: Path, memory: Mem
         assert not memory.holds(path)
     many = {f"/gone/{k}": [[k, 1, 1]] for k in range(MAX_REMEMBERED)}
     memory.file.write_text(f'{{"library": "1", "files": {many!r}}}'.replace("'", '"'))
-    memory.add(path)
+    memory.add(path, mark_of(path))
     assert memory.holds(path)
     assert len(memory._read()) == MAX_REMEMBERED
-    Memory(tmp_path / "m.gguf" / "no-folder", "1").add(path)  # cannot be written: tried again next time
+    Memory(tmp_path / "m.gguf" / "no-folder", "1").add(path, mark_of(path))  # cannot be written: tried again next time
 
 
 def test_the_cache_is_where_the_user_wants_it() -> None:

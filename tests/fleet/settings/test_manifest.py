@@ -247,7 +247,15 @@ def test_a_folder_is_a_model_for_each_file_that_is_not_named_by_itself(tmp_path:
 
 
 def test_every_model_of_a_folder_is_found_once_and_has_a_name_of_its_own(tmp_path: Path) -> None:
-    for name in ("x/a.gguf", "x/sub/a.gguf", "x/B.GGUF", "x/.b.gguf", "x/.hidden/c.gguf", "x/d.gguf/e.gguf", "far/f.gguf"):
+    for name in (
+        "x/a.gguf",
+        "x/sub/a.gguf",
+        "x/B.GGUF",
+        "x/.b.gguf",
+        "x/.hidden/c.gguf",
+        "x/d.gguf/e.gguf",
+        "far/f.gguf",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "x/sub/link").symlink_to(tmp_path / "far")
