@@ -9,6 +9,7 @@ from llamahost.api.admin_told import count, fault_told, gpus_told, load_told, mo
 from llamahost.api.admin_types import EventKind, ModelInfo, ModelsInfo
 from llamahost.api.feed import Feed, encoded
 from llamahost.api.service import Service
+from llamahost.api.sse import PING
 from llamahost.core.observe import FleetEvent, ModelChanged
 from llamahost.host import ModelStatus
 from llamahost.ops.gpu import Gpus
@@ -50,13 +51,16 @@ class Watch:
             self._counting.cancel()
 
     def first(self, kinds: Collection[EventKind]) -> list[bytes]:
-        """What a listener is told when he begins: everything as it stands, of these kinds."""
+        """What a listener is told when he begins: everything as it stands, of these kinds.
+
+        Where there is nothing to tell, a comment: with it go the headers, by which he knows that he is heard.
+        """
         events: list[bytes] = []
         if "models" in kinds:
             events.append(encoded("models", self.models()))
         if "gpus" in kinds:
             events.append(encoded("gpus", gpus_told(self._gpus.latest)))
-        return events
+        return events or [PING]
 
     def models(self) -> ModelsInfo:
         statuses = self._service.models()

@@ -154,13 +154,14 @@ class Nvml:
         if self._trouble:
             return Gpus(trouble=self._trouble)
         api = self._api
-        gpus = tuple(self._gpu(k, handle) for k, handle in self._handles())
+        troubles = _Troubles(api)
+        gpus = tuple(self._gpu(k, handle) for k, handle in self._handles(troubles))
         cuda = self._or_none(api.nvmlSystemGetCudaDriverVersion)
         return Gpus(
             gpus=gpus,
             driver=self._or_none(api.nvmlSystemGetDriverVersion) or "",
             cuda=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else "",
-            trouble="" if gpus else "the NVIDIA driver knows no GPU",
+            trouble="" if gpus else f"NVML: {troubles.told}" if troubles.told else "the NVIDIA driver knows no GPU",
         )
 
     def wait(self, timeout_s: float) -> Fault | None:
@@ -198,10 +199,10 @@ class Nvml:
         _, uuid, pci_id = self._identities.get(index, ("", "", ""))
         return Fault(index=index, uuid=uuid, pci_id=pci_id, xid=xid, told=told, is_fatal=is_fatal)
 
-    def _handles(self) -> list[tuple[int, Any]]:
-        """By index; None where there is no way to it."""
+    def _handles(self, troubles: _Troubles | None = None) -> list[tuple[int, Any]]:
+        """By index; None where there is no way to it. `troubles` hear why they cannot even be counted."""
         api = self._api
-        n = self._or_none(api.nvmlDeviceGetCount) or 0
+        n = (troubles or _Troubles(api)).ask(api.nvmlDeviceGetCount) or 0
         return [(k, self._or_none(api.nvmlDeviceGetHandleByIndex, k)) for k in range(n)]
 
     def _identity(self, handle: Any) -> tuple[str, str, str]:

@@ -204,11 +204,11 @@ def test_listeners_hear_of_other_models_when_the_manifest_is_read_again() -> Non
 def test_only_the_kinds_that_are_named_are_told_and_a_client_that_leaves_is_forgotten() -> None:
     async def law() -> None:
         tally = Tally()
-        app = create_app(host_of(), ServerSettings(ping_s=0.1), tally=tally, gpus=GpuMonitor(0))
+        app = create_app(host_of(), ServerSettings(ping_s=60.0), tally=tally, gpus=GpuMonitor(0))
         async with listening(app) as port:
             client = await Client.open(port)
             events = listen(client, "?kinds=request")
-            assert b": ping" in await client.until(b": ping\n\n")
+            assert b": ping" in await client.until(b": ping\n\n"), "he is heard at once, with nothing to tell him"
             tally.finished(RequestRecord(model="org/model", kind="chat", id="req_1"))
             assert (await anext(events))[0] == "request"
             client.vanish()

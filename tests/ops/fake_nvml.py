@@ -49,7 +49,7 @@ class FakeNvml:
 
     def __init__(self, *cards: Card, failing: dict[str, int] | None = None) -> None:
         self._cards = cards
-        self._failing = failing or {}
+        self._failing = {} if failing is None else failing  # also what fails later
         self._n_open = 0
         self._heard: set[int] = set()
         self._xids: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()

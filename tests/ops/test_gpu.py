@@ -112,6 +112,16 @@ def test_a_driver_without_a_gpu_says_so() -> None:
     assert sampled(FakeNvml()).trouble == "the NVIDIA driver knows no GPU"
 
 
+def test_a_driver_that_fails_later_says_what_failed_and_may_come_back() -> None:
+    failing: dict[str, int] = {}
+    with contextlib.closing(Nvml(FakeNvml(Card(), failing=failing))) as nvml:
+        nvml.open()
+        failing["nvmlDeviceGetCount"] = pynvml.NVML_ERROR_UNKNOWN
+        assert (nvml.sample().gpus, nvml.sample().trouble) == ((), "NVML: Unknown Error")
+        failing.clear()
+        assert (len(nvml.sample().gpus), nvml.sample().trouble) == (1, "")
+
+
 def test_a_lost_gpu_is_told_by_its_identity_and_the_others_stay() -> None:
     cards = Card(), Card()
     fake = FakeNvml(*cards)

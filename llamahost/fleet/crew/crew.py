@@ -21,7 +21,7 @@ from llamahost.fleet.crew.keeping import Keeping
 from llamahost.fleet.crew.kept_files import PrefixFiles
 from llamahost.fleet.crew.place import Place, Running
 from llamahost.fleet.crew.telling import Telling
-from llamahost.fleet.machine.devices import Devices
+from llamahost.fleet.machine.devices import Devices, Trouble
 from llamahost.fleet.machine.fetches import Fetch, Fetches, Fetching
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import FileFacts, Footprint
@@ -109,9 +109,10 @@ class Crew:
             names = tuple(f"{each.id} {each.name}".strip() for each in devices)
             self._weighed = Weighed.of(self._memories, names)
         room = room_of(devices, self._first_free, self.settings)
-        trouble = "" if self.settings.cpu_fallback else self.hardware.trouble
-        is_broken = self.hardware.is_broken
-        self.do(self.residency.equip(devices, room, self.now(), trouble=trouble, is_broken=is_broken))
+        self.do(self.residency.equip(devices, room, self.now(), trouble=self._trouble()))
+
+    def _trouble(self) -> Trouble:
+        return Trouble(self.hardware.trouble, self.hardware.is_broken, falls_back=self.settings.cpu_fallback)
 
     # --- leases ---
 
@@ -244,8 +245,7 @@ class Crew:
                 if (measured := running.replica.measured(running.record.placement.devices)) is not None:
                     running.measured, running.record.bytes = measured, measured.bytes
         taken = self.residency.taken(in_truth=True)
-        trouble = "" if self.settings.cpu_fallback else self.hardware.trouble
-        self.residency.say_trouble(trouble, is_broken=self.hardware.is_broken)
+        self.residency.say_trouble(self._trouble())
         if is_bounded_anew:
             self._first_free = {name: n + taken.get(name, 0) for name, n in free.items()}
         least = room_of(devices, free, self.settings, taken=taken, first=self._first_free)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from llamahost.core.errors import LoadFailed
 from llamahost.core.machine import Machine
@@ -100,6 +100,19 @@ class Devices(Protocol):
     def forsake(self, device_id: str) -> None:
         """This one is broken: it is asked for nothing any more."""
         ...
+
+
+class Trouble(NamedTuple):
+    """Why there is no GPU where the build is made for one, and what is done about it: what asks for one is refused, if
+    a driver `is_broken` also whatever does not ask for the CPU; or, where it `falls_back`, all of it goes on the CPU.
+    """
+
+    told: str = ""
+    is_broken: bool = False
+    falls_back: bool = False
+
+
+NO_TROUBLE = Trouble()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Owned by residency. How many models may be in memory is counted like the bytes o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from llamahost.fleet.machine.devices import Device, gpus_of
 from llamahost.fleet.machine.footprint import FileFacts
@@ -22,6 +23,7 @@ class Memory:
         self.devices: tuple[Device, ...] = ()
         self.room: dict[str, int] = {}
         self.quarantined: dict[str, str] = {}
+        self.falls_back = False  # whether the CPU stands for GPUs whose driver fails
         self.may_page = may_page
         self.allow(max_loaded)
 
@@ -83,7 +85,7 @@ class Memory:
         if not model.replicas and free[MODELS] < 1:
             return None
         return place(
-            model.spec,
+            self.spec_of(model),
             model.facts or FileFacts(),
             self.usable() if devices is None else devices,
             free,
@@ -94,6 +96,14 @@ class Memory:
             measured=model.measured,
             may_page=self.may_page,
         )
+
+    def spec_of(self, model: Model) -> ModelSpec:
+        """As it is placed: what names GPUs that are not there goes on the CPU, where that stands for them."""
+        spec = model.spec
+        if not self.falls_back or spec.devices == "auto":
+            return spec
+        is_there = any(device.is_called(name) for device in self.devices for name in spec.devices)
+        return spec if is_there else replace(spec, devices="auto", tensor_split=(), main_device=0)
 
     def n_wanted(self, spec: ModelSpec) -> int:
         """Replicas of a model."""

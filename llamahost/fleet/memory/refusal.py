@@ -11,13 +11,13 @@ from llamahost.fleet.memory.residents import MODELS, Model
 
 def why_not(model: Model, memory: Memory, free: Bytes) -> str:
     """`free` is what there is once everything has left that may be asked to."""
-    name, facts = model.spec.name, model.facts or FileFacts()
+    name, spec, facts = model.spec.name, memory.spec_of(model), model.facts or FileFacts()
     devices, room = memory.usable(), memory.room
-    smallest = least(model.spec, facts, devices, room)
+    smallest = least(spec, facts, devices, room)
     if smallest is None:
-        wanted = "any" if model.spec.devices == "auto" else ", ".join(model.spec.devices)
+        wanted = "any" if spec.devices == "auto" else ", ".join(spec.devices)
         there = ", ".join(each.id for each in devices) or "none"
-        if len(spec_shares := model.spec.tensor_split) > (n_gpus := len(gpus_of(devices))) > 1:
+        if len(spec_shares := spec.tensor_split) > (n_gpus := len(gpus_of(devices))) > 1:
             return f"`{name}` has a tensor_split of {len(spec_shares)} shares, and there are {n_gpus} GPUs"
         lost = "".join(f"; {device} is out of use: {reason}" for device, reason in memory.quarantined.items())
         return f"`{name}` has no device: it may go on {wanted}, there are {there}{lost}"
@@ -30,7 +30,7 @@ def why_not(model: Model, memory: Memory, free: Bytes) -> str:
         parts.append(told + (f", where {', '.join(holders)}" if holders else ""))
     if free[MODELS] < 1 and not model.replicas:
         parts.append(f"{room[MODELS]} models may be loaded at once")
-    would = advice(model.spec, facts, devices, free, room)
+    would = advice(spec, facts, devices, free, room)
     told = f"`{name}` does not fit: it takes at least {smallest.footprint.told()}; {'; '.join(parts)}"
     return told + (f"; {would}" if would else "")
 

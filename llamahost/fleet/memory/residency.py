@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
-from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.machine.devices import NO_TROUBLE, Device, Trouble
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import FileFacts, Footprint
 from llamahost.fleet.memory.memory import Memory
@@ -70,21 +70,18 @@ class Residency:
     # --- what happens; each returns what to do about it ---
 
     def equip(
-        self, devices: Sequence[Device], room: Bytes, now: float, *, trouble: str = "", is_broken: bool = False
+        self, devices: Sequence[Device], room: Bytes, now: float, *, trouble: Trouble = NO_TROUBLE
     ) -> tuple[Effect, ...]:
-        """These are the devices; until they are known, everyone waits.
-
-        `trouble` says why there is no GPU where there should be: then what asks for one is refused with it, and if a
-        driver `is_broken`, whatever does not ask for the CPU.
-        """
-        self.say_trouble(trouble, is_broken=is_broken)
+        """These are the devices; until they are known, everyone waits."""
+        self.say_trouble(trouble)
         self._memory.devices = tuple(devices)
         self._memory.room.update(room)
         return self.tick(now)
 
-    def say_trouble(self, trouble: str, *, is_broken: bool) -> None:
-        """See `equip`."""
-        self._settling.trouble, self._settling.is_broken = trouble, is_broken
+    def say_trouble(self, trouble: Trouble) -> None:
+        """With the devices, or without any."""
+        self._memory.falls_back = trouble.falls_back and bool(trouble.told)
+        self._settling.trouble = trouble
 
     def begin(self, now: float) -> tuple[Effect, ...]:
         """Load what is to be there from the start."""

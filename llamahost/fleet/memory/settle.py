@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from llamahost.fleet.machine.devices import NO_TROUBLE
 from llamahost.fleet.memory.memory import Memory, may_go, take, without
 from llamahost.fleet.memory.placement import EFFORTS, Effort, Placement, wants_gpu
 from llamahost.fleet.memory.refusal import why_not
@@ -28,7 +29,7 @@ class Settling:
         self.models = models
         self.known: dict[str, tuple[Model, Replica]] = {}
         self.effects: list[Effect] = []
-        self.trouble, self.is_broken = "", False
+        self.trouble = NO_TROUBLE
         self.is_anyone_waiting = False
         self.is_over = False  # nothing is loaded any more
         self._memory = memory
@@ -45,9 +46,12 @@ class Settling:
         for model in sorted(waiting, key=lambda each: each.turn):
             if model.current:
                 model.wanted_at = None
-            elif self.trouble and wants_gpu(model.spec, is_said=not self.is_broken):
-                hint = "n_gpu_layers = 0, or cpu_fallback = true for all, serves it on the CPU"
-                self.fail(model, f"`{model.spec.name}` is to be on a GPU; {self.trouble}; {hint}", now, is_room=True)
+            elif self._lacks_gpu(model):
+                on_cpu = "n_gpu_layers = 0" if model.spec.devices == "auto" else 'devices = ["cpu"]'
+                told = f"`{model.spec.name}` is to be on a GPU; {self.trouble.told}"
+                self.fail(
+                    model, f"{told}; {on_cpu}, or cpu_fallback = true for all, serves it on the CPU", now, is_room=True
+                )
             elif model.facts is None:
                 if not model.is_looking:
                     self._n_turns += 1
@@ -57,6 +61,10 @@ class Settling:
                 self.is_anyone_waiting |= not self._settle(model, free, coming, now)
         if not self.is_anyone_waiting:
             self._multiply(free, now)
+
+    def _lacks_gpu(self, model: Model) -> bool:
+        told, is_broken, falls_back = self.trouble
+        return bool(told) and not falls_back and wants_gpu(model.spec, is_said=not is_broken)
 
     def want(self, model: Model, now: float, *, may_evict: bool) -> None:
         """What is to be there from the start finds its place or says that there is none; it drives nobody out."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llamahost.fleet.machine.devices import Device
+from llamahost.fleet.machine.devices import Device, Trouble
 from llamahost.fleet.memory.residents import PAUSE_S
 from llamahost.fleet.settings.manifest import ModelSpec
 from tests.fleet.memory.world import MB, World, facts, spec, world
@@ -296,18 +296,36 @@ def test_a_device_that_is_not_there_is_named() -> None:
         ({"devices": ("cpu",)}, True, False),
         ({"n_gpu_layers": 20}, False, True),
         ({"replicas": "per-gpu"}, False, True),
+        ({"devices": ("CUDA0", "CUDA1"), "tensor_split": (1.0, 1.0)}, False, True),
+        ({"devices": ("GPU-0",), "split_mode": "none"}, True, True),
     ],
 )
+@pytest.mark.parametrize("falls_back", [False, True])
 def test_what_is_to_be_on_a_gpu_is_not_put_on_the_cpu_unsaid(
-    options: dict[str, Any], is_broken: bool, is_refused: bool
+    options: dict[str, Any], is_broken: bool, is_refused: bool, falls_back: bool
 ) -> None:
     w = world(spec("a", **options), a=10)
-    devices = [Device(id="cpu", total_bytes=100 * MB)]
-    w.do(w.residency.equip(devices, {"cpu": 100 * MB}, w.now, trouble="driver says: 999", is_broken=is_broken))
+    devices, trouble = [Device(id="cpu", total_bytes=100 * MB)], Trouble("driver says: 999", is_broken, falls_back)
+    w.do(w.residency.equip(devices, {"cpu": 100 * MB}, w.now, trouble=trouble))
     w.ask("a")
     w.settle()
-    assert (w.up() == set()) == is_refused
-    assert not is_refused or "`a` is to be on a GPU; driver says: 999; n_gpu_layers = 0" in w.refusals[-1].reason
+    if is_refused and not falls_back:
+        on_cpu = 'devices = ["cpu"]' if "devices" in options else "n_gpu_layers = 0"
+        assert f"`a` is to be on a GPU; driver says: 999; {on_cpu}, or cpu_fallback" in w.refusals[-1].reason
+        assert not w.up()
+        return
+    (replica,) = w.residency.models["a"].replicas
+    assert w.up()
+    decided = replica.placement.spec(w.residency.models["a"].spec)
+    assert (decided.devices, decided.tensor_split, decided.n_gpu_layers) == (("cpu",), (), 0)
+
+
+def test_what_names_a_device_that_is_not_there_falls_back_to_nothing_while_no_driver_fails() -> None:
+    w = world(spec("a", devices=("CUDA7",)), a=10)
+    w.residency.say_trouble(Trouble(falls_back=True))
+    w.ask("a")
+    w.settle()
+    assert w.refusals[-1].reason == "`a` has no device: it may go on CUDA7, there are cpu"
 
 
 def test_models_that_take_turns_stay_as_long_as_their_load_took_and_both_are_served() -> None:
