@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Self
 
 from llamahost.core.errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from llamahost.core.events import Event, Finished, Started
 from llamahost.core.messages import ChatRequest, CompletionRequest
-from llamahost.core.observe import Kind, Outcome, RequestRecord, asker, request_id
+from llamahost.core.observe import Kind, Observer, Outcome, RequestRecord, asker, request_id
 from llamahost.core.work import Times
 from llamahost.fleet.routing.rates import Answered
 from llamahost.fleet.routing.router import Tries
@@ -18,14 +19,18 @@ _REFUSALS = (InvalidRequest, ModelNotFound, Overloaded, Unavailable)
 
 
 class Account:
-    """Owned by the loop. A request of `n` answers to each prompt, or one that is answered whole."""
+    """Owned by the loop. A request of `n` answers to each prompt, or one that is answered whole.
+
+    `with Account(…) as account`: when that is left it is over, and `observer` is told.
+    """
 
     __slots__ = (
         "_arrived", "_clock", "_error", "_has_begun", "_id", "_kind", "_n", "_n_cached", "_n_open", "_n_prompt",
-        "_outcome", "_reason", "_replies", "asked", "first_s", "model", "times", "tries",
+        "_observer", "_outcome", "_reason", "_replies", "asked", "first_s", "model", "times", "tries",
     )  # fmt: skip
 
-    def __init__(self, model: str, kind: Kind, n: int = 1) -> None:
+    def __init__(self, model: str, kind: Kind, n: int = 1, observer: Observer | None = None) -> None:
+        self._observer = observer
         self._clock = asyncio.get_running_loop().time
         self._arrived = self._clock()
         self._kind = kind
@@ -44,6 +49,15 @@ class Account:
         self.model = model
         self.times = Times()
         self.tries: Tries | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.failed(error)
+        if self._observer is not None:
+            self._observer.finished(self.record())
 
     def begin(self, n_prompt: int, replies: Sequence[Reply] = ()) -> None:
         """Its words are tokens, and these will tell its answers."""
@@ -74,14 +88,13 @@ class Account:
 
     def answered(self) -> Answered:
         """What it tells of the model's speed: by its last answer, of several."""
-        record, times = self.record(), self.times
-        n = max(1, len(self._replies))
+        times, n = self.times, max(1, len(self._replies))
         return Answered(
-            n_computed=(record.n_prompt - record.n_cached) if n == 1 else 0,
+            n_computed=(self._n_prompt - self._n_cached) if n == 1 else 0,
             prompt_s=times.first - times.admitted if times.first else 0.0,
-            n_generated=record.n_generated // n,
-            generation_s=record.generation_s,
-            total_s=record.total_s,
+            n_generated=self._n_generated // n,
+            generation_s=self._generation_s,
+            total_s=self._clock() - self._arrived,
         )
 
     def end(self) -> None:
@@ -97,6 +110,14 @@ class Account:
         if told is not None and tries is not None and tries.n_tries:
             told.answered_by(tries.replica.rpartition("#")[0] or self.model, tries.replica, tries.n_tries)
 
+    @property
+    def _n_generated(self) -> int:
+        return sum([reply.n_generated for reply in self._replies])
+
+    @property
+    def _generation_s(self) -> float:
+        return max(0.0, self.times.last - self.times.first) if self.times.first else 0.0
+
     def record(self) -> RequestRecord:
         times, tries = self.times, self.tries
         return RequestRecord(
@@ -106,10 +127,10 @@ class Account:
             error=self._error,
             n_prompt=self._n_prompt,
             n_cached=self._n_cached,
-            n_generated=sum(reply.n_generated for reply in self._replies),
+            n_generated=self._n_generated,
             queued_s=max(0.0, times.admitted - times.arrived) if times.admitted else 0.0,
             first_s=self.first_s,
-            generation_s=max(0.0, times.last - times.first) if times.first else 0.0,
+            generation_s=self._generation_s,
             total_s=self._clock() - self._arrived,
             # Whoever leaves after the last event has had all: that is no cancelling.
             outcome=self._reason if self._n_open == 0 else self._outcome,

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,12 +18,13 @@ from llamahost.core.events import Delta, Event
 from llamahost.core.messages import AdapterUse, ChatRequest, CompletionRequest
 from llamahost.core.observe import Kind, Observer
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
-from llamahost.core.work import NO_ADAPTERS, Vector
+from llamahost.core.work import NO_ADAPTERS, Adapters, Vector
 from llamahost.fleet.fleet import Fleet
-from llamahost.fleet.replica.replica import Replica, Stream
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.request.prepared import Prepared
 from llamahost.fleet.routing.router import Router, Tries
-from llamahost.text.reply import Reply
 
+Result = TypeVar("Result")
 Whole = TypeVar("Whole", Embeddings, Ranking)
 Words = TypeVar("Words", bound=ChatRequest | CompletionRequest)
 
@@ -40,24 +40,32 @@ class Answering:
     async def events(
         self, request: ChatRequest | CompletionRequest, kind: Kind, n_jobs: int
     ) -> AsyncGenerator[Event, None]:
-        with self._account(request.model, kind, request.generation.n) as account:
+        with Account(request.model, kind, request.generation.n, self._observer) as account:
             adapter, account.asked = self._adapted(request)
             tries = account.tries = self._router.tries(account.asked, kind, n_jobs)
             account.model = tries.model  # a client that leaves now is counted by no name of its own
             del request
             while True:
-                async with (
-                    tries.lease() as replica,
-                    self._stream(replica, adapter, account, tries) as (stream, answers),
-                ):
-                    async for emission in stream:
-                        account.times = emission.times
-                        reply = answers[emission.job_id]
-                        events = reply.feed(emission)
-                        if reply.is_finished:
-                            stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
-                        for event in events:
-                            yield event if type(event) is Delta and account.first_s else account.see(event)
+                async with tries as replica:
+                    adapters = self._adapters(replica, account.asked)
+                    with replica.adapters.held(adapters):  # what it is computed with is kept in memory meanwhile
+                        account.model = tries.model
+                        prepared = await _in_time(tries, self._prepared(replica, account, adapters, adapter))
+                        jobs = prepared.jobs
+                        if tries.is_aside:
+                            jobs = tuple(replace(job, is_aside=True) for job in jobs)
+                        answers = {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
+                        with replica.stream(jobs) as stream:
+                            if tries.deadline is not None:
+                                stream.expire_at(tries.deadline, tries.timeout_s or 0.0)
+                            async for emission in stream:
+                                account.times = emission.times
+                                reply = answers[emission.job_id]
+                                events = reply.feed(emission)
+                                if reply.is_finished:
+                                    stream.drop(emission.job_id)  # a stop string: no slot is kept while events are sent
+                                for event in events:
+                                    yield event if type(event) is Delta and account.first_s else account.see(event)
                     tries.learn(account.answered())
                     return
 
@@ -101,7 +109,7 @@ class Answering:
         work: Callable[[Replica, Tries], Awaitable[Whole]],
     ) -> Whole:
         """One request that is answered at once, within its deadline."""
-        with self._account(request.model, kind) as account:
+        with Account(request.model, kind, observer=self._observer) as account:
             if self._fleet.named(request.model)[1]:
                 raise InvalidRequest(
                     f"`{request.model}` is an adapter, which answers and does not embed", param="model"
@@ -109,10 +117,9 @@ class Answering:
             tries = account.tries = self._router.tries(request, kind, 1)
             account.model = tries.model
             while True:
-                async with tries.lease() as replica:
+                async with tries as replica:
                     account.model = tries.model
-                    async with _in_time(tries):
-                        found = await work(replica, tries)
+                    found = await _in_time(tries, work(replica, tries))
                     account.begin(found.n_tokens)
                     account.end()
                     return found
@@ -129,60 +136,35 @@ class Answering:
         generation = replace(request.generation, adapters=(AdapterUse(adapter),))
         return adapter, replace(request, model=model, generation=generation)
 
-    @asynccontextmanager
-    async def _stream(
-        self, replica: Replica, adapter: str, account: Account, tries: Tries
-    ) -> AsyncIterator[tuple[Stream, Mapping[int, Reply]]]:
-        """What is asked, as this one computes it, and the replies by their jobs. Raises InvalidRequest.
-
-        The adapters that it is computed with are kept in memory meanwhile.
-        """
-        asked = account.asked
+    def _adapters(self, replica: Replica, asked: ChatRequest | CompletionRequest | None) -> Adapters:
+        """What it is computed with. Raises InvalidRequest."""
         assert asked is not None, "who has begun is not tried again"
-        generation = asked.generation
-        uses = self._fleet.uses(replica.spec.name, generation.adapters) if generation.adapters else ()
-        adapters = replica.adapters.of(uses)
-        with replica.adapters.held(adapters):
-            account.model = tries.model
-            async with _in_time(tries):
-                prepared = await replica.prepare(asked)
-            del asked
-            if adapters != NO_ADAPTERS:
-                prepared = prepared.with_adapters(adapters, adapter)
-            jobs = prepared.jobs
-            account.begin(sum(len(job.tokens) for job in jobs[:: generation.n]), prepared.replies)
-            if tries.is_aside:
-                jobs = tuple(replace(job, is_aside=True) for job in jobs)
-            with replica.stream(jobs) as stream:
-                if (deadline := tries.deadline(tries.model)) is not None:
-                    stream.expire_at(deadline, tries.timeout_s(tries.model) or 0.0)
-                yield stream, {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
+        uses = asked.generation.adapters
+        return replica.adapters.of(self._fleet.uses(replica.spec.name, uses) if uses else ())
 
-    @contextmanager
-    def _account(self, model: str, kind: Kind, n: int = 1) -> Iterator[Account]:
-        """Of one request, from here to its end, when it is told."""
-        account = Account(model, kind, n)
-        try:
-            yield account
-        except BaseException as error:
-            account.failed(error)
-            raise
-        finally:
-            if self._observer is not None:
-                self._observer.finished(account.record())
+    async def _prepared(self, replica: Replica, account: Account, adapters: Adapters, adapter: str) -> Prepared:
+        """The jobs of what is asked, and what reads them. Raises InvalidRequest."""
+        assert account.asked is not None, "who has begun is not tried again"
+        n = account.asked.generation.n
+        prepared = await replica.prepare(account.asked)
+        if adapters != NO_ADAPTERS:
+            prepared = prepared.with_adapters(adapters, adapter)
+        account.begin(sum([len(job.tokens) for job in prepared.jobs[::n]]), prepared.replies)
+        return prepared
 
 
-@asynccontextmanager
-async def _in_time(tries: Tries) -> AsyncIterator[None]:
-    """Until the deadline of who is tried now. Raises DeadlineExceeded."""
-    limit = asyncio.timeout_at(tries.deadline(tries.model))
+async def _in_time(tries: Tries, work: Awaitable[Result]) -> Result:
+    """What comes of it before the deadline of who is tried now. Raises DeadlineExceeded."""
+    if tries.deadline is None:
+        return await work
+    limit = asyncio.timeout_at(tries.deadline)
     try:
         async with limit:
-            yield
+            return await work
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise DeadlineExceeded(tries.timeout_s(tries.model) or 0.0) from error
+        raise DeadlineExceeded(tries.timeout_s or 0.0) from error
 
 
 def _first(vector: Vector, n: int) -> Vector:

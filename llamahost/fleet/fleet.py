@@ -11,8 +11,7 @@ import contextlib
 import difflib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Watch
 from llamahost.fleet.crew.closing import close
 from llamahost.fleet.crew.crew import Crew
+from llamahost.fleet.crew.lease import Lease
 from llamahost.fleet.crew.place import Place, Running, Waiter
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.devices import Device, Devices, HostDevices
@@ -31,7 +31,6 @@ from llamahost.fleet.machine.fetches import Fetch
 from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
 from llamahost.fleet.replica.adapters import adapter_named
 from llamahost.fleet.replica.loading import Facts, Load, Loading
-from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.policy import ANYTHING, Wants
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings, in_effect, late
@@ -122,26 +121,23 @@ class Fleet:
 
     # --- leases ---
 
-    @asynccontextmanager
-    async def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ANYTHING) -> AsyncIterator[Replica]:
+    def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ANYTHING) -> Lease:
         """A replica of the model, kept in memory until the lease ends.
 
         `n_jobs` answers count against its queue; with 0 the lease is for the vocabulary alone and never Overloaded.
-        Waits for a model that is loaded on request. Raises ModelNotFound, Unavailable, Overloaded.
+        Entering waits for a model that is loaded on request. Raises ModelNotFound, Unavailable, Overloaded.
         """
+        return Lease(self._crew, n_jobs, lambda: self._granted(name, n_jobs, wants))
+
+    async def _granted(self, name: str, n_jobs: int, wants: Wants) -> tuple[Place, Running]:
         place = self._find(name)
         if self._is_draining:
             raise Unavailable("the server is shutting down")
         running = place.choose(n_jobs, wants)
         if running is None:
-            running = await self._waited(place, n_jobs, wants)
-        else:
-            self._crew.take(place, running, n_jobs)
-        began = self._crew.now()
-        try:
-            yield running.replica
-        finally:
-            self._crew.give_back(place, running, n_jobs, began)
+            return place, await self._waited(place, n_jobs, wants)
+        self._crew.take(place, running, n_jobs)
+        return place, running
 
     async def _waited(self, place: Place, n_jobs: int, wants: Wants, *, is_by_hand: bool = False) -> Running:
         """One that is being loaded, or is loaded for this. Raises Unavailable, Overloaded."""
@@ -239,7 +235,7 @@ class Fleet:
 
     def named(self, name: str) -> tuple[str, str]:
         """The model and the adapter that a request's model means. Raises ModelNotFound for an adapter that is none."""
-        if name in self._crew.names:
+        if name in self._crew.names or not any(each.knows_adapters for each in self._crew.places.values()):
             return name, ""
         found = adapter_named(name, {known: place.spec.adapters for known, place in self._crew.names.items()})
         if found is not None:

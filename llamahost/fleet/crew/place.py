@@ -202,6 +202,11 @@ class Place:
             for spec in self.spec.adapters
         )
 
+    @property
+    def knows_adapters(self) -> bool:
+        """Whether it has any, or had."""
+        return bool(self.spec.adapters) or self.numbers.has_given
+
     def forget(self, replica_id: str) -> None:
         """It is out of memory; another may have its id from now on."""
         if (gone := self.gone.pop(replica_id, None)) is not None:

@@ -6,7 +6,7 @@ law: an adapter that is taken away answers nobody new at once, and is freed when
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from llamahost.core.errors import InvalidRequest, ManifestError
@@ -31,6 +31,10 @@ class Numbers:
         self._numbers: dict[str, int] = {}
         self._gone: dict[str, None] = {}  # names, the last ones last
         self._n_ever = 0
+
+    @property
+    def has_given(self) -> bool:
+        return self._n_ever > 0
 
     def of(self, specs: Sequence[AdapterSpec]) -> Mapping[str, int]:
         """By name."""
@@ -131,9 +135,12 @@ class AdapterTable:
             scales[entry.id] = float(scale)
         return self._together(scales)
 
-    @contextmanager
-    def held(self, adapters: Adapters) -> Iterator[None]:
+    def held(self, adapters: Adapters) -> AbstractContextManager[None]:
         """In use for as long as this is open."""
+        return self._held(adapters) if adapters else _NOTHING
+
+    @contextmanager
+    def _held(self, adapters: Adapters) -> Iterator[None]:
         entries = [self._by_id[id_] for id_, _ in adapters]
         for entry in entries:
             entry.n_in_use += 1
@@ -169,6 +176,9 @@ class AdapterTable:
     def _check_together(self, n: int) -> None:
         if n > MAX_TOGETHER:
             raise InvalidRequest(f"at most {MAX_TOGETHER} adapters work together, not {n}", param="lora")
+
+
+_NOTHING = nullcontext()
 
 
 def _check_asked(scale: float) -> None:

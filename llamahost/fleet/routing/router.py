@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Literal, Protocol, TypeAlias
 
 from llamahost.core.errors import (
@@ -250,7 +251,7 @@ class Tries:
     """Owned by the task of one request.
 
     while True:
-        async with tries.lease() as replica:  # leaves quietly after a failure that another may mend
+        async with tries as replica:  # the next one; leaves quietly after a failure that another may mend
             ...
             tries.begin()  # from here on, it is this one or none
             return
@@ -278,53 +279,56 @@ class Tries:
         self._failure: LlamahostError | None = None
         self._request: Request | None = request  # until somebody has begun: it may be half a megabyte
         self._ask = self._asked(request)
+        self.timeout_s: float | None = None  # of who is asked now, from the request's arrival
+        self.deadline: float | None = None  # the same, by the loop's clock
+        self._lease: AbstractAsyncContextManager[Replica] | None = None  # and what the ledger knows of it
+        self._granted_at, self._ticket = 0.0, 0
+        self._turn_to(self.model)
 
-    def deadline(self, model: str) -> float | None:
-        """By the loop's clock."""
-        timeout_s = self.timeout_s(model)
-        return None if timeout_s is None else self._arrived + timeout_s
+    def _turn_to(self, model: str) -> None:
+        self.model = model
+        self.timeout_s = timeout_s = self._router.timeout_s(self._given_s, model)
+        self.deadline = None if timeout_s is None else self._arrived + timeout_s
 
-    def timeout_s(self, model: str) -> float | None:
-        """From the request's arrival."""
-        return self._router.timeout_s(self._given_s, model)
-
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Replica]:
-        """The next one. Raises when nobody is left, and whatever only the caller can mend."""
-        async with AsyncExitStack() as stack:
-            replica = await self._granted(stack)
-            view, began, ledger = self._view, self._clock(), self._router.ledger
+    async def __aenter__(self) -> Replica:
+        """The next one that grants a lease. Raises when nobody is left, and whatever only the caller can mend."""
+        while True:
+            if self._failure is not None:
+                await self._pause()
+            self.n_tries += 1
+            wants = Wants(pick=self._pick, priority=self._priority, waits=self._waits, deadline=self.deadline)
+            self._view = _NOBODY
+            self._lease = self._router.fleet.lease(self.model, self._n_jobs, wants=wants)
+            try:
+                replica = await self._lease.__aenter__()
+            except _MENDABLE as error:
+                self._go_on(error)
+                continue
+            view, ledger = self._view, self._router.ledger
+            self._granted_at = self._clock()
             self.replica = view.id
             self.is_aside = ledger.is_aside(self._ask)
-            ticket = ledger.began(view, self._ask)
-            is_failure: bool | None = None
-            try:
-                yield replica
-                is_failure = False
-            except _MENDABLE as error:
-                if isinstance(error, NotRead):
-                    raise
-                is_failure = isinstance(error, GenerationFailed) or None
-                if self.has_begun:
-                    raise
-                self._go_on(error)
-            finally:
-                now = self._clock()
-                ledger.ended(view, ticket, work=now - began, now=now, is_failure=is_failure)
+            self._ticket = ledger.began(view, self._ask)
+            return replica
 
-    async def _granted(self, stack: AsyncExitStack) -> Replica:
-        """A lease, of the first of those that are left who grants one."""
-        while True:
-            self.model = self._models[self._next]
-            await self._pause()
-            self.n_tries += 1
-            deadline = self.deadline(self.model)
-            wants = Wants(pick=self._pick, priority=self._priority, waits=self._waits, deadline=deadline)
-            self._view = _NOBODY
-            try:
-                return await stack.enter_async_context(self._router.fleet.lease(self.model, self._n_jobs, wants=wants))
-            except _MENDABLE as error:
-                self._go_on(error)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Quietly after a failure that another may mend."""
+        assert self._lease is not None
+        view, is_failure = self._view, None if error is not None else False
+        try:
+            if isinstance(error, _MENDABLE) and not isinstance(error, NotRead):
+                is_failure = isinstance(error, GenerationFailed) or None
+                if not self.has_begun:
+                    self._go_on(error)
+                    return True
+            return False
+        finally:
+            now = self._clock()
+            ended = self._router.ledger.ended
+            ended(view, self._ticket, work=now - self._granted_at, now=now, is_failure=is_failure)
+            await self._lease.__aexit__(kind, error, trace)
 
     def begin(self) -> None:
         """Its first event is told. Idempotent."""
@@ -361,6 +365,7 @@ class Tries:
         self._next += 1
         if self._next == len(self._models):
             raise self._failure or self._first_error
+        self._turn_to(self._models[self._next])
 
     @property
     def _is_last(self) -> bool:
@@ -373,13 +378,12 @@ class Tries:
 
     async def _pause(self) -> None:
         """Before somebody is asked again who failed; whoever was not asked yet is asked at once."""
-        if self._failure is None or not self._is_last or self._others():
+        if not self._is_last or self._others():
             return
         if not any(view.id in self._tried for view in self._router.views.get(self.model, ())):
             return
         pause_s = PAUSE_S * 2 ** (self._n_failed - 1) * (0.5 + self._router.draw() / 2)
-        deadline = self.deadline(self.model)
-        if deadline is not None and self._clock() + pause_s >= deadline:
+        if self._failure is not None and self.deadline is not None and self._clock() + pause_s >= self.deadline:
             raise self._failure
         await asyncio.sleep(pause_s)
 

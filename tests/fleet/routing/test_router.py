@@ -122,7 +122,7 @@ async def answered(
     tries = router.tries(asked, kind, 1)
     k = 0
     while True:
-        async with tries.lease():
+        async with tries:
             tries.has_begun = begins
             failure = failures[k] if k < len(failures) else None
             k += 1
