@@ -37,6 +37,7 @@ USER_HEADERS = (b"x-openwebui-user-id", b"x-user-id")
 PRIORITY_HEADERS = (b"x-priority", b"x-llamahost-priority")  # `priority` itself is of browsers: RFC 9218
 
 LOADING_HEADERS = (b"x-when-loading",)
+_HEARD = frozenset((*SESSION_HEADERS, *USER_HEADERS, *PRIORITY_HEADERS, *LOADING_HEADERS))
 WHEN_LOADING = {"wait": True, "refuse": False, "auto": None}
 
 MAX_KEY = 256
@@ -47,10 +48,10 @@ PRIORITIES = {"interactive": 0, "batch": -1000}
 
 def with_headers(request: G, scope: Scope) -> G:
     """The request with what its headers say. Raises InvalidRequest."""
-    named = (SESSION_HEADERS, USER_HEADERS, PRIORITY_HEADERS, LOADING_HEADERS)
-    session, user, priority, loading = (_first(scope, names) for names in named)
-    if not (session or user or priority or loading):
+    if _says_nothing(scope):
         return request
+    session, user = _first(scope, SESSION_HEADERS), _first(scope, USER_HEADERS)
+    priority, loading = _first(scope, PRIORITY_HEADERS), _first(scope, LOADING_HEADERS)
     said = request.generation
     generation = replace(
         said,
@@ -64,9 +65,9 @@ def with_headers(request: G, scope: Scope) -> G:
 
 def with_priority(request: E, scope: Scope) -> E:
     """The same of a request that belongs to no conversation."""
-    priority, loading = _first(scope, PRIORITY_HEADERS), _first(scope, LOADING_HEADERS)
-    if not (priority or loading):
+    if _says_nothing(scope):
         return request
+    priority, loading = _first(scope, PRIORITY_HEADERS), _first(scope, LOADING_HEADERS)
     return replace(
         request,
         priority=priority_of(priority, "X-Priority") if priority else request.priority,
@@ -101,6 +102,10 @@ def _waits(word: str) -> bool | None:
 def key_of(*given: str | None) -> str:
     """The first that is there, of bounded length."""
     return next((each[:MAX_KEY] for each in given if each), "")
+
+
+def _says_nothing(scope: Scope) -> bool:
+    return _HEARD.isdisjoint([name for name, _ in scope["headers"]])
 
 
 def _first(scope: Scope, names: tuple[bytes, ...]) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
-import secrets
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -148,7 +148,7 @@ def request_id_of(scope: Scope) -> str:
         if name == b"x-request-id" and _PLAIN_ID.fullmatch(value):
             given: bytes = value
             return given.decode("ascii")
-    return "req_" + secrets.token_hex(12)
+    return "req_" + os.urandom(12).hex()
 
 
 def _log(scope: Scope, trace: Trace, status: int, *, is_quiet: bool) -> None:

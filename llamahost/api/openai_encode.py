@@ -6,7 +6,7 @@ A chunk is a prefix made once an answer, the text escaped, and a suffix: about 1
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Literal
@@ -62,7 +62,7 @@ class Frame:
         probs: Probs | None = None,
     ) -> Frame:
         prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
-        id_ = prefix + secrets.token_hex(14)
+        id_ = prefix + os.urandom(14).hex()
         return Frame(kind, model, n, fingerprint, include_usage, is_of_functions, probs, id_)
 
     def content(self, tokens: tuple[TokenLogprob, ...]) -> list[Json]:

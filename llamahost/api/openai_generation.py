@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from llamahost.api.affinity import key_of, priority_of
 from llamahost.api.openai_types import Bias, Body, LoraScale
@@ -37,6 +38,8 @@ _FLOATS_AND_INTS = (
     "min_keep",
 )
 """Sampling fields that go through as they are, where they are given."""
+
+_given = attrgetter(*_FLOATS_AND_INTS)
 
 _LETTERS = dict(zip("edskypmxti", KNOWN_SAMPLERS, strict=True))  # llama.cpp's letter of each, in that order
 
@@ -98,8 +101,7 @@ def limit_of(body: Body, names: Sequence[str]) -> tuple[str, int | None]:
 
 def _sampling(body: Body) -> SamplingOptions:
     options: SamplingOptions = {}
-    for name in _FLOATS_AND_INTS:
-        value = getattr(body, name)
+    for name, value in zip(_FLOATS_AND_INTS, _given(body), strict=True):
         if value is not None:
             options[name] = value  # type: ignore[literal-required] # each is a key of SamplingOptions, by a test
     if body.dry_sequence_breakers is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from operator import attrgetter
 from typing import Any
 
 from llamahost.api.openai_types import Body, ResponseFormat, StructuredOutputs
@@ -15,23 +16,33 @@ from llamahost.core.messages import Output
 _LARK = re.compile(r"^\s*(%llguidance\b|start\s*:)", re.MULTILINE)
 
 
+_given = attrgetter(
+    "response_format", "json_schema", "grammar", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+    "structured_outputs",
+)  # fmt: skip
+_NONE, _TEXT = (None,) * 8, Output()
+
+
 def output_of(body: Body) -> Output:
     """Raises InvalidRequest where two fields ask for different forms, or one for none that is served."""
+    if (given := _given(body)) == _NONE:
+        return _TEXT
+    form, schema, grammar, guided_schema, regex, choice, guided_grammar, structured = given
     asked = [
-        _formatted(body.response_format),
-        _schema(body.json_schema, "json_schema"),
-        _grammar(body.grammar, "grammar"),
-        _schema(body.guided_json, "guided_json"),
-        _regex(body.guided_regex, "guided_regex"),
-        _choice(body.guided_choice, "guided_choice"),
-        _grammar(body.guided_grammar, "guided_grammar"),
-        *_structured(body.structured_outputs),
+        _formatted(form),
+        _schema(schema, "json_schema"),
+        _grammar(grammar, "grammar"),
+        _schema(guided_schema, "guided_json"),
+        _regex(regex, "guided_regex"),
+        _choice(choice, "guided_choice"),
+        _grammar(guided_grammar, "guided_grammar"),
+        *_structured(structured),
     ]
     found = [output for output in asked if output is not None]
     if len(found) > 1:
         first, second = found[0].param, found[1].param
         raise InvalidRequest(f"`{first}` and `{second}` both ask for a form of output; give one", param=second)
-    return found[0] if found else Output()
+    return found[0] if found else _TEXT
 
 
 def _formatted(wanted: ResponseFormat | None) -> Output | None:

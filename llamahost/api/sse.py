@@ -132,8 +132,8 @@ class EventStream(Generic[E]):
         """Raises the events' error when nothing was sent yet, and ClientGone."""
         loop = asyncio.get_running_loop()
         # A task of its own: what wakes it goes down from here, and not through all who called this, for each event.
-        delivering = asyncio.create_task(self._deliver(send))
-        watching = asyncio.create_task(until_gone(receive))
+        delivering = loop.create_task(self._deliver(send))
+        watching = loop.create_task(until_gone(receive))
         timer: asyncio.TimerHandle
 
         def leave(_: object = None) -> None:
@@ -150,7 +150,7 @@ class EventStream(Generic[E]):
             if self._clock() - self._sending_since > self._stall_s:
                 leave()
             elif self._was_silent and self._sending_since == math.inf:
-                self._pinging = asyncio.create_task(self._pass(send, self._ping))
+                self._pinging = loop.create_task(self._pass(send, self._ping))
                 self._pinging.add_done_callback(pinged)
             self._was_silent = True
 

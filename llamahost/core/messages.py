@@ -126,7 +126,9 @@ class Generation:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "n", "n_logprobs", "priority", "timeout_s", "line_limit_s", "least_indent"):
             value = getattr(self, name)
-            if value is not None and not is_number(value, is_whole=not name.endswith("_s")):
+            if value is None or type(value) is int:
+                continue
+            if not is_number(value, is_whole=not name.endswith("_s")):
                 raise InvalidRequest(f"{name} must be a number, not {value!r:.40}", param=name)
         if self.max_tokens is not None and not 0 <= self.max_tokens < 2**31:
             raise InvalidRequest(f"max_tokens must be at least 0, not {self.max_tokens}", param="max_tokens")
@@ -140,9 +142,9 @@ class Generation:
             )
         if not 0 <= self.least_indent < 2**31:
             raise InvalidRequest(f"n_indent must be at least 0, not {self.least_indent}", param="n_indent")
-        if any(not stop for stop in self.stop):
+        if "" in self.stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
-        if len(self.stop) > 64 or any(len(stop) > 1024 for stop in self.stop):
+        if len(self.stop) > 64 or max(map(len, self.stop), default=0) > 1024:
             raise InvalidRequest("at most 64 stop strings of at most 1024 characters", param="stop")
         if self.timeout_s is not None and not 0 < self.timeout_s < 1e9:
             raise InvalidRequest(f"timeout must be a positive number of seconds, not {self.timeout_s}", param="timeout")

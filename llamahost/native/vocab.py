@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from itertools import compress, repeat
 from typing import Any
 
@@ -65,8 +64,12 @@ class Vocab:
         for _ in range(2):
             tokens = array("i", (0,)) * room
             address, _ = tokens.buffer_info()
-            with apart() if len(data) > _LONG else nullcontext():
-                n = self._tokenize(self.pointer, data, len(data), address, room, add_special, parse_special)
+            asked = (self.pointer, data, len(data), address, room, add_special, parse_special)
+            if len(data) <= _LONG:
+                n = self._tokenize(*asked)
+            else:
+                with apart():
+                    n = self._tokenize(*asked)
             if n >= 0:
                 del tokens[n:]
                 return tokens

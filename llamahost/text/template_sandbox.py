@@ -45,6 +45,7 @@ class Compiled:
     def __init__(self, source: str, now: Callable[[], datetime]) -> None:
         environment = _environment(now)
         self._template = environment.from_string(source)
+        self._template.globals = dict(self._template.globals)  # a chain of maps, which each rendering would copy anew
         # what blocks, macros and `set` are joined by
         self._template.root_render_func.__globals__["concat"] = _concatenated
         self.undeclared = meta.find_undeclared_variables(environment.parse(source))
@@ -54,7 +55,8 @@ class Compiled:
         """Raises whatever the template makes Jinja raise, and OverflowError where it goes too far."""
         parts: list[str] = []
         n_chars = 0
-        for chunk in self._template.generate({**given, _METER: Meter(n_steps)}):
+        context = self._template.new_context({**given, _METER: Meter(n_steps)})
+        for chunk in self._template.root_render_func(context):
             n_chars += len(chunk)
             if n_chars > MAX_CHARS:
                 raise OverflowError(f"the prompt grew beyond {MAX_CHARS} characters")
