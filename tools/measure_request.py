@@ -33,7 +33,7 @@ from types import FrameType
 from typing import Any
 
 N_WARM = 20
-CASES = {
+CASES: dict[str, tuple[str, dict[str, object]]] = {
     "stream": ("/v1/chat/completions", {"max_tokens": 4, "temperature": 0, "stream": True}),
     "whole": ("/v1/chat/completions", {"max_tokens": 4, "temperature": 0}),
     "embed": ("/v1/embeddings", {"input": "What does one short text cost?"}),
@@ -125,7 +125,7 @@ class Meter:
                 if record is self._record:  # else the next one has come before this was over
                     self._end()
 
-        App.__call__ = served  # type: ignore[method-assign]
+        App.__call__ = served  # type: ignore[method-assign,assignment]
 
     def _before(self, owner: Any, name: str, note: Callable[[], None]) -> None:
         function = getattr(owner, name)
