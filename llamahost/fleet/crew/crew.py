@@ -37,6 +37,7 @@ from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 logger = logging.getLogger("llamahost.fleet")
 
 _epochs = itertools.count(1)
+_SOURCE = ("path", "repo", "file", "quant", "revision")
 
 
 class Crew:
@@ -200,7 +201,9 @@ class Crew:
         found: dict[str, object] = {}
         for spec in specs:
             place = self.places.get(spec.name)
-            seen = [each.record.seen for each in place.running.values()] if place is not None else []
+            if place is None or any(getattr(place.spec, key) != getattr(spec, key) for key in _SOURCE):
+                continue  # it is loaded anew in any case
+            seen = [each.record.seen for each in place.running.values()]
             if self.loading is None or not any(seen):
                 continue
             try:
@@ -231,7 +234,7 @@ class Crew:
         """Write what is to be found again by the next process."""
         for place in self.places.values():
             for running in place.ready() if place.spec.keep_prefixes and self.settings.prefix_disk_bytes else ():
-                await self._keeping.keep(running, self.settings)
+                await self._keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
         await self._keeping.flush(self.settings)
 
     async def see_room(self, host_bytes: int | None = None, *, is_bounded_anew: bool = False) -> None:
@@ -350,7 +353,7 @@ class Crew:
         self.leaving[replica_id] = running
         place.thread_s += running.replica.stats.thread_s
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
-            await self._keeping.keep(running, self.settings)
+            await self._keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
         try:
             await running.replica.close()
         except Exception:  # what it took is given back all the same, or nothing could be loaded in its place ever

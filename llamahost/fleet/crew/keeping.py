@@ -35,8 +35,11 @@ class Keeping:
         self._files = files
         self._free_bytes = free_bytes
 
-    async def keep(self, running: Running, settings: ServerSettings) -> None:
-        """What its slots hold, now that nobody uses it. Never raises: it is computed again, that is all."""
+    async def keep(self, running: Running, settings: ServerSettings, n_replicas: int = 1) -> None:
+        """What its slots hold, now that nobody uses it. Never raises: it is computed again, that is all.
+
+        `n_replicas` are as many as its model is to have.
+        """
         n_most = max(settings.prefix_bytes, settings.prefix_disk_bytes if self._files is not None else 0)
         try:
             n_most = min(n_most, await in_thread("memory", self._free_bytes) // 3)
@@ -44,12 +47,13 @@ class Keeping:
         except Exception as error:
             logger.warning("%s: its prefixes could not be kept: %s", running.record.id, error)
             return
-        gone = self._kept.put(key_of(running.record, running.replica.spec), slots, settings.prefix_bytes)
+        key = key_of(running.record, running.replica.spec)
+        gone = self._kept.put(Kept(key, running.record.id, slots, n_replicas), settings.prefix_bytes)
         await self._write(gone, settings)
 
     def take(self, record: Replica, spec: ModelSpec) -> tuple[KeptSlot, ...]:
         """What is in memory for it."""
-        return self._kept.take(key_of(record, spec))
+        return self._kept.take(key_of(record, spec), record.id)
 
     async def read(self, record: Replica, spec: ModelSpec, settings: ServerSettings) -> tuple[KeptSlot, ...]:
         """What is in a file for it; asked for before it is loaded."""
@@ -57,7 +61,7 @@ class Keeping:
         if files is None or settings.prefix_disk_bytes <= 0 or not spec.keep_prefixes or record.seen is None:
             return ()
         key = key_of(record, spec)
-        return await in_thread("prefixes", lambda: files.get(key, self._free_bytes() // 3))
+        return await in_thread("prefixes", lambda: files.get(key, record.id, self._free_bytes() // 3))
 
     async def flush(self, settings: ServerSettings) -> None:
         """Write what is in memory, for the next process."""
@@ -70,8 +74,8 @@ class Keeping:
             return
 
         def work() -> None:
-            for key, slots in kept:
-                files.put(key, slots, n_most)
+            for each in kept:
+                files.put(each, n_most)
 
         await in_thread("prefixes", work)
 

@@ -1,8 +1,9 @@
 """What the slots of unloaded models held, in files: beyond what this machine's memory is given for it, and beyond the
 process. Within a budget, the oldest leaving first.
 
-A file is named by all that its states depend on, so that no other model or setting finds it, and begins with the sum
-of what follows: what is not whole is removed, never restored. For this user alone: prompts are in it. Blocking.
+A file is named by all that its states depend on, so that no other file or setting finds it, and by whose they were. It
+begins with the sum of what follows: what is not whole is removed, never restored. For this user alone: prompts are in
+it. Blocking.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamahost.core.work import KeptSlot
+from llamahost.fleet.crew.kept import Kept, model_of
 from llamahost.fleet.machine.cache import written
 
 logger = logging.getLogger("llamahost.fleet")
@@ -36,24 +38,34 @@ class PrefixFiles:
 
     folder: Path
 
-    def put(self, key: object, slots: Sequence[KeptSlot], n_most: int) -> None:
-        """Keep these, in place of others of the same key, and no more than `n_most` bytes in all."""
+    def put(self, kept: Kept, n_most: int) -> None:
+        """Keep this in place of what the replica held before, and no more than `n_most` bytes in all."""
+        slots = kept.slots
         if slots and n_most > 0:
             table = json.dumps([[len(slot.tokens), len(slot.state)] for slot in slots]).encode()
             parts = [table, *(part for slot in slots for part in (slot.tokens.tobytes(), slot.state))]
             if _HEAD_BYTES + sum(map(len, parts)) <= n_most:
                 try:
-                    with written(self._path(key)) as out:
+                    with written(self._path(kept.key, kept.replica)) as out:
                         out.write(MAGIC + _sum(parts) + len(table).to_bytes(8, "little"))
                         for part in parts:
                             out.write(part)
                 except OSError as error:  # a full disk, for one: they are computed again, that is all
                     logger.warning("prefixes could not be written to %s: %s", self.folder, error)
+                alike = f"{_name(kept.key)}-{_name(model_of(kept.replica))}-*.prefixes"
+                for path in self._found(alike)[kept.n_replicas :]:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
         self.trim(n_most)
 
-    def get(self, key: object, n_most: int) -> tuple[KeptSlot, ...]:
-        """Nothing where there are none, or more than `n_most` bytes, or where they are not as they were written."""
-        path = self._path(key)
+    def get(self, key: object, replica: str, n_most: int) -> tuple[KeptSlot, ...]:
+        """Its own, else its model's, else what fits; nothing where there are none, or more than `n_most` bytes, or
+        where they are not as they were.
+        """
+        path = self._path(key, replica)
+        if not path.exists():
+            names = f"{_name(key)}-{_name(model_of(replica))}-*.prefixes", f"{_name(key)}-*.prefixes"
+            path = next((each for name in names for each in self._found(name)), path)
         try:
             with path.open("rb") as file:
                 n_bytes = os.fstat(file.fileno()).st_size
@@ -88,9 +100,21 @@ class PrefixFiles:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def _path(self, key: object) -> Path:
-        name = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
-        return self.folder / f"{name}.prefixes"
+    def _path(self, key: object, replica: str) -> Path:
+        return self.folder / f"{_name(key)}-{_name(model_of(replica))}-{replica.rpartition('#')[2]}.prefixes"
+
+    def _found(self, pattern: str) -> list[Path]:
+        """The newest first."""
+        found: list[tuple[int, Path]] = []
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found, reverse=True)]
+
+
+def _name(key: object) -> str:
+    return hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _sum(parts: Sequence[bytes | memoryview]) -> bytes:

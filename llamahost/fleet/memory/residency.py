@@ -352,6 +352,10 @@ class Residency:
         """For room that others have."""
         return self._settling.is_anyone_waiting
 
+    def n_wanted(self, model: Model) -> int:
+        """Replicas of it."""
+        return self._memory.n_wanted(model.spec)
+
     def taken(self, *, in_truth: bool = False) -> Mapping[str, int]:
         """See Memory.taken."""
         return self._memory.taken(in_truth=in_truth)

@@ -17,7 +17,7 @@ from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.sampling import SamplingOptions
 from llamahost.core.work import KeptSlot
 from llamahost.fleet.crew.keeping import Keeping
-from llamahost.fleet.crew.kept import KeptPrefixes
+from llamahost.fleet.crew.kept import Kept, KeptPrefixes
 from llamahost.fleet.crew.kept_files import MAX_AGE_S, PrefixFiles
 from llamahost.fleet.machine.cache import written
 from llamahost.fleet.machine.fit import Shape
@@ -27,7 +27,7 @@ from llamahost.fleet.memory import residents
 from llamahost.fleet.memory.placement import Placement
 from llamahost.fleet.settings.manifest import ServerSettings
 from tests.fleet.budgeted import MB, host_of, spec
-from tests.on_loop import on_loop
+from tests.on_loop import on_loop, turns
 
 SLOTS = (KeptSlot(array("i", [1, 2, 3]), b"one" * 50), KeptSlot(array("i", [4]), b"two" * 20))
 
@@ -36,29 +36,54 @@ def test_what_is_kept_stays_within_its_budget() -> None:
     kept = KeptPrefixes()
     gone = []
     for k in range(4):
-        gone += kept.put(k, (KeptSlot(array("i", [1]), bytes(40)),), 100)
+        gone += kept.put(Kept(k, "a#0", (KeptSlot(array("i", [1]), bytes(40)),)), 100)
         assert kept.n_bytes <= 100
-    assert [key for key, _ in gone] == [0, 1]
-    assert [bool(kept.take(k)) for k in range(4)] == [False, False, True, True]
+    assert [each.key for each in gone] == [0, 1]
+    assert [bool(kept.take(k, "a#0")) for k in range(4)] == [False, False, True, True]
     assert kept.n_bytes == 0
+
+
+@pytest.mark.parametrize("where", ["memory", "files"])
+def test_each_replica_finds_its_own_again_else_its_models_else_what_fits(tmp_path: Path, where: str) -> None:
+    memory, files = KeptPrefixes(), PrefixFiles(tmp_path)
+
+    def put(replica: str, n: int, n_replicas: int) -> None:
+        kept = Kept("key", replica, (KeptSlot(array("i", [n]), b"state"),), n_replicas)
+        memory.put(kept, 10_000) if where == "memory" else files.put(kept, 10_000)
+        for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda each: each.stat().st_mtime_ns, reverse=True)):
+            os.utime(path, (0, path.stat().st_mtime - age))  # whatever the file system's clock
+
+    def get(replica: str, key: str = "key") -> list[int]:
+        found = memory.take(key, replica) if where == "memory" else files.get(key, replica, 10_000)
+        return [slot.tokens[0] for slot in found]
+
+    put("a#0", 1, 2)
+    put("a#1", 2, 2)
+    put("b#0", 3, 1)
+    assert [get("a#1"), get("a#0"), get("b#0"), get("a#0", "another key")] == [[2], [1], [3], []]
+    put("a#0", 4, 1)
+    put("a#1", 5, 1)  # in the place of the other, which was before it
+    put("b#0", 6, 1)
+    assert get("a#0") == [5], "its model's"
+    assert get("c#0") == [6], "what fits: it has another name now"
 
 
 def test_what_is_written_is_found_by_its_key_alone(tmp_path: Path) -> None:
     files = PrefixFiles(tmp_path / "prefixes")
-    files.put(("a", 1), SLOTS, 10_000)
-    assert files.get(("a", 1), 10_000) == SLOTS
-    assert files.get(("a", 2), 10_000) == ()
-    assert PrefixFiles(tmp_path / "prefixes").get(("a", 1), 10_000) == SLOTS, "by another process too"
+    files.put(Kept(("a", 1), "a#0", SLOTS), 10_000)
+    assert files.get(("a", 1), "a#0", 10_000) == SLOTS
+    assert files.get(("a", 2), "a#0", 10_000) == ()
+    assert PrefixFiles(tmp_path / "prefixes").get(("a", 1), "a#0", 10_000) == SLOTS, "by another process too"
     (path,) = files.folder.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "prompts are in it"
     assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
-    files.put(("a", 1), SLOTS[:1], 10_000)
-    assert files.get(("a", 1), 10_000) == SLOTS[:1]
+    files.put(Kept(("a", 1), "a#0", SLOTS[:1]), 10_000)
+    assert files.get(("a", 1), "a#0", 10_000) == SLOTS[:1]
 
 
 def test_a_file_that_is_not_as_it_was_written_is_removed_and_never_restored(tmp_path: Path) -> None:
     files = PrefixFiles(tmp_path)
-    files.put("key", SLOTS, 10_000)
+    files.put(Kept("key", "a#0", SLOTS), 10_000)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     broken = [b"", b"LHKEPT1\n", whole[:-1], whole + b"x", whole.replace(b"LHKEPT1", b"LHKEPT0")]
@@ -67,22 +92,22 @@ def test_a_file_that_is_not_as_it_was_written_is_removed_and_never_restored(tmp_
     ]
     for data in broken:
         path.write_bytes(data)
-        assert files.get("key", 10_000) == ()
+        assert files.get("key", "a#0", 10_000) == ()
         assert not path.exists()
 
 
 def test_files_stay_within_their_budget_and_the_old_ones_leave(tmp_path: Path) -> None:
     files = PrefixFiles(tmp_path)
     for k in range(5):
-        files.put(k, SLOTS, 10_000)
+        files.put(Kept(k, "a#0", SLOTS), 10_000)
         path = max(tmp_path.iterdir(), key=lambda each: each.stat().st_mtime_ns)
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 100 + k))
     size = path.stat().st_size
     files.trim(3 * size)
-    assert [bool(files.get(k, 10_000)) for k in range(5)] == [False, False, True, True, True]
-    files.put(9, SLOTS, size - 1)
-    assert files.get(9, 10_000) == (), "it is more than all may be"
-    files.put(9, SLOTS, 10_000)
+    assert [bool(files.get(k, "a#0", 10_000)) for k in range(5)] == [False, False, True, True, True]
+    files.put(Kept(9, "a#0", SLOTS), size - 1)
+    assert files.get(9, "a#0", 10_000) == (), "it is more than all may be"
+    files.put(Kept(9, "a#0", SLOTS), 10_000)
     (path,) = tmp_path.iterdir()
     os.utime(path, (0, path.stat().st_mtime - MAX_AGE_S - 1))
     scrap = tmp_path / ".x.prefixes.1.new"
@@ -98,8 +123,8 @@ def test_files_stay_within_their_budget_and_the_old_ones_leave(tmp_path: Path) -
 def test_a_folder_that_cannot_be_written_costs_nothing_but_what_it_would_have_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     files = PrefixFiles(tmp_path / "file" / "prefixes")
-    files.put("key", SLOTS, 10_000)
-    assert files.get("key", 10_000) == ()
+    files.put(Kept("key", "a#0", SLOTS), 10_000)
+    assert files.get("key", "a#0", 10_000) == ()
 
 
 @pytest.mark.parametrize("n_free", [10**12, 90])
@@ -167,6 +192,25 @@ def test_prefixes_are_there_again_in_the_next_process_where_that_is_asked(
             assert end.usage.n_cached == 0, "it is of other settings"
 
     law()
+
+
+@on_loop
+async def test_each_conversation_of_several_replicas_is_there_again_after_an_unload(tiny_llama: Path) -> None:
+    async def n_cached(host: AsyncHost, k: int) -> int:
+        generation = Generation(max_tokens=1, session_id=f"s{k}", ignore_eos=True)
+        prompt = tuple(range(20 + 30 * k, 50 + 30 * k))
+        events = [e async for e in host.complete(CompletionRequest(prompts=(prompt,), generation=generation))]
+        (end,) = (event for event in events if isinstance(event, Finished))
+        return end.usage.n_cached
+
+    one = spec("a", tiny_llama, n_slots=4, replicas=2, keep_prefixes=True)
+    async with host_of(one, budgets={"cpu-0": 100 * MB, "cpu-1": 100 * MB}) as host:
+        for expected in (0, 29):
+            await host.load("a")
+            while sum(each.state == "ready" for each in host.models()[0].replicas) < 2:
+                await turns()
+            assert [await n_cached(host, k) for k in range(4)] == [expected] * 4
+            await host.unload("a")
 
 
 @on_loop
