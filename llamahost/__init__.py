@@ -1,7 +1,13 @@
 """llamahost: serve GGUF models from the machine you own, by HTTP or as a library.
 
+from llamahost import Host
+
 with Host("model.gguf") as host:
-    print(host.chat([{"role": "user", "content": "Hello"}]).text)
+    print(host.chat("Why is the sky blue?").text)
+
+`Host` is for programs without asyncio, `AsyncHost` for those with it; `create_app` makes the HTTP application of one.
+Whatever goes wrong is a `LlamahostError`. What may be said of an answer is in `ChatRequest`, `Generation` and
+`SamplingOptions`, of a model in `ModelSpec`. What comes is a `ChatResult`, or one `Delta` after the other.
 """
 
 from __future__ import annotations
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
     from llamahost.core.errors import LoadFailed as LoadFailed
     from llamahost.core.errors import ManifestError as ManifestError
     from llamahost.core.errors import ModelNotFound as ModelNotFound
+    from llamahost.core.errors import NoMemory as NoMemory
+    from llamahost.core.errors import NotAble as NotAble
+    from llamahost.core.errors import NotRead as NotRead
+    from llamahost.core.errors import NotThere as NotThere
     from llamahost.core.errors import Overloaded as Overloaded
     from llamahost.core.errors import TemplateFailed as TemplateFailed
     from llamahost.core.errors import Unavailable as Unavailable
@@ -55,6 +65,7 @@ if TYPE_CHECKING:
     from llamahost.core.vectors import EmbedRequest as EmbedRequest
     from llamahost.core.vectors import Ranking as Ranking
     from llamahost.core.vectors import RerankRequest as RerankRequest
+    from llamahost.fleet.settings.adapter_spec import AdapterSpec as AdapterSpec
     from llamahost.fleet.settings.manifest import Manifest as Manifest
     from llamahost.fleet.settings.manifest import ModelSpec as ModelSpec
     from llamahost.fleet.settings.manifest import ServerSettings as ServerSettings
@@ -73,7 +84,8 @@ _HOMES = {
     "llamahost.api.app": ("create_app",),
     "llamahost.core.errors": (
         "ContextTooLong", "DeadlineExceeded", "GenerationFailed", "InvalidRequest", "LlamahostError", "LoadFailed",
-        "ManifestError", "ModelNotFound", "Overloaded", "TemplateFailed", "Unavailable",
+        "ManifestError", "ModelNotFound", "NoMemory", "NotAble", "NotRead", "NotThere", "Overloaded", "TemplateFailed",
+        "Unavailable",
     ),
     "llamahost.core.events": (
         "Delta", "Echoed", "Event", "Finished", "Likely", "Measured", "Progress", "PromptLogprob", "Started",
@@ -87,6 +99,7 @@ _HOMES = {
     "llamahost.core.results": ("ChatResult", "CompletionResult"),
     "llamahost.core.sampling": ("Sampling", "SamplingOptions"),
     "llamahost.core.vectors": ("EmbedRequest", "Embeddings", "Ranking", "RerankRequest"),
+    "llamahost.fleet.settings.adapter_spec": ("AdapterSpec",),
     "llamahost.fleet.settings.manifest": ("Manifest", "ModelSpec", "ServerSettings"),
     "llamahost.fleet.settings.manifest_file": ("load_manifest",),
     "llamahost.host": ("AsyncHost", "Health", "ModelStatus"),

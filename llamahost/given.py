@@ -1,4 +1,4 @@
-"""What a program gives in plain values, into what the house works with: models, options, prompts, turns.
+"""What a program gives in plain values, into what the house works with: models, options, requests.
 
 Raises InvalidRequest with the place of what is wrong, TypeError for an unknown option. Knows no host and no thread.
 """
@@ -12,9 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
-from llamahost.core.errors import InvalidRequest
-from llamahost.core.messages import AdapterUse, Continued, Generation, Message, Output, Role, Text, Tool, ToolCall
+from llamahost.core.errors import InvalidRequest, LoadFailed
+from llamahost.core.messages import (
+    AdapterUse,
+    ChatRequest,
+    CompletionRequest,
+    Continued,
+    Generation,
+    Message,
+    Output,
+    Role,
+    Text,
+    Tool,
+    ToolCall,
+)
 from llamahost.core.sampling import SamplingOptions
+from llamahost.core.vectors import EmbedRequest, InputKind, RerankRequest
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.builtin import builtin, is_named
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
@@ -85,9 +98,9 @@ class Options(SamplingOptions, total=False):
 
 
 class ChatOptions(Options, total=False):
-    """And of a chat alone."""
+    """And of a chat alone; `ChatRequest` says what each means. A tool may be a dict as OpenAI writes it."""
 
-    tools: Sequence[Tool]
+    tools: Sequence[Tool | Mapping[str, object]]
     tool_choice: str
     n_calls: int | None
     tells_reasoning: bool
@@ -106,6 +119,31 @@ class CompletionOptions(Options, total=False):
     suffix: str
 
 
+class EmbedOptions(TypedDict, total=False):
+    """What may be said beside texts to embed; `EmbedRequest` says what each means."""
+
+    model: str
+    kind: InputKind
+    dimensions: int | None
+    is_cut: bool
+    timeout_s: float | None
+
+
+class RerankOptions(TypedDict, total=False):
+    """And beside a query and its documents; `RerankRequest` says what each means."""
+
+    model: str
+    is_cut: bool
+    timeout_s: float | None
+
+
+Turns = str | Sequence[Message | Mapping[str, object]]
+"""A conversation in plain values: its messages, or the text of a user's first."""
+
+Prompt = str | Sequence[int] | Sequence[str]
+"""A text, its tokens, or several texts."""
+
+
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raises TypeError that names the nearest known name."""
     known = tuple(known)
@@ -121,20 +159,94 @@ def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOp
         if is_named(model):
             return Manifest(models=(builtin(model=model, **options),))
         path = Path(model)
+        if isinstance(model, str) and not path.suffix and not path.exists():
+            from llamahost.files.repo import looks_like_repo
+
+            if looks_like_repo(model):
+                raise LoadFailed(
+                    f"there is no file {model}; where a repository of Hugging Face is meant, "
+                    f'ModelSpec(name="{path.name.lower()}", repo="{model}") fetches it'
+                )
         return Manifest(models=(replace(ModelSpec(name=path.stem, path=path), **options),))
     if isinstance(model, ModelSpec):
         return Manifest(models=(replace(model, **options),))
+    if not isinstance(model, Manifest | None):
+        raise TypeError(f"a model is a path, a ModelSpec or a Manifest, not {type(model).__name__}")
     if options:
         raise TypeError("options are for one model's path; a manifest holds its own")
     return model or Manifest()
 
 
+def chat_request(turns: Turns, options: ChatOptions) -> ChatRequest:
+    """Raises InvalidRequest, and TypeError for an option that there is not."""
+    check_names(options, ChatOptions.__annotations__, "option")
+    given = cast("dict[str, Any]", options)
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if isinstance(turns, Mapping | Message) or not isinstance(turns, Iterable):
+        raise InvalidRequest("messages must be a list of messages, or text for a user's first", param="messages")
+    return ChatRequest(
+        messages=tuple(message_of(turn, k) for k, turn in enumerate(turns)),
+        model=given.get("model", ""),
+        tools=tuple(tool_of(tool, k) for k, tool in enumerate(given.get("tools") or ())),
+        tool_choice=given.get("tool_choice", "auto"),
+        n_calls=given.get("n_calls"),
+        tells_reasoning=given.get("tells_reasoning", True),
+        output=output_of(given),
+        thinking=given.get("thinking"),
+        max_reasoning=given.get("max_reasoning"),
+        reasoning_end=given.get("reasoning_end", ""),
+        continued=given.get("continued", "no"),
+        template_options=given.get("template_options", {}),
+        generation=generation_of(given),
+    )
+
+
+def completion_request(prompt: Prompt, options: CompletionOptions) -> CompletionRequest:
+    """Raises InvalidRequest, and TypeError for an option that there is not."""
+    check_names(options, CompletionOptions.__annotations__, "option")
+    given = cast("dict[str, Any]", options)
+    return CompletionRequest(
+        prompts=prompts_of(prompt),
+        model=given.get("model", ""),
+        echo=given.get("echo", False),
+        n_prompt_logprobs=given.get("n_prompt_logprobs"),
+        suffix=given.get("suffix", ""),
+        output=output_of(given),
+        generation=generation_of(given),
+    )
+
+
+def embed_request(inputs: str | Sequence[str], options: EmbedOptions) -> EmbedRequest:
+    """Raises InvalidRequest, and TypeError for an option that there is not."""
+    check_names(options, EmbedOptions.__annotations__, "option")
+    return EmbedRequest(inputs=_texts_of(inputs, "inputs"), **options)
+
+
+def rerank_request(query: str, documents: Sequence[str], options: RerankOptions) -> RerankRequest:
+    """Raises InvalidRequest, and TypeError for an option that there is not."""
+    check_names(options, RerankOptions.__annotations__, "option")
+    if not isinstance(query, str):
+        raise InvalidRequest("the query must be text", param="query")
+    return RerankRequest(query=query, documents=_texts_of(documents, "documents"), **options)
+
+
+def _texts_of(texts: object, param: str) -> tuple[str, ...]:
+    found = (texts,) if isinstance(texts, str) else tuple(texts) if isinstance(texts, Iterable) else (texts,)
+    if not all(isinstance(text, str) for text in found):
+        raise InvalidRequest(f"{param} must be texts", param=param)
+    return found
+
+
 def generation_of(given: Mapping[str, Any]) -> Generation:
     sampling = {name: given[name] for name in SamplingOptions.__annotations__ if name in given}
-    stop = given.get("stop", ())
+    stop = given.get("stop") or ()
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list | tuple) else (stop,)
+    if not all(isinstance(each, str) for each in stops):
+        raise InvalidRequest("stop must be a text, or a list of texts", param="stop")
     return Generation(
         sampling=cast("SamplingOptions", sampling),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=stops,
         stop_ids=tuple(given.get("stop_ids", ())),
         max_tokens=given.get("max_tokens"),
         n=given.get("n", 1),
@@ -146,20 +258,56 @@ def generation_of(given: Mapping[str, Any]) -> Generation:
     )
 
 
-def prompts_of(prompt: str | Sequence[int] | Sequence[str]) -> tuple[str | tuple[int, ...], ...]:
+def output_of(given: Mapping[str, Any]) -> Output:
+    output = given.get("output")
+    if isinstance(output, Output | None):
+        return output or Output()
+    raise InvalidRequest('output must be an Output, such as Output("json")', param="output")
+
+
+def prompts_of(prompt: Prompt) -> tuple[str | tuple[int, ...], ...]:
     if isinstance(prompt, str):
         return (prompt,)
+    if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Iterable):
+        raise InvalidRequest("a prompt is text, a list of its tokens, or a list of texts", param="prompt")
+    prompt = cast("Sequence[int] | Sequence[str]", tuple(prompt))
     if prompt and all(isinstance(item, str) for item in prompt):
-        return tuple(cast("Sequence[str]", prompt))
-    return (tuple(cast("Sequence[int]", prompt)),)
+        return cast("tuple[str, ...]", prompt)
+    return (cast("tuple[int, ...]", prompt),)
+
+
+def tool_of(tool: object, k: int) -> Tool:
+    """A Tool, or what OpenAI writes for one."""
+    if isinstance(tool, Tool):
+        return tool
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+        parameters = function.get("parameters") or {}
+        if isinstance(parameters, Mapping):
+            return Tool(
+                name=function["name"],
+                description=str(function.get("description") or ""),
+                parameters=parameters,
+                strict=bool(function.get("strict")),
+            )
+    raise InvalidRequest(
+        f'tools[{k}] must be a Tool, or {{"type": "function", "function": {{"name": …, "parameters": …}}}}',
+        param=f"tools[{k}]",
+    )
 
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-def message_of(turn: Message | Mapping[str, object], k: int) -> Message:
+def message_of(turn: object, k: int) -> Message:
+    """A Message, or what OpenAI writes for one."""
     if isinstance(turn, Message):
         return turn
+    if not isinstance(turn, Mapping):
+        raise InvalidRequest(
+            f'messages[{k}] must be a Message, or {{"role": …, "content": …}}, not {type(turn).__name__}',
+            param=f"messages[{k}]",
+        )
     known = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
     for key in turn:
         if key not in known:

@@ -19,7 +19,7 @@ from llamahost.core.errors import InvalidRequest, ManifestError
 from llamahost.core.events import Event
 from llamahost.core.machine import Machine
 from llamahost.core.messages import ChatRequest, CompletionRequest
-from llamahost.core.observe import FleetEvent, Observer
+from llamahost.core.observe import FleetEvent, Observer, RequestRecord
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.fleet import Fleet
@@ -30,9 +30,24 @@ from llamahost.fleet.replica.loading import Load
 from llamahost.fleet.replica.opened import Opened
 from llamahost.fleet.routing.router import Router
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
+from llamahost.fleet.settings.builtin import adapter_file
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.fleet.settings.route_spec import RouteSpec
-from llamahost.given import SpecOptions, check_names, manifest_of
+from llamahost.given import (
+    ChatOptions,
+    CompletionOptions,
+    EmbedOptions,
+    Prompt,
+    RerankOptions,
+    SpecOptions,
+    Turns,
+    chat_request,
+    check_names,
+    completion_request,
+    embed_request,
+    manifest_of,
+    rerank_request,
+)
 
 if TYPE_CHECKING:  # the loader brings llama_cpp, which a process that only starts up need not wait for
     from llamahost.files.download import Step
@@ -50,16 +65,28 @@ class Health:
     models: tuple[ModelStatus, ...]
 
 
+class _Observers(list[Observer]):
+    """All who are told, as one."""
+
+    def finished(self, record: RequestRecord) -> None:
+        for each in self:
+            each.finished(record)
+
+
 class AsyncHost:
     """Models, opened and answering. Owned by the event loop that starts it.
 
-    async with AsyncHost("model.gguf") as host:
-        async with aclosing(host.chat(request)) as events:
-            async for event in events: ...
+    async with AsyncHost("model.gguf", n_ctx=4096) as host:
+        print((await ChatResult.of(host.chat("Why is the sky blue?", max_tokens=200))).text)
+        async with aclosing(host.chat("Say hello.")) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    print(event.text, end="")
 
     Entering waits until the models are loaded and raises LoadFailed when one is not. `model` is a GGUF's path with
-    options, a ModelSpec, a whole Manifest, or None for a host that answers Unavailable. One model answers to any name
-    unless `is_strict`. `load` opens a model and `hardware` is where it may be put; both are there for tests.
+    options, which are the fields of ModelSpec; a ModelSpec, a whole Manifest, or None for a host that answers
+    Unavailable. One model answers to any name unless `is_strict`. `load` opens a model and `hardware` is where it may
+    be put; both are there for tests. It wants asyncio: with trio, use a Host in threads.
     """
 
     def __init__(
@@ -88,10 +115,14 @@ class AsyncHost:
             memories=cache_folder(os.environ) if load is None else None,
         )
         self._router = Router(self._fleet, manifest, is_strict=is_strict)
-        self._answering = Answering(self._fleet, self._router, observer)
+        self._observers = _Observers([observer] if observer is not None else [])
+        self._answering = Answering(self._fleet, self._router, self._observers)
 
     async def start(self) -> None:
-        """Begin to load and return at once; `health` tells how it goes. Needed only where `async with` is not used."""
+        """Begin to load and return at once; `health` tells how it goes. Needed only where `async with` is not used.
+
+        Raises Unavailable after `aclose`, RuntimeError without asyncio's loop.
+        """
         self._fleet.start()
 
     async def wait_ready(self) -> None:
@@ -123,31 +154,56 @@ class AsyncHost:
     ) -> None:
         await self.aclose()
 
-    def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    def chat(self, request: ChatRequest | Turns, **options: Unpack[ChatOptions]) -> AsyncGenerator[Event, None]:
         """The conversation's next turn. Closing the generator cancels; the slot is free within a step.
+
+        A ChatRequest, or what Host.chat takes: text or messages, with the same options. `await ChatResult.of(…)` is
+        the whole answer. Who leaves a loop over the events half-way closes them, as `aclosing` does: what is only
+        dropped goes on until Python collects it.
 
         For each of `generation.n` answers: Started, its Deltas, Finished; answers interleave, told apart by `index`.
         Raises before the first event: ModelNotFound, Unavailable, Overloaded, InvalidRequest. Also later:
         DeadlineExceeded, GenerationFailed, Unavailable (shutting down).
         """
+        if not isinstance(request, ChatRequest):
+            request = chat_request(request, options)
+        elif options:
+            raise TypeError("options are for plain messages; a ChatRequest holds its own")
         return self._answering.events(request, "chat", request.generation.n)
 
-    def complete(self, request: CompletionRequest) -> AsyncGenerator[Event, None]:
+    def complete(
+        self, request: CompletionRequest | Prompt, **options: Unpack[CompletionOptions]
+    ) -> AsyncGenerator[Event, None]:
         """Each prompt continued `generation.n` times: index = number of the prompt * n + number of the answer.
 
-        Otherwise as `chat`.
+        A CompletionRequest, or what Host.complete takes. Otherwise as `chat`.
         """
+        if not isinstance(request, CompletionRequest):
+            request = completion_request(request, options)
+        elif options:
+            raise TypeError("options are for a plain prompt; a CompletionRequest holds its own")
         return self._answering.events(request, "completion", request.generation.n * len(request.prompts))
 
-    async def embed(self, request: EmbedRequest) -> Embeddings:
+    async def embed(self, request: EmbedRequest | str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """A vector for each input, of length 1 by pooling. Cancelling the call frees the device within a step.
 
-        Raises ModelNotFound, Unavailable, Overloaded, InvalidRequest, DeadlineExceeded, GenerationFailed.
+        An EmbedRequest, or texts with the options of Host.embed. Raises ModelNotFound, Unavailable, Overloaded,
+        InvalidRequest, DeadlineExceeded, GenerationFailed.
         """
+        if not isinstance(request, EmbedRequest):
+            request = embed_request(request, options)
+        elif options:
+            raise TypeError("options are for plain texts; an EmbedRequest holds its own")
         return await self._answering.embed(request)
 
-    async def rerank(self, request: RerankRequest) -> Ranking:
+    async def rerank(
+        self, request: RerankRequest | str, documents: Sequence[str] = (), **options: Unpack[RerankOptions]
+    ) -> Ranking:
         """How well each document answers the query, by the model's own head. Otherwise as `embed`."""
+        if not isinstance(request, RerankRequest):
+            request = rerank_request(request, documents, options)
+        elif documents or options:
+            raise TypeError("documents and options are for a plain query; a RerankRequest holds its own")
         return await self._answering.rank(request)
 
     async def load_adapter(self, name: str, path: str | Path, *, model: str = "", scale: float = 1.0) -> None:
@@ -156,7 +212,7 @@ class AsyncHost:
         Raises ModelNotFound, Unavailable, InvalidRequest with what is wrong with the file.
         """
         try:
-            spec = AdapterSpec(name=name, path=Path(path), scale=scale)
+            spec = AdapterSpec(name=name, path=adapter_file(path), scale=scale)
         except ManifestError as error:
             raise InvalidRequest(str(error), param=error.key) from error
         await self._fleet.load_adapter(model, spec)
@@ -227,6 +283,10 @@ class AsyncHost:
         waiting = await self._fleet.adopt(manifest)
         self._router.adopt(manifest)
         return waiting
+
+    def observe(self, observer: Observer) -> None:
+        """Have it told too of each request that ends from now on."""
+        self._observers.append(observer)
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
         """Have it told on the loop when a model changes, and how its load goes; returns what ends that."""

@@ -6,34 +6,35 @@ Knows no thread of the engine; may be used from several threads at once.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
+import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from llamahost.core.errors import Unavailable
 from llamahost.core.events import Delta, Event
-from llamahost.core.messages import (
-    ChatRequest,
-    CompletionRequest,
-    Message,
-    Output,
-)
-from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result
-from llamahost.core.vectors import Embeddings, EmbedRequest, InputKind, Ranking, RerankRequest
+from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result, completion_result, whole
+from llamahost.core.vectors import Embeddings, Ranking
 from llamahost.given import (
     ChatOptions,
     CompletionOptions,
+    EmbedOptions,
+    Prompt,
+    RerankOptions,
     SpecOptions,
-    check_names,
-    generation_of,
-    message_of,
-    prompts_of,
+    Turns,
+    chat_request,
+    completion_request,
+    embed_request,
+    rerank_request,
 )
-from llamahost.host import AsyncHost
+from llamahost.host import AsyncHost, ModelStatus
 
 if TYPE_CHECKING:
     from llamahost.fleet.replica.loading import Load
@@ -49,6 +50,7 @@ class Stream(Generic[Result]):
     """
 
     def __init__(self, host: Host, events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result]) -> None:
+        self._host: Host | None = host  # which is not gone before its stream has ended
         self._fold = fold
         self._queue: SimpleQueue[Event | BaseException | None] = SimpleQueue()
         self._is_over = False
@@ -60,11 +62,10 @@ class Stream(Generic[Result]):
     def __next__(self) -> Delta:
         while not self._is_over:
             item = self._queue.get()
-            if item is None:
-                self._is_over = True
-            elif isinstance(item, BaseException):
-                self._is_over = True
-                raise item
+            if item is None or isinstance(item, BaseException):
+                self._is_over, self._host = True, None
+                if item is not None:
+                    raise item
             else:
                 self._fold.feed(item)
                 if isinstance(item, Delta):
@@ -80,7 +81,7 @@ class Stream(Generic[Result]):
 
     def close(self) -> None:
         """Stop here: the slot is free within a step. Idempotent."""
-        self._is_over = True
+        self._is_over, self._host = True, None
         self._cancel()
 
     def __enter__(self) -> Self:
@@ -99,10 +100,16 @@ class Stream(Generic[Result]):
 class Host:
     """A model, opened and answering, for programs that do not use asyncio.
 
-    with Host("model.gguf") as host:
-        print(host.chat([{"role": "user", "content": "Hello"}]).text)
+    with Host("model.gguf", n_ctx=4096) as host:
+        print(host.chat("Why is the sky blue?", temperature=0.2, max_tokens=200).text)
+        for delta in host.chat("Say hello.", stream=True):
+            print(delta.text, end="")
 
-    Raises LoadFailed. Options are those of AsyncHost.
+    Any number of threads may use it at once; what they ask together is computed together. Ctrl-C ends the call that
+    waits, and its request. It belongs to the process that made it: a forked child makes one of its own. One that
+    nobody holds any more is closed, with a ResourceWarning.
+
+    Raises LoadFailed. Options are the fields of ModelSpec, such as n_ctx, n_slots, n_gpu_layers.
     """
 
     def __init__(
@@ -115,8 +122,9 @@ class Host:
     ) -> None:
         self._host = AsyncHost(model, is_strict=is_strict, load=load, **options)
         self._is_closed = False
+        self._process = os.getpid()
         self._loop = _new_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="llamahost-loop", daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="llamahost-loop", daemon=True)
         self._thread.start()
         try:
             self._call(self._host.__aenter__())
@@ -128,7 +136,7 @@ class Host:
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message | Mapping[str, object]],
+        messages: Turns,
         *,
         stream: Literal[False] = False,
         **options: Unpack[ChatOptions],
@@ -137,7 +145,7 @@ class Host:
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message | Mapping[str, object]],
+        messages: Turns,
         *,
         stream: Literal[True],
         **options: Unpack[ChatOptions],
@@ -145,45 +153,37 @@ class Host:
 
     @overload
     def chat(
-        self, messages: str | Sequence[Message | Mapping[str, object]], *, stream: bool, **options: Unpack[ChatOptions]
+        self, messages: Turns, *, stream: bool, **options: Unpack[ChatOptions]
     ) -> ChatResult | Stream[ChatResult]: ...
 
     def chat(
         self,
-        messages: str | Sequence[Message | Mapping[str, object]],
+        messages: Turns,
         *,
         stream: bool = False,
         **options: Unpack[ChatOptions],
     ) -> ChatResult | Stream[ChatResult]:
-        """The conversation's next turn; text alone is a user's first. Raises what AsyncHost.chat raises.
+        """The conversation's next turn; text alone is a user's first. With `stream`, its Deltas as they come.
 
-        A dict among the messages is {"role": …, "content": text or [{"type": "text", "text": …}]}; an assistant's may
-        have "tool_calls", as a result holds them or as OpenAI writes them, and a tool's has its "tool_call_id".
+        host.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}], max_tokens=50)
+
+        Messages, and `tools`, are as OpenAI writes them, or Message and Tool; an assistant's message may hold the
+        `tool_calls` of a result, and a tool's has its `tool_call_id`. Options:
+
+        model, tools, tool_choice, n_calls, output, thinking, max_reasoning, tells_reasoning, reasoning_end,
+        continued, template_options: see ChatRequest
+        max_tokens, stop, stop_ids, n, n_logprobs, ignore_eos, adapters, priority, timeout_s: see Generation
+        temperature, top_p, top_k, min_p, seed, … : see SamplingOptions
+
+        Raises what AsyncHost.chat raises.
         """
-        check_names(options, ChatOptions.__annotations__, "option")
-        given = cast("dict[str, Any]", options)
-        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        request = ChatRequest(
-            messages=tuple(message_of(turn, k) for k, turn in enumerate(turns)),
-            model=given.get("model", ""),
-            tools=tuple(given.get("tools", ())),
-            tool_choice=given.get("tool_choice", "auto"),
-            n_calls=given.get("n_calls"),
-            tells_reasoning=given.get("tells_reasoning", True),
-            output=given.get("output", Output()),
-            thinking=given.get("thinking"),
-            max_reasoning=given.get("max_reasoning"),
-            reasoning_end=given.get("reasoning_end", ""),
-            continued=given.get("continued", "no"),
-            template_options=given.get("template_options", {}),
-            generation=generation_of(given),
-        )
+        request = chat_request(messages, options)
         return self._answer(lambda: self._host.chat(request), Fold(chat_result), is_streamed=stream)
 
     @overload
     def complete(
         self,
-        prompt: str | Sequence[int] | Sequence[str],
+        prompt: Prompt,
         *,
         stream: Literal[False] = False,
         **options: Unpack[CompletionOptions],
@@ -192,7 +192,7 @@ class Host:
     @overload
     def complete(
         self,
-        prompt: str | Sequence[int] | Sequence[str],
+        prompt: Prompt,
         *,
         stream: Literal[True],
         **options: Unpack[CompletionOptions],
@@ -200,47 +200,37 @@ class Host:
 
     @overload
     def complete(
-        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool, **options: Unpack[CompletionOptions]
+        self, prompt: Prompt, *, stream: bool, **options: Unpack[CompletionOptions]
     ) -> CompletionResult | Stream[CompletionResult]: ...
 
     def complete(
-        self, prompt: str | Sequence[int] | Sequence[str], *, stream: bool = False, **options: Unpack[CompletionOptions]
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
     ) -> CompletionResult | Stream[CompletionResult]:
-        """A text, or its tokens, continued as it is; or several texts. Raises what AsyncHost.complete raises.
+        """A text, or its tokens, continued as it is; or several texts. With `stream`, the Deltas as they come.
 
-        An echo, and what was asked of the prompt's tokens, is in the result; a stream's Deltas are of the answer alone.
+        host.complete("Once upon a time", max_tokens=64).text
+
+        Options are those of `chat` that are in Generation and SamplingOptions, with `model` and `output`; and `echo`,
+        `n_prompt_logprobs`, `suffix`: see CompletionRequest. An echo, and what was asked of the prompt's tokens, is in
+        the result; a stream's Deltas are of the answer alone. Raises what AsyncHost.complete raises.
         """
-        check_names(options, CompletionOptions.__annotations__, "option")
-        given = cast("dict[str, Any]", options)
-        request = CompletionRequest(
-            prompts=prompts_of(prompt),
-            model=given.get("model", ""),
-            echo=given.get("echo", False),
-            n_prompt_logprobs=given.get("n_prompt_logprobs"),
-            suffix=given.get("suffix", ""),
-            output=given.get("output", Output()),
-            generation=generation_of(given),
-        )
+        request = completion_request(prompt, options)
         return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)
 
-    def embed(
-        self,
-        inputs: str | Sequence[str],
-        *,
-        model: str = "",
-        kind: InputKind = "",
-        dimensions: int | None = None,
-        is_cut: bool = False,
-    ) -> Embeddings:
-        """A vector for each text, of length 1 by pooling. Raises what AsyncHost.embed raises."""
-        texts = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-        request = EmbedRequest(inputs=texts, model=model, kind=kind, dimensions=dimensions, is_cut=is_cut)
-        return self._call(self._host.embed(request))
+    def embed(self, inputs: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
+        """A vector for each text, of length 1 by pooling: `host.embed(["a", "b"]).vectors`.
 
-    def rerank(self, query: str, documents: Sequence[str], *, model: str = "", is_cut: bool = False) -> Ranking:
-        """The score of each document, in their order. Raises what AsyncHost.rerank raises."""
-        request = RerankRequest(query=query, documents=tuple(documents), model=model, is_cut=is_cut)
-        return self._call(self._host.rerank(request))
+        Options: model, kind ("query" or "document"), dimensions, is_cut, timeout_s: see EmbedRequest. Raises what
+        AsyncHost.embed raises.
+        """
+        return self._call(self._host.embed(embed_request(inputs, options)))
+
+    def rerank(self, query: str, documents: Sequence[str], **options: Unpack[RerankOptions]) -> Ranking:
+        """The score of each document, in their order: `host.rerank("a question", documents).scores`.
+
+        Options: model, is_cut, timeout_s: see RerankRequest. Raises what AsyncHost.rerank raises.
+        """
+        return self._call(self._host.rerank(rerank_request(query, documents, options)))
 
     def load_adapter(self, name: str, path: str | Path, *, model: str = "", scale: float = 1.0) -> None:
         """Put a LoRA adapter beside a model: asked for by `model="model:name"`. Raises what AsyncHost's raises."""
@@ -264,15 +254,34 @@ class Host:
         """Text of `tokens`, control tokens left out. Raises InvalidRequest on an id outside the vocabulary."""
         return self._call(self._host.detokenize(tokens, model=model))
 
+    def models(self) -> tuple[ModelStatus, ...]:
+        """Every model as it stands now: its state, and in its `card` what it is and what it holds."""
+
+        async def found() -> tuple[ModelStatus, ...]:
+            return self._host.models()
+
+        return self._call(found())
+
     def close(self) -> None:
         """Abort what runs, close the model, end the threads. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
+        if self._process != os.getpid():  # none of its threads is in a forked child, and the model is its parent's
+            return
         try:
             asyncio.run_coroutine_threadsafe(self._host.aclose(), self._loop).result()
         finally:
             self._end()
+
+    def __del__(self) -> None:
+        """Closes one that was forgotten, and waits for nothing: this may be any thread, that of the loop too."""
+        if getattr(self, "_is_closed", True) or self._process != os.getpid() or sys.is_finalizing():
+            return
+        self._is_closed = True
+        told = "a Host was not closed; use it by `with`, or call `close`"
+        warnings.warn(told, ResourceWarning, stacklevel=2, source=self)
+        asyncio.run_coroutine_threadsafe(_closed(self._host), self._loop)
 
     def __enter__(self) -> Self:
         return self
@@ -286,8 +295,7 @@ class Host:
         self, events: Callable[[], AsyncGenerator[Event, None]], queue: SimpleQueue[Event | BaseException | None]
     ) -> Callable[[], None]:
         """Put what comes into the queue, None or an error last; returns what cancels it. Called by Stream alone."""
-        if self._is_closed:
-            raise Unavailable("the host is closed")
+        self._check()
         future = asyncio.run_coroutine_threadsafe(_pump(events, queue), self._loop)
 
         def cancel() -> None:
@@ -301,12 +309,14 @@ class Host:
     ) -> Result | Stream[Result]:
         if is_streamed:
             return Stream(self, events, fold)
-        return self._call(_whole(events, fold))
+        return self._call(_answered(events, fold))
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        if self._is_closed:
+        try:
+            self._check()
+        except Unavailable:
             work.close()
-            raise Unavailable("the host is closed")
+            raise
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -314,18 +324,34 @@ class Host:
             future.cancel()
             raise
 
+    def _check(self) -> None:
+        if self._is_closed:
+            raise Unavailable("the host is closed")
+        if self._process != os.getpid():
+            raise Unavailable("this Host was made before the process forked; each process makes one of its own")
+
     def _end(self) -> None:
         asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
 
 
-async def _whole(events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result]) -> Result:
-    async with aclosing(events()) as source:
-        async for event in source:
-            fold.feed(event)
-    return fold.result()
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+async def _closed(host: AsyncHost) -> None:
+    """And the loop that this runs on, with all that is left there."""
+    try:
+        await host.aclose()
+        await _cancel_others()
+    finally:
+        asyncio.get_running_loop().stop()
+
+
+async def _answered(events: Callable[[], AsyncGenerator[Event, None]], fold: Fold[Result]) -> Result:
+    return await whole(events(), fold)
 
 
 async def _pump(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -146,17 +147,28 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "lifespan.startup"
+        async with self.lifespan():
+            await send({"type": "lifespan.startup.complete"})
+            assert (await receive())["type"] == "lifespan.shutdown"
+        await send({"type": "lifespan.shutdown.complete"})
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """What it lives in, for an application that has it mounted: servers tell of their lives to the outermost alone.
+
+        app = FastAPI(lifespan=llm.lifespan); app.mount("/llm", llm)
+        """
         await self._service.start()
         self._watch.start()
         self.on_start()
-        await send({"type": "lifespan.startup.complete"})
-        assert (await receive())["type"] == "lifespan.shutdown"
-        self._watch.close()
-        self._pulls.close()
-        await self._pulls.ended(PULLS_PATIENCE_S)
-        await self._service.aclose()
-        self._reading.close()
-        await send({"type": "lifespan.shutdown.complete"})
+        try:
+            yield
+        finally:
+            self._watch.close()
+            self._pulls.close()
+            await self._pulls.ended(PULLS_PATIENCE_S)
+            await self._service.aclose()
+            self._reading.close()
 
 
 def create_app(
@@ -171,17 +183,22 @@ def create_app(
     fingerprint: str = "llamahost",
     on_start: Callable[[], None] = lambda: None,
 ) -> App:
-    """The application over one host; give it the Tally that the host has as its observer.
+    """The application over one host, whose requests it tells of; `tally` is one that the host has as its observer.
+
+    Where another application has it mounted, that one's life has `App.lifespan` in it.
 
     `keys` in place of those that the settings name; raises ManifestError where those cannot be read. With
     `from_manifest`, /health is well also while models still load. `reload` reads the manifest again, has the host
     and the application adopt it, and returns what waits for a restart; without it POST /api/reload is refused.
     """
     settings = settings or ServerSettings()
+    if tally is None:
+        tally = Tally()
+        service.observe(tally)
     return App(
         service,
         settings,
-        tally or Tally(),
+        tally,
         gpus or GpuMonitor(settings.gpu_sample_s),
         reload=reload,
         keys=keys,

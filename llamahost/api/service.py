@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from llamahost.core.errors import ModelNotFound
 from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
-from llamahost.core.observe import FleetEvent
+from llamahost.core.observe import FleetEvent, Observer
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.fleet.routing.names import Names
 from llamahost.fleet.settings.route_spec import RouteSpec
@@ -44,6 +44,8 @@ class Service(Protocol):
     async def load(self, name: str, overrides: Mapping[str, object]) -> None: ...
 
     async def unload(self, name: str) -> None: ...
+
+    def observe(self, observer: Observer) -> None: ...
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]: ...
 

@@ -42,18 +42,12 @@ def adapters_of(given: Sequence[str] | None) -> tuple[AdapterSpec, ...] | None:
 
 def _parted(text: str) -> tuple[Path, float]:
     """A file may have a colon in its name, and a drive has one."""
+    from llamahost.fleet.settings.builtin import adapter_file
+
     head, colon, tail = text.rpartition(":")
     if colon and head and not Path(text).is_file():
         try:
-            return _file(head), float(tail)
+            return adapter_file(head).absolute(), float(tail)
         except ValueError:
             pass
-    return _file(text), 1.0
-
-
-def _file(text: str) -> Path:
-    """One that comes with the package goes by its name, where no file is called so."""
-    from llamahost.fleet.settings.manifest import PACKAGED_ADAPTERS
-
-    path = Path(text).absolute()
-    return PACKAGED_ADAPTERS[text] if text in PACKAGED_ADAPTERS and not path.exists() else path
+    return adapter_file(text).absolute(), 1.0

@@ -3,6 +3,8 @@
 LlamahostError
  ├─ InvalidRequest            the caller can mend it; `param` names the field
  │   ├─ ContextTooLong        the prompt does not fit
+ │   ├─ NotThere              what a field names does not exist
+ │   ├─ NotAble               this model cannot do that
  │   └─ TemplateFailed        the chat template refused the messages
  ├─ ModelNotFound             no model of that name
  ├─ Overloaded                the queue is full; `retry_after_s`
@@ -35,7 +37,16 @@ def network_told(error: BaseException) -> str:
 
 
 class LlamahostError(Exception):
-    """The root of every error that llamahost raises on purpose."""
+    """The root of every error that llamahost raises on purpose. It can be copied, and sent to another process."""
+
+    def __reduce__(self) -> tuple[object, ...]:  # Exception's own would call the class with the message alone
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[LlamahostError], args: tuple[object, ...], state: dict[str, object]) -> LlamahostError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidRequest(LlamahostError):

@@ -1,8 +1,9 @@
-"""Events folded into whole answers, for those who do not stream. Pure."""
+"""Events folded into whole answers, for those who do not stream. Knows no host: only what comes of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -37,6 +38,11 @@ class ChatResult:
     model: str = ""
     others: tuple[ChatResult, ...] = ()
 
+    @classmethod
+    async def of(cls, events: AsyncGenerator[Event, None]) -> ChatResult:
+        """`await ChatResult.of(host.chat("Say hello."))`: what an AsyncHost answers, whole. Cancelling cancels it."""
+        return await whole(events, Fold(chat_result))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionResult:
@@ -53,6 +59,11 @@ class CompletionResult:
     prompt_logprobs: tuple[PromptLogprob, ...] = ()
     model: str = ""
     others: tuple[CompletionResult, ...] = ()
+
+    @classmethod
+    async def of(cls, events: AsyncGenerator[Event, None]) -> CompletionResult:
+        """`await CompletionResult.of(host.complete("Once upon"))`: as ChatResult's."""
+        return await whole(events, Fold(completion_result))
 
 
 class Fold(Generic[Result]):
@@ -85,6 +96,14 @@ class Fold(Generic[Result]):
 
     def result(self) -> Result:
         return self._make([answer for _, answer in sorted(self._answers.items())])
+
+
+async def whole(events: AsyncGenerator[Event, None], fold: Fold[Result]) -> Result:
+    """All that comes, folded; who leaves half-way closes it."""
+    async with aclosing(events) as source:
+        async for event in source:
+            fold.feed(event)
+    return fold.result()
 
 
 class Answer:

@@ -75,6 +75,7 @@ class Fleet:
         self._reader_stall_s = reader_stall_s
         self._is_strict = is_strict
         self._is_draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._adopting = asyncio.Lock()
 
     @property
@@ -89,17 +90,24 @@ class Fleet:
 
     def start(self) -> None:
         """Begin to load every model that is to be there from the start, and return at once. Idempotent: an application
-        starts what it serves, which may have been started by whoever made it.
+        starts what it serves, which may have been started by whoever made it. Raises Unavailable after `close`.
         """
+        if self._crew.is_closed:
+            raise Unavailable("it was closed; make another")
         if self._crew.loading is not None:
             return
-        self._crew.clock = asyncio.get_running_loop().time
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("llamahost wants asyncio; with trio, use a Host in a thread") from None
+        self._crew.clock = self._loop.time
         self._crew.loading = Loading(self._load, self._facts, reader_stall_s=self._reader_stall_s)
         self._crew.do(self._crew.residency.begin(self._crew.now()))
         self._crew.spawn(self._crew.equip(self._crew.loading))
 
     async def wait_ready(self) -> None:
         """Wait until every model that is to be there is ready. Raises LoadFailed with the first reason."""
+        self._check_here()
         for place in tuple(self._crew.places.values()):
             if place.spec.load == "start":
                 await place.settled.wait()
@@ -131,6 +139,7 @@ class Fleet:
 
     async def _granted(self, name: str, n_jobs: int, wants: Wants) -> tuple[Place, Running]:
         place = self._find(name)
+        self._check_here()
         if self._is_draining:
             raise Unavailable("the server is shutting down")
         running = place.choose(n_jobs, wants)
@@ -176,6 +185,13 @@ class Fleet:
             if not place.waiters and waits and not is_by_hand:
                 self._crew.residency.unwant(place.spec.name)
 
+    def _check_here(self) -> None:
+        """Raises Unavailable before `start`, RuntimeError on a loop that is another's: there it would wait forever."""
+        if self._loop is None:
+            raise Unavailable("nothing was started here: use `async with`, or await `start()`")
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("an AsyncHost answers on the loop that started it alone; a Host is for any thread")
+
     def _undo(self, place: Place, waiter: Waiter) -> None:
         """Granted in the very turn in which it was given up."""
         granted = waiter.granted
@@ -206,6 +222,7 @@ class Fleet:
         Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason where it cannot be loaded.
         """
         place = self._find(name)
+        self._check_here()
         if self._is_draining:
             raise Unavailable("the server is shutting down")
         plain = self._plain.get(place.spec.name, place.spec)

@@ -18,7 +18,7 @@ from llamahost.api.app import App, create_app
 from llamahost.core.errors import InvalidRequest, Unavailable
 from llamahost.core.events import Delta, Event, Finished, Likely, Started, Timings, TokenLogprob, Usage
 from llamahost.core.messages import ChatRequest, CompletionRequest
-from llamahost.core.observe import FleetEvent
+from llamahost.core.observe import FleetEvent, Observer
 from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 from llamahost.fleet.replica.card import ModelCard
 from llamahost.fleet.request.preparer import Preparer
@@ -66,6 +66,7 @@ class FakeHost:
     adapters: list[tuple[object, ...]] = field(default_factory=list)  # what was asked of them
     changes: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
     change_script: list[Step] = field(default_factory=list)  # of every load and unload
+    observers: list[Observer] = field(default_factory=list)
     listeners: list[Callable[[FleetEvent], None]] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
     n_open: int = 0
@@ -145,6 +146,9 @@ class FakeHost:
                 raise step
             assert callable(step)
             await step()
+
+    def observe(self, observer: Observer) -> None:
+        self.observers.append(observer)
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
         self.listeners.append(callback)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llamahost.core.errors import LoadFailed
-from llamahost.fleet.settings.manifest import BUILTIN_PATH, PACKAGED, Manifest, ModelSpec
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, PACKAGED, PACKAGED_ADAPTERS, Manifest, ModelSpec
 
 NAME = "builtin"
 ALIASES = ("tiny",)
@@ -44,6 +44,11 @@ def builtin(names: tuple[str, ...] = (), *, model: str | Path = NAME, **options:
     own = (EMBED_NAME,) if str(model) == EMBED_NAME else (NAME, *ALIASES)
     name, *aliases = dict.fromkeys((*names, *own))
     return ModelSpec(name=name, path=PACKAGED[own[0]], aliases=tuple(aliases), **{"n_threads": 1, **options})
+
+
+def adapter_file(path: str | Path) -> Path:
+    """An adapter in the package goes by its name, where no file is called so."""
+    return PACKAGED_ADAPTERS[str(path)] if str(path) in PACKAGED_ADAPTERS and not Path(path).exists() else Path(path)
 
 
 def is_alone(manifest: Manifest) -> bool:
