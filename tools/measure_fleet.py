@@ -36,8 +36,9 @@ import orjson
 import uvloop
 
 from llamahost.api.app import create_app
-from llamahost.api.server import SWITCH_S, Runner
+from llamahost.api.server import Runner
 from llamahost.core.events import Delta
+from llamahost.core.gil import switch_soon
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.work import OneEach, Plan, Streams
@@ -220,7 +221,7 @@ def _steps() -> tuple[float, float, float]:
 
 
 async def within_the_library(args: argparse.Namespace) -> None:
-    sys.setswitchinterval(SWITCH_S)  # as the server does
+    switch_soon()  # as the server does
     count = Count(os.getpid())
 
     async def read(host: AsyncHost, k: int) -> None:

@@ -17,7 +17,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from llamahost.api.hang_up import has_terminal, kept_hang_ups
 from llamahost.api.http1 import Http1
 from llamahost.api.service import Service
 from llamahost.core.errors import LlamahostError, ManifestError
+from llamahost.core.gil import switch_soon
 from llamahost.fleet.settings.manifest import ServerSettings, in_effect
 
 logger = logging.getLogger("llamahost.server")
@@ -38,7 +38,6 @@ logger = logging.getLogger("llamahost.server")
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close first
 FLUSH_S = 2.0  # for responses that are complete but not yet read, once draining is over
-SWITCH_S = 0.0002  # a worker needs the GIL for a fraction of this, so that it is seldom interrupted itself
 STOPPED_NOW = 130  # exit status after the second signal, as of a shell's Ctrl-C
 
 
@@ -161,8 +160,7 @@ class Runner:
 
     def run(self, make_app: Callable[[Callable[[], None]], App]) -> int:
         """Serve until told to stop; the exit status. `make_app` gets what the app must call when it begins to live."""
-        # A busy loop would otherwise keep the GIL from a worker whose device is done for 5 ms.
-        sys.setswitchinterval(SWITCH_S)
+        switch_soon()
         app = make_app(self._begin)
         self._app = app
         tls = self._tls

@@ -20,7 +20,7 @@ STALL_S = 60.0
 N_UNREAD = 1024
 """A reader is ended when more tokens than N_UNREAD wait and it has read nothing for longer than STALL_S."""
 
-REST = 2.0
+REST = 3.0
 """Times as long as a pass took, nothing is told: a worker whose step ends meanwhile has the GIL at once."""
 
 PAUSE_S = 0.025

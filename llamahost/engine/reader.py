@@ -56,7 +56,7 @@ class Unread:
         self.job_id = job_id
         self.reader = reader
         self.emissions: list[Emission] = []
-        self.tokens: list[int] = []
+        self.tokens: tuple[int, ...] = ()
         self.at = 0.0  # when the last of `tokens` came
         self.times = Times()  # of the last emission
 
@@ -80,10 +80,11 @@ class Unread:
         return merge(emissions)
 
     def _of_tokens(self) -> Emission:
-        tokens, self.tokens = tuple(self.tokens), []
         arrived, admitted, first, _ = self.times
         self.times = times = _new(Times, (arrived, admitted, first, self.at))
-        return _new(Emission, (self.job_id, tokens, (), 0, 0, None, "", times, (), 0))
+        emission = _new(Emission, (self.job_id, self.tokens, (), 0, 0, None, "", times, (), 0))
+        self.tokens = ()
+        return emission
 
 
 class Source(Protocol):
@@ -101,6 +102,7 @@ class Reader:
     """The emissions of a few jobs, in order within each job. Owned by the loop; one task reads it.
 
     Iteration ends when every job has had its last emission, or has been dropped; a failed one raises GenerationFailed.
+    A read that is cancelled before it is woken loses nothing.
     """
 
     __slots__ = (
@@ -122,38 +124,30 @@ class Reader:
         self._loop = loop
         self._open = set(job_ids)
         self._on_stalled = on_stalled
-        self._unread: dict[int, Unread] = {}  # by job, the longest unread first
+        self._unread: list[Unread] = []  # the longest unread first
         self.n_unread = 0  # tokens
         self._unread_since = 0.0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Emission] | None = None
         self._error: Exception | None = None
 
     def __aiter__(self) -> Reader:
         return self
 
-    async def __anext__(self) -> Emission:
-        while not self._unread:
-            if self._error is not None:
-                raise self._error
-            if not self._open:
-                raise StopAsyncIteration
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        job_id = next(iter(self._unread))
-        emission = self._unread.pop(job_id).take()
-        self._unread_since = 0.0  # whoever reads does not stall: each job's turn comes
-        self.n_unread -= len(emission.tokens)
-        if emission.finish is not None:
-            self._close(job_id)
-            if emission.finish == "failed":
-                raise GenerationFailed(emission.error)
-        return emission
+    def __anext__(self) -> asyncio.Future[Emission]:
+        """A future, and no coroutine: what wakes whoever reads goes through no frame of this."""
+        self._waiter = waiter = self._loop.create_future()
+        if self._unread or self._error is not None or not self._open:
+            self.wake()
+        return waiter
 
     def drop(self, job_id: int) -> None:
         """Want no more of this job: what is unread of it is forgotten, what comes is not kept."""
-        unread = self._unread.pop(job_id, None)
-        if unread is not None:
-            self.n_unread -= unread.n_tokens
+        for unread in self._unread:
+            if unread.job_id == job_id:
+                self._unread.remove(unread)
+                self.n_unread -= unread.n_tokens
+                self._unread_since = 0.0
+                break
         self._close(job_id)
         if not self._open:
             self.wake()
@@ -179,11 +173,8 @@ class Reader:
 
     def has(self, unread: Unread) -> bool:
         """Something is about to come of a job of which all was read. Called by the outbox alone; True: wake it."""
-        is_first = not self._unread
-        if is_first:
-            self._unread_since = 0.0
-        self._unread[unread.job_id] = unread
-        return is_first
+        self._unread.append(unread)
+        return len(self._unread) == 1
 
     def check_stall(self) -> None:
         """Too much is unread: for how long? Called by the outbox alone."""
@@ -199,6 +190,21 @@ class Reader:
         self._source.forget(job_id)
 
     def wake(self) -> None:
+        """Give what there is to whoever waits for it, if anybody does."""
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():  # else its reading was cancelled
-            waiter.set_result(None)
+        if waiter is None or waiter.done():  # its reading was cancelled
+            return
+        if self._unread:
+            emission = self._unread.pop(0).take()
+            self._unread_since = 0.0  # whoever reads does not stall: each job's turn comes
+            self.n_unread -= len(emission.tokens)
+            if emission.finish is not None:
+                self._close(emission.job_id)
+                if emission.finish == "failed":
+                    waiter.set_exception(GenerationFailed(emission.error))
+                    return
+            waiter.set_result(emission)
+        elif self._error is not None:
+            waiter.set_exception(self._error)
+        else:
+            waiter.set_exception(StopAsyncIteration)

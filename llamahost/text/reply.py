@@ -37,6 +37,8 @@ from llamahost.text.splitter import PlainSplitter, Segment, Splitter, joined
 from llamahost.text.stops import StopStrings
 from llamahost.text.utf8 import Utf8
 
+_new = tuple.__new__  # a named tuple by its own constructor takes twice as long
+
 
 class Reply:
     """Owned by the event loop. One answer; `feed` it every emission of its job, in order, until it `is_finished`.
@@ -48,6 +50,7 @@ class Reply:
     __slots__ = (
         "_echo",
         "_indent",
+        "_is_control",
         "_is_cut",
         "_is_plain",
         "_is_quick",
@@ -61,13 +64,13 @@ class Reply:
         "_n_reasoning",
         "_n_shown",
         "_n_told",
+        "_pieces",
         "_splitter",
         "_stops",
         "_tells_progress",
         "_tells_timings",
         "_times",
         "_utf8",
-        "_vocabulary",
         "index",
         "is_cut",
         "is_finished",
@@ -105,12 +108,12 @@ class Reply:
         self._is_cut = False  # ended with a line, since it took too long, or where a line left the block
         self._tells_progress = tells_progress  # False once the prompt is computed
         self._tells_timings = tells_timings
-        self._vocabulary = vocabulary
+        self._pieces, self._is_control = vocabulary.pieces, vocabulary.is_control
         self._utf8 = Utf8()
         self._stops = StopStrings(stop) if stop else None
         self._splitter: Splitter = splitter or PlainSplitter()
         self._is_plain = splitter is None
-        self._is_quick = False  # set as soon as it is seen that it may be
+        self._is_quick = False  # set as soon as it is seen that it may be, until the end
         self._markers = markers or {}
         self._n_cached = 0
         self._n_generated = 0
@@ -128,20 +131,16 @@ class Reply:
 
     def feed(self, emission: Emission) -> list[Event]:
         """The events that this emission makes; none once finished. Raises GenerationFailed if the job failed."""
-        if self._is_quick and emission.finish is None and not emission.logprobs and not self.is_finished:
-            return self._feed_quickly(emission.tokens)
-        return self._feed(emission)
-
-    def _feed_quickly(self, tokens: tuple[int, ...]) -> list[Event]:
-        """What nearly every call is, kept short: plain text that goes on."""
-        pieces, is_control = self._vocabulary.pieces, self._vocabulary.is_control
+        if not self._is_quick or emission.finish is not None or emission.logprobs:
+            return self._feed(emission)
+        # What nearly every call is, kept short: plain text that goes on.
+        tokens, pieces, is_control = emission.tokens, self._pieces, self._is_control
         self._n_generated += len(tokens)
-        data = b"".join([pieces[token] for token in tokens if not is_control[token]])
-        text = self._utf8.feed(data)
+        text = self._utf8.feed(b"".join([pieces[token] for token in tokens if not is_control[token]]))
         if not text:
             return []
         n_told, self._n_told = self._n_told, self._n_generated
-        return [Delta(self.index, text, "text", "", "", self._n_generated - n_told)]
+        return [_new(Delta, (self.index, text, "text", "", "", self._n_generated - n_told, (), None))]
 
     def _feed(self, emission: Emission) -> list[Event]:
         if self.is_finished:
@@ -177,7 +176,7 @@ class Reply:
             segments += self._splitter.flush()
         self._tell(events, segments, is_last=is_last, is_stopped=stop is not None)
         if is_last:
-            self.is_finished = True
+            self.is_finished, self._is_quick = True, False
             reason: Reason = "stop" if stop is not None or self._splitter.is_done or finish is None else finish
             if self._is_cut and stop is None:
                 reason = "length"
@@ -221,7 +220,7 @@ class Reply:
         self._n_echoed = end
         if end == n_tokens:
             self._echo = None  # it may be long
-        pieces, offsets = self._vocabulary.pieces, echo.offsets
+        pieces, offsets = self._pieces, echo.offsets
         told = [] if begin else [PromptLogprob(echo.tokens[0], pieces[echo.tokens[0]], 0, None)]
         for k, row in enumerate(rows, max(begin, 1)):
             token = echo.tokens[k]
@@ -231,7 +230,7 @@ class Reply:
 
     def _read(self, tokens: tuple[int, ...], logprobs: tuple[RowLogprobs, ...]) -> tuple[list[Segment], str | None]:
         """What of these tokens may be shown now, and the stop they complete. Counts tokens up to there."""
-        pieces, is_control = self._vocabulary.pieces, self._vocabulary.is_control
+        pieces, is_control = self._pieces, self._is_control
         segments: list[Segment] = []
         for k, token in enumerate(tokens):
             self._n_generated += 1
@@ -303,10 +302,10 @@ class Reply:
         return taken
 
     def _named(self, token: int, row: RowLogprobs) -> TokenLogprob:
-        return TokenLogprob(token, self._vocabulary.pieces[token], row.logprob, self._likely(row))
+        return TokenLogprob(token, self._pieces[token], row.logprob, self._likely(row))
 
     def _likely(self, row: RowLogprobs) -> tuple[Likely, ...]:
-        pieces = self._vocabulary.pieces
+        pieces = self._pieces
         return tuple(Likely(other, pieces[other], logprob) for other, logprob in row.top)
 
 

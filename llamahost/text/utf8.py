@@ -20,6 +20,8 @@ class Utf8:
         """The characters that are complete now; what cannot become one is U+FFFD at once."""
         if self.pending:
             data = self.pending + data
+        elif data.isascii():
+            return data.decode("ascii")
         text, n_read = utf_8_decode(data, "replace", False)
         self.pending = data[n_read:]
         return text
