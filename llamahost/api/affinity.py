@@ -64,12 +64,14 @@ def with_headers(request: G, scope: Scope) -> G:
 
 
 def with_priority(request: E, scope: Scope) -> E:
-    """The same of a request that belongs to no conversation."""
+    """The same of a request that goes on with no conversation: of a weighted split, all of one go the same way."""
     if _says_nothing(scope):
         return request
+    session, user = _first(scope, SESSION_HEADERS), _first(scope, USER_HEADERS)
     priority, loading = _first(scope, PRIORITY_HEADERS), _first(scope, LOADING_HEADERS)
     return replace(
         request,
+        user=session or user or request.user,
         priority=priority_of(priority, "X-Priority") if priority else request.priority,
         waits=_waits(loading),
     )

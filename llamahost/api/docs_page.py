@@ -60,6 +60,9 @@ def render(document: Mapping[str, Any]) -> bytes:
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[str]:
     yield f'<h2 id="{_anchor(path, method)}">{_named(path, method)}</h2>'
     yield f"<p>{_prose(operation['summary'])}</p><table>"
+    for parameter in operation.get("parameters", ()):
+        told = f"<code>{escape(parameter['name'])}</code> {_prose(parameter.get('description', ''))}"
+        yield f"<tr><td>{escape(parameter['in'])}</td><td>{told}</td></tr>"
     body = operation.get("requestBody")
     if body is not None:
         yield f"<tr><td>body</td><td>{_content(body['content'])}</td></tr>"

@@ -9,7 +9,7 @@ import msgspec
 
 from llamahost.api.openai_answers import ErrorAnswer
 from llamahost.api.openapi_limits import limit
-from llamahost.api.operations import ERRORS, OPERATIONS, Operation
+from llamahost.api.operations import ERRORS, HEADERS, OPERATIONS, TOLD, Operation
 
 Json = dict[str, object]
 
@@ -61,6 +61,9 @@ def _operation(operation: Operation, refs: Mapping[object, dict[str, object]]) -
         told["requestBody"] = {"required": operation.needs_body, "content": _json_of(refs[operation.body])}
     text = {"type": "string"}
     parameters: list[Json] = [{"name": name, "in": "query", "schema": text} for name in operation.query]
+    parameters += [
+        {"name": name, "in": "header", "schema": text, "description": HEADERS[name]} for name in operation.headers
+    ]
     if "{name}" in operation.path:
         parameters.append({"name": "name", "in": "path", "required": True, "schema": text})
     if parameters:
@@ -77,7 +80,10 @@ def _responses(operation: Operation, refs: Mapping[object, dict[str, object]]) -
         content = {**content, "application/x-ndjson": {"schema": refs[operation.lines]}}
     elif operation.body is not None and operation.is_streamed:
         content = {**content, "text/event-stream": {}}  # events have no schema that all readers agree on
-    yield "200", {"description": "The answer.", "content": content}
+    headers: Json = {}
+    if operation.headers:
+        headers = {name: {"description": told, "schema": {"type": "string"}} for name, told in TOLD.items()}
+    yield "200", {"description": "The answer.", "content": content, **({"headers": headers} if headers else {})}
     if operation.body is not None and not operation.needs_body:
         yield "202", {"description": "It is begun, and not waited for.", "content": content}
     if operation.is_open:
@@ -87,9 +93,10 @@ def _responses(operation: Operation, refs: Mapping[object, dict[str, object]]) -
         wrong = {"anyOf": [refs[operation.complaint], wrong]}
     for status in operation.errors:
         told: Json = {"description": ERRORS[status], "content": _json_of(wrong)}
+        of_error = headers if status not in (401, 404, 413) else {}
         if status in (429, 503):
-            told["headers"] = {"Retry-After": {"required": True, "description": "Seconds.", "schema": _WHOLE}}
-        yield str(status), told
+            of_error = {"Retry-After": {"required": True, "description": "Seconds.", "schema": _WHOLE}, **of_error}
+        yield str(status), {**told, "headers": of_error} if of_error else told
     yield "default", {"description": "Any other error.", "content": _json_of(wrong)}
 
 

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 from starlette.types import ASGIApp
 
+from llamahost.api.affinity import key_of
 from llamahost.api.body import Reading
 from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_types import Name, Prompt
@@ -84,6 +85,7 @@ def parse_embeddings(body: EmbeddingsBody) -> EmbedRequest:
         kind=_KINDS[body.input_type],
         dimensions=body.dimensions,
         is_cut=bool(body.truncate),
+        user=key_of(body.user),
         timeout_s=body.timeout,
     )
 

@@ -36,6 +36,22 @@ ERRORS = {
     504: "The request's `timeout` passed.",
 }
 
+HEADERS = {
+    "X-Session-Id": "The conversation, which stays on its replica; before the body's `session_id`, `prompt_cache_key`. "
+    "Those of other pages and agents count as well.",
+    "X-User-Id": "Who asks, where no conversation is named; before the body's `user`.",
+    "X-Priority": "interactive, batch, or a number: the lower, the sooner.",
+    "X-When-Loading": "wait or refuse, where the model is not loaded yet.",
+}
+"""Of requests that models answer."""
+
+TOLD = {
+    "x-llamahost-model": "Who answers; of an error, who failed last, where somebody was there to fail.",
+    "x-llamahost-replica": "The model's replica, as /api/models names it.",
+    "x-llamahost-tries": "After how many tries.",
+}
+"""Of what they answer."""
+
 _OF_ANSWERS = tuple(status for status in ERRORS if status not in (403, 409, 502))
 
 
@@ -52,6 +68,7 @@ class Operation:
     answer: object = None
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()  # of those in HEADERS, where a model answers
     is_open: bool = False
     is_streamed: bool = True  # where it has a body
     is_events: bool = False  # server-sent ones, and nothing else
@@ -67,6 +84,7 @@ OPERATIONS = (
         summary="The next turn of a conversation; with `stream` as server-sent events. Also without /v1.",
         body=ChatBody,
         answer=ChatAnswer,
+        headers=tuple(HEADERS),
         errors=_OF_ANSWERS,
     ),
     Operation(
@@ -76,6 +94,7 @@ OPERATIONS = (
         summary="Prompts continued as they are; with `stream` as server-sent events. Also without /v1.",
         body=CompletionBody,
         answer=CompletionAnswer,
+        headers=tuple(HEADERS),
         errors=_OF_ANSWERS,
     ),
     Operation(
@@ -85,6 +104,7 @@ OPERATIONS = (
         summary="A vector for each input. Also without /v1.",
         body=EmbeddingsBody,
         answer=EmbeddingsAnswer,
+        headers=tuple(HEADERS),
         errors=_OF_ANSWERS,
         is_streamed=False,
     ),
@@ -95,6 +115,7 @@ OPERATIONS = (
         summary="Documents in the order in which they answer a query. Also without /v1, as /reranking, as /v2/rerank.",
         body=RerankBody,
         answer=RerankAnswer,
+        headers=tuple(HEADERS),
         errors=_OF_ANSWERS,
         is_streamed=False,
     ),
@@ -105,6 +126,7 @@ OPERATIONS = (
         summary="What stands between a prefix and a suffix, as editors ask for it; as llama-server. Also with /v1.",
         body=InfillBody,
         answer=InfillAnswer,
+        headers=tuple(HEADERS),
         errors=(*_OF_ANSWERS, 409),
     ),
     Operation(

@@ -29,7 +29,8 @@ class EmbedRequest:
     dimensions: int | None = None
     is_cut: bool = False
     priority: int = 0
-    waits: bool | None = None  # as Generation's
+    waits: bool | None = None  # as Generation's, and so is
+    user: str = ""
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -48,7 +49,8 @@ class RerankRequest:
     model: str = ""
     is_cut: bool = False
     priority: int = 0
-    waits: bool | None = None  # as Generation's
+    waits: bool | None = None  # as Generation's, and so is
+    user: str = ""
     timeout_s: float | None = None
     param: str = "documents"
 

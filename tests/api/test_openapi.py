@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from llamahost.api.affinity import LOADING_HEADERS, PRIORITY_HEADERS, SESSION_HEADERS, USER_HEADERS
 from llamahost.api.document import document
 from llamahost.api.openai_answers import ChatAnswer, CompletionAnswer, ErrorAnswer, ModelAnswer, ModelsAnswer
 from llamahost.api.openai_types import ChatBody, CompletionBody
@@ -118,6 +119,26 @@ def test_the_page_tells_every_field_and_needs_nothing_from_elsewhere() -> None:
             assert f'{operation.path}"><span' in page, "named at the top, and led to"
         for field in msgspec.structs.fields(ChatBody):
             assert f">{field.name}</code>" in page
+
+    run(law)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_the_headers_that_are_told_are_those_that_are_heard_and_answered(path: str) -> None:
+    told: Any = the_document()["paths"]
+    operation = told[path]["post"]
+    heard = [*SESSION_HEADERS, *USER_HEADERS, *PRIORITY_HEADERS, *LOADING_HEADERS]
+    for parameter in operation["parameters"]:
+        assert parameter["in"] == "header"
+        assert parameter["name"].lower().encode() in heard
+
+    async def law() -> None:
+        async with client_of(app_of(FakeHost([Started(0, "tiny", 1, 0, "tiny#0", 2), *RICH[1:]]))) as client:
+            answer = await client.post(path, json={"messages": HI, "input": "x"})
+        assert answer.status_code == 200
+        of_an_answer = set(operation["responses"]["200"]["headers"])
+        who = {name for name in answer.headers if name.startswith("x-llamahost")}
+        assert who == of_an_answer or (path.endswith("embeddings") and who < of_an_answer)
 
     run(law)
 

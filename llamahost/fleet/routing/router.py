@@ -195,7 +195,9 @@ class Router:
             return "", (found,)
         outlooks = {each.name: self._outlook(each) for each in self.fleet.seen() if each.name in spec.models}
         n_prompt, n_max, key = 0, None, ""
-        if isinstance(request, ChatRequest | CompletionRequest):
+        if isinstance(request, EmbedRequest | RerankRequest):
+            key = request.user
+        else:
             generation = request.generation
             n_max, key = generation.max_tokens, generation.session_id or generation.user
             if spec.strategy == "speed":

@@ -304,10 +304,13 @@ class Manifest:
         known = tuple(model.name for model in self.models)
         for route in self.routes:
             for name in route.models:
-                if name not in known:
-                    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                    hint = f"; did you mean `{nearest[0]}`?" if nearest else ""
-                    raise ManifestError(f"route `{route.name}` names `{name}`, which is no model{hint}", key="models")
+                if name in known:
+                    continue
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                why = "is no model" + (f"; did you mean `{nearest[0]}`?" if nearest else "")
+                if (owner := owners.get(name)) is not None:
+                    why = f"is an alias of `{owner}`; name that" if owner in known else "is a route, and no model"
+                raise ManifestError(f"route `{route.name}` names `{name}`, which {why}", key="models")
 
 
 def is_template_name(template: str) -> bool:

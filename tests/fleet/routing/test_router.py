@@ -22,6 +22,7 @@ from llamahost.core.errors import (
     Unavailable,
 )
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
+from llamahost.core.vectors import EmbedRequest
 from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.policy import ANYTHING, ReplicaView, Wants
 from llamahost.fleet.routing.rates import Answered
@@ -358,6 +359,8 @@ async def test_speed_learns_and_a_split_sticks() -> None:
     for user in map(str, range(8)):
         first = (await answered(split, request("r", user=user))).model
         assert all([(await answered(split, request("r", user=user))).model == first for _ in range(3)])
+        texts = EmbedRequest(inputs=("a",), model="r", user=user)
+        assert split.tries(texts, "embedding", 1).model == first, "vectors of two models are not to be compared"
 
 
 @on_loop

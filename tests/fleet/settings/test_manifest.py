@@ -146,6 +146,7 @@ def test_a_mistake_is_told_with_its_line(text: str, line: int, says: str) -> Non
 
 ROUTE = """[[models]]
 name = "big"
+aliases = ["huge"]
 path = "a.gguf"
 [[models]]
 name = "small"
@@ -166,16 +167,19 @@ def test_a_route_stands_for_models() -> None:
 @pytest.mark.parametrize(
     ("more", "line", "says"),
     [
-        ("strategy = 'fastest'", 10, "must be one of"),
-        ("weights = [1, 2]", 10, "belong to strategy"),
-        ("strategy = 'split'\nweights = [1]", 11, "2 numbers"),
-        ("strategy = 'split'\nweights = [0, 0]", 11, "not all 0"),
-        ("stratgy = 'split'", 10, "did you mean `strategy`"),
-        ("aliases = ['big']", 8, "names both `big` and `chat`"),
-        ("[[routes]]\nname = 'other'\nmodels = ['bigg']", 12, "did you mean `big`"),
-        ("[[routes]]\nname = 'other'\nmodels = ['chat']", 12, "which is no model"),
-        ("[[routes]]\nname = 'other'\nmodels = []", 12, "1 to 64"),
-        ("[[routes]]\nname = 'other'", 10, "needs models"),
+        ("strategy = 'fastest'", 11, "must be one of"),
+        ("weights = [1, 2]", 11, "belong to strategy"),
+        ("strategy = 'split'\nweights = [1]", 12, "2 numbers"),
+        ("strategy = 'split'\nweights = [0, 0]", 12, "not all 0"),
+        ("stratgy = 'split'", 11, "did you mean `strategy`"),
+        ("aliases = ['big']", 9, "names both `big` and `chat`"),
+        ("[[routes]]\nname = 'other'\nmodels = ['bigg']", 13, "did you mean `big`"),
+        ("[[routes]]\nname = 'other'\nmodels = ['nobody']", 13, "which is no model"),
+        ("[[routes]]\nname = 'other'\nmodels = ['chat']", 13, "`chat`, which is a route, and no model"),
+        ("[[routes]]\nname = 'other'\nmodels = ['other']", 13, "`other`, which is a route, and no model"),
+        ("[[routes]]\nname = 'other'\nmodels = ['huge']", 13, "which is an alias of `big`; name that"),
+        ("[[routes]]\nname = 'other'\nmodels = []", 13, "1 to 64"),
+        ("[[routes]]\nname = 'other'", 11, "needs models"),
     ],
 )
 def test_a_mistake_in_a_route_is_told_with_its_line(more: str, line: int, says: str) -> None:
