@@ -108,12 +108,19 @@ class ContextOptions:
         return max(self.n_slots, min(_MIN_OUTPUTS, self.n_batch) if self.n_rows is None else self.n_rows)
 
 
+_WITHOUT_KV = frozenset({
+    "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert", "modern-bert",
+    "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1",
+})  # fmt: skip
+"""Architectures to which llama.cpp gives no memory: each token sees those of its step."""
+
+
 def kv_bytes_per_token(model: Model | GgufHeader, kv_type_k: str = "f16", kv_type_v: str = "f16") -> float:
     """KV bytes of one position in one slot, by the header; recurrent layers hold none a position."""
     header = model.header if isinstance(model, Model) else model
     n_layer = header.number("block_count")
     n_head = header.number("attention.head_count")
-    if n_layer <= 0 or n_head <= 0:
+    if n_layer <= 0 or n_head <= 0 or header.architecture in _WITHOUT_KV:
         return 0.0
     head = header.number("embedding_length") // n_head
     heads_kv = header.metadata.get(f"{header.architecture}.attention.head_count_kv", n_head)

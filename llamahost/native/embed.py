@@ -22,6 +22,7 @@ import numpy.typing as npt
 from llamahost.core.errors import BackendError, BackendLost, LoadFailed
 from llamahost.core.work import Pooling, Span, Tokens, Vector
 from llamahost.native.context import FLASH, Batch, FlashAttention, reason_of
+from llamahost.native.embed_batch import EmbedBatch
 from llamahost.native.library import LogTap, buffers_in
 from llamahost.native.model import Model
 
@@ -29,13 +30,7 @@ POOLINGS: dict[Pooling, int] = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank
 _UNSPECIFIED = -1
 _NAMES = {value: name for name, value in POOLINGS.items()}
 
-MAX_INPUTS = 64
-"""Sequences of one step. More save nothing: by then a step is long enough to hide what it costs to begin."""
-
 MAX_N_CTX = 2**20
-
-_MAX_ROWS_BYTES = 256 * 2**20
-"""Of the logits that C reserves: a step holds fewer tokens on a large vocabulary."""
 
 _MAX_FAILURES = 3
 
@@ -83,12 +78,10 @@ class LlamaEmbedder:
             pooling = "last"  # the one token that has seen all others
         # Whole inputs alone can be pooled over; only what reads the last token of a cache can come in pieces.
         self.can_split = can_split = model.is_causal and pooling in ("last", "rank")
-        n_rows = max(1, _MAX_ROWS_BYTES // (4 * model.vocab.n_tokens))
         self.n_ctx = options.n_ctx
-        n_batch = min(options.n_batch, n_rows) if can_split else max(options.n_ctx, min(options.n_batch, n_rows))
-        self.n_inputs = min(MAX_INPUTS, n_batch)
+        batch = EmbedBatch.of(options.n_ctx, options.n_batch, model.vocab.n_tokens, can_split=can_split)
+        self.n_inputs, self.n_batch = batch.n_inputs, batch.n_tokens
         is_on_host = not model.is_on_device
-        self.n_batch = -(-n_batch // self.n_inputs) * self.n_inputs  # C asserts that its trial batch divides evenly
         self.n_enough = min(self.n_batch, N_ENOUGH * max(1, options.n_threads)) if is_on_host else self.n_batch
         params = c.llama_context_default_params()
         params.n_ctx = max(self.n_ctx, self.n_batch)
@@ -106,7 +99,8 @@ class LlamaEmbedder:
         if not pointer:
             raise LoadFailed(f"cannot make an embedding context for {model.path.name}: {reason_of(lines)}")
         self._pointer: int | None = pointer
-        self.buffers = buffers_in(lines)
+        n_output = batch.output_bytes(model.vocab.n_tokens, model.n_embd_out)
+        self.buffers = {key: n_output if key[1] == "output" else n for key, n in buffers_in(lines).items()}
         self._memory = c.llama_get_memory(pointer)
         self.pooling: Pooling = _NAMES[int(c.llama_pooling_type(pointer))]
         self.n_dim: int = model.n_scores if self.pooling == "rank" else model.n_embd_out

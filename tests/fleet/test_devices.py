@@ -19,10 +19,10 @@ from llamahost.core.sampling import SamplingOptions
 from llamahost.fleet.machine.devices import Device
 from llamahost.fleet.machine.facts import facts_of
 from llamahost.fleet.machine.fit import Shape
-from llamahost.fleet.machine.footprint import footprint
+from llamahost.fleet.machine.footprint import footprint, shape_of_inputs
 from llamahost.fleet.replica.loader import load
 from llamahost.fleet.routing.policy import Wants
-from llamahost.fleet.settings.manifest import Manifest
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, Manifest
 from llamahost.host import AsyncHost
 from tests.fleet.budgeted import MB, BudgetedDevices, host_of, spec
 from tests.on_loop import on_loop
@@ -257,6 +257,31 @@ def test_the_estimate_is_near_what_llama_cpp_takes(architecture: str, request: p
         assert measured.bytes["cpu-0"] == measured.footprint.total_bytes
         assert measured.footprint.total_bytes < 1.3 * estimated.total_bytes
         assert measured.footprint.total_bytes > 0.7 * estimated.total_bytes
+    finally:
+        loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (EMBED_PATH, {}),
+        (EMBED_PATH, {"n_ctx": 64}),  # a step holds more than an input may
+        (BUILTIN_PATH, {"embeddings": True}),  # beside what it answers with, and in pieces
+        (BUILTIN_PATH, {"embeddings": True, "pooling": "mean", "n_ctx": 1024}),
+    ],
+)
+def test_so_is_that_of_what_embeds_with_the_rows_that_a_full_step_takes(path: Path, options: dict[str, Any]) -> None:
+    one = spec("x", path, **{"n_ctx": 512, "n_slots": 1, **options})
+    facts = facts_of(one)
+    shape = shape_of_inputs(one, facts)
+    loaded = load(one, Machine(n_cpus=1, memory_bytes=2**33, available_bytes=2**33))
+    try:
+        assert loaded.embedder is not None
+        found, wanted = footprint(one, facts, shape), loaded.measured(("cpu-0",)).footprint
+        assert found.kv_bytes == pytest.approx(wanted.kv_bytes, rel=0.01)
+        assert 0.95 < found.total_bytes / wanted.total_bytes < 1.3
+        rows = loaded.embedder.n_batch * (facts.n_vocab + facts.n_embd) * 4  # a logit of each word, of each token
+        assert sum(n for (_, what), n in loaded.embedder.buffers.items() if what == "output") == rows
     finally:
         loaded.close()
 

@@ -23,7 +23,7 @@ _PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
 _TABLE = "token_embd."
 _INPUTS = ("per_layer_token_embd.", "position_embd.", "token_types.")
 """Tables beside that of tokens from which single rows are read: llama.cpp leaves them with the host."""
-_RANK = 4  # LLAMA_POOLING_TYPE_RANK
+_LAST, _RANK = 3, 4  # LLAMA_POOLING_TYPE_
 
 
 def facts_of(spec: ModelSpec) -> FileFacts:
@@ -74,6 +74,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         input_bytes=input_bytes,
         aside_bytes=aside_bytes,
         rest_bytes=rest_bytes,
+        has_pieces=_has_pieces(spec, header),
         is_tied=is_tied,
         cell_bytes=kv_bytes_per_token(header, spec.kv_type_k, spec.kv_type_v),
         state_bytes=_state_bytes(header),
@@ -110,6 +111,12 @@ def generates(spec: ModelSpec, header: GgufHeader) -> bool:
     if spec.task in ("embedding", "rerank"):
         return False
     return header.is_causal and header.number("pooling_type") <= 0
+
+
+def _has_pieces(spec: ModelSpec, header: GgufHeader) -> bool:
+    """Whether its last token is all that is pooled, and sees what came before in the cache: as native/embed has it."""
+    pooled = header.number("pooling_type", _LAST) in (_LAST, _RANK)
+    return header.is_causal and (pooled if spec.pooling == "auto" else spec.pooling in ("last", "rank"))
 
 
 def task_of(spec: ModelSpec, header: GgufHeader) -> Task:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llamahost.fleet.machine.fit import DEFAULT_N_CTX, Shape
 from llamahost.fleet.settings.manifest import ModelSpec, Task
+from llamahost.native.embed_batch import EmbedBatch
 
 N_ROWS = 64
 """Rows of logits in a step, unless there are more slots: what native/context asks for."""
@@ -41,6 +42,7 @@ class FileFacts:
     input_bytes: int = 0  # of the table of tokens, which stays with the host
     aside_bytes: int = 0  # of other tables like it, such as those by layer of Gemma 3n
     rest_bytes: int = 0  # output and whatever belongs to no layer
+    has_pieces: bool = False  # it may embed what is longer than a step piece by piece
     is_tied: bool = False  # the table of tokens is the output too, of which a GPU then has a copy
     cell_bytes: float = 0.0
     state_bytes: int = 0
@@ -89,10 +91,12 @@ def footprint(spec: ModelSpec, facts: FileFacts, shape: Shape) -> Footprint:
     """Of the whole model, wherever its parts lie."""
     cells = _padded(shape.n_cells) if shape.is_unified else _padded(shape.n_ctx) * shape.n_slots
     kv = int(facts.cell_bytes * cells) + facts.state_bytes * shape.n_slots if facts.generates else 0
-    compute = _compute(spec, facts, shape, spec.n_ubatch) if facts.generates else 0
+    compute = _compute(spec, facts, shape) if facts.generates else 0
     if spec.embeddings or not facts.generates:
-        kv += int(facts.cell_bytes * _padded(shape.n_ctx))
-        compute += _compute(spec, facts, shape, shape.n_ctx)
+        batch = EmbedBatch.of(shape.n_ctx, spec.n_ubatch, facts.n_vocab, can_split=facts.has_pieces)
+        n_kv = _padded(max(shape.n_ctx, batch.n_tokens))
+        kv += int(facts.cell_bytes * n_kv)
+        compute += _graph(spec, facts, n_kv, batch.n_tokens) + batch.output_bytes(facts.n_vocab, facts.n_embd)
     return Footprint(weights_bytes=facts.weights_bytes, kv_bytes=kv, compute_bytes=compute)
 
 
@@ -168,17 +172,19 @@ def pipelined_bytes(spec: ModelSpec, facts: FileFacts, shape: Shape) -> int:
     return 3 * n_tokens * (mask + 2 * facts.n_embd * _FLOAT)
 
 
-def _compute(spec: ModelSpec, facts: FileFacts, shape: Shape, n_tokens: int) -> int:
+def _compute(spec: ModelSpec, facts: FileFacts, shape: Shape) -> int:
     n_kv = _padded(shape.n_cells if shape.is_unified else shape.n_ctx)
-    n_tokens = min(n_tokens, max(spec.n_batch, 1)) if facts.generates else n_tokens
+    graph = _graph(spec, facts, n_kv, min(spec.n_ubatch, max(spec.n_batch, 1)))
+    rows = max(shape.n_slots, N_ROWS) * facts.n_vocab * _FLOAT
+    return max(graph, rows) + shape.n_slots * facts.n_vocab * _FLOAT
+
+
+def _graph(spec: ModelSpec, facts: FileFacts, n_kv: int, n_tokens: int) -> int:
+    """What lives at once of so many tokens, each of which is compared with so many cells."""
     values = n_tokens * _FLOAT * (2 * facts.n_ff + _N_ACTIVATIONS * facts.n_embd)
     if spec.flash_attention == "off":
-        scores = n_tokens * n_kv * (_SCORE * facts.n_head + _FLOAT)
-        graph = 0.6 * values + scores
-    else:
-        graph = values + n_tokens * n_kv * _MASK
-    rows = max(shape.n_slots, N_ROWS) * facts.n_vocab * _FLOAT
-    return int(max(graph, rows)) + shape.n_slots * facts.n_vocab * _FLOAT
+        return int(0.6 * values) + n_tokens * n_kv * (_SCORE * facts.n_head + _FLOAT)
+    return int(values) + n_tokens * n_kv * _MASK
 
 
 def _padded(n_cells: int) -> int:
