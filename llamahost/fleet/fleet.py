@@ -28,6 +28,7 @@ from llamahost.fleet.crew.place import Place, Running, Waiter
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.devices import Device, Devices, HostDevices
 from llamahost.fleet.machine.fetches import Fetch
+from llamahost.fleet.machine.room import strangers
 from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
 from llamahost.fleet.replica.adapters import adapter_named
 from llamahost.fleet.replica.loading import Facts, Load, Loading
@@ -326,6 +327,8 @@ class Fleet:
                     self._outbox.stall_s = settings.stall_s
             host_bytes = settings.host_bytes
             await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
+            if told := strangers(self.devices(), settings):
+                logger.warning("%s", told)
             stamps = await self._crew.replaced(manifest.models)
             self._plain.clear()  # only now: somebody may have loaded one by hand meanwhile
             self._adopt(manifest.models, stamps)

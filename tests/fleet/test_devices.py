@@ -92,6 +92,18 @@ async def test_replicas_answer_side_by_side_on_devices_of_their_own(tiny_llama: 
 
 
 @on_loop
+async def test_a_replica_that_has_no_room_is_told_of_a_model_that_answers(tiny_llama: Path) -> None:
+    one = spec("a", tiny_llama, replicas=3)
+    n_bytes = footprint(one, facts_of(one), Shape(n_ctx=64, n_slots=2, n_cells=128, is_unified=False)).total_bytes
+    async with host_of(one, budgets={"cpu-0": 2 * n_bytes + n_bytes // 2}) as host:
+        assert isinstance((await ask(host, "a"))[-1], Finished)
+        (status,) = host.models()
+        assert (status.state, status.reason) == ("ready", "2 of 3 replicas: there is no room for more")
+        await host.adopt(Manifest(models=(replace(one, replicas=2),)))
+        assert host.models()[0].reason == ""
+
+
+@on_loop
 async def test_what_does_not_fit_is_refused_with_the_sum_and_logged(
     tiny_llama: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,15 +77,21 @@ async def test_a_load_that_is_ended_with_the_fleet_is_no_error_in_the_log(caplog
     assert (loader.n_loads, caplog.messages) == (1, [])
 
 
-@pytest.mark.parametrize("error", [LoadFailed("fake.gguf is not a GGUF"), ValueError("a bug")])
-def test_a_load_that_fails_is_told_to_everyone_with_its_reason(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [LoadFailed("fake.gguf is not a GGUF"), FileNotFoundError(2, "No such file"), ValueError("a bug")]
+)
+def test_a_load_that_fails_is_told_to_everyone_with_its_reason(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     @on_loop
     async def law() -> None:
+        told = str(error).partition("] ")[2] or str(error)
         async with fleet_of(loader=FakeLoader(failures=[error])) as fleet:
-            with pytest.raises(LoadFailed, match=str(error)):
+            with pytest.raises(LoadFailed, match=told):
                 await fleet.wait_ready()
-            assert str(error) in fleet.statuses()[0].reason
-            with pytest.raises(Unavailable, match=str(error)):
+            assert told in fleet.statuses()[0].reason
+            assert any(each.exc_info for each in caplog.records) == isinstance(error, ValueError), "of bugs alone"
+            with pytest.raises(Unavailable, match=told):
                 async with fleet.lease("fake"):
                     pass
 

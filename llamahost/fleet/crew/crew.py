@@ -25,7 +25,7 @@ from llamahost.fleet.machine.devices import Devices, Trouble
 from llamahost.fleet.machine.fetches import Fetch, Fetches, Fetching
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import FileFacts, Footprint
-from llamahost.fleet.machine.room import room_of
+from llamahost.fleet.machine.room import room_of, strangers
 from llamahost.fleet.machine.weighed import Weighed
 from llamahost.fleet.memory import residents
 from llamahost.fleet.memory.residency import Residency
@@ -109,6 +109,8 @@ class Crew:
         if self._memories is not None:
             names = tuple(f"{each.id} {each.name}".strip() for each in devices)
             self._weighed = Weighed.of(self._memories, names)
+        if told := strangers(devices, self.settings):
+            logger.warning("%s", told)
         room = room_of(devices, self._first_free, self.settings)
         self.do(self.residency.equip(devices, room, self.now(), trouble=self._trouble()))
 

@@ -268,6 +268,12 @@ class Place:
             return f"{self.reason}; it is tried again in {math.ceil(max(0.0, at - now))} s"
         return self.reason
 
+    def _lacking_told(self) -> str:
+        """Why a model that answers has not all of its replicas."""
+        model, n_there = self.model, len(self.model.current)
+        why = model.reason or "there is no room for more"
+        return f"{n_there} of {n_there + model.n_lacking} replicas: {why}" if model.n_lacking else ""
+
     @property
     def state(self) -> State:
         model = self.model
@@ -295,7 +301,7 @@ class Place:
             aliases=self.spec.aliases,
             state=state,
             progress=1.0 if state == "ready" else progress or max((each.progress for each in replicas), default=0.0),
-            reason="" if state == "ready" and not self.model.old else self._reason_told(now),
+            reason=self._lacking_told() if state == "ready" and not self.model.old else self._reason_told(now),
             task="" if task == "auto" else task,
             load=self.spec.load,
             n_slots=self.n_slots,

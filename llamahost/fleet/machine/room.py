@@ -33,6 +33,19 @@ def room_of(
     return room
 
 
+def strangers(devices: Sequence[Device], settings: ServerSettings) -> str:
+    """Which names in the tables of the settings mean no device, so that what is meant is not bounded; else empty."""
+    tables = {"memory_fraction": settings.memory_fraction, "reserved_bytes": settings.reserved_bytes}
+    strange = [
+        f"{key} names {name!r}"
+        for key, table in tables.items()
+        for name in (table if isinstance(table, Mapping) else ())
+        if not any(each.is_called(name) for each in devices)
+    ]
+    there = ", ".join(each.id for each in devices)
+    return f"{', '.join(strange)}, and there are {there}: of what is meant nothing is held back" if strange else ""
+
+
 def _of(setting: float | Mapping[str, float], device: Device, default: float) -> float:
     """For all devices, or for those that a table names."""
     if not isinstance(setting, Mapping):

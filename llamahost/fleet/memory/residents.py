@@ -114,6 +114,7 @@ class Model:
     seen: object = None  # by which the file that was measured is known
     n_failures: int = 0
     n_lost: int = 0
+    n_lacking: int = 0  # replicas that are to be there beside the first, and have no room or could not be loaded
     may_evict: bool = True  # others, to have what it wants
     n_skipped: int = 0  # shapes that were granted and did not fit in truth
     reason: str = ""

@@ -61,6 +61,9 @@ class Settling:
                 self.is_anyone_waiting |= not self._settle(model, free, coming, now)
         if not self.is_anyone_waiting:
             self._multiply(free, now)
+        for model in self.models.values():
+            n_there = len(model.current)
+            model.n_lacking = max(0, memory.n_wanted(model.spec) - n_there) if n_there else 0
 
     def _lacks_gpu(self, model: Model) -> bool:
         told, is_broken, falls_back = self.trouble

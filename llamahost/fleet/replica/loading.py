@@ -12,7 +12,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from llamahost.core.errors import Unavailable
+from llamahost.core.errors import LoadFailed, Unavailable
 from llamahost.core.machine import Machine
 from llamahost.core.threads import in_thread
 from llamahost.engine.engine import Engine
@@ -73,7 +73,10 @@ class Loading:
             on_progress(fraction)
 
         def work() -> Opened | None:
-            opened = self._load(spec, Machine.read(), progress)
+            try:
+                opened = self._load(spec, Machine.read(), progress)
+            except OSError as error:  # of a file that went meanwhile, or a disk that fails
+                raise LoadFailed(f"{error.filename or spec.path}: {error.strerror or error}") from error
             if not self.is_closed:
                 return opened
             _discard(opened)  # nobody waits for it any more

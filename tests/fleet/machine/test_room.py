@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llamahost.fleet.machine.devices import MOST_UNSEEN, Device, MachineDevices
-from llamahost.fleet.machine.room import room_of
+from llamahost.fleet.machine.room import room_of, strangers
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.native.devices import Device as Listed
 from llamahost.ops.gpu import Gpus
@@ -44,3 +44,12 @@ def test_what_loaded_models_are_known_to_have_is_theirs_still() -> None:
     assert room_of([card], {"CUDA0": int(49.5 * GB)}, ServerSettings(), taken={"CUDA0": 30 * GB}) == {
         "CUDA0": int(78.5 * GB)
     }
+
+
+def test_a_name_in_the_settings_that_no_device_goes_by_is_told() -> None:
+    devices = cards(8 * GB, 8 * GB).all()
+    assert strangers(devices, ServerSettings(memory_fraction=0.5, reserved_bytes={"cuda0": 1, "0000:30:00.0": 2})) == ""
+    told = strangers(
+        devices, ServerSettings(memory_fraction={"CUDA0": 0.45, "CUDAO": 0.45}, reserved_bytes={"GPU1": 1})
+    )
+    assert told.startswith("memory_fraction names 'CUDAO', reserved_bytes names 'GPU1', and there are CUDA0, cpu")

@@ -118,11 +118,13 @@ def test_the_second_replica_comes_back_too() -> None:
     w.do(w.residency.lost("a#1", "gone", w.now))
     w.settle()
     assert w.up() == {"a#0"}
+    assert w.residency.models["a"].n_lacking == 1
     w.now = w.residency.next_at()
     w.do(w.residency.tick(w.now))
     assert w.residency.next_at() == math.inf
     w.settle()
     assert w.up() == {"a#0", "a#1"}
+    assert w.residency.models["a"].n_lacking == 0
 
 
 def test_only_what_changed_in_the_manifest_is_touched() -> None:
