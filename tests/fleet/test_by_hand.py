@@ -145,7 +145,7 @@ async def test_what_is_loaded_while_another_manifest_is_read_leaves_nothing_of_t
 
 
 @on_loop
-async def test_what_its_steps_took_is_told_of_a_model_that_left_and_never_falls() -> None:
+async def test_what_was_counted_of_a_model_is_told_when_it_left_and_never_falls() -> None:
     async with fleet_of(spec_of("m")) as fleet:
         await fleet.wait_ready()
         told = []

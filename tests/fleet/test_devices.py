@@ -83,12 +83,19 @@ async def test_replicas_answer_side_by_side_on_devices_of_their_own(tiny_llama: 
     one = taken_by(tiny_llama)
     async with host_of(spec("a", tiny_llama, replicas=2, load="start"), budgets={"cpu-0": one, "cpu-1": one}) as host:
         await until(host, lambda: [each.state for each in host.models()[0].replicas] == ["ready", "ready"])
+        assert [each.last_used for each in host.models()[0].replicas] == [0.0, 0.0]
         answers = await asyncio.gather(*(ask(host, "a", 16) for _ in range(4)))
         texts = {"".join(event.text for event in events if isinstance(event, Delta)) for events in answers}
         assert len(texts) == 1, "both replicas say the same"
         (status,) = host.models()
         assert status.n_slots == 4
-        assert all(each.stats is not None and each.stats.n_steps > 0 for each in status.replicas)
+        told = [each.stats for each in status.replicas if each.stats is not None]
+        assert len(told) == 2
+        assert all(each.last_used for each in status.replicas)
+        assert all(each.n_steps > 0 for each in told)
+        assert status.stats is not None
+        assert status.stats.n_cells == sum(each.n_cells for each in told), "a model's figures are of all its replicas"
+        assert status.stats.n_tokens_in == sum(each.n_tokens_in for each in told)
 
 
 @on_loop

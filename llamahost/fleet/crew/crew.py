@@ -353,7 +353,7 @@ class Crew:
         if running is None:
             return
         self.leaving[replica_id] = running
-        place.thread_s += running.replica.stats.thread_s
+        place.left(running.replica)
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             await self._keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
         try:

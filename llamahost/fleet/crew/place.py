@@ -9,10 +9,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llamahost.core.errors import Overloaded, Unavailable
+from llamahost.engine.engine import EngineStats
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.fetches import Fetching
 from llamahost.fleet.machine.fit import DEFAULT_N_SLOTS
@@ -86,6 +87,7 @@ class Place:
     is_on_demand: bool = False  # what it is loaded for now is a request
     mean_s: float = 0.0  # of a lease's life, a moving average
     thread_s: float = 0.0  # of their devices' threads, that those had which are gone
+    heard: Heard = field(default_factory=Heard)  # by those
     numbers: Numbers = field(default_factory=Numbers)  # of its adapters
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while they change, one replica after another
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
@@ -207,6 +209,11 @@ class Place:
         """Whether it has any, or had."""
         return bool(self.spec.adapters) or self.numbers.has_given
 
+    def left(self, replica: Replica) -> None:
+        """It is closed, and what it counted is counted on."""
+        self.thread_s += replica.stats.thread_s
+        self.heard = _heard([self.heard, replica.heard])
+
     def forget(self, replica_id: str) -> None:
         """It is out of memory; another may have its id from now on."""
         if (gone := self.gone.pop(replica_id, None)) is not None:
@@ -294,7 +301,7 @@ class Place:
         state, fetching = self.state, self.fetching()
         progress = 0.0 if fetching is None else fetching.fraction
         replicas = tuple(self._replicas(now, is_stalled))
-        first, task = self._first, self.task
+        stats, task = _together([each.replica.stats for each in self.running.values()]), self.task
         return ModelStatus(
             name=self.spec.name,
             spec=self.spec,
@@ -308,9 +315,9 @@ class Place:
             n_in_flight=self.n_in_flight,
             n_pending=len(self.waiters),
             card=self.card,
-            stats=first.replica.stats if first is not None else None,
-            heard=first.replica.heard if first is not None else Heard(),
-            thread_s=self.thread_s + sum(each.replica.stats.thread_s for each in self.running.values()),
+            stats=stats,
+            heard=_heard([self.heard, *(each.replica.heard for each in self.running.values())]),
+            thread_s=self.thread_s + (stats.thread_s if stats is not None else 0.0),
             is_stalled=any(each.is_stalled for each in replicas),
             replicas=replicas,
             adapters=self.adapters(),
@@ -320,6 +327,7 @@ class Place:
         for record in self.model.replicas:
             running = self.running.get(record.id)
             stats = running.replica.stats if running is not None else None
+            is_used = running is not None and record.last_used > record.ready_at  # a load is no use of it
             yield ReplicaStatus(
                 id=record.id,
                 state="failed" if record.reason else _STATES[record.state],
@@ -333,7 +341,18 @@ class Place:
                 n_in_flight=running.n_in_flight if running is not None else 0,
                 n_waiting=stats.n_waiting if stats is not None else 0,
                 n_leases=record.n_leases,
-                last_used=time.time() - max(0.0, now - record.last_used),
+                last_used=time.time() - max(0.0, now - record.last_used) if is_used else 0.0,
                 is_stalled=running is not None and is_stalled(record.placement.devices[0]),
                 stats=stats,
             )
+
+
+def _together(stats: Sequence[EngineStats]) -> EngineStats | None:
+    """Of all replicas; a step takes what it takes the slowest of them."""
+    if not stats:
+        return None
+    return EngineStats._make(map(sum, zip(*stats, strict=True)))._replace(step_s=max(each.step_s for each in stats))
+
+
+def _heard(each: Sequence[Heard]) -> Heard:
+    return Heard._make(map(sum, zip(*each, strict=True)))

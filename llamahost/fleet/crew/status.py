@@ -21,7 +21,7 @@ class ReplicaStatus:
     says what stays with the CPU of one that is for a GPU.
 
     `n_in_flight` counts answers being made or waited for, `n_waiting` those of them without a slot. `last_used` is in
-    seconds since 1970.
+    seconds since 1970, 0 before its first request.
     """
 
     id: str
@@ -46,9 +46,9 @@ class ModelStatus:
     """A model as it stands now: ready while one of its replicas is. `progress` in [0, 1] while loading, or pulling its
     file; `reason` says why it failed, and while pulling how far that is.
 
-    `card` and `stats` are there once it has been loaded, and are those of its first replica; `n_slots` and
-    `n_in_flight` are of all together. `n_pending` requests wait for it to be loaded. `heard` tells what the
-    first one's memory of prompts was good for; `thread_s` is what steps of all had, of those too that are gone.
+    `card` is there once it has been loaded, and is that of its first replica; `stats`, `n_slots` and `n_in_flight` are
+    of all together. `n_pending` requests wait for it to be loaded. `heard` tells what their memories of prompts were
+    good for, `thread_s` what their steps had, of those too that are gone.
     """
 
     name: str
