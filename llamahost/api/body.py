@@ -33,6 +33,7 @@ N_TOLD = 100
 
 _AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
+_STRANGE = re.compile(r"unknown field `(.*)`")
 
 
 N_WHOLE = 32
@@ -189,6 +190,10 @@ def _mistake(message: str, kind: Any) -> InvalidRequest:
         sentence = sentence[: wrong.start(1) + N_TOLD]
         if choices := ", ".join(choices_at(kind, path)):
             return InvalidRequest(f"`{path}` must be one of {choices}, not {sentence[wrong.start(1) :]}", param=path)
+    if not path and (strange := _STRANGE.search(sentence)) and isinstance(kind, type):
+        fields = ", ".join(kind.__struct_encode_fields__) if issubclass(kind, msgspec.Struct) else ""
+        name = strange.group(1)[:N_TOLD]
+        return InvalidRequest(f"`{name}` is no field of this request, which may have {fields}", param=name)
     if not path:
         return InvalidRequest(f"the request's body: {sentence[:1].lower()}{sentence[1:]}")
     return InvalidRequest(f"`{path}`: {sentence[:1].lower()}{sentence[1:]}", param=path)

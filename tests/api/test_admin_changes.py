@@ -46,7 +46,7 @@ def test_a_model_is_loaded_as_it_was_asked_for_and_unloaded() -> None:
         ("org/modle", {}, 404, "model"),
         ("m", {"n_ctx": 0}, 400, "n_ctx"),
         ("m", {"n_slots": "many"}, 400, "n_slots"),
-        ("m", {"nctx": 5}, 400, None),
+        ("m", {"slots": 5}, 400, "slots"),
         ("m", {"devices": [3]}, 400, "devices[0]"),
         ("m", [], 400, None),
     ],
@@ -57,6 +57,8 @@ def test_what_cannot_be_loaded_is_refused_by_its_field(name: str, body: Any, sta
         async with client_of(app_of(host)) as client:
             answer = await client.post(f"/api/models/{name}/load", json=body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+        told = answer.json()["error"]["message"]
+        assert param != "slots" or "which may have devices, n_ctx, n_slots, n_gpu_layers, wait" in told
         assert host.changes == []
 
     run(law)

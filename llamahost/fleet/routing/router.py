@@ -360,9 +360,10 @@ class Tries:
             self._failure = error
             self._n_failed += 1
             self._tried.add(self._view.id)
-            if self._n_failed > self._router.settings.n_retries:
+            may_retry = self._n_failed <= self._router.settings.n_retries
+            if not may_retry and (self._is_last or not self.route):
                 raise error
-            if self._is_last or self._others():
+            if may_retry and (self._is_last or self._others()):
                 return  # another replica of this model, or the same one again
         self._next += 1
         if self._next == len(self._models):

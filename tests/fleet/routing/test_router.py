@@ -221,6 +221,21 @@ async def test_a_fallback_goes_on_where_one_fails_or_has_too_short_a_context_or_
 
 
 @on_loop
+async def test_every_model_of_a_route_is_asked_once_though_the_retries_are_spent_on_one_before_it() -> None:
+    fleet = FakeFleet({"a": 3, "b": 2, "c": 1})
+    tries = await answered(router_of(fleet, route("a", "b", "c")), request("r"), *[FAILED] * 4)
+    assert ([id_[0] for id_ in fleet.leased], tries.n_tries) == (["a", "a", "a", "b", "c"], 5)
+    fleet.leased.clear()
+    with pytest.raises(GenerationFailed):
+        await answered(router_of(fleet, route("a", "b", "c"), n_retries=0), request("r"), *[FAILED] * 9)
+    assert [id_[0] for id_ in fleet.leased] == ["a", "b", "c"]
+    fleet.leased.clear()
+    with pytest.raises(GenerationFailed):
+        await answered(router_of(fleet), request("auto"), *[FAILED] * 9)
+    assert len(fleet.leased) == 3, "nobody named the others"
+
+
+@on_loop
 async def test_who_could_have_answered_is_heard_before_who_cannot() -> None:
     fleet = FakeFleet({"a": 1, "b": 1, "c": 1}, refusals={"b": Unavailable("b is loading")})
     router = router_of(fleet, route("a", "b", "c"))
