@@ -200,15 +200,41 @@ def copied(folder: Path) -> None:
     shutil.copytree(HERE / "llamahost", folder / "llamahost", ignore=shutil.ignore_patterns("*.pyc.*"))
 
 
+ASKED = """
+from llamahost.core.errors import LoadFailed
+from llamahost.fleet.settings.builtin import known_answers, known_neighbours, verify
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS
+
+for path in (BUILTIN_PATH, EMBED_PATH, *PACKAGED_ADAPTERS.values()):
+    try:
+        verify(path)
+    except LoadFailed as error:
+        print(error)
+for known in (known_answers, known_neighbours):
+    try:
+        known()
+    except LoadFailed as error:
+        print(error)
+"""
+
+
 def test_a_file_of_the_package_that_was_altered_is_refused(tmp_path: Path) -> None:
     """In a copy of the package, so that this one stays whole."""
     copied(tmp_path)
-    file = tmp_path / "llamahost" / "builtin" / BUILTIN_PATH.name
-    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
-    code = "from llamahost.fleet.settings.builtin import BUILTIN_PATH, verify; verify(BUILTIN_PATH)"
+    files = [tmp_path / "llamahost" / "builtin" / name for name in (BUILTIN_PATH.name, EMBED_PATH.name, PIRATE.name)]
+    known = [file.with_name(name) for file, name in zip(files, KNOWN, strict=False)]
+    for file in (*files, known[0]):
+        file.write_bytes(file.read_bytes()[:-2] + b"\x7f")
+    known[1].unlink()
     given = environment(PYTHONPATH=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, text=True, capture_output=True)
-    assert f"the built-in model {file} was altered" in done.stderr
+    done = subprocess.run([sys.executable, "-c", ASKED], cwd=tmp_path, env=given, text=True, capture_output=True)
+    model, vectors, adapter, answers, neighbours = done.stdout.splitlines()
+    assert f"the built-in model {files[0]} was altered" in model
+    assert f"the built-in model {files[1]} was altered" in vectors
+    assert f"the built-in adapter {files[2]} was altered" in adapter
+    assert f"{known[0]} was altered" in answers
+    assert f"{known[1]}: No such file" in neighbours
+    assert done.stdout.count("install llamahost again") == 5
 
 
 @pytest.mark.slow

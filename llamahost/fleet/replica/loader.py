@@ -124,7 +124,8 @@ def load(
     `inspect` is asked before C sees the file, and raises LoadFailed where it must not.
     """
     spec = located(spec)
-    verify(spec.path)
+    for path in (spec.path, *(adapter.path for adapter in spec.adapters)):
+        verify(path)
     header = read_metadata(spec.path)
     _refuse_what_is_no_model(spec.path, header)
     if inspect is not None:

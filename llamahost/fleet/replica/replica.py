@@ -39,6 +39,7 @@ from llamahost.fleet.request.inputs import PreparedInputs
 from llamahost.fleet.request.lanes import Lanes
 from llamahost.fleet.request.prepared import Prepared
 from llamahost.fleet.settings.adapter_spec import AdapterSpec, check_together
+from llamahost.fleet.settings.builtin import verify
 from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.text.remembered import Heard
 
@@ -221,6 +222,7 @@ class Replica:
                 raise InvalidRequest(f"`{self.spec.name}` has an adapter `{spec.name}` already", param="lora_name")
             try:
                 check_together((*self.adapters.specs, spec))
+                await in_thread(f"verify-{spec.name}", lambda: verify(spec.path))
                 id_ = await in_thread(f"load-{spec.name}", lambda: self._model.adapters.open(spec.path))
             except (ManifestError, LoadFailed) as error:
                 raise InvalidRequest(str(error), param="lora_path") from error

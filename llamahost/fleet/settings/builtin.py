@@ -57,7 +57,8 @@ def is_alone(manifest: Manifest) -> bool:
 
 
 def known_answers() -> tuple[KnownAnswer, ...]:
-    return tuple(KnownAnswer(**each) for each in json.loads(ANSWERS.read_text(encoding="utf-8")))
+    """Raises LoadFailed where the package is not whole."""
+    return tuple(KnownAnswer(**each) for each in _known_in(ANSWERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,35 @@ class KnownNeighbour:
 
 
 def known_neighbours() -> tuple[KnownNeighbour, ...]:
-    return tuple(KnownNeighbour(**each) for each in json.loads(NEIGHBOURS.read_text(encoding="utf-8")))
+    """Raises LoadFailed where the package is not whole."""
+    return tuple(KnownNeighbour(**each) for each in _known_in(NEIGHBOURS))
+
+
+def _known_in(file: Path) -> list[dict[str, str]]:
+    try:
+        found: list[dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LoadFailed(f"the package is not whole: {file}: {error.strerror}; install llamahost again") from error
+    except ValueError as error:
+        raise LoadFailed(f"{file} was altered: {error}; install llamahost again") from error
+    return found
 
 
 def verify(path: Path) -> None:
     """Refuse a built-in file that is missing or is not what was shipped; any other file passes. Raises LoadFailed."""
-    if path not in PACKAGED.values():
+    if path not in (*PACKAGED.values(), *PACKAGED_ADAPTERS.values()):
         return
+    what = "model" if path in PACKAGED.values() else "adapter"
     try:
         lines = [line.split() for line in SUMS.read_text(encoding="utf-8").splitlines()]
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise LoadFailed(
-            f"the built-in model is not whole: {error.filename}: {error.strerror or error}; install llamahost again"
+            f"the built-in {what} is not whole: {error.filename}: {error.strerror or error}; install llamahost again"
         ) from error
     wanted = next((total for total, name in lines if name == path.name), "")
     if found != wanted:
         raise LoadFailed(
-            f"the built-in model {path} was altered: its SHA-256 is {found[:16]}…, not {wanted[:16]}…; "
+            f"the built-in {what} {path} was altered: its SHA-256 is {found[:16]}…, not {wanted[:16]}…; "
             "install llamahost again"
         )
