@@ -157,7 +157,8 @@ class Fleet:
         if not model.live and model.wanted_at is None:
             place.is_on_demand = True
         place.check_queue(n_jobs)
-        waits = place.spec.when_loading == "wait" or (place.spec.when_loading == "auto" and place.is_on_demand)
+        is_asked_for = place.is_on_demand or place.spec.load == "request"
+        waits = place.spec.when_loading == "wait" or (place.spec.when_loading == "auto" and is_asked_for)
         waits = waits if wants.waits is None else wants.waits
         waiter = Waiter(n_jobs, wants, asyncio.get_running_loop().create_future(), is_new=is_by_hand)
         at = next((k for k, each in enumerate(place.waiters) if each.wants.priority < wants.priority), None)
@@ -330,6 +331,7 @@ class Fleet:
             if told := strangers(self.devices(), settings):
                 logger.warning("%s", told)
             stamps = await self._crew.replaced(manifest.models)
+            self._crew.residency.try_again(self._crew.now())
             self._plain.clear()  # only now: somebody may have loaded one by hand meanwhile
             self._adopt(manifest.models, stamps)
             return waiting

@@ -65,6 +65,20 @@ async def test_a_lease_before_the_load_is_refused_with_the_progress_and_granted_
 
 
 @on_loop
+async def test_a_request_waits_for_a_model_that_requests_load_whoever_began_to_load_it() -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    async with fleet_of(spec_of(load="request"), loader=loader) as fleet:
+        loading = asyncio.ensure_future(fleet.load("fake"))
+        await turns()
+        answer = asyncio.ensure_future(generate(fleet, 1))
+        await turns()
+        loader.gate.set()
+        await loading
+        assert len(await answer) == 4
+
+
+@on_loop
 async def test_a_load_that_is_ended_with_the_fleet_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     loader = FakeLoader()
     loader.gate.clear()

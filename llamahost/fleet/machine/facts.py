@@ -13,7 +13,7 @@ from llamahost.core.errors import LoadFailed
 from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.machine.located import located
 from llamahost.fleet.settings.builtin import verify
-from llamahost.fleet.settings.manifest import ModelSpec, Task
+from llamahost.fleet.settings.manifest import ModelSpec, Task, is_template_path
 from llamahost.native.context import kv_bytes_per_token
 from llamahost.native.gguf import GgufHeader, read_metadata
 
@@ -85,7 +85,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         output_kind=output_kind,
         adapter_bytes=sum(_size_of(adapter.path) for adapter in spec.adapters),
         path=spec.path,
-        stamp=(spec.path, *(_stamp_of(path) for path in (spec.path, *others))),
+        stamp=(spec.path, *(_stamp_of(path) for path in (spec.path, *others, *_template_of(spec)))),
     )
 
 
@@ -96,6 +96,14 @@ def _stamp_of(path: Path) -> tuple[int, int, int]:
     except OSError as error:  # it went while it was looked at
         raise LoadFailed(f"{path}: {error.strerror}") from error
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _template_of(spec: ModelSpec) -> tuple[Path, ...]:
+    """The file that holds it, which people edit; one that is not there the load tells of."""
+    path = Path(spec.template)
+    with contextlib.suppress(OSError):
+        return (path,) if is_template_path(spec.template) and path.is_file() else ()
+    return ()
 
 
 def _size_of(path: Path) -> int:

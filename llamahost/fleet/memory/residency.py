@@ -290,6 +290,12 @@ class Residency:
             self.models[name] = self.models.pop(name)
         return self.tick(now)
 
+    def try_again(self, now: float) -> None:
+        """With the next tick, whatever could not be loaded: somebody may have mended what kept it."""
+        for model in self.models.values():
+            model.retry_at = min(model.retry_at, now)
+            model.again_at = now if model.again_at < math.inf else math.inf
+
     def _take_out(self, model: Model) -> None:
         model.is_gone, model.wanted_at = True, None
         for replica in model.live:

@@ -108,7 +108,7 @@ class ModelSpec:
     pinned: bool = False  # never unloaded to make room
     memory_priority: int = 0  # never unloaded to make room for one of a lower priority
     idle_s: float | None = None  # without a request, after which it is unloaded
-    when_loading: WhenLoading = "auto"  # auto: wait for a load that a request began, else refuse
+    when_loading: WhenLoading = "auto"  # auto: wait for what a request loads, else refuse
     max_sampling: Mapping[str, float] = field(default_factory=dict)  # what requests may ask for at most
     keep_prefixes: bool = False  # what slots hold survives an unload, in host memory or in files
 

@@ -32,6 +32,17 @@ def test_a_split_model_is_another_one_when_any_of_its_files_is(tmp_path: Path) -
     assert len(set(seen)) == len(seen) == 2 * (1 + len(others)) + 1 > 5
 
 
+def test_a_model_is_another_one_when_the_file_of_its_template_is(tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "chat.jinja"
+    spec = ModelSpec(name="a", path=tiny_llama, template=str(path))
+    before = facts_of(spec).stamp  # whose load will tell that there is none
+    path.write_text("{{ messages }}")
+    first = facts_of(spec).stamp
+    assert facts_of(spec).stamp == first
+    path.write_text("{{ messages[0].content }}")
+    assert len({before, first, facts_of(spec).stamp}) == 3
+
+
 def test_a_path_that_cannot_even_be_asked_for_is_told_as_one_that_is_not_there() -> None:
     spec = ModelSpec(name="long", path=Path("n" * 300))
     assert missing(spec).endswith("File name too long")

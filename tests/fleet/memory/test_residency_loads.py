@@ -80,6 +80,23 @@ def test_what_is_to_be_there_from_the_start_and_found_no_room_looks_for_some_aga
     assert (w.up(), w.residency.next_at()) == ({"b#0"}, math.inf)
 
 
+def test_what_could_not_be_loaded_is_tried_again_when_the_manifest_is_read_again() -> None:
+    w = world(spec("bad", load="start"), spec("large", load="start"), bad=10, large=900)
+    w.do(w.residency.begin(w.now))
+    w.look()
+    w.look()
+    w.fail()
+    assert {each.name for each in w.refusals} == {"bad", "large"}
+    assert (w.looks, w.loads) == ([], [])
+    w.do(w.residency.adopt(w.specs, w.now))
+    assert (w.looks, w.loads) == ([], []), "by another model's change alone nothing comes sooner"
+    w.residency.try_again(w.now)
+    w.do(w.residency.adopt(w.specs, w.now))
+    assert {each.name for each in w.looks} == {"bad", "large"}
+    w.settle()
+    assert w.up() == {"bad#0"}
+
+
 def test_where_memory_was_short_in_truth_a_smaller_shape_is_tried_at_once() -> None:
     w = world(spec("a", n_ctx=None, n_slots=None), budget=1000, a=10)
     w.sizes["a"] = replace(facts(10), cell_bytes=1000.0)
