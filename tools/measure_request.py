@@ -258,12 +258,16 @@ def serve(args: argparse.Namespace, order: list[tuple[str, bool]]) -> tuple[list
     place = bind("127.0.0.1", 0)
     told: list[dict[str, list[float]]] = []
 
-    async def announce() -> None:
-        await host.wait_ready()
+    async def asked() -> None:
         told.append(await asyncio.to_thread(client, place.getsockname()[1], args, order))
         runner.stop()
 
-    runner = Runner(host, place, settings=settings, on_start=announce)
+    async def ready() -> None:
+        await host.wait_ready()
+        tasks.append(asyncio.create_task(asked()))
+
+    tasks: list[asyncio.Task[None]] = []
+    runner = Runner(host, place, settings=settings, on_start=ready)
     runner.run(lambda on_start: create_app(host, settings, tally=tally, on_start=on_start))
     return meter.records, told[0]
 

@@ -123,7 +123,9 @@ class EventStream(Generic[E]):
         self._ping = ping
         self._clock = asyncio.get_running_loop().time
         self._sending_since = math.inf
+        self._delivering: asyncio.Task[None] | None = None
         self._pinging: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._was_silent = True
         self._is_started = False
         self._is_gone = False  # the client, or it does not read
@@ -132,42 +134,41 @@ class EventStream(Generic[E]):
         """Raises the events' error when nothing was sent yet, and ClientGone."""
         loop = asyncio.get_running_loop()
         # A task of its own: what wakes it goes down from here, and not through all who called this, for each event.
-        delivering = loop.create_task(self._deliver(send))
+        self._delivering = loop.create_task(self._deliver(send))
         watching = loop.create_task(until_gone(receive))
-        timer: asyncio.TimerHandle
-
-        def leave(_: object = None) -> None:
-            if not (self._is_gone or delivering.done()):
-                self._is_gone = True
-                delivering.cancel()  # wherever it waits, for an event or in `send`
-
-        def pinged(_: object) -> None:
-            self._pinging = None
-
-        def tick() -> None:
-            nonlocal timer
-            timer = loop.call_later(self._ping_s, tick)
-            if self._clock() - self._sending_since > self._stall_s:
-                leave()
-            elif self._was_silent and self._sending_since == math.inf:
-                self._pinging = loop.create_task(self._pass(send, self._ping))
-                self._pinging.add_done_callback(pinged)
-            self._was_silent = True
-
-        watching.add_done_callback(leave)
-        timer = loop.call_later(self._ping_s, tick)
+        watching.add_done_callback(self._leave)
+        self._timer = loop.call_later(self._ping_s, self._tick, loop, send)
         try:
-            await delivering
+            await self._delivering
         except asyncio.CancelledError:
             if not self._is_gone or _is_cancelled():
                 raise
             raise ClientGone from None
         finally:
-            timer.cancel()
+            self._timer.cancel()
             beside = [task for task in (watching, self._pinging) if task is not None]
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
+            self._delivering = None  # it holds this: nothing of a request is to be left to the garbage collector
+
+    def _leave(self, _: object = None) -> None:
+        delivering = self._delivering
+        if delivering is not None and not (self._is_gone or delivering.done()):
+            self._is_gone = True
+            delivering.cancel()  # wherever it waits, for an event or in `send`
+
+    def _pinged(self, _: object) -> None:
+        self._pinging = None
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
+        self._timer = loop.call_later(self._ping_s, self._tick, loop, send)
+        if self._clock() - self._sending_since > self._stall_s:
+            self._leave()
+        elif self._was_silent and self._sending_since == math.inf:
+            self._pinging = loop.create_task(self._pass(send, self._ping))
+            self._pinging.add_done_callback(self._pinged)
+        self._was_silent = True
 
     async def _deliver(self, send: Send) -> None:
         try:

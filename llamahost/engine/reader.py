@@ -87,6 +87,10 @@ class Unread:
         return emission
 
 
+def _nobody() -> None:
+    """Who is told that a closed reader stalls."""
+
+
 class Source(Protocol):
     """Where a reader's news comes from: `outbox.Outbox`."""
 
@@ -165,6 +169,7 @@ class Reader:
         """Keep nothing that comes from now on. Idempotent."""
         for job_id in tuple(self._open):
             self._close(job_id)
+        self._on_stalled = _nobody  # whoever that was knows this
 
     @property
     def open_ids(self) -> frozenset[int]:

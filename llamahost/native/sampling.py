@@ -121,7 +121,8 @@ class Samplers:
         members = self._members(sampling)
         params = self._library.c.llama_sampler_chain_default_params()
         params.no_perf = True
-        pointer = ctypes.cast(self._library.c.llama_sampler_chain_init(params), ctypes.c_void_p).value
+        made = self._library.c.llama_sampler_chain_init(params)
+        pointer = ctypes.c_void_p.from_buffer(made).value  # `cast` would leave a cycle
         if not pointer:
             raise BackendError("no sampler chain can be made")
         for member in members:

@@ -300,12 +300,13 @@ class Tries:
             self.n_tries += 1
             wants = Wants(pick=self._pick, priority=self._priority, waits=self._waits, deadline=self.deadline)
             self._view = _NOBODY
-            self._lease = self._router.fleet.lease(self.model, self._n_jobs, wants=wants)
+            lease = self._router.fleet.lease(self.model, self._n_jobs, wants=wants)
             try:
-                replica = await self._lease.__aenter__()
+                replica = await lease.__aenter__()
             except _MENDABLE as error:
                 self._go_on(error)
                 continue
+            self._lease = lease
             view, ledger = self._view, self._router.ledger
             self._granted_at = self._clock()
             self.replica = view.id
@@ -317,7 +318,8 @@ class Tries:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Quietly after a failure that another may mend."""
-        assert self._lease is not None
+        lease, self._lease = self._lease, None  # which knows this: nothing is left to the garbage collector
+        assert lease is not None
         view, is_failure = self._view, None if error is not None else False
         try:
             if isinstance(error, _MENDABLE) and not isinstance(error, NotRead):
@@ -330,7 +332,7 @@ class Tries:
             now = self._clock()
             ended = self._router.ledger.ended
             ended(view, self._ticket, work=now - self._granted_at, now=now, is_failure=is_failure)
-            await self._lease.__aexit__(kind, error, trace)
+            await lease.__aexit__(kind, error, trace)
 
     def begin(self) -> None:
         """Its first event is told. Idempotent."""
