@@ -30,7 +30,6 @@ from llamahost.fleet.machine.devices import Device, Devices, HostDevices
 from llamahost.fleet.machine.fetches import Fetch
 from llamahost.fleet.machine.room import strangers
 from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
-from llamahost.fleet.replica.adapters import adapter_named
 from llamahost.fleet.replica.loading import Facts, Load, Loading
 from llamahost.fleet.routing.policy import ANYTHING, Wants
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
@@ -256,18 +255,7 @@ class Fleet:
         """The model and the adapter that a request's model means. Raises ModelNotFound for an adapter that is none."""
         if name in self._crew.names or not any(each.knows_adapters for each in self._crew.places.values()):
             return name, ""
-        found = adapter_named(name, {known: place.spec.adapters for known, place in self._crew.names.items()})
-        if found is not None:
-            return found
-        model, colon, adapter = name.rpartition(":")
-        place = self._crew.names.get(model) if colon else None
-        adapters = [spec.name for spec in place.spec.adapters] if place is not None else []
-        if adapters or (place is not None and place.numbers.had(adapter, place.spec.adapters)):
-            nearest = difflib.get_close_matches(adapter, adapters, n=1)
-            raise ModelNotFound(name, nearest=f"{model}:{nearest[0]}" if nearest else model)
-        if any(each.numbers.had(name, each.spec.adapters) for each in self._crew.places.values()):
-            raise ModelNotFound(name)
-        return name, ""
+        return self._crew.adapted.find(name)
 
     def uses(self, model: str, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """By names, what is given by numbers too. Raises ModelNotFound, InvalidRequest."""

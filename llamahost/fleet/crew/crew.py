@@ -17,6 +17,7 @@ from pathlib import Path
 from llamahost.core.errors import LlamahostError, NoMemory
 from llamahost.core.observe import LoadProgress
 from llamahost.core.threads import in_thread
+from llamahost.fleet.crew.adapted import Adapted
 from llamahost.fleet.crew.keeping import Keeping
 from llamahost.fleet.crew.kept_files import PrefixFiles
 from llamahost.fleet.crew.place import Place, Running
@@ -95,6 +96,7 @@ class Crew:
         }
         self.served = tuple(place for place in self.places.values() if not place.model.is_gone)
         self.names = {name: place for place in self.served for name in (place.spec.name, *place.spec.aliases)}
+        self.adapted = Adapted(self.names)
         for place in before.values():
             place.refuse(place.unavailable("it was taken from the manifest"))
             place.settled.set()
