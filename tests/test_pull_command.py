@@ -59,6 +59,8 @@ def test_a_model_is_pulled_listed_shown_and_removed(hub: LoopbackHub, home: Path
     assert f"next: llamahost serve {NAME}:Q8_0" in told.stdout
     assert "it has no Q4_K_M, and Q8_0 is nearest" in told.stderr
     assert "pulling tiny-Q8_0.gguf: 100 % of" in told.stderr
+    assert "fetched now" not in told.stdout, "all of it was"
+    assert "nothing of it fetched now" in said("pull", NAME).stdout
     said("pull", f"{NAME}/tiny-F16.gguf")
     listed = json.loads(said("list", "--json").stdout)
     assert [(each["name"], each["is_whole"]) for each in listed] == [(f"{NAME}:F16", True), (f"{NAME}:Q8_0", True)]

@@ -47,7 +47,7 @@ def pull(
             return
         reference = _meant(found, model, revision)
         here = fetched(reference)
-        print(f"{here.reference} is here, {bytes_told(here.n_bytes)}: {here.paths[0]}")
+        print(f"{here.reference} is here, {_size(here)}: {here.paths[0]}")
         if add:
             _add(manifest or MANIFEST, found, reference, here.quant, name)
         else:
@@ -93,9 +93,18 @@ def _pull_all(manifest: Manifest) -> None:
             failures.append(f"{spec.name}: {error}")
             typer.echo(f"llamahost: {failures[-1]}", err=True)
             continue
-        print(f"{spec.name} is here, {bytes_told(here.n_bytes)}: {here.paths[0]}", flush=True)
+        print(f"{spec.name} is here, {_size(here)}: {here.paths[0]}", flush=True)
     if failures:
         raise PullFailed(f"{len(failures)} of {len(specs)} models could not be fetched")
+
+
+def _size(here: Pulled) -> str:
+    """And how much was fetched, where not all was: the rest was here, of an earlier pull or another program's."""
+    if here.n_fetched == here.n_bytes:
+        return bytes_told(here.n_bytes)
+    return (
+        f"{bytes_told(here.n_bytes)}, {bytes_told(here.n_fetched) if here.n_fetched else 'nothing'} of it fetched now"
+    )
 
 
 def _pinned(here: Pulled) -> str:

@@ -151,20 +151,6 @@ class LlamaBackend:
         """What is kept of jobs that run or were preempted; for tests and debugging."""
         return self._choosing.n_kept + len(self._saved)
 
-    def check(self, slots: Mapping[int, int]) -> None:
-        """Assert that each slot holds exactly that many positions; for tests and debugging."""
-        for slot, n in slots.items():
-            self._check_slot(slot)
-            held = self._context.pos_max(slot) + 1
-            if held != n:
-                raise AssertionError(f"slot {slot} holds {held} positions, {n} were expected")
-
-    def row(self, index: int) -> Row:
-        """A copy of row `index` of the last decode; for tests and debugging."""
-        if not 0 <= index < self._n_launched_rows:
-            raise BackendError(f"row {index} of {self._n_launched_rows}")
-        return np.array(self._rows(self._n_launched_rows)[index])
-
     def take_slot(self, slot: int, n: int, n_most: int) -> bytes:
         self._check_slot(slot)
         context = self._context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ class Driver:
     def row(self, slot: int, start: int, tokens: Iterable[int]) -> Row:
         """Compute tokens; the logits of the last."""
         self.feed(slot, start, tokens)
-        return self.backend.row(0)
+        return row_of(self.backend, 0)
 
     def answer(self, slot: int, start: int, tokens: Iterable[int], n: int, sampling: Sampling = GREEDY) -> list[int]:
         """Compute tokens and continue them by n."""
@@ -106,3 +106,16 @@ class Driver:
 def assert_close(row: Row, wanted: Row) -> None:
     """Within a hundredth of the spread of the logits."""
     assert float(np.abs(row - wanted).max()) <= 0.01 * float(wanted.max() - wanted.min())
+
+
+def check_held(backend: LlamaBackend, slots: Mapping[int, int]) -> None:
+    """Each slot holds exactly that many positions."""
+    for slot, n in slots.items():
+        held = backend._context.pos_max(slot) + 1
+        assert held == n, f"slot {slot} holds {held} positions, {n} were expected"
+
+
+def row_of(backend: LlamaBackend, index: int) -> Row:
+    """A copy of a row of the last decode."""
+    assert 0 <= index < backend._n_launched_rows, f"row {index} of {backend._n_launched_rows}"
+    return np.array(backend._rows(backend._n_launched_rows)[index])

@@ -18,7 +18,7 @@ from llamahost.native.adapters import MARGIN_BYTES
 from llamahost.native.model import Model
 from tests.gguf_adapters import N_EMBD, N_VOCAB, tensors_of, write_adapter
 from tests.gguf_models import write_model
-from tests.native.driver import Driver, Row
+from tests.native.driver import Driver, Row, row_of
 
 PROMPT = [9, 40, 41, 42, 43]
 Q = "blk.0.attn_q.weight"
@@ -34,7 +34,7 @@ def row_with(driver: Driver, adapters: Adapters, slot: int = 0) -> Row:
     job = driver.begin()
     span = Span(job, slot, 0, array("i", PROMPT), 1)
     driver.run(Plan(spans=(span,), truncations=(Truncation(slot, 0),), adapters=adapters))
-    return driver.backend.row(0)
+    return row_of(driver.backend, 0)
 
 
 def row_of_c(path: Path, adapters: list[tuple[Path, float]]) -> Row:

@@ -11,7 +11,7 @@ import pytest
 from llamahost.core.errors import BackendError
 from llamahost.core.work import Copy, Plan, Restore, Span, Truncation
 from llamahost.native.model import Model
-from tests.native.driver import Driver, assert_close
+from tests.native.driver import Driver, assert_close, check_held, row_of
 
 ARCHITECTURES = ("llama", "swa", "recurrent", "hybrid")
 PROMPT = [1, *(40 + 7 * i % 200 for i in range(60))]
@@ -45,7 +45,7 @@ def test_batched_logits_are_those_computed_alone(driver: Driver) -> None:
         )
     )
     for i, wanted in enumerate(alone):
-        assert_close(driver.backend.row(i), wanted)
+        assert_close(row_of(driver.backend, i), wanted)
 
 
 def test_rows_keep_the_order_of_the_batch(driver: Driver) -> None:
@@ -59,7 +59,7 @@ def test_rows_keep_the_order_of_the_batch(driver: Driver) -> None:
     spans.insert(1, Span(job, 1, 0, array("i", PROMPT[:11]), 1))
     driver.run(Plan(spans=tuple(spans)))
     for slot in range(4):
-        assert_close(driver.backend.row(slot), wanted[slot])
+        assert_close(row_of(driver.backend, slot), wanted[slot])
 
 
 @pytest.mark.parametrize("with_decode", [False, True])
@@ -71,7 +71,7 @@ def test_a_whole_copy_continues_like_its_source(driver: Driver, with_decode: boo
     job = driver.begin()
     with_decode |= driver.backend.can_truncate and not driver.backend.can_cut_kept  # which has no other copies
     driver.copy(0, 1, len(PROMPT), Span(job, 2, 0, array("i", MORE), 1) if with_decode else None)
-    driver.backend.check({0: len(PROMPT), 1: len(PROMPT)})
+    check_held(driver.backend, {0: len(PROMPT), 1: len(PROMPT)})
     assert driver.answer(1, len(PROMPT), MORE, 6) == wanted
     assert driver.answer(0, len(PROMPT), MORE, 6) == wanted
 
@@ -93,12 +93,12 @@ def test_a_partial_copy_is_exact_or_refused(driver: Driver, n: int) -> None:
     if not driver.backend.can_truncate:
         with pytest.raises(BackendError, match="whole"):
             driver.copy(0, 1, n)
-        driver.backend.check({0: len(PROMPT), 1: 0})
+        check_held(driver.backend, {0: len(PROMPT), 1: 0})
         return
     wanted = driver.answer(2, 0, PROMPT[:n] + MORE, 4)
     job = driver.begin()
     driver.copy(0, 1, n, Span(job, 3, 0, array("i", MORE), 1))
-    driver.backend.check({0: len(PROMPT), 1: n})
+    check_held(driver.backend, {0: len(PROMPT), 1: n})
     assert driver.answer(1, n, MORE, 4) == wanted
     assert driver.answer(0, len(PROMPT), MORE, 4) == driver_alone(driver, PROMPT + MORE, 4)
 
@@ -129,7 +129,7 @@ def test_a_windows_slot_is_copied_by_the_slot_however_little_it_holds(tiny_swa: 
         wanted = driver.row(3, 0, PROMPT[:20] + MORE)
         driver.feed(0, 0, PROMPT)
         driver.copy(0, 1, n_copied, with_span=Span(driver.begin(), 2, 0, array("i", PROMPT[:5]), 1))
-        driver.backend.check({0: len(PROMPT), 1: n_copied})
+        check_held(driver.backend, {0: len(PROMPT), 1: n_copied})
         driver.run(Plan(truncations=(Truncation(1, 20),)))
         assert_close(driver.row(1, 20, MORE), wanted)
         with pytest.raises(BackendError, match="sliding window"):
@@ -145,7 +145,7 @@ def test_a_cut_slot_continues_as_if_never_longer(driver: Driver, n: int) -> None
             driver.run(Plan(truncations=(Truncation(0, n),)))
         return
     driver.run(Plan(truncations=(Truncation(0, n),)))
-    driver.backend.check({0: n})
+    check_held(driver.backend, {0: n})
     assert driver.answer(0, n, MORE, 4) == wanted
 
 
@@ -186,10 +186,10 @@ def test_a_saved_slot_continues_in_another(driver: Driver) -> None:
     driver.feed(2, 0, PROMPT[7:])  # overwritten by the restore
     job = driver.begin()
     driver.save(job, 0)
-    driver.backend.check({0: 0})
+    check_held(driver.backend, {0: 0})
     driver.feed(0, 0, MORE)
     driver.restore(job, 2)
-    driver.backend.check({2: len(PROMPT)})
+    check_held(driver.backend, {2: len(PROMPT)})
     assert driver.answer(2, len(PROMPT), MORE, 6) == wanted
 
 
@@ -211,7 +211,7 @@ def test_what_was_kept_goes_on_and_is_cut_only_where_the_backend_says_so(driver:
     driver.clear(0)
     for slot in (1, 2):
         backend.put_slot(slot, kept)
-        backend.check({slot: len(PROMPT)})
+        check_held(backend, {slot: len(PROMPT)})
     assert_close(driver.row(1, len(PROMPT), MORE), whole)
     if backend.can_cut_kept:
         driver.run(Plan(truncations=(Truncation(2, n),)))
@@ -285,7 +285,7 @@ def test_a_model_that_was_warmed_up_as_on_a_gpu_is_as_any_other(
             backend = warmed.backend
             assert backend.n_splits == 1, "one device, as the log tells"
             assert int(backend._context.batch.output.sum()) == backend.n_rows > 1, "as many as a step may ask for"
-            backend.check(dict.fromkeys(range(4), 0))
+            check_held(backend, dict.fromkeys(range(4), 0))
             assert backend.can_truncate == can_truncate
             assert_close(warmed.row(0, 0, PROMPT), wanted)
     finally:

@@ -21,7 +21,7 @@ from llamahost.native.model import Model
 from llamahost.native.rows import Chooser, Row, row_logprobs, top_candidates
 from llamahost.native.sampling import SamplerChain, Samplers, is_argmax
 from tests.gguf_models import write_model
-from tests.native.driver import GREEDY, Driver
+from tests.native.driver import GREEDY, Driver, row_of
 
 N_VOCAB = 20000
 PROMPT = array("i", [5, 9, 700, 9, 5, 42, 700, 9])
@@ -295,7 +295,7 @@ def test_logprobs_know_no_bias(tiny_llama: Path) -> None:
         job = driver.begin(Sampling(temperature=0.0, logit_bias=((20, 100.0),)), n_logprobs=3)
         sampled = driver.run(Plan(spans=(Span(job, 0, 0, array("i", [1, 30, 31]), 1),)))[0]
         assert sampled.tokens == (20,)
-        row = driver.backend.row(0)
+        row = row_of(driver.backend, 0)
         assert sampled.logprobs == (row_logprobs(row, 20, 3),)
         assert sampled.logprobs[0].top[0][0] == row.argmax()
         plain = driver.begin(GREEDY)
