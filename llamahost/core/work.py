@@ -2,7 +2,7 @@
 
 One step is: the scheduler makes a Plan, the backend launches and collects it, the scheduler commits what was sampled.
 A slot is a place for one sequence's KV, numbered 0 .. n_slots-1; its number is llama.cpp's sequence id.
-What is made for each sequence in each step is a named tuple: a frozen dataclass takes five times as long to make.
+What is made in each step is a named tuple: a frozen dataclass takes five times as long to make.
 """
 
 from __future__ import annotations
@@ -211,8 +211,7 @@ class Truncation:
     n: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """All that a backend does in one step, in this order:
 
     begins, saves, restores, copies, truncations, then one decode of all spans, then sampling; `ends` come last.

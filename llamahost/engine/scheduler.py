@@ -124,9 +124,11 @@ class Scheduler:
     def plan(self, now: float) -> Plan | None:
         """The next step, or None where there is nothing to do."""
         assert self._under_way is None, "the plan before has not come back"
-        if self.is_idle:
-            return None
-        plan = self._plan_steady() or self._plan_anew(now)
+        plan = self._plan_steady()
+        if plan is None:
+            if self.is_idle:
+                return None
+            plan = self._plan_anew(now)
         self._under_way = plan
         if self.is_checked:
             self.check_integrity()
@@ -182,8 +184,9 @@ class Scheduler:
         self._come_back(plan)
         steady = self._steady
         if steady is not None and type(sampled) is OneEach and steady.take(sampled.tokens, now):
-            assert len(sampled.tokens) == len(plan.spans), "the rows are not those of the spans"
-            self._budget.observe(len(sampled), 0, step_s)
+            n = len(sampled.tokens)
+            assert n == len(steady.running), "the rows are not those of the spans"
+            self._budget.observe(n, 0, step_s)
             self._come_round(plan)
             return [OneMore(sampled.job_ids, sampled.tokens, now)]
         self._unsettle()

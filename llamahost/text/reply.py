@@ -135,12 +135,16 @@ class Reply:
             return self._feed(emission)
         # What nearly every call is, kept short: plain text that goes on.
         tokens, pieces, is_control = emission.tokens, self._pieces, self._is_control
-        self._n_generated += len(tokens)
-        text = self._utf8.feed(b"".join([pieces[token] for token in tokens if not is_control[token]]))
+        self._n_generated = n = self._n_generated + len(tokens)
+        data = b""
+        for token in tokens:  # few; to join a list of them takes a function and three objects more
+            if not is_control[token]:
+                data += pieces[token]
+        text = self._utf8.feed(data)
         if not text:
             return []
-        n_told, self._n_told = self._n_told, self._n_generated
-        return [_new(Delta, (self.index, text, "text", "", "", self._n_generated - n_told, (), None))]
+        n_told, self._n_told = self._n_told, n
+        return [_new(Delta, (self.index, text, "text", "", "", n - n_told, (), None))]
 
     def _feed(self, emission: Emission) -> list[Event]:
         if self.is_finished:
