@@ -49,6 +49,8 @@ def test_a_frame_tells_gpus_models_and_why() -> None:
     assert "40.0 GiB / 80.0 GiB  #####.....  50%" in gpu
     assert gpu.endswith("312 / 700 W    -  power cap")
     assert next(line for line in shown(READY) if line.text.startswith("1 ")).style == "bad"
+    broken = shown(READY, gpus=Gpus(gpus=(replace(H100, broken_by="Xid 79"),)))
+    assert next(line.text for line in broken if line.style == "bad").endswith("out of use: Xid 79")
     assert any("loading 46%" in line for line in lines)
     assert next(line for line in lines if line.startswith("org/")).endswith("1 min")
     assert lines[-1] == "broken: corrupt"

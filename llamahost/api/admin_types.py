@@ -170,7 +170,8 @@ class GpuProcessInfo(Told):
 
 class GpuInfo(Told):
     """A GPU as its driver tells of it. Utilisations are in [0, 1]: parts of the time; `throttled_by` is what holds its
-    clocks down, `trouble` why nothing can be asked of it."""
+    clocks down, `trouble` why nothing can be asked of it; `broken_by` a fault of its own, after which nothing is put
+    there as long as this server runs."""
 
     index: int
     name: str
@@ -191,6 +192,7 @@ class GpuInfo(Told):
     processes: list[GpuProcessInfo] | None
     is_lost: bool
     trouble: str
+    broken_by: str
 
 
 class GpusInfo(Told):

@@ -158,9 +158,9 @@ def gpu_row(gpu: GpuInfo) -> Row:
         "-" if gpu.temperature_c is None else f"{gpu.temperature_c} °C",
         _of(gpu.power_w, gpu.power_limit_w, "W"),
         "-" if gpu.sm_clock_mhz is None else str(gpu.sm_clock_mhz),
-        clean(gpu.trouble or ", ".join(reasons)),
+        clean(gpu.trouble or (f"out of use: {gpu.broken_by}" if gpu.broken_by else ", ".join(reasons))),
     )
-    return Row(cells, "bad" if gpu.trouble else "")
+    return Row(cells, "bad" if gpu.trouble or gpu.broken_by else "")
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Line]:

@@ -60,7 +60,8 @@ class GpuProcess:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """A GPU as it stands; None where it does not tell. `utilisation` is in [0, 1]: the part of the time in which it
-    computed. `trouble` is why nothing can be asked of it, or that it is lost."""
+    computed. `trouble` is why nothing can be asked of it, or that it is lost; `broken_by` a fault of its own that was
+    seen, which NVML forgets."""
 
     index: int
     name: str = ""
@@ -82,6 +83,7 @@ class Gpu:
     processes: tuple[GpuProcess, ...] | None = None
     is_lost: bool = False
     trouble: str = ""
+    broken_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

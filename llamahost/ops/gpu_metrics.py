@@ -23,6 +23,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("sm_clock_hertz", "Clock of the processors.", lambda gpu: _hertz(gpu.sm_clock_mhz)),
     ("memory_clock_hertz", "Clock of the memory.", lambda gpu: _hertz(gpu.memory_clock_mhz)),
     ("lost", "1 when it answers no more.", lambda gpu: float(gpu.is_lost)),
+    ("broken", "1 after a fault of its own: nothing is put there any more.", lambda gpu: float(bool(gpu.broken_by))),
 )
 
 

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from llamahost.ops.gpu import NOT_ASKED, Fault, Gpus, Nvml
 
@@ -30,6 +31,7 @@ class GpuMonitor:
     def __init__(self, period_s: float = 1.0, open_nvml: Callable[[], Nvml] = Nvml) -> None:
         self.latest = Gpus(trouble=NOT_ASKED if period_s > 0 else "it is not asked, since gpu_sample_s is 0")
         self.faults: dict[tuple[int, str, int | None], int] = {}  # how often, by index, UUID and Xid
+        self._broken: dict[int, str] = {}  # by which fault, of each that had one of its own
         self._period_s = period_s
         self._open_nvml = open_nvml
         self._listeners: list[Listener] = []
@@ -107,11 +109,21 @@ class GpuMonitor:
         if self._is_over.is_set():
             return
         if isinstance(news, Gpus):
-            self.latest = news
+            news = self.latest = self._remembered(news)
         else:
+            if news.is_fatal:
+                self._broken[news.index] = news.told
+                self.latest = self._remembered(self.latest)
             key = (news.index, news.uuid, news.xid)
             self.faults[key] = self.faults.get(key, 0) + 1
             level = logging.ERROR if news.is_fatal else logging.WARNING
             logger.log(level, "GPU %d (%s): %s", news.index, news.uuid or "unknown", news.told)
         for listener in tuple(self._listeners):
             listener(news)
+
+    def _remembered(self, sample: Gpus) -> Gpus:
+        """With what broke a GPU since the start, though it answers as before."""
+        if not self._broken:
+            return sample
+        gpus = (replace(gpu, broken_by=self._broken.get(gpu.index, "")) for gpu in sample.gpus)
+        return replace(sample, gpus=tuple(gpus))

@@ -180,6 +180,10 @@ async def test_the_monitor_tells_samples_and_faults_on_the_loop() -> None:
     cards[1].failing[""] = pynvml.NVML_ERROR_GPU_IS_LOST
     lost = await fault()
     assert (lost.uuid, lost.xid, lost.is_fatal) == ("GPU-1", None, True)
+    assert [gpu.broken_by for gpu in monitor.latest.gpus] == [fell.told, "GPU is lost"]
+    while isinstance(sample := await heard.get(), Fault):
+        pass
+    assert sample.gpus[0].broken_by == fell.told, "though it answers as before"
     assert monitor.faults == {(0, "GPU-0", 79): 1, (1, "GPU-1", 31): 1, (1, "GPU-1", None): 1}
     monitor.close()
 
