@@ -21,6 +21,7 @@ from llamahost.core.messages import AdapterUse
 from llamahost.core.observe import FleetEvent
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.worker import Watch
+from llamahost.fleet.crew.again import bounded, replaced
 from llamahost.fleet.crew.closing import close
 from llamahost.fleet.crew.crew import Crew
 from llamahost.fleet.crew.lease import Lease
@@ -28,7 +29,6 @@ from llamahost.fleet.crew.place import Place, Running, Waiter
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.devices import Device, Devices, HostDevices
 from llamahost.fleet.machine.fetches import Fetch
-from llamahost.fleet.machine.room import strangers
 from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
 from llamahost.fleet.replica.loading import Facts, Load, Loading
 from llamahost.fleet.routing.policy import ANYTHING, Wants
@@ -309,16 +309,13 @@ class Fleet:
             waiting = late(before, manifest.server)
             if waiting:
                 logger.warning("%s of [server] changed: that waits for a restart", ", ".join(waiting))
-            self._crew.settings = settings = in_effect(before, manifest.server)
+            settings = in_effect(before, manifest.server)
             if settings.stall_s != before.stall_s:
                 self._reader_stall_s = settings.stall_s
                 if self._outbox is not None:
                     self._outbox.stall_s = settings.stall_s
-            host_bytes = settings.host_bytes
-            await self._crew.see_room(host_bytes, is_bounded_anew=host_bytes != before.host_bytes)
-            if told := strangers(self.devices(), settings):
-                logger.warning("%s", told)
-            stamps = await self._crew.replaced(manifest.models)
+            await bounded(self._crew, settings)
+            stamps = await replaced(self._crew, manifest.models)
             self._crew.residency.try_again(self._crew.now())
             self._plain.clear()  # only now: somebody may have loaded one by hand meanwhile
             self._adopt(manifest.models, stamps)

@@ -38,7 +38,6 @@ from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 logger = logging.getLogger("llamahost.fleet")
 
 _epochs = itertools.count(1)
-_SOURCE = ("path", "repo", "file", "quant", "revision")
 
 
 class Crew:
@@ -70,7 +69,7 @@ class Crew:
         self._timer_at = math.inf  # uvloop's handle of what is due at once does not tell
         self.clock: Callable[[], float] = time.monotonic  # the loop's own, once there is one
         self.is_closed = False
-        self._keeping = Keeping(PrefixFiles(memories / "prefixes") if memories is not None else None)
+        self.keeping = Keeping(PrefixFiles(memories / "prefixes") if memories is not None else None)
         self._memories = memories
         self._weighed: Weighed | None = None
         self.fetches = Fetches(fetch, self._fetched)
@@ -200,25 +199,6 @@ class Crew:
         else:
             self.do(self.residency.looked(effect, facts, self.now(), measured))
 
-    async def replaced(self, specs: Sequence[ModelSpec]) -> dict[str, object]:
-        """The stamps of those whose files are others by now than what is loaded was made of."""
-        found: dict[str, object] = {}
-        for spec in specs:
-            place = self.places.get(spec.name)
-            if place is None or any(getattr(place.spec, key) != getattr(spec, key) for key in _SOURCE):
-                continue  # it is loaded anew in any case
-            seen = [each.record.seen for each in place.running.values()]
-            if self.loading is None or not any(seen):
-                continue
-            try:
-                stamp = (await self.loading.look(spec)).stamp
-            except (LlamahostError, OSError) as error:  # of a disk that fails, say
-                logger.warning("`%s` serves on, though its file could not be loaded now: %s", spec.name, error)
-                continue
-            if any(each != stamp for each in seen):
-                found[spec.name] = stamp
-        return found
-
     async def _known(self, facts: FileFacts, spec: ModelSpec) -> Mapping[Shape, Footprint]:
         """What loads of this file were seen to take, in this process or before."""
         weighed = self._weighed
@@ -238,8 +218,8 @@ class Crew:
         """Write what is to be found again by the next process."""
         for place in self.places.values():
             for running in place.ready() if place.spec.keep_prefixes and self.settings.prefix_disk_bytes else ():
-                await self._keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
-        await self._keeping.flush(self.settings)
+                await self.keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
+        await self.keeping.flush(self.settings)
 
     async def see_room(self, host_bytes: int | None = None, *, is_bounded_anew: bool = False) -> None:
         """How much there is of each device now, by the settings as they are, or by another bound on the CPU's."""
@@ -280,7 +260,7 @@ class Crew:
 
         record = next(each for each in place.model.replicas if each.id == id_)
         try:
-            kept = await self._keeping.read(record, effect.spec, self.settings)
+            kept = await self.keeping.read(record, effect.spec, self.settings)
             opened = await loading.open(id_, effect.spec, on_progress)
         except LlamahostError as error:
             if not self.is_closed:  # by which it was ended
@@ -296,7 +276,7 @@ class Crew:
         if opened is None:
             self._failed(id_, "")
         elif (running := await self._attached(loading, opened, record, effect.placement.devices)) is not None:
-            running.replica.restore(self._keeping.take(record, effect.spec) or kept)
+            running.replica.restore(self.keeping.take(record, effect.spec) or kept)
             self._serve(place, running)
 
     async def _attached(
@@ -357,7 +337,7 @@ class Crew:
         self.leaving[replica_id] = running
         place.left(running.replica)
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
-            await self._keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
+            await self.keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
         try:
             await running.replica.close()
         except Exception:  # what it took is given back all the same, or nothing could be loaded in its place ever

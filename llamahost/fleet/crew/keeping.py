@@ -63,6 +63,10 @@ class Keeping:
         key = key_of(record, spec)
         return await in_thread("prefixes", lambda: files.get(key, record.id, self._free_bytes() // 3))
 
+    async def fit(self, settings: ServerSettings) -> None:
+        """Another budget."""
+        await self._write(self._kept.fit(settings.prefix_bytes), settings)
+
     async def flush(self, settings: ServerSettings) -> None:
         """Write what is in memory, for the next process."""
         if settings.prefix_disk_bytes > 0:

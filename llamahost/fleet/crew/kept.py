@@ -46,6 +46,10 @@ class KeptPrefixes:
         self._all = [each for each in self._all if each not in alike or each in stays]
         if kept.slots:
             self._all.append(kept)
+        return self.fit(n_most)
+
+    def fit(self, n_most: int) -> list[Kept]:
+        """No more than this in all; what had to go."""
         gone = []
         while self._all and self.n_bytes > n_most:
             gone.append(self._all.pop(0))

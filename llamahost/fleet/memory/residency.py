@@ -329,10 +329,9 @@ class Residency:
                 if model.comes_again:
                     self._settling.want(model, now, may_evict=False)
             idle_s = model.spec.idle_s
-            if idle_s is not None:
+            if idle_s is not None and now - model.idle_since >= idle_s:
                 for replica in model.live:
-                    if replica.state == "ready" and replica.n_leases == 0 and now - replica.last_used >= idle_s:
-                        self._settling.drain(replica)
+                    self._settling.drain(replica)
         self._now = now
         self._settling.plan(now)
         effects, self._settling.effects = tuple(self._settling.effects), []
@@ -347,7 +346,7 @@ class Residency:
         times += [model.again_at for model in self.models.values() if model.comes_again]
         for model in self.models.values():
             if model.spec.idle_s is not None:
-                times += [r.last_used + model.spec.idle_s for r in model.live if r.state == "ready" and not r.n_leases]
+                times.append(model.idle_since + model.spec.idle_s)
         if self._settling.is_anyone_waiting:
             ready = (each for model in self.models.values() for each in model.live)
             times += [until for each in ready if (until := each.young_until(self._now)) > self._now]

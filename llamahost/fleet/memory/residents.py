@@ -136,6 +136,15 @@ class Model:
         return [each for each in self.live if each.is_old]
 
     @property
+    def idle_since(self) -> float:
+        """When one of its replicas was used last; infinite while one is, or loads. One alone does not idle: it would be
+        loaded again at once.
+        """
+        if any(each.state == "loading" or each.n_leases for each in self.live):
+            return math.inf
+        return max((each.last_used for each in self.live), default=math.inf)
+
+    @property
     def comes_again(self) -> bool:
         """Whether it is tried again though nobody asks: what replaces others, or is to be there from the start."""
         is_due = bool(self.old) or self.spec.load == "start"

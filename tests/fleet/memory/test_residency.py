@@ -225,6 +225,23 @@ def test_idle_ones_leave_by_themselves_but_not_under_a_lease() -> None:
     assert w.up() == set()
 
 
+def test_a_replica_that_idles_beside_one_in_use_stays_and_all_go_together() -> None:
+    w = world(spec("a", replicas=2, idle_s=10.0), a=10)
+    w.ask("a")
+    w.settle()
+    for _ in range(5):
+        w.now += 6
+        w.residency.leased("a#0", w.now)
+        w.do(w.residency.released("a#0", w.now))
+        w.do(w.residency.tick(w.now))
+        assert (w.up(), w.loads, w.unloads) == ({"a#0", "a#1"}, [], [])
+    assert w.residency.next_at() == w.now + 10
+    w.now += 10
+    w.do(w.residency.tick(w.now))
+    w.settle()
+    assert w.up() == set()
+
+
 def test_what_loads_at_start_drives_nobody_out_and_comes_when_asked_for() -> None:
     w = world(spec("a", load="start"), spec("b", load="start"), a=60, b=60)
     w.do(w.residency.begin(w.now))
