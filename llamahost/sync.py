@@ -175,7 +175,7 @@ class Host:
         max_tokens, stop, stop_ids, n, n_logprobs, ignore_eos, adapters, priority, timeout_s: see Generation
         temperature, top_p, top_k, min_p, seed, … : see SamplingOptions
 
-        Raises what AsyncHost.chat raises.
+        Raises what AsyncHost.chat raises; a Stream does when it is read.
         """
         request = chat_request(messages, options)
         return self._answer(lambda: self._host.chat(request), Fold(chat_result), is_streamed=stream)

@@ -100,7 +100,13 @@ with Host(spec_of(), load=FakeLoader()) as host:
 
 
 def test_a_forked_child_is_told_to_make_a_host_of_its_own() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED], check=False, text=True, capture_output=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED],
+        check=False,
+        text=True,
+        capture_output=True,
+        timeout=LIMIT_S,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -102,25 +102,45 @@ class AdapterUse(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """How an answer is made, for chat and completion alike."""
+    """How an answer is made, for chat and completion alike.
+
+    sampling           what is given of SamplingOptions; the model's own defaults are for the rest
+    stop               texts before which the answer ends
+    stop_ids           tokens at which it does
+    max_tokens         None: until the context ends; 0: the prompt alone is computed, for the next request to find
+    n                  answers to the same prompt
+    n_logprobs         None: no logprobs; 0: of the chosen token alone; k: and of the k likeliest
+    is_post_sampling   logprobs are of what the samplers left to draw from, not of the raw logits
+    line_limit_s       end with a line, as soon as generating has taken longer
+    least_indent       end where a line but the first begins with fewer spaces and tabs
+    tells_progress     while the prompt is computed
+    tells_timings      with each Delta
+    ignore_eos         go on where the model would end
+    adapters           in place of what the model does by itself; scale 0 of one alone: none
+    session_id         of a conversation: it is kept where its cache is
+    user               whose requests they are, where that is all that is known
+    priority           higher goes first
+    waits              for a model that is not loaded yet; None: as its manifest says
+    timeout_s          after which it fails with DeadlineExceeded; None: as its manifest says
+    """
 
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions())
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
-    max_tokens: int | None = None  # None: until the context ends; 0: the prompt alone is computed
+    max_tokens: int | None = None
     n: int = 1
-    n_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token alone; k: and of the k likeliest
-    is_post_sampling: bool = False  # logprobs are of what the samplers left to draw from, not of the raw logits
-    line_limit_s: float | None = None  # end with a line, as soon as generating has taken longer
-    least_indent: int = 0  # end where a line but the first begins with fewer spaces and tabs
-    tells_progress: bool = False  # while the prompt is computed
-    tells_timings: bool = False  # with each Delta
+    n_logprobs: int | None = None
+    is_post_sampling: bool = False
+    line_limit_s: float | None = None
+    least_indent: int = 0
+    tells_progress: bool = False
+    tells_timings: bool = False
     ignore_eos: bool = False
-    adapters: tuple[AdapterUse, ...] = ()  # in place of what the model does by itself; scale 0 of one alone: none
-    session_id: str = ""  # of a conversation: it is kept where its cache is
-    user: str = ""  # whose requests they are, where that is all that is known
-    priority: int = 0  # higher goes first
-    waits: bool | None = None  # for a model that is not loaded yet; None: as its manifest says
+    adapters: tuple[AdapterUse, ...] = ()
+    session_id: str = ""
+    user: str = ""
+    priority: int = 0
+    waits: bool | None = None
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -161,19 +181,28 @@ MAX_REASONING_END = 4096
 class ChatRequest:
     """A conversation to be continued by the model named `model` (empty: the only one).
 
-    With `continued`, the last message is the assistant's and has no end: the answer is what follows in it.
+    tool_choice        auto, none, required, or a tool's name
+    n_calls            at most so many calls in an answer; None: as many as the model makes
+    output             the form that the text must take
+    thinking           None: as the template likes
+    max_reasoning      tokens of thoughts, after which they are closed; None: as many as come
+    reasoning_end      what is then put at the end of the thoughts
+    tells_reasoning    thoughts go on a channel of their own; else they stay in the text, marks and all
+    continued          not "no": the last message is the assistant's and has no end; the answer is what follows in it
+    template_options   what else the model's chat template asks for, by name
+    generation         how the answer is made
     """
 
     messages: tuple[Message, ...]
     model: str = ""
     tools: tuple[Tool, ...] = ()
-    tool_choice: str = "auto"  # auto, none, required, or a tool's name
-    n_calls: int | None = None  # at most so many calls in an answer; None: as many as the model makes
+    tool_choice: str = "auto"
+    n_calls: int | None = None
     output: Output = field(default_factory=Output)
-    thinking: bool | None = None  # None: as the template likes
-    max_reasoning: int | None = None  # tokens of thoughts, after which they are closed; None: as many as come
-    reasoning_end: str = ""  # what is then put at the end of the thoughts
-    tells_reasoning: bool = True  # thoughts go on a channel of their own; else they stay in the text, marks and all
+    thinking: bool | None = None
+    max_reasoning: int | None = None
+    reasoning_end: str = ""
+    tells_reasoning: bool = True
     continued: Continued = "no"
     template_options: Mapping[str, object] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)

@@ -14,7 +14,11 @@ from llamahost.core.errors import InvalidRequest
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The sampling fields that a request may give; those it leaves out come from the model's defaults."""
+    """The sampling fields that a request may give; those it leaves out come from the model's defaults.
+
+    They are llama.cpp's, by its names. At temperature 0 the likeliest token is taken each time. `samplers` are those of
+    the chain, in its order; `logit_bias` pairs a token with what is added to its logit.
+    """
 
     temperature: float
     dynatemp_range: float
