@@ -24,7 +24,7 @@ from llamahost.core.vectors import Embeddings, EmbedRequest, Ranking, RerankRequ
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.machine.cache import cache_folder
-from llamahost.fleet.machine.devices import Devices, MachineDevices, is_same_card
+from llamahost.fleet.machine.devices import Devices, MachineDevices
 from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.replica.loading import Load
 from llamahost.fleet.replica.opened import Opened
@@ -297,9 +297,7 @@ class AsyncHost:
 
         For as long as the process lives: its driver's context is lost with the card.
         """
-        for device in self._fleet.devices():
-            if is_same_card(device.pci_id, pci_id):
-                self._fleet.quarantine(device.id, reason)
+        self._fleet.lose(pci_id, reason)
 
 
 def _load(spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> Opened:

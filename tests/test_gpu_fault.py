@@ -74,6 +74,17 @@ async def test_a_step_that_hangs_on_a_broken_card_keeps_its_model_from_nobody() 
 
 
 @on_loop
+async def test_a_card_that_breaks_before_the_devices_are_known_gets_no_model() -> None:
+    host = AsyncHost(spec_of("m"), load=FakeLoader(), hardware=Cards({"CUDA0": 2**30, "CUDA1": 2**29}))
+    await host.start()
+    host.quarantine("00000000:30:00.0", "the GPU has fallen off the bus")
+    assert not host._fleet.devices(), "it came first"
+    await host.wait_ready()
+    assert host.models()[0].replicas[0].devices == ("CUDA1",), "which has less room"
+    await host.aclose()
+
+
+@on_loop
 async def test_what_was_leaving_a_card_when_it_broke_is_neither_waited_for_nor_freed() -> None:
     """An idle model waits for the worker, which waits for another model's step."""
     loader = HangsIfNamedSo()

@@ -27,7 +27,7 @@ from llamahost.fleet.crew.crew import Crew
 from llamahost.fleet.crew.lease import Lease
 from llamahost.fleet.crew.place import Place, Running, Waiter
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
-from llamahost.fleet.machine.devices import Device, Devices, HostDevices
+from llamahost.fleet.machine.devices import Device, Devices, HostDevices, is_same_card
 from llamahost.fleet.machine.fetches import Fetch
 from llamahost.fleet.memory.residency import LOST_S, NO_STAMPS, Residency
 from llamahost.fleet.replica.loading import Facts, Load, Loading
@@ -75,6 +75,7 @@ class Fleet:
         self._reader_stall_s = reader_stall_s
         self._is_strict = is_strict
         self._is_draining = False
+        self._broken: dict[str, str] = {}  # cards, before devices are known
         self._loop: asyncio.AbstractEventLoop | None = None
         self._adopting = asyncio.Lock()
 
@@ -103,7 +104,12 @@ class Fleet:
         self._crew.clock = self._loop.time
         self._crew.loading = Loading(self._load, self._facts, reader_stall_s=self._reader_stall_s)
         self._crew.do(self._crew.residency.begin(self._crew.now()))
-        self._crew.spawn(self._crew.equip(self._crew.loading))
+        self._crew.spawn(self._equip(self._crew.loading))
+
+    async def _equip(self, loading: Loading) -> None:
+        await self._crew.equip(loading)
+        for pci_id, reason in self._broken.items():
+            self.lose(pci_id, reason)
 
     async def wait_ready(self) -> None:
         """Wait until every model that is to be there is ready. Raises LoadFailed with the first reason."""
@@ -334,6 +340,15 @@ class Fleet:
         for place in self._crew.places.values():
             for running in place.ready():
                 self._crew.fit(place, running)
+
+    def lose(self, pci_id: str, reason: str) -> None:
+        """A card is broken; also before it is known which device that is."""
+        devices = self.devices()
+        if not devices:
+            self._broken[pci_id] = reason
+        for device in devices:
+            if is_same_card(device.pci_id, pci_id):
+                self.quarantine(device.id, reason)
 
     def quarantine(self, device_id: str, reason: str) -> None:
         """A device is lost: streams on it end with an error, and nothing is put there any more.
