@@ -27,7 +27,7 @@ from llamahost.fleet.settings.builtin import (
     known_neighbours,
     verify,
 )
-from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest
+from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest, ModelSpec
 from llamahost.fleet.settings.manifest_file import parse_manifest
 from tests.on_loop import LIMIT_S
 from tests.processes import HERE, Server, command, ended, environment, finished, serving
@@ -186,6 +186,14 @@ def test_a_file_of_its_name_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert is_named(NAME)
     (tmp_path / NAME).write_bytes(b"a model of one's own")
     assert not is_named(NAME)
+
+
+def test_a_spec_may_name_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ModelSpec(name="a", path=Path(NAME)).path == BUILTIN_PATH
+    assert ModelSpec(name="a", path=Path(EMBED_NAME)).path == EMBED_PATH
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).touch()
+    assert ModelSpec(name="a", path=Path(NAME)).path == Path(NAME), "a file of its name comes first"
 
 
 def test_names_that_are_given_come_before_its_own() -> None:

@@ -113,7 +113,10 @@ class ModelSpec:
     keep_prefixes: bool = False  # what slots hold survives an unload, in host memory or in files
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))  # text is as good
+        path = Path(self.path)  # text is as good
+        if str(path) in PACKAGED and not path.exists():
+            path = PACKAGED[str(path)]
+        object.__setattr__(self, "path", path)
         check(self, MODEL_KINDS)
         _check_source(self)
         _check_placement(self)
