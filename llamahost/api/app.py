@@ -1,6 +1,6 @@
 """The ASGI application: routes, and the layers around them. Starts and closes the library with its own life.
 
-[BasePath →] [Cors →] Border (id, log, problems, gate) → [Hosts →] Auth → Router → one class a route
+[BasePath →] [Cors →] Border (id, log, problems, gate) → [Hosts →] Auth → ByPath or Router → one class a route
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llamahost.api.auth import Auth, Keys, keys_of
 from llamahost.api.base_path import BasePath, without
 from llamahost.api.body import Reading
 from llamahost.api.border import Border, Gate
+from llamahost.api.by_path import ByPath
 from llamahost.api.cors import Cors
 from llamahost.api.elsewhere import no_route
 from llamahost.api.embeddings import embeddings_route
@@ -117,7 +118,7 @@ class App:
         )
 
     def _layered(self, settings: ServerSettings, keys: Keys, router: Router) -> ASGIApp:
-        inner: ASGIApp = Auth(router, keys, open_paths=PROBES | PAGES | OPEN_PATHS)
+        inner: ASGIApp = Auth(ByPath(router), keys, open_paths=PROBES | PAGES | OPEN_PATHS)
         if Hosts.are_asked(settings, has_key=not keys.is_open):
             inner = Hosts(inner, settings, open_paths=PROBES)
         outer: ASGIApp = Border(
