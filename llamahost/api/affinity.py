@@ -103,7 +103,10 @@ def _waits(word: str) -> bool | None:
 
 def key_of(*given: str | None) -> str:
     """The first that is there, of bounded length."""
-    return next((each[:MAX_KEY] for each in given if each), "")
+    for each in given:
+        if each:
+            return each[:MAX_KEY]
+    return ""
 
 
 def _says_nothing(scope: Scope) -> bool:

@@ -89,11 +89,11 @@ def refuse_strange_pages(scope: Scope, settings: ServerSettings) -> None:
     Where no key is asked for, a page's own name proves nothing if the world's servers answer for it: it may be had to
     mean this machine.
     """
-    origin = header(scope, "origin")
+    origin = header(scope, b"origin")
     if not origin or origin in settings.cors_origins or "*" in settings.cors_origins:
         return
     name, place = name_of(origin), origin.partition("://")[2].lower()
     has_key = settings.api_key is not None or settings.api_key_file is not None
-    is_own = name != "" and place == header(scope, "host").lower() and (has_key or is_known(name, settings))
+    is_own = name != "" and place == header(scope, b"host").lower() and (has_key or is_known(name, settings))
     if not is_own:
         raise Forbidden(f"pages of {origin[:200]!r} may not change this server; cors_origins names those that may")

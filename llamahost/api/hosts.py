@@ -42,7 +42,7 @@ class Hosts:
         await self._app(scope, receive, send)
 
     def _refuse_strange_names(self, scope: Scope) -> None:
-        place = header(scope, "host")
+        place = header(scope, b"host")
         if place and not is_known(name_of(f"//{place}"), self._settings):
             raise Forbidden(
                 f"a web page may have had the name {place[:200]!r} mean this machine: without an API key only "
@@ -50,10 +50,10 @@ class Hosts:
             )
 
     def _refuse_strange_pages(self, scope: Scope) -> None:
-        origin, origins = header(scope, "origin"), self._settings.cors_origins
+        origin, origins = header(scope, b"origin"), self._settings.cors_origins
         if origin in origins or not (origin == "null" or origin.startswith(("http://", "https://"))):
             return  # no page of the web: a program, or an extension that its user let in
-        site = header(scope, "sec-fetch-site")
+        site = header(scope, b"sec-fetch-site")
         if site == "cross-site" or (not site and not is_known(name_of(origin), self._settings)):
             raise Forbidden(
                 f"pages of {origin[:200]!r} may not use this server, which asks for no API key: cors_origins "
@@ -97,9 +97,12 @@ def name_of(url: str) -> str:
         return ""
 
 
-def header(scope: Scope, wanted: str) -> str:
+def header(scope: Scope, wanted: bytes) -> str:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    return next((value for name, value in headers if name == wanted.encode()), b"").decode("latin-1")
+    for name, value in headers:
+        if name == wanted:
+            return value.decode("latin-1")
+    return ""
 
 
 def _fits(name: str, pattern: str) -> bool:

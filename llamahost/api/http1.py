@@ -48,6 +48,7 @@ class Http1(HttpToolsProtocol):
 
     _n_head = 0  # bytes so far, of pieces in which no head ended, no body came and no message ended
     _n_news = 0  # of these three
+    _n_named = 0  # bytes of the headers of one head
     _is_in_head = True
     _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
     _answered: RequestResponseCycle | None = None  # the request that is, or was last; `cycle` is the last that came
@@ -97,17 +98,19 @@ class Http1(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_offer = False
+        self._n_named = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_in_head:  # what comes after a body in chunks is nothing that anybody asks for
+            self._n_named += len(name) + len(value) + 4
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._told()
         # What came whole, in one read with its end, has not been counted.
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+        if len(self.url) + self._n_named > MAX_HEAD_BYTES:
             raise _HeadTooLarge
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:

@@ -60,7 +60,7 @@ class Message:
     @property
     def text(self) -> str:
         """All text parts joined, as most templates want it."""
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join([part.text for part in self.parts if isinstance(part, Text)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

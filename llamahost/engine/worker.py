@@ -108,6 +108,7 @@ class Worker:
         self._turns: Turns[Steps] = Turns()
         self._engines: tuple[Steps, ...] = ()  # replaced, never changed: `watch` reads it from outside
         self._is_stopping = False
+        self._has_ended = False
         # A daemon: a decode that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -161,7 +162,7 @@ class Worker:
         """Whether a step fails to return, by the clock that the worker was given. Takes no lock, so it never waits."""
         busy_for_s = 0.0
         n_steps = 0
-        is_stalled = self._thread.ident is not None and not self._thread.is_alive() and not self._is_stopping
+        is_stalled = self._has_ended and not self._is_stopping
         for engine in self._engines:
             n_steps += engine.stats.n_steps
             doing = engine.doing
@@ -178,6 +179,12 @@ class Worker:
             self._obey_the_rest()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._has_ended = True
+
+    def _serve(self) -> None:
         turns, clock = self._turns, self._clock
         while not self._is_stopping:
             self._obey_all()

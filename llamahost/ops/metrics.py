@@ -78,6 +78,9 @@ class Metrics:
         self._known: set[str] = set()
         self._of_outcomes: dict[tuple[str, str], Counter] = {}
         self._of_models: dict[str, _OfModel] = {}
+        self._of_statuses: dict[int, Counter] = {}
+        self._firsts: dict[str, Histogram] = {}
+        self._eaches: dict[str, Histogram] = {}
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)  # process_resident_memory_bytes and its like
         model = ("model",)
@@ -164,12 +167,15 @@ class Metrics:
         counts.queue.observe(record.queued_s)
         counts.duration.observe(record.total_s)
         if record.first_s > 0:
-            self._first.labels(model).observe(record.first_s)
+            first = self._firsts.get(model) or self._firsts.setdefault(model, self._first.labels(model))
+            first.observe(record.first_s)
         if record.n_generated > 1 and record.generation_s > 0:
-            self._each.labels(model).observe(record.generation_s / (record.n_generated - 1))
+            each = self._eaches.get(model) or self._eaches.setdefault(model, self._each.labels(model))
+            each.observe(record.generation_s / (record.n_generated - 1))
 
     def responded(self, status: int) -> None:
-        self._responses.labels(str(status)).inc()
+        of = self._of_statuses
+        (of.get(status) or of.setdefault(status, self._responses.labels(str(status)))).inc()
 
     def render(self, loads: Iterable[ModelLoad]) -> bytes:
         """The text of one scrape."""

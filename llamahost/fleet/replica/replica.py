@@ -58,7 +58,7 @@ class Stream:
     def __init__(self, replica: Replica, jobs: Sequence[Job]) -> None:
         self._replica = replica
         self._jobs = jobs
-        self._reader: Reader = replica.outbox.open((job.id for job in jobs), self._stalled)
+        self._reader: Reader = replica.outbox.open([job.id for job in jobs], self._stalled)
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:

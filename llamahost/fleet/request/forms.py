@@ -88,8 +88,7 @@ class Forms:
 
     def _limit(self, request: ChatRequest, format_: Format, asked: Asked, *, is_held: bool) -> ThoughtLimit | None:
         """What closes thoughts that are too long; where a grammar follows, that has the next word. InvalidRequest."""
-        bounds = format_.bounds(asked)
-        if request.max_reasoning is None or bounds is None:
+        if request.max_reasoning is None or (bounds := format_.bounds(asked)) is None:
             return None
         if any(mark in request.reasoning_end for mark in (bounds.open, bounds.close)):
             raise InvalidRequest("the end of thoughts must not hold their marks", param="reasoning_budget_message")

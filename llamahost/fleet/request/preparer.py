@@ -137,10 +137,11 @@ class Preparer:
         if self._template is None:
             raise TemplateFailed(self._template_error, param="messages")
         for k, message in enumerate(request.messages):
-            if not all(isinstance(part, Text) for part in message.parts):
-                raise InvalidRequest(
-                    "images and audio are not supported by this version", param=f"messages[{k}].content"
-                )
+            for part in message.parts:
+                if not isinstance(part, Text):
+                    raise InvalidRequest(
+                        "images and audio are not supported by this version", param=f"messages[{k}].content"
+                    )
         tools = _callable(request)
         return self._template.chosen(has_tools=bool(tools)).render(
             request.messages,
@@ -255,7 +256,8 @@ class Preparer:
         return min(n_rest if generation.max_tokens is None else generation.max_tokens, n_rest, self._n_most)
 
     def _end_ids(self, generation: Generation) -> frozenset[int]:
-        check_known(self.vocabulary, generation.stop_ids, "stop_token_ids")
+        if generation.stop_ids:
+            check_known(self.vocabulary, generation.stop_ids, "stop_token_ids")
         own = frozenset() if generation.ignore_eos else self.vocabulary.end_ids
         return own | frozenset(generation.stop_ids)
 
@@ -264,7 +266,8 @@ class Preparer:
             sampling = self._defaults.with_options(generation.sampling)
         except TypeError as error:  # a program's mistake: a name or a type that Sampling does not have
             raise InvalidRequest(f"sampling: {error}") from error
-        check_known(self.vocabulary, (token for token, _ in sampling.logit_bias), "logit_bias")
+        if sampling.logit_bias:
+            check_known(self.vocabulary, (token for token, _ in sampling.logit_bias), "logit_bias")
         if generation.ignore_eos:
             banned = tuple((token, -math.inf) for token in sorted(self.vocabulary.end_ids))
             kept = tuple((token, bias) for token, bias in sampling.logit_bias if token not in self.vocabulary.end_ids)
