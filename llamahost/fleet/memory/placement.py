@@ -142,19 +142,33 @@ def advice(spec: ModelSpec, facts: FileFacts, devices: Sequence[Device], free: B
         found = place(replace(spec, n_gpu_layers="auto"), facts, devices, free, room, effort="partly")
         if found is not None:
             on_cpu = [f"n_cpu_moe = {found.n_cpu_moe}"] if found.n_cpu_moe != spec.n_cpu_moe else []
-            layers = [f"n_gpu_layers = {found.n_gpu_layers}"] if found.n_gpu_layers >= 0 else []
+            layers = [f"n_gpu_layers = {found.n_gpu_layers}"] if found.n_gpu_layers != spec.n_gpu_layers else []
             if layers or on_cpu:
                 return " with ".join([*layers, *on_cpu]) + " would fit"
         elif place(replace(spec, n_gpu_layers=0), facts, devices, free, room, effort="smaller"):
             return "n_gpu_layers = 0 would fit"
-    n_ctx, n_slots = spec.n_ctx or 0, spec.n_slots or 1
-    while n_ctx // 2 >= LEAST_N_CTX or n_slots > 1:
-        n_slots, n_ctx = (n_slots // 2, n_ctx) if n_slots > 1 else (1, n_ctx // 2)
-        smaller = replace(spec, n_ctx=n_ctx or None, n_slots=n_slots, n_cells=None)
+    for smaller in _smaller(spec):
         if place(smaller, facts, devices, free, room, effort="partly"):
-            told = [f"n_ctx = {n_ctx}"] if n_ctx != (spec.n_ctx or 0) else []
-            return " with ".join([*told, f"n_slots = {n_slots}"]) + " would fit"
+            told = {key: getattr(smaller, key) for key in ("n_ctx", "n_cells", "n_slots")}
+            changed = [f"{key} = {n}" for key, n in told.items() if n != getattr(spec, key)]
+            return " with ".join(changed or [f"n_slots = {smaller.n_slots}"]) + " would fit"
     return ""
+
+
+def _smaller(spec: ModelSpec) -> Iterator[ModelSpec]:
+    """With fewer cells, where it counts them, then fewer slots, then a smaller context; each half of the one before."""
+    n_ctx, n_slots, n_cells = spec.n_ctx or 0, spec.n_slots or 1, spec.n_cells or 0
+    while True:
+        if n_cells // 2 >= max(n_ctx, LEAST_N_CTX):
+            n_cells //= 2
+        elif n_slots > 1:
+            n_slots //= 2
+        elif n_ctx // 2 >= LEAST_N_CTX:
+            n_ctx //= 2
+            n_cells = min(n_cells, n_ctx)
+        else:
+            return
+        yield replace(spec, n_ctx=n_ctx or None, n_slots=n_slots, n_cells=n_cells or None)
 
 
 def wants_gpu(spec: ModelSpec, *, is_said: bool) -> bool:

@@ -1,6 +1,7 @@
 """Laws of where a replica goes and what it takes there: on GPUs that are only numbers here."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +242,27 @@ def test_no_more_is_taken_than_is_free_and_more_room_is_made_use_of(seed: int) -
         more = place(one, facts, GPUS, {**room, "CUDA0": room["CUDA0"] + 4 * GB}, room, effort="partly")
         assert more is not None
         assert not more.note or gpu_bytes(more) >= gpu_bytes(found)
+
+
+def test_what_is_told_to_fit_does() -> None:
+    dice, n_told = random.Random(1), 0
+    facts = replace(FACTS, cell_bytes=100_000.0, n_ctx_train=32768)
+    for _ in range(100):
+        n_ctx, devices = dice.choice([512, 2048, 16384, None]), dice.choice([GPUS, GPUS[2:]])
+        said = {
+            "n_ctx": n_ctx,
+            "n_slots": dice.choice([1, 4, None]),
+            "n_cells": dice.choice([None, (n_ctx or 512) * 4]),
+        }
+        one = spec(kv_layout="auto", n_gpu_layers=dice.choice([-1, 2, "auto"]), **said)
+        room = {"CUDA0": dice.randrange(4 * GB), "CUDA1": dice.randrange(4 * GB), "cpu": dice.randrange(9 * GB)}
+        found = place(one, facts, devices, room, room, effort="partly")
+        told = advice(one, facts, devices, room, room) if found is None else ""
+        if told:
+            n_told += 1
+            changed: dict[str, Any] = {key: int(n) for key, n in re.findall(r"(n_\w+) = (-?\d+)", told)}
+            assert place(replace(one, **changed), facts, devices, room, room, effort="partly"), (one, room, told)
+    assert n_told > 10
 
 
 @pytest.mark.parametrize("name", ["CUDA1", "gpu-1b2c", "GPU-1B2C", "0000:41:00.0", "00000000:41:00.0"])
