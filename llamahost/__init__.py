@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llamahost.core.errors import NotAble as NotAble
     from llamahost.core.errors import NotRead as NotRead
     from llamahost.core.errors import NotThere as NotThere
+    from llamahost.core.errors import OutOfReach as OutOfReach
     from llamahost.core.errors import Overloaded as Overloaded
     from llamahost.core.errors import TemplateFailed as TemplateFailed
     from llamahost.core.errors import Unavailable as Unavailable
@@ -84,8 +85,8 @@ _HOMES = {
     "llamahost.api.app": ("create_app",),
     "llamahost.core.errors": (
         "ContextTooLong", "DeadlineExceeded", "GenerationFailed", "InvalidRequest", "LlamahostError", "LoadFailed",
-        "ManifestError", "ModelNotFound", "NoMemory", "NotAble", "NotRead", "NotThere", "Overloaded", "TemplateFailed",
-        "Unavailable",
+        "ManifestError", "ModelNotFound", "NoMemory", "NotAble", "NotRead", "NotThere", "OutOfReach", "Overloaded",
+        "TemplateFailed", "Unavailable",
     ),
     "llamahost.core.events": (
         "Delta", "Echoed", "Event", "Finished", "Likely", "Measured", "Progress", "PromptLogprob", "Started",

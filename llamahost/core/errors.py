@@ -9,6 +9,7 @@ LlamahostError
  ├─ ModelNotFound             no model of that name
  ├─ Overloaded                the queue is full; `retry_after_s`
  ├─ Unavailable               nothing loaded, still loading, or shutting down; `retry_after_s`
+ │   └─ OutOfReach            nor about to be: its load failed, or is left to somebody's hand
  ├─ DeadlineExceeded          the request's own time limit passed
  ├─ GenerationFailed          the engine could not finish this request
  │   └─ NotRead               its reader stalled
@@ -122,6 +123,10 @@ class Unavailable(LlamahostError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class OutOfReach(Unavailable):
+    """The model is not loaded, and not about to be."""
 
 
 class DeadlineExceeded(LlamahostError):

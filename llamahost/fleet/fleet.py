@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llamahost.core.errors import LoadFailed, ModelNotFound, NotThere, Unavailable
+from llamahost.core.errors import LoadFailed, ModelNotFound, NotThere, OutOfReach, Unavailable
 from llamahost.core.messages import AdapterUse
 from llamahost.core.observe import FleetEvent
 from llamahost.engine.outbox import Outbox
@@ -158,7 +158,7 @@ class Fleet:
         """One that is being loaded, or is loaded for this. Raises Unavailable, Overloaded."""
         model = place.model
         if model.spec.load == "hand" and not is_by_hand and not model.live and model.wanted_at is None:
-            raise Unavailable(f"`{place.spec.name}` is not loaded, and is loaded by hand alone", retry_after_s=60.0)
+            raise OutOfReach(f"`{place.spec.name}` is not loaded, and is loaded by hand alone", retry_after_s=60.0)
         if not model.live and model.wanted_at is None:
             place.is_on_demand = True
         place.check_queue(n_jobs)

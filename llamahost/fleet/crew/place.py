@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llamahost.core.errors import Overloaded, Unavailable
+from llamahost.core.errors import OutOfReach, Overloaded
 from llamahost.engine.engine import EngineStats
 from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.fetches import Fetching
@@ -250,8 +250,8 @@ class Place:
         fetching = self.fetching()
         return 2.0 if fetching is None else fetching.left_s(now)
 
-    def unavailable(self, reason: str, retry_after_s: float = 60.0) -> Unavailable:
-        return Unavailable(f"`{self.spec.name}` could not be loaded: {reason}", retry_after_s=max(1.0, retry_after_s))
+    def unavailable(self, reason: str, retry_after_s: float = 60.0) -> OutOfReach:
+        return OutOfReach(f"`{self.spec.name}` could not be loaded: {reason}", retry_after_s=max(1.0, retry_after_s))
 
     def retry_after_s(self) -> float:
         """When half of those that wait will have been answered, at the rate of late. Whole seconds in [1, 60]."""

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from llamahost.core.errors import (
     ContextTooLong,
@@ -24,6 +24,7 @@ from llamahost.core.errors import (
     ModelNotFound,
     NotAble,
     NotRead,
+    OutOfReach,
     Overloaded,
     Unavailable,
 )
@@ -36,6 +37,7 @@ from llamahost.fleet.routing.policy import ReplicaView, Wants
 from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, chain_of
 from llamahost.fleet.routing.rates import Answered, Rates
 from llamahost.fleet.routing.route import Outlook, order
+from llamahost.fleet.routing.seen import Leases, Seen
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.fleet.settings.route_spec import RouteSpec
 
@@ -61,67 +63,6 @@ _DOES: dict[Kind, str] = {
     "embedding": "makes embeddings",
     "rerank": "scores documents",
 }
-
-
-class Seen(Protocol):
-    """What is to be known of a model, as it stands: `place.Place` is such. Asked for by each request to a route."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def is_ready(self) -> bool: ...
-
-    @property
-    def is_coming(self) -> bool:
-        """Whether it loads."""
-        ...
-
-    @property
-    def n_room(self) -> int:
-        """Requests that its ready replicas could still take."""
-        ...
-
-    @property
-    def n_slots(self) -> int: ...
-
-    @property
-    def n_in_flight(self) -> int: ...
-
-    @property
-    def task(self) -> str:
-        """What it is for; `auto` where that is not known yet."""
-        ...
-
-    @property
-    def card(self) -> SeenCard | None: ...
-
-
-class SeenCard(Protocol):
-    """What a loaded model can be asked for."""
-
-    @property
-    def generates(self) -> bool: ...
-
-    @property
-    def has_chat_template(self) -> bool: ...
-
-    @property
-    def fills_in(self) -> bool: ...
-
-    @property
-    def pooling(self) -> str | None: ...
-
-
-class Leases(Protocol):
-    """What a router asks of a fleet."""
-
-    @property
-    def is_draining(self) -> bool: ...
-
-    def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ...) -> AbstractAsyncContextManager[Replica]: ...
-
-    def seen(self) -> Sequence[Seen]: ...
 
 
 class Router:
@@ -415,13 +356,16 @@ def _lacks_template(seen: Seen, kind: Kind) -> bool:
 
 
 def _hope(error: LlamahostError) -> int:
-    """How near it came to an answer: who could give one is heard before who cannot, though he was asked later, and who
-    is only full before who is not there: a client that comes again finds room sooner than a file is mended."""
+    """How near it came to an answer: who could give one is heard before who cannot, though he was asked later. Who is
+    only full, or loads, is soon there; what cannot be loaded hides from nobody that for others the prompt is too long.
+    """
     match error:
         case NotAble():
             return 0
-        case ContextTooLong():
+        case OutOfReach() | LoadFailed():
             return 1
+        case ContextTooLong():
+            return 2
         case Overloaded():
-            return 3
-    return 2
+            return 4
+    return 3

@@ -18,6 +18,7 @@ from llamahost.core.errors import (
     ModelNotFound,
     NotAble,
     NotRead,
+    OutOfReach,
     Overloaded,
     Unavailable,
 )
@@ -191,16 +192,23 @@ async def test_all_replicas_full_is_overloaded_and_nobody_is_asked_twice() -> No
 
 
 @pytest.mark.parametrize(
-    "refusal", [Overloaded("full", retry_after_s=1.0), Unavailable("not loaded"), LoadFailed("no such file")]
+    ("refusal", "later"),
+    [
+        (Overloaded("full", retry_after_s=1.0), Unavailable("b is loading")),
+        (Unavailable("not loaded"), Unavailable("b is loading")),
+        (LoadFailed("no such file"), OutOfReach("b could not be loaded")),
+    ],
 )
-def test_a_fallback_goes_on_where_one_refuses_and_ends_with_what_the_first_said(refusal: LlamahostError) -> None:
+def test_a_fallback_goes_on_where_one_refuses_and_ends_with_what_the_first_said(
+    refusal: LlamahostError, later: LlamahostError
+) -> None:
     @on_loop
     async def law() -> None:
         fleet = FakeFleet({"a": 1, "b": 1}, refusals={"a": refusal})
         router = router_of(fleet, route("a", "b"))
         tries = await answered(router, request("r"))
         assert (tries.route, tries.model, tries.replica, tries.n_tries) == ("r", "b", "b#0", 2)
-        fleet.refusals["b"] = Unavailable("b is loading")
+        fleet.refusals["b"] = later
         with pytest.raises(type(refusal), match=str(refusal)):
             await answered(router, request("r"))
 
@@ -246,6 +254,9 @@ async def test_who_could_have_answered_is_heard_before_who_cannot() -> None:
     with pytest.raises(Overloaded, match="c is"):
         await answered(router, request("r"), NotAble("a does not embed"))
     del fleet.refusals["c"]
+    fleet.refusals["b"] = OutOfReach("b could not be loaded")
+    with pytest.raises(ContextTooLong):
+        await answered(router, request("r"), NotAble("a does not embed"), too_long)
     fleet.refusals["b"] = NotAble("b does not, either")
     with pytest.raises(ContextTooLong):
         await answered(router, request("r"), NotAble("a does not embed"), too_long)

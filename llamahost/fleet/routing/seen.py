@@ -1,0 +1,71 @@
+"""What routing asks of a fleet: how its models stand, and leases on them. Knows no model; a fleet is such."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from llamahost.fleet.replica.replica import Replica
+from llamahost.fleet.routing.policy import Wants
+
+
+class Seen(Protocol):
+    """What is to be known of a model, as it stands: `place.Place` is such. Asked for by each request to a route."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it loads."""
+        ...
+
+    @property
+    def n_room(self) -> int:
+        """Requests that its ready replicas could still take."""
+        ...
+
+    @property
+    def n_slots(self) -> int: ...
+
+    @property
+    def n_in_flight(self) -> int: ...
+
+    @property
+    def task(self) -> str:
+        """What it is for; `auto` where that is not known yet."""
+        ...
+
+    @property
+    def card(self) -> SeenCard | None: ...
+
+
+class SeenCard(Protocol):
+    """What a loaded model can be asked for."""
+
+    @property
+    def generates(self) -> bool: ...
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    @property
+    def fills_in(self) -> bool: ...
+
+    @property
+    def pooling(self) -> str | None: ...
+
+
+class Leases(Protocol):
+    """What a router asks of a fleet."""
+
+    @property
+    def is_draining(self) -> bool: ...
+
+    def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ...) -> AbstractAsyncContextManager[Replica]: ...
+
+    def seen(self) -> Sequence[Seen]: ...
