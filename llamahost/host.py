@@ -9,7 +9,7 @@ import os
 import threading
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -268,8 +268,9 @@ class AsyncHost:
     async def load(self, name: str, overrides: Mapping[str, object] | None = None) -> None:
         """Load a model, with other settings than its spec's where any are given, and wait until it is ready.
 
-        Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason.
+        Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason, TypeError on an unknown one.
         """
+        check_names(overrides or (), (each.name for each in fields(ModelSpec)), "setting")
         await self._fleet.load(name, overrides)
 
     async def unload(self, name: str) -> None:

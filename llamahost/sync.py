@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -178,7 +179,7 @@ class Host:
         Raises what AsyncHost.chat raises; a Stream does when it is read.
         """
         request = chat_request(messages, options)
-        return self._answer(lambda: self._host.chat(request), Fold(chat_result), is_streamed=stream)
+        return self._answer(partial(self._host.chat, request), Fold(chat_result), is_streamed=stream)
 
     @overload
     def complete(
@@ -215,7 +216,7 @@ class Host:
         the result; a stream's Deltas are of the answer alone. Raises what AsyncHost.complete raises.
         """
         request = completion_request(prompt, options)
-        return self._answer(lambda: self._host.complete(request), Fold(completion_result), is_streamed=stream)
+        return self._answer(partial(self._host.complete, request), Fold(completion_result), is_streamed=stream)
 
     def embed(self, inputs: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """A vector for each text, of length 1 by pooling: `host.embed(["a", "b"]).vectors`.

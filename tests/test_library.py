@@ -174,8 +174,12 @@ async def test_a_host_that_was_not_started_or_is_closed_says_so_in_place_of_wait
 
         with pytest.raises(RuntimeError, match="loop that started it"):
             await asyncio.to_thread(elsewhere)
+        with pytest.raises(TypeError, match="unknown setting `n_ctxt`; did you mean `n_ctx`"):
+            await host.load("fake", {"n_ctxt": 64})
     with pytest.raises(Unavailable, match="make another"):
         await host.start()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await asyncio.to_thread(elsewhere)
 
 
 def test_without_asyncio_a_host_says_what_it_wants() -> None:

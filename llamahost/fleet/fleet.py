@@ -145,9 +145,9 @@ class Fleet:
 
     async def _granted(self, name: str, n_jobs: int, wants: Wants) -> tuple[Place, Running]:
         place = self._find(name)
-        self._check_here()
         if self._is_draining:
             raise Unavailable("the server is shutting down")
+        self._check_here()
         running = place.choose(n_jobs, wants)
         if running is None:
             return place, await self._waited(place, n_jobs, wants)
@@ -229,9 +229,9 @@ class Fleet:
         Raises ModelNotFound, ManifestError on a bad setting, Unavailable with the reason where it cannot be loaded.
         """
         place = self._find(name)
-        self._check_here()
         if self._is_draining:
             raise Unavailable("the server is shutting down")
+        self._check_here()
         plain = self._plain.get(place.spec.name, place.spec)
         wanted = replace(plain, **(overrides or {})) if overrides or not place.ready() else place.spec
         before, had = place.spec, bool(place.ready())
