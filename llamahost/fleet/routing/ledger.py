@@ -5,7 +5,6 @@ Owned by the loop; does nothing by itself and is told the time. One book for all
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,10 @@ from typing import NamedTuple
 
 from llamahost.fleet.routing.breaker import Breaker
 from llamahost.fleet.routing.policy import WORTH, Able, Regard, ReplicaView, drawn, least, those_near
-from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, n_common, n_held_by
+from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held
 
 N_SESSIONS = 8192
 """Whose homes are remembered; those that were not heard of the longest are forgotten."""
-
-N_LAST = 8
-"""Pieces at a prompt's end, after one of which the one before it has ended: an answer, results of calls, a question."""
 
 HALF_LIFE_S = 60.0
 """After which work counts half."""
@@ -91,8 +87,8 @@ class Ledger:
         Those that failed this request, those that stall, and those whose breaker is open, are passed over; `is_last`
         takes one of them rather than none: to spare others a replica that fails is not to end what they have.
         """
-        able: list[Able] = []
-        barred: list[Able] = []
+        able: list[Able[Held]] = []
+        barred: list[Able[Held]] = []
         known_of = self._known
         for index, (n_in_flight, n_room, is_ready, id_, epoch, n_slots, _, is_stalled) in enumerate(views):
             if not is_ready or n_room <= 0:
@@ -100,39 +96,42 @@ class Ledger:
             known = known_of.get(id_)
             if known is None or known.epoch != epoch:
                 known = self._of(views[index])
-            one = (index, n_in_flight, known.work and known.work_at(now), n_slots)
+            one = (n_in_flight, known.work and known.work_at(now), index, n_slots, known.held)
             if is_stalled or id_ in tried or known.breaker.is_open(now):
                 barred.append(one)
             else:
                 able.append(one)
         taken = able or barred if is_last else able
         if len(taken) < 2:
-            return taken[0][0] if taken else None
+            return taken[0][2] if taken else None
         near = those_near(taken)
-        return least(self._drawn(near, views, ask)) if len(near) > 1 else least(near or taken)
+        if len(near) > 1:
+            near = self._drawn(near, views, ask)
+        return least(near or taken)
 
-    def _drawn(self, near: list[Able], views: Sequence[ReplicaView], ask: Ask) -> list[Able]:
+    def _drawn(self, near: list[Able[Held]], views: Sequence[ReplicaView], ask: Ask) -> list[Able[Held]]:
         """Those that hold so much of its prompt that it should go there, or served its session; else all."""
         chain = ask.chain
-        helds = [self._known[views[each[0]].id].held for each in near]
-        last = chain.digests[max(bisect_left(chain.ends, WORTH), len(chain.ends) - N_LAST) :]
-        # Where the conversation goes on, in its slot, nothing is lost and nothing else is worth more.
-        going_on = [each for each, held in zip(near, helds, strict=True) if held.ends_in(last)]
-        if len(going_on) == 1:
-            return going_on
-        n_held = n_held_by(helds, chain)
+        deepest = [each[4].deepest(chain) for each in near]
+        n_held = [chain.ends.get(digest, 0) for digest in deepest]
+        n_best, n_by_all = max(n_held), min(n_held)
+        if n_best >= WORTH and (n_best > n_by_all or 2 * n_best >= chain.n_chars):
+            # Where the conversation goes on, in its slot, nothing is lost and nothing else is worth more.
+            most = deepest[n_held.index(n_best)]
+            going_on = [each for each in near if each[4].ends_with(most)]
+            if len(going_on) == 1:
+                return going_on
         session = self._sessions.get(ask.session) if ask.session else None
         home = session.home if session is not None else ""
-        n_by_all = min(n_held)
-        if max(n_held) - n_by_all < WORTH:
-            return [each for each in near if views[each[0]].id == home] or near if home else near
-        goes_at = [held.lost_at(chain) for held in helds]
+        if n_best - n_by_all < WORTH:
+            return [each for each in near if views[each[2]].id == home] or near if home else near
+        goes_at = [each[4].lost_at(chain, digest) for each, digest in zip(near, deepest, strict=True)]
         oldest = min(goes_at)
         regards: list[Regard] = []
-        for each, held, n, at in zip(near, helds, n_held, goes_at, strict=True):
+        for each, digest, n, at in zip(near, deepest, n_held, goes_at, strict=True):
             # What it would push out counts where it is drawn to, and would push out what is younger than elsewhere.
-            n_lost = held.n_lost(chain) if at > oldest and n - n_by_all >= WORTH else 0
-            regards.append(Regard(n, each[2], views[each[0]].id == home, n_lost, at))
+            n_lost = each[4].n_lost(chain, digest) if at > oldest and n - n_by_all >= WORTH else 0
+            regards.append(Regard(n, each[1], views[each[2]].id == home, n_lost, at))
         return drawn(near, regards)
 
     def is_open(self, view: ReplicaView, now: float) -> bool:
@@ -143,7 +142,7 @@ class Ledger:
         if not ask.is_single or not ask.session:
             return False
         session = self._sessions.get(ask.session)
-        if session is None or not ask.chain.digests:
+        if session is None or not ask.chain.ends:
             return False
         if _shares(session.chain, ask.chain):
             return False
@@ -200,17 +199,19 @@ class Ledger:
 
 def _start(chain: Chain) -> Chain:
     """As much of it as tells whether another shares it."""
-    n = bisect_left(chain.ends, WORTH) + 1
-    return Chain(chain.digests[:n], chain.ends[:n])
+    ends: dict[int, int] = {}
+    for digest, end in chain.ends.items():
+        ends[digest] = end
+        if end >= WORTH:
+            return Chain(ends, digest, end)
+    return chain
 
 
 def _begins(start: Chain, chain: Chain) -> bool:
-    """Whether this is the start of it, as `_start` cuts it. A digest is of all that is before it."""
-    n = len(start.digests)
-    return 0 < n <= len(chain.digests) and start.ends[-1] >= WORTH and start.digests[-1] == chain.digests[n - 1]
+    """Whether this is the start of it, as `_start` cuts it."""
+    return start.n_chars >= WORTH and start.whole in chain.ends
 
 
-def _shares(known: Chain, chain: Chain) -> bool:
+def _shares(start: Chain, chain: Chain) -> bool:
     """Whether they begin with the same, so long that it is worth keeping, or are one and the same."""
-    n = n_common(known, chain)
-    return n > 0 and (chain.ends[n - 1] >= WORTH or n == len(chain.digests))
+    return _begins(start, chain) or chain.whole in start.ends

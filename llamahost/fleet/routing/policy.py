@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 NEAR = 2
 """Requests in flight beyond the least that a held prefix is worth: a wait of a step or two, where slots are free."""
@@ -66,40 +65,44 @@ Pick: TypeAlias = Callable[[Sequence[ReplicaView]], int | None]
 NO_REGARD = Regard()
 
 
-Able: TypeAlias = tuple[int, int, float, int]
-"""One that is ready and has room: index, load, work, slots. A plain tuple, since each choice makes one of each."""
+Cache = TypeVar("Cache")
 
-_LOAD_THEN_WORK = itemgetter(1, 2)
-_LOAD, _WORK = itemgetter(1), itemgetter(2)
+Able: TypeAlias = tuple[int, float, int, int, Cache]
+"""One that is ready and has room: load, work, index, slots, cache. A plain tuple, since each choice makes one of each,
+and the least of them is the one that has the least to do, now and then of late."""
 
 
 def choose(views: Sequence[ReplicaView], regards: Sequence[Regard] = ()) -> int | None:
     """The index of the replica to take; None if none has room. `regards` is empty, or one for each view."""
-    able: list[Able] = []
+    able: list[Able[None]] = []
     for index, (view, regard) in enumerate(zip(views, regards or repeat(NO_REGARD), strict=False)):
         if view.is_ready and view.n_room > 0:
-            able.append((index, view.n_in_flight, regard.work, view.n_slots))
+            able.append((view.n_in_flight, regard.work, index, view.n_slots, None))
     if not able:
         return None
     near = those_near(able)
     if len(near) < 2 or not regards:
         return least(near or able)
-    return least(drawn(near, [regards[each[0]] for each in near]))
+    return least(drawn(near, [regards[each[2]] for each in near]))
 
 
-def least(able: Sequence[Able]) -> int:
-    """The index of the one that has the least to do, now and then of late."""
-    return min(able, key=_LOAD_THEN_WORK)[0]
+def least(able: Sequence[Able[Cache]]) -> int:
+    """The index of the one that has the least to do."""
+    return min(able)[2]
 
 
-def those_near(able: Sequence[Able]) -> list[Able]:
+def those_near(able: Sequence[Able[Cache]]) -> list[Able[Cache]]:
     """Those that are not much busier than the least busy, now and of late. That may be nobody."""
-    fewest = min(map(_LOAD, able))
-    limit = EVEN * sum(map(_WORK, able)) / len(able) + GRAIN
-    return [each for each in able if each[2] <= limit and each[1] - fewest <= max(NEAR, each[3] // 4)]
+    fewest, work = min(able)[0], 0.0
+    for each in able:
+        work += each[1]
+    limit = EVEN * work / len(able) + GRAIN
+    return [
+        each for each in able if each[1] <= limit and (each[0] <= fewest + NEAR or each[0] <= fewest + each[3] // 4)
+    ]
 
 
-def drawn(near: list[Able], regards: Sequence[Regard]) -> list[Able]:
+def drawn(near: list[Able[Cache]], regards: Sequence[Regard]) -> list[Able[Cache]]:
     """Those whose cache draws the request, else whose session it is, else all. `regards`: one for each."""
     worths = [regard.n_held for regard in regards]
     n_by_all = min(worths)
