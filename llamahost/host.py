@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
 from llamahost.answering import Answering
 from llamahost.core.errors import InvalidRequest, ManifestError
@@ -139,6 +139,9 @@ class AsyncHost:
         What is aborted here ends with Unavailable.
         """
         await self._fleet.close(drain_s)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AsyncHost is neither copied nor sent to another process; make one there")
 
     async def __aenter__(self) -> Self:
         await self.start()

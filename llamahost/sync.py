@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, Unpack, overload
 
 from llamahost.core.errors import Unavailable
 from llamahost.core.events import Delta, Event
@@ -92,6 +92,9 @@ class Stream(Generic[Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Stream is neither copied nor sent to another process; its `result` may be")
 
     def __del__(self) -> None:  # `for delta in host.chat(..., stream=True): break` leaves nothing running
         if hasattr(self, "_cancel"):
@@ -274,6 +277,9 @@ class Host:
             asyncio.run_coroutine_threadsafe(self._host.aclose(), self._loop).result()
         finally:
             self._end()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Host is neither copied nor sent to another process; make one there")
 
     def __del__(self) -> None:
         """Closes one that was forgotten, and waits for nothing: this may be any thread, that of the loop too."""

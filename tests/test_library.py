@@ -77,6 +77,17 @@ def test_a_host_that_nobody_holds_any_more_is_closed_when_its_last_stream_is_ove
     assert loader.is_all_closed
 
 
+def test_what_runs_is_neither_copied_nor_pickled_and_what_it_said_is() -> None:
+    with Host(spec_of(), load=FakeLoader()) as host:
+        stream = host.chat("hi", stream=True, max_tokens=3)
+        assert list(stream)
+        for alive in (host, stream, AsyncHost(spec_of(), load=FakeLoader())):
+            for again in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="neither copied nor sent"):
+                    again(alive)
+        assert pickle.loads(pickle.dumps(stream.result)) == copy.deepcopy(stream.result) == stream.result
+
+
 FORKED = """
 import os
 from llamahost import Host, Unavailable
