@@ -163,7 +163,11 @@ class TestHttp:
         async with self.served(tiny_llama, folder) as client:
             listed = (await client.get("/lora-adapters")).json()
             assert [(each["id"], each["name"], each["scale"]) for each in listed] == [(0, "poet", 0), (1, "judge", 0)]
+            assert (await client.get("/lora-adapters?model=BASE.gguf")).json() == listed
+            unknown = await client.get("/lora-adapters?model=bass")
+            assert (unknown.status_code, "did you mean `base`" in unknown.text) == (404, True)
             plain, poet = await self.said(client), await self.said(client, model="base:poet")
+            assert await self.said(client, model="Base:POET") == poet
             assert (await client.post("/lora-adapters", json=[{"id": 0, "scale": 1}])).json() == {"success": True}
             assert (await client.get("/lora-adapters")).json()[0]["scale"] == 1
             assert await self.said(client) == poet

@@ -7,7 +7,6 @@ manifest's `adapter_folders` names, wherever a link in them may lead.
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from llamahost.api.openai_answers import Answer
 from llamahost.api.openai_generation import adapter_of
 from llamahost.api.openai_types import LoraScale, Name
 from llamahost.api.problems import Forbidden
-from llamahost.api.service import Service
+from llamahost.api.service import Service, model_named
 from llamahost.api.sse import send_json
-from llamahost.core.errors import InvalidRequest, ModelNotFound, NotThere
+from llamahost.core.errors import InvalidRequest, NotThere
 from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.host import ModelStatus
@@ -77,7 +76,7 @@ class AdaptersRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("model", [""])[0]
-        model = _base(self.service.models(), asked)
+        model = _base(self.service, asked)
         if scope["method"] == "POST":
             refuse_strange_pages(scope, self.settings)
             data = await read_body(scope, receive, self.settings.max_body_bytes)
@@ -101,7 +100,7 @@ class LoadAdapterRoute:
         refuse_strange_pages(scope, self.settings)
         body = decode_body(await read_body(scope, receive, self.settings.max_body_bytes), LOAD)
         folders = _folders(self.settings)
-        model = _base(self.service.models(), body.model or "")
+        model = _base(self.service, body.model or "")
         path = await asyncio.get_running_loop().run_in_executor(None, allowed_path, body.lora_path, folders)
         scale = 1.0 if body.scale is None else body.scale
         await self.service.load_adapter(body.lora_name, path, model=model.name, scale=scale)
@@ -122,8 +121,8 @@ class UnloadAdapterRoute:
         owners = [m for m in self.service.models() if any(a.spec.name == body.lora_name for a in m.adapters)]
         if not owners and not body.model:
             raise NotThere(f"no model has an adapter {body.lora_name!r:.80}", param="lora_name")
-        model = body.model or (owners[0].name if len(owners) == 1 else _base(self.service.models(), "").name)
-        await self.service.unload_adapter(body.lora_name, model=model)
+        model = owners[0] if len(owners) == 1 and not body.model else _base(self.service, body.model or "")
+        await self.service.unload_adapter(body.lora_name, model=model.name)
         await _send_text(send, f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
@@ -155,17 +154,14 @@ def _folders(settings: ServerSettings) -> tuple[Path, ...]:
     return settings.adapter_folders
 
 
-def _base(models: Sequence[ModelStatus], name: str) -> ModelStatus:
+def _base(service: Service, name: str) -> ModelStatus:
     """The model that is meant. Raises ModelNotFound; InvalidRequest where none is said and several could be."""
-    for model in models:
-        if name == model.name or name in model.aliases:
-            return model
-    able = [model for model in models if model.task not in ("embedding", "rerank")]
-    if len(able) == 1 and not name:
-        return able[0]
+    models = service.models()
     if name:
-        known = [each for model in models for each in (model.name, *model.aliases)]
-        raise ModelNotFound(name, nearest=next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), ""))
+        return model_named(models, name, service.routes())
+    able = [model for model in models if model.task not in ("embedding", "rerank")]
+    if len(able) == 1:
+        return able[0]
     names = ", ".join(model.name for model in able)
     raise InvalidRequest(f"`model` must name one of {names[:400] or 'no models'}", param="model")
 

@@ -1,7 +1,7 @@
 """Who answers a request: the models that its name stands for, one after the other, until one has begun to.
 
 law: nothing is tried again once its first token was told
-law: a request ends with an answer, or with what the first one that could have answered said
+law: a request ends with an answer, or with what was said by who came nearest to one, of several the first
 law: going on to another waits for nobody; only who is asked twice is given a moment, and never beyond the deadline
 
 Knows names, routes and what the fleet tells; the choice of a replica is policy's, the memory for it the ledger's.
