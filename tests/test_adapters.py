@@ -13,7 +13,10 @@ import httpx
 import pytest
 
 from llamahost import AsyncHost, Host, InvalidRequest, LoadFailed, ModelNotFound, ModelSpec, create_app
+from llamahost.core.events import Delta
 from llamahost.core.machine import Machine
+from llamahost.core.messages import CompletionRequest, Generation
+from llamahost.core.sampling import SamplingOptions
 from llamahost.fleet.machine.facts import facts_of
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import footprint, on_device
@@ -128,6 +131,31 @@ class TestLibrary:
             with pytest.raises(InvalidRequest, match=said):
                 host.load_adapter("x", folder / f"{name}.gguf")
         assert self.said(host) == plain
+
+
+@on_loop
+async def test_an_adapter_whose_file_was_replaced_is_another_when_the_manifest_is_read_again(
+    tiny_llama: Path, folder: Path, tmp_path: Path
+) -> None:
+    path, new = tmp_path / "late.gguf", tmp_path / "new.gguf"
+    path.write_bytes((folder / "poet.gguf").read_bytes())
+    manifest = Manifest(models=(spec_of(tiny_llama, folder, adapters=(AdapterSpec(name="late", path=path),)),))
+
+    async def said(host: AsyncHost) -> str:
+        generation = Generation(max_tokens=12, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
+        request = CompletionRequest(prompts=(PROMPT,), model="base:late", generation=generation)
+        return "".join([event.text async for event in host.complete(request) if isinstance(event, Delta)])
+
+    async with AsyncHost(manifest) as host:
+        poet = await said(host)
+        for data in ((folder / "judge.gguf").read_bytes(), b"no adapter"):
+            new.write_bytes(data)
+            new.replace(path)
+            await host.adopt(manifest)
+            while host._fleet._crew.tasks:
+                await turns()
+            assert await said(host) != poet, "and what cannot be loaded leaves it as it was"
+        assert [each.id for each in host.models()[0].replicas] == ["base#0"]
 
 
 def test_a_model_whose_adapter_cannot_be_used_is_not_loaded_and_says_why(tiny_llama: Path, folder: Path) -> None:

@@ -40,6 +40,15 @@ def free_bytes(devices: Collection[str]) -> int:
     return min(free.values()) if free else Machine.read().available_bytes
 
 
+def _mark_of(path: Path) -> object:
+    """None where it is not there; opening it tells more."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 class LlamaAdapters:
     """`open` may be called in any thread; `changing`, `set` and `free` belong to the thread that owns the context."""
 
@@ -61,6 +70,7 @@ class LlamaAdapters:
         self._left = 0  # bytes, when they were looked at
         self._pointers: dict[int, Any] = {}
         self._taken: dict[int, Mapping[tuple[str, str], int]] = {}
+        self._seen: dict[int, object] = {}  # by which the file is known that was read
         self.refusal = ""  # why none can be used on this model, where C ends the process over one
         self.is_forsaken = False  # the model's devices are broken: C is asked for nothing any more
         self.changing = threading.Lock()
@@ -71,6 +81,7 @@ class LlamaAdapters:
         path = path.resolve()
         if self.refusal:
             raise LoadFailed(f"{path} cannot be used as an adapter: {self.refusal}")
+        seen = _mark_of(path)
         n_bytes = read_adapter(path, self._header).n_bytes
         with self.changing, LogTap() as lines:
             if self._model is None or self.is_forsaken:  # before its devices are asked for what is free
@@ -85,8 +96,12 @@ class LlamaAdapters:
                 raise LoadFailed(f"{path} cannot be used as an adapter: {reason}")
             id_ = next(_ids)
             self._pointers[id_] = pointer
-            self._taken[id_] = buffers_in(lines)
+            self._taken[id_], self._seen[id_] = buffers_in(lines), seen
         return id_
+
+    def is_as_opened(self, id_: int, path: Path) -> bool:
+        """Whether the file there is still the one that was opened, or is gone. In any thread."""
+        return _mark_of(path) in (None, self._seen.get(id_))
 
     @property
     def taken(self) -> Mapping[str, int]:
@@ -130,6 +145,7 @@ class LlamaAdapters:
         with self.changing:
             pointer = self._pointers.pop(id_, None)
             self._taken.pop(id_, None)
+            self._seen.pop(id_, None)
             if pointer is not None and self._model is not None and not self.is_forsaken:
                 self._library.c.llama_adapter_lora_free(pointer)
 

@@ -60,6 +60,9 @@ class FakeAdapters:
             raise LoadFailed(f"{path} cannot be used as an adapter: it is bad")
         return next(self._ids)
 
+    def is_as_opened(self, id_: int, path: Path) -> bool:
+        return True
+
 
 @dataclass
 class FakeModel:

@@ -354,7 +354,7 @@ class Crew:
             running.replica.adopt(place.spec)
         except LlamahostError as error:
             logger.error("%s stays as it was: %s", running.record.id, error)
-        if running.replica.adapters.specs != place.spec.adapters:
+        if place.spec.adapters or running.replica.adapters.specs:  # whose files may be others by now
             self.spawn(self.adapt(place, running))
 
     async def adapt(self, place: Place, running: Running) -> None:

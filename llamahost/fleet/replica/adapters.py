@@ -101,6 +101,10 @@ class AdapterTable:
     def n_in_use(self, name: str) -> int:
         return self._entries[name].n_in_use if name in self._entries else 0
 
+    def ids(self) -> tuple[tuple[AdapterSpec, int], ...]:
+        """Those that are here, and what they are loaded under."""
+        return tuple((entry.spec, entry.id) for entry in self._entries.values())
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -25,6 +25,10 @@ class OpensAdapters(Protocol):
         """Blocking; the id that jobs name it by. Raises LoadFailed."""
         ...
 
+    def is_as_opened(self, id_: int, path: Path, /) -> bool:
+        """Blocking; whether the file there is still the one that was opened, or is gone."""
+        ...
+
 
 class OpenModel(Protocol):
     """A model's file in memory: its vocabulary lives until it is closed."""

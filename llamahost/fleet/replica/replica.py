@@ -220,16 +220,34 @@ class Replica:
         async with self._opening_adapter:
             if spec.name in self.adapters:
                 raise InvalidRequest(f"`{self.spec.name}` has an adapter `{spec.name}` already", param="lora_name")
-            try:
-                check_together((*self.adapters.specs, spec))
-                await in_thread(f"verify-{spec.name}", lambda: verify(spec.path))
-                id_ = await in_thread(f"load-{spec.name}", lambda: self._model.adapters.open(spec.path))
-            except (ManifestError, LoadFailed) as error:
-                raise InvalidRequest(str(error), param="lora_path") from error
-            self.adapters.add(spec, id_)
+            self.adapters.add(spec, await self._opened_adapter(spec, self.adapters.specs))
+
+    async def _opened_adapter(self, spec: AdapterSpec, others: Sequence[AdapterSpec]) -> int:
+        """Raises InvalidRequest."""
+        try:
+            check_together((*others, spec))
+            await in_thread(f"verify-{spec.name}", lambda: verify(spec.path))
+            return await in_thread(f"load-{spec.name}", lambda: self._model.adapters.open(spec.path))
+        except (ManifestError, LoadFailed) as error:
+            raise InvalidRequest(str(error), param="lora_path") from error
+
+    async def _renew_adapters(self) -> None:
+        """Those whose files are others by now. One that cannot be loaded so stays as it is. Raises InvalidRequest."""
+        opened, known = self._model.adapters, self.adapters.ids()
+
+        def changed() -> list[AdapterSpec]:
+            return [spec for spec, id_ in known if not opened.is_as_opened(id_, spec.path)]
+
+        for spec in await in_thread(f"look-{self.spec.name}", changed) if known else ():
+            async with self._opening_adapter:
+                id_ = await self._opened_adapter(spec, ())
+                self.adapters.remove(spec.name)
+                self.adapters.add(spec, id_)
 
     async def adapt(self, specs: Sequence[AdapterSpec]) -> None:
-        """Have these adapters and no others. Raises InvalidRequest where one cannot be loaded; the others are."""
+        """Have these adapters and no others, as their files are now. Raises InvalidRequest where one cannot be loaded;
+        the others are.
+        """
         if self._engine is None:
             return
         wanted = {spec.name: spec for spec in specs}
@@ -237,6 +255,10 @@ class Replica:
             if known.name not in wanted or known.path != wanted[known.name].path:
                 self.adapters.remove(known.name)
         failure: InvalidRequest | None = None
+        try:
+            await self._renew_adapters()
+        except InvalidRequest as error:
+            failure = error
         for spec in specs:
             try:
                 if spec.name not in self.adapters:
