@@ -235,7 +235,7 @@ class Plan(NamedTuple):
     @property
     def n_tokens(self) -> int:
         spans = self.spans
-        return len(spans) if type(spans) is Streams else sum([len(span.tokens) for span in spans])
+        return len(spans.job_ids) if type(spans) is Streams else sum([len(span.tokens) for span in spans])
 
 
 @dataclass(frozen=True, slots=True)
