@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from llamahost.api.admin_told import gpus_told, model_told
+from llamahost.api.admin_told import gpus_told, model_told, model_told_whole
 from llamahost.api.admin_types import StatsInfo
 from llamahost.commands.frame import ago, frame, models_told
+from llamahost.commands.load import tell
 from llamahost.commands.top import painted
 from llamahost.commands.words import counted
+from llamahost.fleet.machine.footprint import Footprint
 from llamahost.host import ModelStatus, ReplicaStatus
 from llamahost.ops.gpu import Gpu, Gpus
 from llamahost.ops.tally import Rates
@@ -40,6 +42,15 @@ def test_what_is_only_partly_on_its_gpu_says_so() -> None:
     replica = ReplicaStatus(id="big#0", state="ready", note="2 of 4 layers are on CUDA0")
     lines = [line.text for line in shown(replace(READY, name="big", replicas=(replica,)))]
     assert lines[-1] == "big#0: 2 of 4 layers are on CUDA0"
+
+
+def test_what_is_loaded_otherwise_tells_its_own_memory_while_the_former_leaves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new = ReplicaStatus(id="m#1", state="ready", devices=("cpu",), estimated=Footprint(weights_bytes=5 * 2**20))
+    old = replace(new, id="m#0", state="draining", estimated=Footprint(weights_bytes=9 * 2**20))
+    tell(model_told_whole(replace(READY, name="m", replicas=(old, new)), Rates()), is_json=False)
+    assert capsys.readouterr().out == "m: ready, 5.0 MiB on cpu\n"
 
 
 def test_a_frame_tells_gpus_models_and_why() -> None:

@@ -110,6 +110,7 @@ with Host(spec_of(), load=FakeLoader()) as host:
 """
 
 
+@pytest.mark.slow  # two processes that begin
 def test_a_forked_child_is_told_to_make_a_host_of_its_own() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED],

@@ -61,7 +61,7 @@ def load(
             now = _changed(remote, model, "load", {**body, "wait": not no_wait})
         except Unavailable as error:
             raise LoadFailed(str(error)) from error
-    _tell(now, is_json=as_json)
+    tell(now, is_json=as_json)
 
 
 def unload(
@@ -77,7 +77,7 @@ def unload(
     """
     with told(), _remote(url, api_key, LOAD_S) as remote:
         now = _changed(remote, model, "unload", {"wait": not no_wait})
-    _tell(now, is_json=as_json)
+    tell(now, is_json=as_json)
 
 
 def _devices(given: list[str] | None) -> list[str] | str | None:
@@ -100,7 +100,7 @@ def _changed(remote: Remote, model: str, way: str, body: dict[str, Any]) -> Mode
     return remote.told(f"{_path(model)}/{way}", ModelDetails, body)
 
 
-def _tell(model: ModelDetails, *, is_json: bool) -> None:
+def tell(model: ModelDetails, *, is_json: bool) -> None:
     from llamahost.commands.frame import clean, state_told
 
     if is_json:
@@ -109,8 +109,9 @@ def _tell(model: ModelDetails, *, is_json: bool) -> None:
         print(json.dumps(msgspec.to_builtins(model), ensure_ascii=False, indent=2))
         return
     line = f"{model.id}: {state_told(model.state, model.progress, is_stalled=model.is_stalled)}"
-    if model.memory_bytes:
-        line += f", {bytes_told(model.memory_bytes)} on {', '.join(model.devices)}"
+    ready = [each.measured or each.estimated for each in model.replicas if each.state == "ready"]
+    if n_bytes := sum(each.total_bytes for each in ready) or model.memory_bytes:  # not of those that leave for them
+        line += f", {bytes_told(n_bytes)} on {', '.join(model.devices)}"
     if model.n_ctx and model.state == "ready":
         line += f", {counted(model.n_slots, 'slot')} of {model.n_ctx} tokens"
     print(clean(line + (f": {model.reason}" if model.reason else "")))
