@@ -15,7 +15,7 @@ from llamahost.api.openai_encode import BodyEncoder, ChunkEncoder, Frame, Json, 
 from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.api.pieces import InPieces
-from llamahost.api.service import Service
+from llamahost.api.service import Service, names_of
 from llamahost.api.sse import EventStream, fold, send_json
 from llamahost.api.trace import trace_of
 from llamahost.core.errors import ModelNotFound
@@ -23,7 +23,7 @@ from llamahost.core.events import Event
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.replica.adapters import AdapterStatus
 from llamahost.fleet.replica.card import ModelCard
-from llamahost.fleet.routing.names import Names
+from llamahost.fleet.routing.names import folded
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.fleet.settings.route_spec import RouteSpec
 from llamahost.host import ModelStatus
@@ -131,13 +131,13 @@ class ListModels:
             await send_json(send, orjson.dumps({"object": "list", "data": data}))
             return
         for model in models:
+            known = {folded(f"{name}:") for name in (model.name, *model.aliases)}
             for adapter in model.adapters:
-                if wanted == f"{model.name}:{adapter.spec.name}":
+                if any(folded(wanted) == name + folded(adapter.spec.name) for name in known):
                     await send_json(send, orjson.dumps(self._adapter_json(model, adapter)))
                     return
         routes = self.service.routes()
-        pairs = [(known, each.name) for each in models for known in (each.name, *each.aliases)]
-        names = Names(pairs + [(known, each.name) for each in routes for known in (each.name, *each.aliases)])
+        names = names_of(models, routes)
         found = names.find(wanted)
         for route in routes:
             if found == route.name:
