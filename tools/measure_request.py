@@ -244,8 +244,10 @@ def serve(args: argparse.Namespace, order: list[tuple[str, bool]]) -> tuple[list
     from llamahost.api.server import Runner, bind
     from llamahost.fleet.settings.manifest import EMBED_PATH, Manifest, ModelSpec, ServerSettings
     from llamahost.host import AsyncHost
+    from llamahost.ops.log import set_up
     from llamahost.ops.tally import Tally
 
+    set_up(stream=Path(os.devnull).open("w"))  # noqa: SIM115  until the process ends
     meter = Meter(order)
     meter.watch()
     settings = ServerSettings(host="127.0.0.1", drain_s=0)
@@ -299,7 +301,7 @@ def report(case: str, records: list[Record], took: list[float], n_functions: int
         rows.append((told, sums, [sum(each.calls[name] for name in of) for each in counted]))
     for name, ns, calls in rows:
         if any(ns):
-            n = statistics.median(calls)
+            n = statistics.median(calls or [0])
             print(f"  {name:44}{min(ns) / 1000:10.0f}{statistics.median(ns) / 1000:10.0f}{n:8.0f}")
     if n_functions:
         functions: Counter[tuple[str, str]] = Counter()

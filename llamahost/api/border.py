@@ -171,5 +171,5 @@ def _log(scope: Scope, trace: Trace, status: int, *, is_quiet: bool) -> None:
     fields["request_id"] = trace.request_id
     path = fields["path"] if scope["path"].isprintable() else repr(fields["path"])
     head = f"{fields['method']} {path} {status}"
-    tail = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
+    tail = " ".join([f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status")])
     access.log(level, "%s %s", head, tail, extra={"fields": fields})

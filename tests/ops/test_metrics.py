@@ -1,7 +1,7 @@
 """Each finished request is counted once, under a name that is a model's."""
 
 from llamahost.core.observe import RequestRecord
-from llamahost.ops.metrics import Metrics, ModelLoad
+from llamahost.ops.metrics import N_TOGETHER, Metrics, ModelLoad
 
 
 def lines(metrics: Metrics) -> list[str]:
@@ -70,3 +70,14 @@ def test_two_live_in_one_process() -> None:
     first.responded(200)
     assert 'llamahost_http_responses_total{status="200"} 1.0' in lines(first)
     assert not any(line.startswith("llamahost_http_responses_total{") for line in lines(second))
+
+
+def test_every_request_and_every_response_is_counted_however_many_come_between_two_looks() -> None:
+    metrics = Metrics()
+    for n in (1, 3 * N_TOGETHER):
+        for _ in range(n):
+            metrics.finished(RequestRecord(model="m", kind="chat", n_prompt=2))
+            metrics.responded(200)
+        told = lines(metrics)
+    assert f'llamahost_prompt_tokens_total{{model="m"}} {2.0 * (1 + 3 * N_TOGETHER)}' in told
+    assert f'llamahost_http_responses_total{{status="200"}} {1.0 + 3 * N_TOGETHER}' in told
