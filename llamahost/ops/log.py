@@ -23,7 +23,7 @@ def set_up(level: str = "info", form: Format = "text", stream: TextIO | None = N
     logging.getLogger("llamahost").setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # No line says where in the code it was written, nor by which thread or process: nobody looks for it.
-    logging._srcfile = None  # type: ignore[attr-defined]  # as logging's documentation has it, like the next
+    logging._srcfile = None  # as the documentation of logging has it, like the next
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
