@@ -1,7 +1,7 @@
 """Keep requests away from a replica that fails: the circuit breaker. Pure: it is told the time.
 
 law: `n_failures` in a row open it, whoever had them, and nothing passes for `open_s`
-law: then one request passes as a probe, and one alone; its success closes it, its failure opens it anew
+law: then one request passes as a probe, and one alone; its first token closes it, its failure opens it anew
 law: requests that were under way together when one failed tell nothing more: one failed step is one failure
 """
 
@@ -40,6 +40,11 @@ class Breaker:
         if self._n_in_row >= self.n_failures and self._probe == NOBODY:
             self._probe = self._n_entered
         return self._n_entered
+
+    def answers(self, ticket: int) -> None:
+        """Its first token is there. To a probe that is success: the rest may take minutes."""
+        if ticket == self._probe:
+            self.succeeded(ticket)
 
     def succeeded(self, ticket: int) -> None:
         self.left(ticket)

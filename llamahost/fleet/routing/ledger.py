@@ -174,6 +174,12 @@ class Ledger:
             session.chain = _start(ask.chain)
         self._sessions.move_to_end(ask.session)
 
+    def answers(self, view: ReplicaView, ticket: int) -> None:
+        """Its first token is told."""
+        known = self._of(view)
+        if known.epoch == view.epoch:
+            known.breaker.answers(ticket)
+
     def ended(self, view: ReplicaView, ticket: int, *, work: float, now: float, is_failure: bool | None) -> None:
         """It is over. `is_failure` None: that says nothing of the replica."""
         known = self._of(view)

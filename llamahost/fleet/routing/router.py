@@ -277,8 +277,10 @@ class Tries:
 
     def begin(self) -> None:
         """Its first event is told. Idempotent."""
-        self.has_begun = True
-        self._request = None
+        if not self.has_begun:
+            self.has_begun = True
+            self._request = None
+            self._router.ledger.answers(self._view, self._ticket)
 
     def learn(self, answered: Answered) -> None:
         """The answer is whole: what it tells of the model's speed."""

@@ -30,6 +30,20 @@ def test_a_probe_that_fails_opens_it_anew_and_one_that_is_left_leaves_its_place(
     assert breaker.is_open(129.0)
 
 
+def test_the_first_token_of_a_probe_closes_it_and_that_of_another_says_nothing() -> None:
+    breaker = Breaker(n_failures=2, open_s=60.0)
+    breaker.failed(breaker.enter(), 0.0)
+    second = breaker.enter()
+    breaker.answers(second)
+    breaker.failed(second, 0.0)
+    assert breaker.is_open(0.0), "it failed after its first token, as the one before it may have"
+    probe = breaker.enter()
+    breaker.answers(probe)
+    assert breaker.is_closed, "its answer may take minutes"
+    breaker.failed(probe, 70.0)
+    assert breaker.is_closed, "that is one in a row"
+
+
 def test_one_failed_step_is_one_failure_however_many_were_in_it() -> None:
     breaker = Breaker(n_failures=2)
     together = [breaker.enter() for _ in range(8)]
@@ -63,9 +77,11 @@ class BreakerMachine(RuleBasedStateMachine):
         assert was_closed or self.breaker.is_open(self.now), "more than one probe"
 
     @precondition(lambda self: self.under_way)
-    @rule(which=st.integers(0, 100), end=st.sampled_from(["succeeded", "failed", "left"]))
-    def end(self, which: int, end: str) -> None:
+    @rule(which=st.integers(0, 100), end=st.sampled_from(["succeeded", "failed", "left"]), answers=st.booleans())
+    def end(self, which: int, end: str, answers: bool) -> None:
         ticket = self.under_way.pop(which % len(self.under_way))
+        if answers:
+            self.breaker.answers(ticket)
         if end == "failed":
             self.breaker.failed(ticket, self.now)
         elif end == "succeeded":

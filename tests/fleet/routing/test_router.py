@@ -276,6 +276,20 @@ async def test_two_failures_spare_a_replica_until_a_probe_closes_its_breaker() -
 
 
 @on_loop
+async def test_a_probe_that_answers_spares_its_replica_no_longer() -> None:
+    fleet = FakeFleet({"m": 2}, in_flight={"m#1": 1})
+    router = router_of(fleet, breaker_s=0.0)
+    for _ in range(2):
+        await answered(router, request(), FAILED)
+    probe = router.tries(request(), "chat", 1)
+    async with probe:
+        assert probe.replica == "m#0"
+        assert (await answered(router, request())).replica == "m#1"
+        probe.begin()
+        assert (await answered(router, request())).replica == "m#0"
+
+
+@on_loop
 async def test_a_conversation_goes_where_it_was_and_a_question_about_it_does_not_move_it() -> None:
     fleet = FakeFleet({"m": 2})
     router = router_of(fleet)
