@@ -1,6 +1,8 @@
 """Laws of a host and its models: how it begins with them and ends, and that real ones answer as they should."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +12,14 @@ from llamahost.core.errors import (
     LoadFailed,
     Unavailable,
 )
-from llamahost.core.events import Finished
+from llamahost.core.events import Finished, Started
+from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.sampling import SamplingOptions
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.host import AsyncHost
-from tests.fleet.fakes import FakeLoader, spec_of
+from tests.fleet.budgeted import BudgetedDevices
+from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
 from tests.hosted import at_rest, completion, events_of, text_of
 from tests.on_loop import on_loop, turns
 
@@ -37,6 +41,33 @@ async def test_health_follows_the_load() -> None:
     assert host.health().is_ready
     await host.aclose()
     assert not host.health().is_ready
+
+
+class EmbedsFirst(FakeLoader):
+    """The model `vectors` tells that it embeds and generates nothing."""
+
+    def __call__(self, spec: ModelSpec, machine: Machine, on_progress: Callable[[float], None]) -> FakeOpened:
+        opened = super().__call__(spec, machine, on_progress)
+        if spec.name == "vectors":
+            opened.card = replace(opened.card, generates=False, pooling="mean")
+        return opened
+
+
+@on_loop
+async def test_what_a_load_told_that_a_model_can_do_is_known_until_its_file_is_another() -> None:
+    vectors, talker = (spec_of(name, load="request") for name in ("vectors", "talker"))
+    loader, devices = EmbedsFirst(), BudgetedDevices({"d0": 2**30})
+    async with AsyncHost(Manifest(models=(vectors, talker)), load=loader, hardware=devices) as host:
+        for model in ("vectors", "talker"):
+            await host.load(model)
+        for other_file, chosen in ((False, "talker"), (True, "vectors")):
+            if other_file:
+                await host.adopt(Manifest(models=(replace(vectors, path=Path("another.gguf")), talker)))
+            for model in ("vectors", "talker"):
+                await host.unload(model)
+            assert not any(status.card for status in host.models()), "what is told of it is what it is now"
+            events = await events_of(host, completion(model="auto"))
+            assert next(event.model for event in events if isinstance(event, Started)) == chosen
 
 
 @on_loop

@@ -335,7 +335,7 @@ class Crew:
         if running is None:
             return
         self.leaving[replica_id] = running
-        place.left(running.replica)
+        place.left(running)
         if place.spec.keep_prefixes and not running.record.reason and not self.is_closed:
             await self.keeping.keep(running, self.settings, self.residency.n_wanted(place.model))
         try:

@@ -18,6 +18,7 @@ from llamahost.fleet.crew.status import ModelStatus, ReplicaStatus, State
 from llamahost.fleet.machine.fetches import Fetching
 from llamahost.fleet.machine.fit import DEFAULT_N_SLOTS
 from llamahost.fleet.memory import residents
+from llamahost.fleet.memory.residency import differ
 from llamahost.fleet.memory.residents import Measured
 from llamahost.fleet.replica.adapters import AdapterStatus, Numbers, rescaled
 from llamahost.fleet.replica.card import ModelCard
@@ -88,6 +89,7 @@ class Place:
     mean_s: float = 0.0  # of a lease's life, a moving average
     thread_s: float = 0.0  # of their devices' threads, that those had which are gone
     heard: Heard = field(default_factory=Heard)  # by those
+    was: tuple[ModelSpec, ModelCard] | None = None  # by what the last of those was loaded, and what it told of itself
     numbers: Numbers = field(default_factory=Numbers)  # of its adapters
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while they change, one replica after another
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
@@ -132,6 +134,13 @@ class Place:
     def card(self) -> ModelCard | None:
         """Of the first of its replicas, while one is loaded."""
         return self._first.replica.card if self._first is not None else None
+
+    @property
+    def known(self) -> ModelCard | None:
+        """What it can do: by its card, or where it is not loaded by that of its last load, if the next is no other."""
+        if self.card is None and self.was is not None and not differ(self.was[0], self.spec):
+            return self.was[1]
+        return self.card
 
     @property
     def task(self) -> Task:
@@ -209,8 +218,11 @@ class Place:
         """Whether it has any, or had."""
         return bool(self.spec.adapters) or self.numbers.has_given
 
-    def left(self, replica: Replica) -> None:
-        """It is closed, and what it counted is counted on."""
+    def left(self, running: Running) -> None:
+        """It is closed; what it counted is counted on, and what it could do is remembered."""
+        replica, made_for = running.replica, running.record.made_for
+        if made_for is not None:
+            self.was = made_for, replica.card
         self.thread_s += replica.stats.thread_s
         self.heard = _heard([self.heard, replica.heard])
 

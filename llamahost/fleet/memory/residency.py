@@ -282,7 +282,7 @@ class Residency:
                 if spec.load == "start":
                     self._settling.want(known, now, may_evict=False)
             stamp = stamps.get(name)
-            if _differ(was, spec) or any(_is_other(each, stamp) for each in known.current):
+            if differ(was, spec) or any(_is_other(each, stamp) for each in known.current):
                 self._change(known, now, stamp)
             elif was.load != spec.load == "start" and not known.live:
                 self._settling.want(known, now, may_evict=False)
@@ -310,7 +310,7 @@ class Residency:
         model.measured.clear()
         model.facts, model.n_skipped, model.n_failures, model.retry_at, model.reason = None, 0, 0, -math.inf, ""
         for replica in model.live:
-            replica.is_old = replica.made_for is None or _differ(replica.made_for, model.spec)
+            replica.is_old = replica.made_for is None or differ(replica.made_for, model.spec)
             replica.is_old |= _is_other(replica, stamp)
             if replica.is_old and replica.state == "loading":
                 self._settling.drain(replica)
@@ -378,7 +378,7 @@ class Residency:
             self.models.pop(model.spec.name, None)
 
 
-def _differ(one: ModelSpec, other: ModelSpec) -> bool:
+def differ(one: ModelSpec, other: ModelSpec) -> bool:
     """Whether a replica of one is none of the other."""
     return any(
         getattr(one, each.name) != getattr(other, each.name) for each in fields(one) if each.name not in _IN_PLACE

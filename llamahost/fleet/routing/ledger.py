@@ -182,9 +182,9 @@ class Ledger:
 
     def ended(self, view: ReplicaView, ticket: int, *, work: float, now: float, is_failure: bool | None) -> None:
         """It is over. `is_failure` None: that says nothing of the replica."""
-        known = self._of(view)
-        if known.epoch != view.epoch:
-            return  # it was loaded anew meanwhile
+        known = self._known.get(view.id)
+        if known is None or known.epoch != view.epoch:
+            return  # it was forgotten meanwhile, or loaded anew
         known.work = known.work_at(now) + work
         known.counted_at = now
         if is_failure is None:

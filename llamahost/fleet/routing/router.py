@@ -156,24 +156,24 @@ class Router:
         if not suited:
             raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")
         if fills_in:  # one that cannot is asked where there is no other, and says so
-            suited = [each for each in suited if each.card is None or each.card.fills_in] or suited
+            suited = [each for each in suited if each.known is None or each.known.fills_in] or suited
         suited = [each for each in suited if each.is_ready or each.is_coming] or suited
         suited.sort(key=lambda seen: self._rank(seen, kind))
         return tuple(seen.name for seen in suited)
 
     def _rank(self, seen: Seen, kind: Kind) -> tuple[bool, bool, bool, int]:
         if not self._outlook(seen).can_answer:
-            return True, False, False, 0
+            return True, _lacks_template(seen, kind), False, 0
         return False, _lacks_template(seen, kind), seen.n_in_flight >= seen.n_slots, seen.n_in_flight
 
     def _suits(self, seen: Seen, kind: Kind) -> bool:
-        """By what it is, or where it is not loaded by what it is for, as far as that is known."""
-        card = seen.card
-        if card is None:
+        """By what it can do, or where it was not loaded yet by what it is for, as far as that is known."""
+        known = seen.known
+        if known is None:
             return seen.task in ("auto", kind) or (seen.task == "chat" and kind == "completion")
         if kind in ("chat", "completion"):
-            return card.generates
-        return card.pooling is not None and (card.pooling == "rank") == (kind == "rerank")
+            return known.generates
+        return known.pooling is not None and (known.pooling == "rank") == (kind == "rerank")
 
     def _outlook(self, seen: Seen) -> Outlook:
         rate, views = self.rates.of(seen.name), self.views.get(seen.name, ())
@@ -354,7 +354,7 @@ class Tries:
 
 
 def _lacks_template(seen: Seen, kind: Kind) -> bool:
-    return kind == "chat" and seen.card is not None and not seen.card.has_chat_template
+    return kind == "chat" and seen.known is not None and not seen.known.has_chat_template
 
 
 def _hope(error: LlamahostError) -> int:

@@ -41,11 +41,13 @@ class Seen(Protocol):
         ...
 
     @property
-    def card(self) -> SeenCard | None: ...
+    def known(self) -> SeenCard | None:
+        """What it can do, as far as a load of it has told."""
+        ...
 
 
 class SeenCard(Protocol):
-    """What a loaded model can be asked for."""
+    """What a model can be asked for."""
 
     @property
     def generates(self) -> bool: ...

@@ -41,7 +41,7 @@ class Status:
     n_slots: int = 4
     n_in_flight: int = 0
     task: str = "auto"
-    card: Any = None
+    known: Any = None
     is_coming: bool = False
 
     @property
@@ -91,7 +91,7 @@ class FakeFleet:
                 name not in self.loading | self.unloaded,
                 n_in_flight=self.in_flight.get(name, 0),
                 task=self.tasks.get(name, "auto"),
-                card=self.cards.get(name),
+                known=self.cards.get(name),
                 is_coming=name in self.loading,
             )
             for name in self.n_replicas
@@ -331,6 +331,10 @@ async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> Non
     assert (await answered(router, request(""))).model == "busy", "the other one has no slot left"
     fleet.loading = set(fleet.n_replicas)
     assert (await answered(router, request(""))).model == "busy", "the first that may come to answer"
+    fleet.unloaded, fleet.loading = set(fleet.n_replicas), set()
+    assert (await answered(router, request(""))).model == "busy", "what embeds alone is loaded for no chat"
+    fleet.cards["busy"].has_chat_template = False
+    assert (await answered(router, request(""))).model == "free"
 
 
 @on_loop
