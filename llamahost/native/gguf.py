@@ -33,6 +33,8 @@ _SCALARS = {
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
+_POSITIONS = "position_embd.weight"
+_LEARNED = frozenset({"gpt2", "starcoder"})  # which have it always, though the first of several files may not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class GgufHeader:
     def is_causal(self) -> bool:
         """Whether a token sees only what stands before it."""
         return bool(self.metadata.get(f"{self.architecture}.attention.causal", True))
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether there is a table of positions, where the context that it was trained on ends."""
+        return not self.is_causal or _POSITIONS in self.tensors or self.architecture in _LEARNED
 
     def text(self, key: str) -> str:
         value = self.metadata.get(key)

@@ -20,9 +20,6 @@ from llamahost.native.library import Library, LogTap, buffers_in, library
 from llamahost.native.offload import ModelOptions, fill
 from llamahost.native.vocab import Vocab
 
-_POSITIONS = "position_embd.weight"
-_LEARNED = frozenset({"gpt2", "starcoder"})  # which have it always, though the first of several files may not tell
-
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 _NO_ROWS = ', which split_mode = "row" needs; "layer" and "tensor" do without'
@@ -54,8 +51,7 @@ class Model:
         self.n_embd_out: int = c.llama_model_n_embd_out(pointer)
         self.n_scores: int = c.llama_model_n_cls_out(pointer)
         self.is_causal = header.is_causal
-        has_table = not header.is_causal or _POSITIONS in header.tensors or header.architecture in _LEARNED
-        self.n_positions = self.n_ctx_train if has_table else 0
+        self.n_positions = self.n_ctx_train if header.has_positions else 0
         """Where its table of positions ends, beyond which C ends the process; 0 where there is none."""
         self.n_swa: int = c.llama_model_n_swa(pointer)
         self.is_recurrent = bool(c.llama_model_is_recurrent(pointer))

@@ -285,6 +285,7 @@ def test_the_estimate_is_near_what_llama_cpp_takes(architecture: str, request: p
     [
         (EMBED_PATH, {}),
         (EMBED_PATH, {"n_ctx": 64}),  # a step holds more than an input may
+        (EMBED_PATH, {"n_ctx": 4096}),  # more than it has positions for
         (BUILTIN_PATH, {"embeddings": True}),  # beside what it answers with, and in pieces
         (BUILTIN_PATH, {"embeddings": True, "pooling": "mean", "n_ctx": 1024}),
     ],

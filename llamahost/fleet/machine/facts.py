@@ -67,6 +67,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
         task=task_of(spec, header),
         generates=generates(spec, header),
         n_ctx_train=header.number("context_length"),
+        has_positions=header.has_positions,
         layers=tuple(layers[k] for k in sorted(layers)),
         experts=tuple(experts.get(k, 0) for k in sorted(layers)),
         matrix_bytes=tuple(matrix.get(k, 0) for k in sorted(layers)),

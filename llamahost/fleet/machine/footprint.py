@@ -35,6 +35,7 @@ class FileFacts:
     task: Task = "auto"
     generates: bool = True
     n_ctx_train: int = 0
+    has_positions: bool = False  # in a table, which ends there
     layers: tuple[int, ...] = ()
     experts: tuple[int, ...] = ()  # of each layer's bytes, those of its experts
     matrix_bytes: tuple[int, ...] = ()  # of each layer's largest tensor that is not of its experts
@@ -84,6 +85,8 @@ class Footprint:
 def shape_of_inputs(spec: ModelSpec, facts: FileFacts) -> Shape:
     """Of a model that only embeds: one input's tokens in one slot."""
     n_ctx = spec.n_ctx or min(facts.n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
+    if facts.has_positions and facts.n_ctx_train:
+        n_ctx = min(n_ctx, facts.n_ctx_train)
     return Shape(n_ctx=n_ctx, n_slots=1, n_cells=n_ctx, is_unified=True)
 
 
