@@ -154,6 +154,22 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise TypeError(f"unknown {what} `{name}`{hint}")
 
 
+_TEXTS = ("model", "tool_choice", "reasoning_end", "suffix")
+
+
+def _given(options: Mapping[str, object], known: Iterable[str]) -> dict[str, Any]:
+    """What is given: None is as if it was left out, but for a seed, where it is one that nobody knows.
+
+    Raises InvalidRequest, and TypeError for an option that there is not.
+    """
+    check_names(options, known, "option")
+    given = {name: value for name, value in options.items() if value is not None or name == "seed"}
+    for name in _TEXTS:
+        if not isinstance(given.get(name, ""), str):
+            raise InvalidRequest(f"{name} must be text, not {given[name]!r:.40}", param=name)
+    return given
+
+
 def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOptions) -> Manifest:
     if isinstance(model, str | Path):
         if is_named(model):
@@ -179,8 +195,7 @@ def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOp
 
 def chat_request(turns: Turns, options: ChatOptions) -> ChatRequest:
     """Raises InvalidRequest, and TypeError for an option that there is not."""
-    check_names(options, ChatOptions.__annotations__, "option")
-    given = cast("dict[str, Any]", options)
+    given = _given(options, ChatOptions.__annotations__)
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
     if isinstance(turns, Mapping | Message) or not isinstance(turns, Iterable):
@@ -188,7 +203,7 @@ def chat_request(turns: Turns, options: ChatOptions) -> ChatRequest:
     return ChatRequest(
         messages=tuple(message_of(turn, k) for k, turn in enumerate(turns)),
         model=given.get("model", ""),
-        tools=tuple(tool_of(tool, k) for k, tool in enumerate(given.get("tools") or ())),
+        tools=tuple(tool_of(tool, k) for k, tool in enumerate(given.get("tools", ()))),
         tool_choice=given.get("tool_choice", "auto"),
         n_calls=given.get("n_calls"),
         tells_reasoning=given.get("tells_reasoning", True),
@@ -204,8 +219,7 @@ def chat_request(turns: Turns, options: ChatOptions) -> ChatRequest:
 
 def completion_request(prompt: Prompt, options: CompletionOptions) -> CompletionRequest:
     """Raises InvalidRequest, and TypeError for an option that there is not."""
-    check_names(options, CompletionOptions.__annotations__, "option")
-    given = cast("dict[str, Any]", options)
+    given = _given(options, CompletionOptions.__annotations__)
     return CompletionRequest(
         prompts=prompts_of(prompt),
         model=given.get("model", ""),
@@ -219,16 +233,15 @@ def completion_request(prompt: Prompt, options: CompletionOptions) -> Completion
 
 def embed_request(inputs: str | Sequence[str], options: EmbedOptions) -> EmbedRequest:
     """Raises InvalidRequest, and TypeError for an option that there is not."""
-    check_names(options, EmbedOptions.__annotations__, "option")
-    return EmbedRequest(inputs=_texts_of(inputs, "inputs"), **options)
+    return EmbedRequest(inputs=_texts_of(inputs, "inputs"), **_given(options, EmbedOptions.__annotations__))
 
 
 def rerank_request(query: str, documents: Sequence[str], options: RerankOptions) -> RerankRequest:
     """Raises InvalidRequest, and TypeError for an option that there is not."""
-    check_names(options, RerankOptions.__annotations__, "option")
     if not isinstance(query, str):
         raise InvalidRequest("the query must be text", param="query")
-    return RerankRequest(query=query, documents=_texts_of(documents, "documents"), **options)
+    given = _given(options, RerankOptions.__annotations__)
+    return RerankRequest(query=query, documents=_texts_of(documents, "documents"), **given)
 
 
 def _texts_of(texts: object, param: str) -> tuple[str, ...]:
@@ -240,8 +253,8 @@ def _texts_of(texts: object, param: str) -> tuple[str, ...]:
 
 def generation_of(given: Mapping[str, Any]) -> Generation:
     sampling = {name: given[name] for name in SamplingOptions.__annotations__ if name in given}
-    stop = given.get("stop") or ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list | tuple) else (stop,)
+    stop = given.get("stop", ())
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
     if not all(isinstance(each, str) for each in stops):
         raise InvalidRequest("stop must be a text, or a list of texts", param="stop")
     return Generation(
@@ -259,9 +272,9 @@ def generation_of(given: Mapping[str, Any]) -> Generation:
 
 
 def output_of(given: Mapping[str, Any]) -> Output:
-    output = given.get("output")
-    if isinstance(output, Output | None):
-        return output or Output()
+    output = given.get("output", Output())
+    if isinstance(output, Output):
+        return output
     raise InvalidRequest('output must be an Output, such as Output("json")', param="output")
 
 

@@ -172,7 +172,7 @@ class Host:
         host.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}], max_tokens=50)
 
         Messages, and `tools`, are as OpenAI writes them, or Message and Tool; an assistant's message may hold the
-        `tool_calls` of a result, and a tool's has its `tool_call_id`. Options:
+        `tool_calls` of a result, and a tool's has its `tool_call_id`. Options, of which None is none:
 
         model, tools, tool_choice, n_calls, output, thinking, max_reasoning, tells_reasoning, reasoning_end,
         continued, template_options: see ChatRequest

@@ -33,7 +33,7 @@ from llamahost import (
     create_app,
 )
 from llamahost.core.errors import PullFailed
-from llamahost.given import chat_request, completion_request, embed_request, manifest_of
+from llamahost.given import ChatOptions, CompletionOptions, chat_request, completion_request, embed_request, manifest_of
 from tests.api.asking import ASK
 from tests.api.fakes import client_of
 from tests.fakes import FakeBackend
@@ -146,6 +146,8 @@ async def test_plain_values_ask_what_requests_ask() -> None:
         (lambda: chat_request(["x"], {}), "messages[0] must be a Message"),  # type: ignore[list-item]
         (lambda: chat_request("x", {"tools": [{"name": "f"}]}), "tools[0] must be a Tool"),
         (lambda: chat_request("x", {"output": "json"}), "output must be an Output"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"model": 3}), "model must be text"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"stop": ""}), "must not be empty"),
         (lambda: chat_request("x", {"stop": 3}), "stop must be a text"),  # type: ignore[typeddict-item]
         (lambda: completion_request(b"abc", {}), "a prompt is text"),
         (lambda: completion_request(None, {}), "a prompt is text"),  # type: ignore[arg-type]
@@ -156,6 +158,13 @@ def test_what_is_no_plain_value_is_told_by_its_field(make: Any, sentence: str) -
     with pytest.raises(InvalidRequest) as caught:
         make()
     assert sentence in str(caught.value)
+
+
+def test_an_option_that_is_none_is_left_out() -> None:
+    options: Any = dict.fromkeys(set(ChatOptions.__annotations__) - {"seed"})
+    assert chat_request("x", options) == chat_request("x", {})
+    options = dict.fromkeys(set(CompletionOptions.__annotations__) - {"seed"})
+    assert completion_request("x", options) == completion_request("x", {})
 
 
 def test_tools_may_be_written_as_openai_does() -> None:
