@@ -357,17 +357,18 @@ def _lacks_template(seen: Seen, kind: Kind) -> bool:
     return kind == "chat" and seen.known is not None and not seen.known.has_chat_template
 
 
-def _hope(error: LlamahostError) -> int:
+def _hope(error: LlamahostError) -> tuple[int, int]:
     """How near it came to an answer: who could give one is heard before who cannot, though he was asked later. Who is
-    only full, or loads, is soon there; what cannot be loaded hides from nobody that for others the prompt is too long.
+    only full, or loads, is soon there; what cannot be loaded hides from nobody that for others the prompt is too long,
+    and for the longest of them it is told.
     """
     match error:
         case NotAble():
-            return 0
+            return 0, 0
         case OutOfReach() | LoadFailed():
-            return 1
-        case ContextTooLong():
-            return 2
+            return 1, 0
+        case ContextTooLong(n_ctx=n_ctx):
+            return 2, n_ctx
         case Overloaded():
-            return 4
-    return 3
+            return 4, 0
+    return 3, 0

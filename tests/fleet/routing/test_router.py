@@ -258,8 +258,8 @@ async def test_who_could_have_answered_is_heard_before_who_cannot() -> None:
     with pytest.raises(ContextTooLong):
         await answered(router, request("r"), NotAble("a does not embed"), too_long)
     fleet.refusals["b"] = NotAble("b does not, either")
-    with pytest.raises(ContextTooLong):
-        await answered(router, request("r"), NotAble("a does not embed"), too_long)
+    with pytest.raises(ContextTooLong, match="`c`, 8"):
+        await answered(router, request("r"), ContextTooLong(n_prompt=9, n_ctx=4, model="a"), too_long)
 
 
 @on_loop
