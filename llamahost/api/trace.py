@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import quote
 
 from starlette.types import Scope
@@ -54,14 +55,20 @@ class Trace:
         if not self.replica:
             return [tries]
         return [
-            (b"x-llamahost-model", quote(self.model, safe=_PLAIN).encode()),
-            (b"x-llamahost-replica", quote(self.replica, safe=_PLAIN).encode()),
+            (b"x-llamahost-model", _spelled(self.model)),
+            (b"x-llamahost-replica", _spelled(self.replica)),
             tries,
         ]
 
     @property
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
+
+
+@lru_cache(256)
+def _spelled(name: str) -> bytes:
+    """Of a model or a replica that there is: no client's own text."""
+    return quote(name, safe=_PLAIN).encode()
 
 
 def open_trace(scope: Scope, request_id: str) -> Trace:
