@@ -229,6 +229,8 @@ class Tries:
         self._turn_to(self.model)
 
     def _turn_to(self, model: str) -> None:
+        if model != self.model and self._ask.session:  # which has a home at each model that answered it
+            self._ask = self._ask._replace(session=_session_at(model, self._ask.session.partition("\0")[2]))
         self.model = model
         self.timeout_s = timeout_s = self._router.timeout_s(self._given_s, model)
         self.deadline = None if timeout_s is None else self._arrived + timeout_s
@@ -343,7 +345,7 @@ class Tries:
         if not session:
             return NO_ASK
         is_single = isinstance(request, ChatRequest) and not any(m.role == "assistant" for m in request.messages)
-        ask = Ask(session=f"{self.model}\0{session}", is_single=is_single, is_of_user=not generation.session_id)
+        ask = Ask(session=_session_at(self.model, session), is_single=is_single, is_of_user=not generation.session_id)
         return self._with_chain(ask)
 
     def _with_chain(self, ask: Ask) -> Ask:
@@ -351,6 +353,10 @@ class Tries:
         if ask.chain is not NO_CHAIN or not isinstance(self._request, ChatRequest | CompletionRequest):
             return ask
         return ask._replace(chain=chain_of(self._request))
+
+
+def _session_at(model: str, session: str) -> str:
+    return f"{model}\0{session}"
 
 
 def _lacks_template(seen: Seen, kind: Kind) -> bool:

@@ -305,6 +305,17 @@ async def test_a_conversation_goes_where_it_was_and_a_question_about_it_does_not
 
 
 @on_loop
+async def test_a_conversation_that_another_model_of_its_route_answers_has_its_home_there() -> None:
+    fleet = FakeFleet({"a": 1, "b": 3})
+    router = router_of(fleet, route("a", "b"))
+    first = await answered(router, request("r", session_id="chat"), FAILED)
+    assert first.model == "b"
+    fleet.in_flight[first.replica] = 1
+    assert (await answered(router, request("b", session_id="chat"))).replica == first.replica
+    assert (await answered(router, request("b", session_id="other"))).replica != first.replica
+
+
+@on_loop
 async def test_no_name_and_auto_stand_for_whoever_can_and_is_least_busy() -> None:
     def card(generates: bool = True, pooling: str | None = None, fills_in: bool = False) -> Any:
         return SimpleNamespace(generates=generates, has_chat_template=True, pooling=pooling, fills_in=fills_in)
