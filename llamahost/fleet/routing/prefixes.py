@@ -17,7 +17,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from llamahost.core.messages import ChatRequest, CompletionRequest, Message, Text
 
@@ -38,6 +38,8 @@ NOTHING = -1
 """Is no digest: no hash is."""
 
 _NEVER = 2**63
+
+Words = TypeVar("Words", str, Sequence[int], str | Sequence[int])
 
 
 class Chain(NamedTuple):
@@ -68,8 +70,11 @@ def chain_of(request: ChatRequest | CompletionRequest) -> Chain:
         if message is first_fine:
             due, n_fine = 0, _NEVER
         parts = message.parts
-        text = parts[0].text if len(parts) == 1 and type(parts[0]) is Text and not message.tool_calls else None
-        if text is not None and (size := len(text)) <= BLOCK:  # as most are, and those that are many
+        if len(parts) == 1 and type(parts[0]) is Text and not message.tool_calls:  # what most are
+            text = parts[0].text
+            size = len(text)
+            if size > BLOCK:
+                digest, text = _cut(text, hash((digest, message.role, message.reasoning)), n, ends)
             digest = hash((digest, message.role, message.reasoning, text))
             n += size
         else:
@@ -87,7 +92,8 @@ def _with(message: Message, digest: int, n: int, ends: dict[int, int]) -> tuple[
     n += sum([len(call.arguments) for call in calls])
     for part in message.parts:
         if isinstance(part, Text):
-            digest = _cut(part.text, digest, n, ends)
+            digest, rest = _cut(part.text, digest, n, ends)
+            digest = hash((digest, rest))
             n += len(part.text)
         else:
             digest = hash((digest, part.data))
@@ -95,31 +101,30 @@ def _with(message: Message, digest: int, n: int, ends: dict[int, int]) -> tuple[
     return digest, n
 
 
-def _cut(text: str | Sequence[int], digest: int, n: int, ends: dict[int, int], size: int = 1) -> int:
-    """The digest with this text of `size` characters each behind n; pieces that end within it are noted."""
-    start = 0
-    while (n_left := len(text) - start) > 0:
-        n_piece = max(BLOCK, (n + start) // 4)
+def _cut(text: Words, digest: int, n: int, ends: dict[int, int], size: int = 1) -> tuple[int, Words]:
+    """Of a text of `size` characters each behind n: the digest with the pieces that end within it, and what is left."""
+    start, n_piece = 0, max(BLOCK, n // 4)
+    while len(text) - start > n_piece:
         digest = hash((digest, _hashable(text[start : start + n_piece])))
         start += n_piece
-        if n_piece < n_left:
-            ends[digest] = n + size * start
-    return digest
+        ends[digest] = n + size * start
+        n_piece = max(BLOCK, (n + start) // 4)
+    return digest, text[start:]
 
 
-def _hashable(piece: str | Sequence[int]) -> object:
+def _hashable(piece: Sequence[int] | str) -> object:
     if isinstance(piece, str):
         return piece
     return piece.tobytes() if isinstance(piece, array) else tuple(piece)
 
 
 def _chain_of_completion(request: CompletionRequest) -> Chain:
-    prompt = request.prompts[0] if request.prompts else ""
+    prompt: str | Sequence[int] = request.prompts[0] if request.prompts else ""
     digest = hash((request.generation.adapters, request.suffix if request.snippets is None else request.snippets))
     size = 1 if isinstance(prompt, str) else N_CHARS_OF_TOKEN
     ends: dict[int, int] = {}
-    digest = _cut(prompt, digest, 0, ends, size)
-    n = size * len(prompt)
+    digest, rest = _cut(prompt, digest, 0, ends, size)
+    digest, n = hash((digest, _hashable(rest))), size * len(prompt)
     ends[digest] = n
     return Chain(ends, digest, n)
 
