@@ -211,5 +211,7 @@ class Reader:
             waiter.set_result(emission)
         elif self._error is not None:
             waiter.set_exception(self._error)
-        else:
+        elif not self._open:
             waiter.set_exception(StopAsyncIteration)
+        else:  # by the time of its turn it had come by itself, and waits for what comes next
+            self._waiter = waiter

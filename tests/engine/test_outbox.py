@@ -155,6 +155,25 @@ async def test_a_turn_of_the_loop_wakes_few_readers() -> None:
 
 
 @on_loop
+async def test_a_reader_that_came_by_itself_before_it_was_woken_waits_for_what_comes_next() -> None:
+    outbox = outbox_of(CountingLoop())
+    n = N_WAKES + 1
+    *others, late = [outbox.open([k]) for k in range(n)]
+    reading = [asyncio.ensure_future(anext(reader)) for reader in others]
+    outbox.publish([Emission(k, tokens=(k,)) for k in range(n)])
+
+    async def told() -> list[tuple[int, ...]]:
+        return [emission.tokens async for emission in late]
+
+    at_last = asyncio.ensure_future(told())  # runs after the pass, and before the turn that wakes the last one
+    await turns()
+    assert not at_last.done()
+    outbox.publish([Emission(n - 1, tokens=(7,), finish="stop")])
+    assert await at_last == [(n - 1,), (7,)]
+    await asyncio.gather(*reading)
+
+
+@on_loop
 async def test_tokens_alone_are_told_in_their_order_among_emissions_with_the_times_so_far() -> None:
     outbox = outbox_of(CountingLoop())
     reader = outbox.open([1])
