@@ -154,7 +154,15 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise TypeError(f"unknown {what} `{name}`{hint}")
 
 
-_TEXTS = ("model", "tool_choice", "reasoning_end", "suffix")
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("model", "tool_choice", "reasoning_end", "suffix"), (str, "text")),
+    "output": (Output, 'an Output, such as Output("json")'),
+    "tools": (Iterable, "a list"),
+    "stop_ids": (Iterable, "a list of tokens"),
+    "adapters": (Mapping, "a dict of scales by name"),
+    "template_options": (Mapping, "a dict"),
+}
+"""Of what is taken apart here, or told by no check of a request's."""
 
 
 def _given(options: Mapping[str, object], known: Iterable[str]) -> dict[str, Any]:
@@ -164,9 +172,10 @@ def _given(options: Mapping[str, object], known: Iterable[str]) -> dict[str, Any
     """
     check_names(options, known, "option")
     given = {name: value for name, value in options.items() if value is not None or name == "seed"}
-    for name in _TEXTS:
-        if not isinstance(given.get(name, ""), str):
-            raise InvalidRequest(f"{name} must be text, not {given[name]!r:.40}", param=name)
+    for name, value in given.items():
+        kind, told = _KINDS.get(name, (object, ""))
+        if not isinstance(value, kind):
+            raise InvalidRequest(f"{name} must be {told}, not {value!r:.40}", param=name)
     return given
 
 
@@ -207,7 +216,7 @@ def chat_request(turns: Turns, options: ChatOptions) -> ChatRequest:
         tool_choice=given.get("tool_choice", "auto"),
         n_calls=given.get("n_calls"),
         tells_reasoning=given.get("tells_reasoning", True),
-        output=output_of(given),
+        output=given.get("output", Output()),
         thinking=given.get("thinking"),
         max_reasoning=given.get("max_reasoning"),
         reasoning_end=given.get("reasoning_end", ""),
@@ -226,7 +235,7 @@ def completion_request(prompt: Prompt, options: CompletionOptions) -> Completion
         echo=given.get("echo", False),
         n_prompt_logprobs=given.get("n_prompt_logprobs"),
         suffix=given.get("suffix", ""),
-        output=output_of(given),
+        output=given.get("output", Output()),
         generation=generation_of(given),
     )
 
@@ -269,13 +278,6 @@ def generation_of(given: Mapping[str, Any]) -> Generation:
         priority=given.get("priority", 0),
         timeout_s=given.get("timeout_s"),
     )
-
-
-def output_of(given: Mapping[str, Any]) -> Output:
-    output = given.get("output", Output())
-    if isinstance(output, Output):
-        return output
-    raise InvalidRequest('output must be an Output, such as Output("json")', param="output")
 
 
 def prompts_of(prompt: Prompt) -> tuple[str | tuple[int, ...], ...]:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_FORKED = "this Host was made before the process forked; each process makes one of its own"
+
 
 class Stream(Generic[Result]):
     """The Deltas of a request as they come: iterate it, once. Closing it, or leaving its `with`, aborts the request.
@@ -55,6 +57,7 @@ class Stream(Generic[Result]):
         self._fold = fold
         self._queue: SimpleQueue[Event | BaseException | None] = SimpleQueue()
         self._is_over = False
+        self._process = os.getpid()
         self._cancel = host.pump(events, self._queue)
 
     def __iter__(self) -> Iterator[Delta]:
@@ -62,6 +65,8 @@ class Stream(Generic[Result]):
 
     def __next__(self) -> Delta:
         while not self._is_over:
+            if self._process != os.getpid():  # what is put into its queue is its parent's
+                raise Unavailable(_FORKED)
             item = self._queue.get()
             if item is None or isinstance(item, BaseException):
                 self._is_over, self._host = True, None
@@ -335,7 +340,7 @@ class Host:
         if self._is_closed:
             raise Unavailable("the host is closed")
         if self._process != os.getpid():
-            raise Unavailable("this Host was made before the process forked; each process makes one of its own")
+            raise Unavailable(_FORKED)
 
     def _end(self) -> None:
         asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()

@@ -97,14 +97,16 @@ with Host(spec_of(), load=FakeLoader()) as host:
     stream = host.complete("abc", stream=True)
     child = os.fork()
     if not child:
-        try:
-            host.complete("abc")
-        except Unavailable as error:
-            assert "before the process forked" in str(error)
-            host.close()
-            with Host(spec_of(), load=FakeLoader()) as other:
-                assert other.complete("abc", max_tokens=3).usage.n_generated == 3
-                os._exit(7)
+        for ask in (lambda: host.complete("abc"), lambda: next(stream)):
+            try:
+                ask()
+                os._exit(1)
+            except Unavailable as error:
+                assert "before the process forked" in str(error)
+        host.close()
+        with Host(spec_of(), load=FakeLoader()) as other:
+            assert other.complete("abc", max_tokens=3).usage.n_generated == 3
+            os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert host.complete("abc", max_tokens=3).usage.n_generated == 3
 """
@@ -147,6 +149,13 @@ async def test_plain_values_ask_what_requests_ask() -> None:
         (lambda: chat_request("x", {"tools": [{"name": "f"}]}), "tools[0] must be a Tool"),
         (lambda: chat_request("x", {"output": "json"}), "output must be an Output"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"model": 3}), "model must be text"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"tools": 3}), "tools must be a list"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"stop_ids": 3}), "stop_ids must be a list"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"adapters": ["a"]}), "adapters must be a dict"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"template_options": 3}), "options must be a dict"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"n_calls": "x"}), "n_calls must be a number"),  # type: ignore[typeddict-item]
+        (lambda: completion_request("x", {"n_prompt_logprobs": "x"}), "at most 20"),  # type: ignore[typeddict-item]
+        (lambda: embed_request("x", {"dimensions": "x"}), "dimensions must be"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"stop": ""}), "must not be empty"),
         (lambda: chat_request("x", {"stop": 3}), "stop must be a text"),  # type: ignore[typeddict-item]
         (lambda: completion_request(b"abc", {}), "a prompt is text"),

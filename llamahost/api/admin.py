@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from llamahost.api.admin_told import count, gpus_told, model_told_whole, request_told
 from llamahost.api.admin_types import EventKind, LoadBody, ReloadInfo, RequestsInfo, StatsInfo, UnloadBody
-from llamahost.api.body import decode_body, read_body
+from llamahost.api.body import MAX_ORDER_BYTES, decode_body, read_body
 from llamahost.api.border import Gate
 from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.feed import AsIs
@@ -29,7 +29,6 @@ from llamahost.ops.tally import Tally
 
 KINDS: tuple[EventKind, ...] = get_args(EventKind)
 N_REQUESTS = 100
-MAX_BYTES = 65536
 OVERRIDES = ("devices", "n_ctx", "n_slots", "n_gpu_layers")
 LOAD = msgspec.json.Decoder(LoadBody)
 UNLOAD = msgspec.json.Decoder(UnloadBody)
@@ -166,7 +165,7 @@ class Change:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.admin.settings)
-        data = await read_body(scope, receive, MAX_BYTES)
+        data = await read_body(scope, receive, MAX_ORDER_BYTES)
         service = self.admin.service
         status = model_named(service.models(), scope["path_params"]["name"], service.routes())
         do = self.admin.load if self.way == "load" else self.admin.unload
@@ -186,7 +185,7 @@ class Reload:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.admin.settings)
-        await read_body(scope, receive, MAX_BYTES)
+        await read_body(scope, receive, MAX_ORDER_BYTES)
         waiting = await self.admin.again()
         models = self.admin.watch.models().models
         await send_json(send, _encode(ReloadInfo(models=models, waits_for_restart=list(waiting))))

@@ -28,6 +28,9 @@ Decoded = TypeVar("Decoded", covariant=True)
 N_SMALL = 8192
 """Bytes of a body that are decoded on the loop itself, in 0.2 ms at most; the way to a thread and back costs that."""
 
+MAX_ORDER_BYTES = 2**16
+"""Of a body that says what is to be done with a model, and holds nobody's words: it is decoded on the loop."""
+
 N_TOLD = 100
 """Characters of a wrong value that are told."""
 
@@ -35,6 +38,9 @@ _AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 _STRANGE = re.compile(r"unknown field `(.*)`")
 
+
+N_AGAIN = 2**20
+"""Bytes of a refused body in which a key is looked for that stands twice: all of it becomes objects, in 0.1 s."""
 
 N_WHOLE = 32
 """Numbers of a body that may be written with a point where whole ones are asked for; each costs a look at all of it."""
@@ -142,13 +148,16 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
 
 
 def _decoded(body: bytes, decoder: Decoder[T]) -> T:
-    """Raises what msgspec does, but of a key that stands twice only the last one counts, as everywhere with JSON."""
+    """Raises what msgspec does, but of a key that stands twice only the last one counts, as everywhere with JSON.
+
+    Of a body beyond N_AGAIN each one counts.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         mistake = error
     kind: type[T] | None = getattr(decoder, "type", None)
-    if kind is None:
+    if kind is None or (len(body) > N_AGAIN and _NOT_WHOLE.search(str(mistake)) is None):
         raise mistake
     try:
         told = msgspec.json.decode(body)

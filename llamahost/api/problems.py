@@ -51,7 +51,8 @@ class BodyTooLarge(LlamahostError):
     """The request's body is over the limit. `is_read`: nothing of it is left on the line."""
 
     def __init__(self, n_max: int, *, is_read: bool = False) -> None:
-        super().__init__(f"the request's body is larger than {n_max} bytes; raise max_body_bytes to allow it")
+        told = f"the request's body is larger than {n_max} bytes; max_body_bytes is the limit of what models answer"
+        super().__init__(told)
         self.is_read = is_read
 
 

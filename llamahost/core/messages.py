@@ -211,6 +211,8 @@ class ChatRequest:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message", param="messages")
         self._check_tools()
+        if self.n_calls is not None and not is_number(self.n_calls, is_whole=True):
+            raise InvalidRequest(f"n_calls must be a number, not {self.n_calls!r:.40}", param="n_calls")
         budget = self.max_reasoning
         if budget is not None and not (is_number(budget, is_whole=True) and 0 <= budget < 2**31):
             raise InvalidRequest(
@@ -281,8 +283,9 @@ class CompletionRequest:
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
-        if self.n_prompt_logprobs is not None and not 0 <= self.n_prompt_logprobs <= 20:
-            raise InvalidRequest(f"at most 20 logprobs a token, not {self.n_prompt_logprobs}", param="logprobs")
+        n = self.n_prompt_logprobs
+        if n is not None and not (is_number(n, is_whole=True) and 0 <= n <= 20):
+            raise InvalidRequest(f"at most 20 logprobs a token, not {n!r:.40}", param="logprobs")
         if not self.prompts:
             raise InvalidRequest("prompt must hold at least one prompt", param="prompt")
         if self.suffix and self.n_prompt_logprobs is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.core.sampling import is_number
 from llamahost.core.work import Vector
 
 InputKind = Literal["", "query", "document"]
@@ -36,8 +37,9 @@ class EmbedRequest:
     def __post_init__(self) -> None:
         _check_count(len(self.inputs), "input")
         _check_timeout(self.timeout_s)
-        if self.dimensions is not None and self.dimensions < 1:
-            raise InvalidRequest(f"dimensions must be at least 1, not {self.dimensions}", param="dimensions")
+        n = self.dimensions
+        if n is not None and not (is_number(n, is_whole=True) and n >= 1):
+            raise InvalidRequest(f"dimensions must be at least 1, not {n!r:.40}", param="dimensions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,5 +99,5 @@ def _check_count(n: int, param: str) -> None:
 
 
 def _check_timeout(timeout_s: float | None) -> None:
-    if timeout_s is not None and not 0 < timeout_s < 1e9:
-        raise InvalidRequest(f"timeout must be a positive number of seconds, not {timeout_s}", param="timeout")
+    if timeout_s is not None and not (is_number(timeout_s, is_whole=False) and 0 < timeout_s < 1e9):
+        raise InvalidRequest(f"timeout must be a positive number of seconds, not {timeout_s!r:.40}", param="timeout")

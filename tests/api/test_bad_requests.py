@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Scope
 
+from llamahost.api.body import MAX_ORDER_BYTES
 from llamahost.core.errors import N_KNOWN, ModelNotFound
 from llamahost.fleet.settings.route_spec import RouteSpec
 from tests.api.fakes import FakeHost, app_of, client_of, run
@@ -193,6 +194,9 @@ def test_a_body_over_the_limit_is_413_however_it_comes() -> None:
                 response = await client.post("/v1/completions", content=content)
                 assert response.status_code == 413
                 assert response.json()["error"]["code"] == "body_too_large"
+        async with client_of(app_of(FakeHost())) as client:  # with room for 64 MiB of words, and no more of these
+            for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/lora-adapters", "/api/models/m/load"):
+                assert (await client.post(path, content=b" " * (MAX_ORDER_BYTES + 1))).status_code == 413
 
     run(law)
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from llamahost.api.body import N_SMALL, N_WHOLE, Reading, choices_at, decode_body
+from llamahost.api.body import N_AGAIN, N_SMALL, N_WHOLE, Reading, choices_at, decode_body
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import CompletionRequest
@@ -110,6 +110,13 @@ def test_of_a_key_that_stands_twice_the_last_one_counts(first: str) -> None:
     assert (told.max_tokens, told.seed) == (5, 7)
     part = b'{"messages": [{"role": "user", "content": [{"type": "image_url", "type": "text", "text": "a"}]}]}'
     assert decode_body(part, CHAT).messages == decode_body(part.replace(b'"type": "image_url", ', b""), CHAT).messages
+
+
+def test_in_a_long_body_that_is_refused_nobody_looks_for_such_keys() -> None:
+    long = b'{"max_tokens": "x", "messages": [], "a": "%s", "max_tokens": 5}' % (b"a" * N_AGAIN)
+    with pytest.raises(InvalidRequest, match="`max_tokens`"):
+        decode_body(long, CHAT)
+    assert decode_body(long.replace(b'"x"', b"4.0"), CHAT).max_tokens == 5, "a whole number may have a point"
 
 
 def test_numbers_that_are_not_whole_are_looked_for_no_longer_than_a_client_writes_them() -> None:
