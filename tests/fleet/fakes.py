@@ -45,23 +45,25 @@ class SlowVocabulary(ByteVocabulary):
 
 
 class FakeAdapters:
-    """Opens whatever is not called bad, when its gate is open."""
+    """Opens whatever is not called bad, when its gate is open. What is `replaced` is not as it was opened."""
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
+        self.bad = {"bad"}
+        self.replaced: set[str] = set()
 
     def open(self, path: Path) -> int:
         self.entered.set()
         assert self.gate.wait(LIMIT_S)
-        if path.stem == "bad":
+        if path.stem in self.bad:
             raise LoadFailed(f"{path} cannot be used as an adapter: it is bad")
         return next(self._ids)
 
     def is_as_opened(self, id_: int, path: Path) -> bool:
-        return True
+        return path.stem not in self.replaced
 
 
 @dataclass

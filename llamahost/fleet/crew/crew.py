@@ -276,7 +276,7 @@ class Crew:
         if opened is None:
             self._failed(id_, "")
         elif (running := await self._attached(loading, opened, record, effect.placement.devices)) is not None:
-            running.replica.restore(self.keeping.take(record, effect.spec) or kept)
+            running.replica.restore(self.keeping.take(record, effect.spec, kept))
             self._serve(place, running)
 
     async def _attached(

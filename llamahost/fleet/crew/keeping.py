@@ -51,21 +51,26 @@ class Keeping:
         gone = self._kept.put(Kept(key, running.record.id, slots, n_replicas), settings.prefix_bytes)
         await self._write(gone, settings)
 
-    def take(self, record: Replica, spec: ModelSpec) -> tuple[KeptSlot, ...]:
-        """What is in memory for it."""
-        return self._kept.take(key_of(record, spec), record.id)
+    def take(self, record: Replica, spec: ModelSpec, read: tuple[KeptSlot, ...]) -> tuple[KeptSlot, ...]:
+        """What is in memory for it, or was `read`; what is another's waits for that one, where there is its own."""
+        key = key_of(record, spec)
+        return self._kept.take(key, record.id, is_own=True) or read or self._kept.take(key, record.id)
 
     async def read(self, record: Replica, spec: ModelSpec, settings: ServerSettings) -> tuple[KeptSlot, ...]:
-        """What is in a file for it; asked for before it is loaded."""
+        """What is in a file for it; asked for before it is loaded. Another's only where memory has none that fits."""
         files = self._files
         if files is None or settings.prefix_disk_bytes <= 0 or not spec.keep_prefixes or record.seen is None:
             return ()
         key = key_of(record, spec)
-        return await in_thread("prefixes", lambda: files.get(key, record.id, self._free_bytes() // 3))
+        is_own = self._kept.has(key)
+        return await in_thread("prefixes", lambda: files.get(key, record.id, self._free_bytes() // 3, is_own=is_own))
 
     async def fit(self, settings: ServerSettings) -> None:
-        """Another budget."""
+        """Other budgets. With none for files, those that there are stay: another process may go by them."""
         await self._write(self._kept.fit(settings.prefix_bytes), settings)
+        files, n_most = self._files, settings.prefix_disk_bytes
+        if files is not None and n_most > 0:
+            await in_thread("prefixes", lambda: files.trim(n_most))
 
     async def flush(self, settings: ServerSettings) -> None:
         """Write what is in memory, for the next process."""

@@ -55,9 +55,15 @@ class KeptPrefixes:
             gone.append(self._all.pop(0))
         return gone
 
-    def take(self, key: Hashable, replica: str) -> tuple[KeptSlot, ...]:
-        """They are in the model again; nothing where there are none."""
-        known = {each.replica: each for each in self._all if each.key == key}
+    def has(self, key: Hashable) -> bool:
+        """Whether there is something that fits, whosesoever."""
+        return any(each.key == key for each in self._all)
+
+    def take(self, key: Hashable, replica: str, *, is_own: bool = False) -> tuple[KeptSlot, ...]:
+        """They are in the model again; nothing where there are none, or where none `is_own`."""
+        known = {
+            each.replica: each for each in self._all if each.key == key and (each.replica == replica or not is_own)
+        }
         meant = nearest(replica, tuple(known))
         if meant is None:
             return ()

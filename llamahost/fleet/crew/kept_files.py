@@ -58,12 +58,12 @@ class PrefixFiles:
                         path.unlink()
         self.trim(n_most)
 
-    def get(self, key: object, replica: str, n_most: int) -> tuple[KeptSlot, ...]:
-        """Its own, else its model's, else what fits; nothing where there are none, or more than `n_most` bytes, or
-        where they are not as they were.
+    def get(self, key: object, replica: str, n_most: int, *, is_own: bool = False) -> tuple[KeptSlot, ...]:
+        """Its own, else its model's, else what fits, unless it must be its own; nothing where there are none, or more
+        than `n_most` bytes, or where they are not as they were.
         """
         path = self._path(key, replica)
-        if not path.exists():
+        if not is_own and not path.exists():
             names = f"{_name(key)}-{_name(model_of(replica))}-*.prefixes", f"{_name(key)}-*.prefixes"
             path = next((each for name in names for each in self._found(name)), path)
         try:

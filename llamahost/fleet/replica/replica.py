@@ -231,18 +231,24 @@ class Replica:
         except (ManifestError, LoadFailed) as error:
             raise InvalidRequest(str(error), param="lora_path") from error
 
-    async def _renew_adapters(self) -> None:
-        """Those whose files are others by now. One that cannot be loaded so stays as it is. Raises InvalidRequest."""
+    async def _renew_adapters(self) -> InvalidRequest | None:
+        """Those whose files are others by now. One that cannot be loaded so stays as it is; why the last one did."""
         opened, known = self._model.adapters, self.adapters.ids()
+        failure: InvalidRequest | None = None
 
         def changed() -> list[AdapterSpec]:
             return [spec for spec, id_ in known if not opened.is_as_opened(id_, spec.path)]
 
         for spec in await in_thread(f"look-{self.spec.name}", changed) if known else ():
             async with self._opening_adapter:
-                id_ = await self._opened_adapter(spec, ())
+                try:
+                    id_ = await self._opened_adapter(spec, ())
+                except InvalidRequest as error:
+                    failure = error
+                    continue
                 self.adapters.remove(spec.name)
                 self.adapters.add(spec, id_)
+        return failure
 
     async def adapt(self, specs: Sequence[AdapterSpec]) -> None:
         """Have these adapters and no others, as their files are now. Raises InvalidRequest where one cannot be loaded;
@@ -254,11 +260,7 @@ class Replica:
         for known in self.adapters.specs:
             if known.name not in wanted or known.path != wanted[known.name].path:
                 self.adapters.remove(known.name)
-        failure: InvalidRequest | None = None
-        try:
-            await self._renew_adapters()
-        except InvalidRequest as error:
-            failure = error
+        failure = await self._renew_adapters()
         for spec in specs:
             try:
                 if spec.name not in self.adapters:

@@ -176,8 +176,8 @@ class Ledger:
 
     def answers(self, view: ReplicaView, ticket: int) -> None:
         """Its first token is told."""
-        known = self._of(view)
-        if known.epoch == view.epoch:
+        known = self._known.get(view.id)
+        if known is not None and known.epoch == view.epoch:
             known.breaker.answers(ticket)
 
     def ended(self, view: ReplicaView, ticket: int, *, work: float, now: float, is_failure: bool | None) -> None:

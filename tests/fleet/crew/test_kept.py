@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from array import array
@@ -120,6 +121,15 @@ def test_files_stay_within_their_budget_and_the_old_ones_leave(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [strange], "what is not ours is left alone"
 
 
+def test_a_budget_that_became_smaller_holds_at_once_in_files_too(tmp_path: Path) -> None:
+    files = PrefixFiles(tmp_path)
+    for k in range(3):
+        files.put(Kept(k, "a#0", SLOTS), 10_000)
+    size = max(path.stat().st_size for path in tmp_path.iterdir())
+    asyncio.run(Keeping(files).fit(ServerSettings(prefix_disk_bytes=2 * size)))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_folder_that_cannot_be_written_costs_nothing_but_what_it_would_have_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     files = PrefixFiles(tmp_path / "file" / "prefixes")
@@ -153,6 +163,24 @@ def test_however_much_may_be_kept_it_passes_through_no_more_memory_than_a_third_
 
     law()
     assert len(list(tmp_path.iterdir())) == 1, "for when there is more room"
+
+
+@on_loop
+async def test_each_replica_finds_its_own_where_memory_has_room_for_one_alone(tmp_path: Path) -> None:
+    one = spec("a", Path("a.gguf"), keep_prefixes=True, replicas=2)
+    settings = ServerSettings(prefix_bytes=200, prefix_disk_bytes=10_000)
+    keeping = Keeping(PrefixFiles(tmp_path), lambda: 10**9)
+    placement = Placement(devices=("cpu",), shape=SHAPE)
+    records = [residents.Replica(f"a#{k}", placement, {}, last_used=0.0, seen="file") for k in range(2)]
+
+    for number, record in enumerate(records):
+        held: asyncio.Future[tuple[KeptSlot, ...]] = asyncio.get_running_loop().create_future()
+        held.set_result((KeptSlot(array("i", [number]), bytes(150)),))
+        replica = SimpleNamespace(spec=one, keep=lambda _, held=held: held)
+        running: Any = SimpleNamespace(record=record, replica=replica)
+        await keeping.keep(running, settings, 2)
+    found = [keeping.take(record, one, await keeping.read(record, one, settings)) for record in records]
+    assert [[slot.tokens[0] for slot in slots] for slots in found] == [[0], [1]]
 
 
 def test_two_that_write_one_file_at_once_write_it_whole_each(tmp_path: Path) -> None:

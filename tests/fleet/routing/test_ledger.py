@@ -71,10 +71,11 @@ def test_short_questions_with_one_long_start_stay_where_that_is_and_an_answer_is
     assert ledger.pick(views, talk(*[0] * 29, 7), 0.0) == 0
 
 
-def test_what_ends_after_its_model_left_the_manifest_leaves_nothing_known() -> None:
+def test_what_begins_and_ends_after_its_model_left_the_manifest_leaves_nothing_known() -> None:
     ledger = Ledger()
     ticket = ledger.began(VIEWS[0], talk(1))
     ledger.keep(())
+    ledger.answers(VIEWS[0], ticket)
     ledger.ended(VIEWS[0], ticket, work=1.0, now=0.0, is_failure=True)
     assert not ledger._known
 
