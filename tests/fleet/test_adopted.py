@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llamahost.core.errors import LoadFailed, Unavailable
+from llamahost.core.errors import InvalidRequest, LoadFailed, Unavailable
 from llamahost.core.machine import Machine
 from llamahost.core.messages import CompletionRequest
 from llamahost.core.observe import LoadProgress, ModelChanged
@@ -21,6 +21,7 @@ from llamahost.fleet.fleet import Fleet
 from llamahost.fleet.machine.devices import HostDevices
 from llamahost.fleet.machine.fit import Shape
 from llamahost.fleet.machine.footprint import FileFacts, footprint
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from tests.fleet.budgeted import BudgetedDevices
 from tests.fleet.fakes import FakeLoader, FakeOpened, spec_of
@@ -290,3 +291,21 @@ def test_what_a_server_is_found_by_waits_for_a_restart_and_that_is_told_as_long_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _waiting(caplog)
+
+
+@on_loop
+async def test_of_adapters_whose_files_are_others_by_now_one_that_cannot_be_loaded_keeps_no_other_from_it() -> None:
+    loader = FakeLoader()
+    async with fleet_of(spec_of(), loader=loader) as fleet:
+        await fleet.wait_ready()
+        for name in "ab":
+            await fleet.load_adapter("fake", AdapterSpec(name=name, path=Path(f"{name}.gguf")))
+        opened = loader.opened[0].model.adapters
+        opened.replaced, opened.bad = {"a", "b"}, {"a"}
+        async with fleet.lease("fake") as replica:
+            before = {spec.name: id_ for spec, id_ in replica.adapters.ids()}
+            with pytest.raises(InvalidRequest, match=r"a\.gguf cannot be used"):
+                await replica.adapt(replica.adapters.specs)
+            after = {spec.name: id_ for spec, id_ in replica.adapters.ids()}
+        assert after["a"] == before["a"], "it works as it was"
+        assert after["b"] not in before.values()

@@ -13,7 +13,6 @@ import pytest
 from llamahost.core.errors import (
     BackendLost,
     GenerationFailed,
-    InvalidRequest,
     LoadFailed,
     ModelNotFound,
     Overloaded,
@@ -323,24 +322,6 @@ async def test_changes_of_adapters_wait_for_each_other_until_every_replica_has_t
         await scaling
         (status,) = fleet.statuses()[0].adapters
         assert status.spec.default_scale == 0.5
-
-
-@on_loop
-async def test_of_adapters_whose_files_are_others_by_now_one_that_cannot_be_loaded_keeps_no_other_from_it() -> None:
-    loader = FakeLoader()
-    async with fleet_of(spec_of(), loader=loader) as fleet:
-        await fleet.wait_ready()
-        for name in "ab":
-            await fleet.load_adapter("fake", AdapterSpec(name=name, path=Path(f"{name}.gguf")))
-        opened = loader.opened[0].model.adapters
-        opened.replaced, opened.bad = {"a", "b"}, {"a"}
-        async with fleet.lease("fake") as replica:
-            before = {spec.name: id_ for spec, id_ in replica.adapters.ids()}
-            with pytest.raises(InvalidRequest, match=r"a\.gguf cannot be used"):
-                await replica.adapt(replica.adapters.specs)
-            after = {spec.name: id_ for spec, id_ in replica.adapters.ids()}
-        assert after["a"] == before["a"], "it works as it was"
-        assert after["b"] not in before.values()
 
 
 @on_loop
