@@ -137,7 +137,7 @@ class App:
             await self._live(receive, send)
             return
         if outer := scope.get("root_path"):  # the path at which another application has this one mounted
-            scope = {**scope, "path": without(scope["path"], outer), "root_path": ""}
+            scope = {**scope, "path": without(scope["path"], outer), "root_path": "", "path_params": {}}
         scope["app"] = self  # Starlette's routes then raise a wrong method instead of answering it in plain text
         await self._app(scope, receive, send)
 

@@ -28,15 +28,16 @@ def test_the_proxy_may_take_the_path_away_or_leave_it(base: str) -> None:
     run(law)
 
 
-@pytest.mark.parametrize("base", ["", "/llm"])
-def test_another_application_may_have_it_mounted(base: str) -> None:
+@pytest.mark.parametrize(("base", "at"), [("", "/llm"), ("/llm", "/llm"), ("", "/{name}")])
+def test_another_application_may_have_it_mounted(base: str, at: str) -> None:
     async def law() -> None:
         ours = app_of(FakeHost(), base_path=base, api_key="sesame")
-        async with client_of(Starlette(routes=[Mount("/llm", app=ours)])) as client:
+        async with client_of(Starlette(routes=[Mount(at, app=ours)])) as client:
             key = {"Authorization": "Bearer sesame"}
             assert (await client.get("/llm/health")).status_code == 200  # a probe: without a key here too
             assert (await client.get("/llm/")).headers["content-type"].startswith("text/html")
             assert (await client.get("/llm/v1/models")).status_code == 401
+            assert (await client.get("/llm/v1/models", headers=key)).json()["object"] == "list"
             assert (await client.post("/llm/chat/completions", json=ASK, headers=key)).status_code == 200
             assert (await client.get("/llm/v1", headers=key)).status_code == 404
 
