@@ -65,11 +65,14 @@ class Health:
     models: tuple[ModelStatus, ...]
 
 
-class _Observers(list[Observer]):
+class _Observers:
     """All who are told, as one."""
 
+    def __init__(self) -> None:
+        self.all: list[Observer] = []
+
     def finished(self, record: RequestRecord) -> None:
-        for each in self:
+        for each in self.all:
             each.finished(record)
 
 
@@ -115,7 +118,9 @@ class AsyncHost:
             memories=cache_folder(os.environ) if load is None else None,
         )
         self._router = Router(self._fleet, manifest, is_strict=is_strict)
-        self._observers = _Observers([observer] if observer is not None else [])
+        self._observers = _Observers()
+        if observer is not None:
+            self.observe(observer)
         self._answering = Answering(self._fleet, self._router, self._observers)
 
     async def start(self) -> None:
@@ -290,7 +295,7 @@ class AsyncHost:
 
     def observe(self, observer: Observer) -> None:
         """Have it told too of each request that ends from now on."""
-        self._observers.append(observer)
+        self._observers.all.append(observer)
 
     def listen(self, callback: Callable[[FleetEvent], None]) -> Callable[[], None]:
         """Have it told on the loop when a model changes, and how its load goes; returns what ends that."""

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from starlette.types import ASGIApp
 
+from llamahost.api.affinity import key_of
 from llamahost.api.body import Reading
 from llamahost.api.embeddings import InputUsage
 from llamahost.api.openai_answers import Answer
@@ -44,6 +45,7 @@ class RerankBody(msgspec.Struct, kw_only=True):
     return_text: bool | None = None
     raw_scores: bool | None = None
     truncate: bool | None = None
+    user: str | None = None
     timeout: float | None = None
 
 
@@ -97,6 +99,7 @@ def parse_rerank(body: RerankBody) -> RerankRequest:
         documents=documents,
         model=body.model or "",
         is_cut=bool(body.truncate),
+        user=key_of(body.user),
         timeout_s=body.timeout,
         param="documents" if body.texts is None else "texts",
     )

@@ -63,6 +63,7 @@ class FakeHost:
     is_stalled: bool = False
     is_draining: bool = False
     requests: list[Request] = field(default_factory=list)
+    whole: list[EmbedRequest | RerankRequest] = field(default_factory=list)  # those that are answered at once
     adapters: list[tuple[object, ...]] = field(default_factory=list)  # what was asked of them
     changes: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
     change_script: list[Step] = field(default_factory=list)  # of every load and unload
@@ -94,11 +95,13 @@ class FakeHost:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Of each text: how long it is, and how many vectors there are."""
+        self.whole.append(request)
         vectors = tuple(array("f", [float(len(each)), float(len(request.inputs))]) for each in request.inputs)
         return Embeddings(vectors=vectors, model="tiny", n_tokens=len(vectors))
 
     async def rerank(self, request: RerankRequest) -> Ranking:
         """The longer the better."""
+        self.whole.append(request)
         scores = tuple(float(len(document)) - 4.0 for document in request.documents)
         return Ranking(scores=scores, model="tiny", n_tokens=len(scores))
 

@@ -38,6 +38,20 @@ def test_a_conversation_is_named_by_a_header_or_else_by_the_body() -> None:
     run(law)
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank"])
+def test_a_split_keeps_embeddings_and_scores_together_by_their_user_or_the_same_headers(path: str) -> None:
+    async def law() -> None:
+        host = FakeHost()
+        body = {"input": "x", "query": "x", "documents": ["x"], "user": "ada" + "x" * 10_000}
+        async with client_of(app_of(host)) as client:
+            for headers in ({}, {"x-user-id": "bob"}, {"x-user-id": "bob", SESSION_HEADERS[0].decode(): "chat-1"}):
+                assert (await client.post(path, json=body, headers=headers)).status_code == 200
+        assert [request.user[:6] for request in host.whole] == ["adaxxx", "bob", "chat-1"]
+        assert len(host.whole[0].user) == 256
+
+    run(law)
+
+
 def test_a_request_says_whether_it_waits_for_a_load() -> None:
     async def law() -> None:
         for word, waits in (("wait", True), ("Refuse", False), ("auto", None)):
