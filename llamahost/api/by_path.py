@@ -15,9 +15,12 @@ class ByPath:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._known: dict[tuple[str, str], ASGIApp] = {}
+        wide: list[Route] = []
         for route in router.routes:
             assert isinstance(route, Route)
-            if not route.param_convertors:
+            if route.param_convertors:
+                wide.append(route)
+            elif not any(each.path_regex.match(route.path) for each in wide):  # else an earlier one may answer
                 for method in route.methods or ():
                     self._known.setdefault((method, route.path), route.app)
 
