@@ -64,6 +64,17 @@ def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
         assert numbers.is_held_sum(int(a), int(b))
 
 
+def test_each_piece_of_the_vocabulary_is_said_and_no_held_out_noun() -> None:
+    d = Drawer(5, pieces=("doc", "ument", "temperature", "licen", "se"))
+    words = {d.pieced() for _ in range(2000)}
+    assert all(any(piece in word for word in words) for piece in d.pieces)
+    assert not words & set(HELD_NOUNS)
+    examples = islice(stream(3, lambda: 1.0, d.pieces), N)
+    nouns = {tool["description"].split()[-1].rstrip(".") for example in examples for tool in example.tools}
+    assert {word for word in nouns if "licen" in word}
+    assert not nouns & set(HELD_NOUNS)
+
+
 def test_of_every_two_last_digits_some_sum_is_trained_on() -> None:
     assert all(
         any(not numbers.is_held_sum(a, b) for a in range(first, 100, 10) for b in range(second, 100, 10))
@@ -138,6 +149,9 @@ def test_equal_texts_make_equal_vocabularies_whose_merges_build_on_each_other(tr
     for left, right in (merge.split(" ") for merge in vocabulary.merges):  # each is made of what was there before it
         assert {left, right} <= known
         known.add(left + right)
+    text = "".join(vocabulary.tokens)
+    assert vocabulary.word_pieces()
+    assert all(piece.isalpha() and piece.islower() and piece in text for piece in vocabulary.word_pieces())
 
 
 def test_each_kind_of_the_mixture_has_a_share(training: list[Example]) -> None:

@@ -1,4 +1,4 @@
-"""What every kind of example is made from: one seed, pools of words, made-up names. Knows no kind and no tokens.
+"""What every kind of example is made from: one seed, pools of words, made-up names. Knows no kind.
 
 `held` is the other side of the wall: a drawer that is held out takes wordings, nouns and pairs of numbers that no
 training example ever shows.
@@ -43,10 +43,15 @@ class Example:
 
 @dataclass
 class Drawer:
-    """Owned by one generator. Equal seeds draw equal examples."""
+    """Owned by one generator. Equal seeds draw equal examples.
+
+    `pieces` are what the vocabulary spells words with. A token that is never said is one that the model cannot say: so
+    some made-up words are of any of them.
+    """
 
     seed: int
     held: bool = False
+    pieces: Sequence[str] = ()
     random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,9 +75,19 @@ class Drawer:
 
     def made_up(self, n_min: int = 2, n_max: int = 3) -> str:
         """A word of syllables that nobody has heard."""
+        if self.pieces and self.chance(0.2):
+            return self.pieced()
         n = self.number(n_min, n_max)
         word = "".join(self.pick(ONSETS) + self.pick(VOWELS) for _ in range(n))
         return word + self.pick(ENDS)
+
+    def pieced(self) -> str:
+        """A word of any pieces of the vocabulary; of syllables where there is none."""
+        while self.pieces:
+            word = "".join(self.pick(self.pieces) for _ in range(self.number(1, 3)))
+            if word not in HELD_NOUNS:
+                return word
+        return self.made_up()
 
     def coined(self) -> str:
         """A word that sounds like English, of pieces that words are made of."""

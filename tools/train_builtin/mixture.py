@@ -5,7 +5,7 @@ Look-ups come first and thin out: copying is what names, arguments, recall and J
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tools.train_builtin.draw import Drawer, Example, Turn
 from tools.train_builtin.kinds import calls, code, facts, filling, lists, numbers, obey, product, recall, talk
@@ -19,16 +19,16 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "comparing": (numbers.compare, 0.5, 1.0),
     "capitals": (facts.capital, 2.0, 12.0),
     "facts": (facts.fact, 2.0, 7.0),
-    "talk": (talk.small_talk, 2.0, 9.0),
+    "talk": (talk.small_talk, 2.0, 11.0),
     "unknown": (talk.unknown, 0.5, 1.5),
-    "llamahost": (product.product, 3.0, 55.0),
+    "llamahost": (product.product, 3.0, 70.0),
     "recall": (recall.recall, 4.0, 6.0),
-    "lists": (lists.listing, 4.0, 6.0),
+    "lists": (lists.listing, 4.0, 9.0),
     "filling": (filling.filling, 4.0, 22.0),
     "calls": (calls.call, 3.0, 22.0),
-    "choosing": (calls.choosing, 1.0, 30.0),
+    "choosing": (calls.choosing, 1.0, 26.0),
     "results": (calls.answer_from_result, 1.0, 1.0),
-    "obeying": (obey.obey, 1.0, 9.0),
+    "obeying": (obey.obey, 1.0, 13.0),
     "plain": (obey.plain, 0.5, 1.5),
     "code": (code.function, 1.0, 3.0),
     "middles": (code.middle, 1.0, 3.0),
@@ -37,9 +37,9 @@ JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "ll
 """Kinds of one question, which are also joined to longer conversations."""
 
 
-def stream(seed: int, progress: Callable[[], float]) -> Iterator[Example]:
+def stream(seed: int, progress: Callable[[], float], pieces: Sequence[str] = ()) -> Iterator[Example]:
     """Training examples without end; `progress` is between 0 and 1 and says where the curriculum stands."""
-    d = Drawer(seed)
+    d = Drawer(seed, pieces=pieces)
     names = list(KINDS)
     while True:
         late = min(1.0, progress() / 0.15)

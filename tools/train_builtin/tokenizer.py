@@ -43,6 +43,11 @@ class Vocabulary:
     def id_of(self, token: str) -> int:
         return self.tokens.index(token)
 
+    def word_pieces(self) -> tuple[str, ...]:
+        """What words of small letters are spelled with."""
+        found = {token.removeprefix(_SPELLED[ord(" ")]) for token in self.tokens}
+        return tuple(sorted(each for each in found if len(each) > 1 and re.fullmatch("[a-z]+", each)))
+
 
 def byte_spellings() -> list[str]:
     """The printable character that byte-level BPE writes for each byte."""

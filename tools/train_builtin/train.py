@@ -162,8 +162,10 @@ def save(folder: Path, state: State, steppers: list[torch.optim.Optimizer]) -> N
 def _sources(plan: Plan, state: State, encoder: Encoder, n_first: int) -> tuple[Iterator[Batch], Iterator[Batch]]:
     seed = plan.seed * 1_000_003 + n_first  # a resumed run goes on with other examples
 
+    pieces = state.vocabulary.word_pieces()
+
     def examples(salt: int) -> Iterator[Encoded]:
-        made = stream(seed + salt, lambda: state.n_seen / plan.n_tokens if n_first == 0 else 1.0)
+        made = stream(seed + salt, lambda: state.n_seen / plan.n_tokens if n_first == 0 else 1.0, pieces)
         return (encode(encoder, example) for example in made)
 
     n_ctx = state.model.shape.n_ctx

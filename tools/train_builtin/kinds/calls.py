@@ -151,13 +151,13 @@ def choosing(d: Drawer) -> Example:
     """Many functions with little to fill in, asked for one after the other: which of them is what is learned."""
     functions = _functions(d, d.number(3, 6), is_short=True)
     turns: list[Turn] = []
-    n = d.number(2, 5)
+    n = d.number(3, 8)
     for _ in range(n):
         function = d.pick(functions)
         asked = _request(d, function)
         one = {"name": function.schema["name"], "arguments": asked.values}
         turns += [{"role": "user", "content": asked.text}, {"role": "assistant", "content": "", "tool_calls": [one]}]
-        if not d.held and d.chance(0.3):
+        if not d.held and d.chance(0.1):
             turns += _answered(d, function)
     if turns[-1].get("content"):
         del turns[-2:]  # the last turn is a call
@@ -207,7 +207,10 @@ def _spliced(d: Drawer) -> str:
 def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
     nouns = d.some(HELD_NOUNS if d.held else sorted(set(NOUNS)), n)
     if not d.held:  # most are words that nobody has heard, so that what is learned is to compare, not to know
-        nouns = [d.pick([noun, d.pick(words()), _spliced(d), d.coined(), d.made_up(1, 3)]) for noun in nouns]
+        nouns = [
+            d.pick([noun, d.pick(words()), _spliced(d), d.pieced(), d.pieced(), d.coined(), d.made_up(1, 3)])
+            for noun in nouns
+        ]
     if n > 1 and d.chance(0.25):
         nouns[1] = nouns[0]  # the verb decides
     verbs = d.some(VERBS, n)
@@ -227,6 +230,8 @@ def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
 
 def _function(d: Drawer, verb: tuple[str, str, list[str]], noun: str, *, is_short: bool = False) -> Function:
     style = d.random.random()
+    if is_short and d.chance(0.7):
+        style = 0.6 + 0.4 * style  # a name that says nothing: the description decides
     if style < 0.35:
         name = f"{verb[0]}_{noun}"
     elif style < 0.45:
