@@ -125,7 +125,7 @@ class Meter:
                 if record is self._record:  # else the next one has come before this was over
                     self._end()
 
-        App.__call__ = served  # type: ignore[method-assign,assignment]
+        App.__call__ = served  # type: ignore[method-assign,assignment] # to see where a request begins and ends
 
     def _before(self, owner: Any, name: str, note: Callable[[], None]) -> None:
         function = getattr(owner, name)
