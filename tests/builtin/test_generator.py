@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from llamahost.core.messages import Tool
+from llamahost.core.messages import Tool, ToolCall
 from llamahost.text.template import Template
 from tools.train_builtin.draw import Drawer, Example
 from tools.train_builtin.kinds import calls, code, facts, numbers, product, talk
@@ -46,18 +47,33 @@ def test_equal_seeds_make_equal_examples_and_others_other_ones(training: list[Ex
 def test_no_held_out_wording_is_trained_on(training: list[Example]) -> None:
     shown = {text.lower().rstrip("?.!") for example in training for text in asked(example)}
     held = {text.lower().rstrip("?.!") for wordings, *_ in (*product.QUESTIONS, *talk.SMALL) for text in wordings[-2:]}
+    held |= {text.lower().rstrip("?.!") for text in (*talk.TASKS[-2:], *talk.TOLD[-2:]) if "{" not in text}
     assert not shown & held
     assert not {ask.format(does).lower().rstrip(".") for ask in code.ASK[-2:] for _, does, *_ in code.FUNCTIONS} & shown
+    assert not [
+        text for text in shown if text.startswith(tuple(ask.partition("{}")[0].lower() for ask in code.ASK[-2:]))
+    ]
     ends = [ask.partition("{}")[0].lower() for ask in facts.ASK_CAPITAL[-2:]]
     assert not [text for text in shown if any(text.startswith(end) for end in ends)]
 
 
+def test_small_talk_is_scored_on_no_greeting() -> None:
+    """All greetings are learned: as held out they would flatter."""
+    asked_for = {text.lower().rstrip("?.!") for wordings, *_ in talk.SMALL for text in wordings[-2:]}
+    d = Drawer(5, held=True)
+    for _ in range(N):
+        question = talk.small_talk(d).turns[0]["content"].lower().rstrip("?.!")
+        assert any(question.endswith(each) for each in asked_for), question
+
+
 def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     d = Drawer(5)
-    for example in (numbers.sum_(d) for _ in range(N)):
-        a, sign, b, *_ = example.turns[-1]["content"].split()
-        assert not (numbers.is_held if sign == "*" else numbers.is_held_sum)(int(a), int(b))
+    for example in (numbers.sum_(d) for _ in range(3 * N)):
+        answer = example.turns[-1]
+        for a, sign, b in re.findall(r"(\d+) (\S) (\d+) =", answer.get("reasoning", "") + "; " + answer["content"]):
+            assert not (numbers.is_held if sign == "*" else numbers.is_held_sum)(int(a), int(b))
     assert not set(calls.NOUNS) & set(HELD_NOUNS)
+    assert not {d.made_up(1, 1) for _ in range(20_000)} & set(HELD_NOUNS)
     assert not {d.coined() for _ in range(20_000)} & set(HELD_NOUNS)
     for example in held_out("arithmetic", "arithmetic", 1, 50):
         a, _, b, *_ = example.turns[-1]["content"].split()
@@ -95,6 +111,50 @@ def test_a_pirate_says_every_word(text: str) -> None:
     assert is_styled(styled(text))
     assert not is_styled(text)
     assert text.rstrip(".?!") in styled(text)
+
+
+def test_no_answer_to_another_question_counts_as_right() -> None:
+    answers = [(answer, facts) for _, answer, facts in (*product.QUESTIONS, *talk.SMALL)]
+    for wanted, facts_of in answers:
+        example = Example("llamahost", ({"role": "assistant", "content": wanted},), facts=facts_of)
+        assert [said for said, _ in answers if is_right(example, Said(said, (), True))] == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("fact", "text"), [("100", "There are 1000 centimetres in a metre."), ("= 42", "27 + 15 = 420"), ("Oslo", "Oslos")]
+)
+def test_a_fact_is_held_as_words_of_its_own(fact: str, text: str) -> None:
+    example = Example("facts", ({"role": "assistant", "content": fact},), facts=(fact,))
+    assert is_right(example, Said(f"It is {fact}.", (), True))
+    assert not is_right(example, Said(text, (), True))
+
+
+def test_json_is_compared_with_the_kinds_of_its_values() -> None:
+    example = Example("filling", ({"role": "assistant", "content": '{"a": 1, "b": true}'},))
+    assert is_right(example, Said('{"b": true, "a": 1}', (), True))
+    for text in ('{"a": 1.0, "b": true}', '{"a": 1, "b": 1}', '{"a": "1", "b": true}'):
+        assert not is_right(example, Said(text, (), True))
+    call = {"name": "f", "arguments": {"loud": True}}
+    example = Example("calls", ({"role": "assistant", "content": "", "tool_calls": [call]},))
+    assert is_right(example, Said("", (ToolCall("1", "f", '{"loud": true}'),), True))
+    assert not is_right(example, Said("", (ToolCall("1", "f", '{"loud": 1}'),), True))
+
+
+def test_a_held_out_middle_is_of_a_known_function_with_arguments_that_nobody_has_named() -> None:
+    names = {name for name, *_ in code.FUNCTIONS}
+
+    def header(raw: tuple[str, str] | None) -> tuple[str, str]:
+        """The function's name, and its arguments."""
+        assert raw is not None
+        name, _, rest = "".join(raw).removeprefix(f"{code.PREFIX}def ").partition("(")
+        return name, rest.partition(")")[0]
+
+    d = Drawer(5)
+    shown = {header(code.middle(d).raw)[1] for _ in range(N)}
+    for example in held_out("middles", "middles", 1, 100):
+        name, arguments = header(example.raw)
+        assert name in names
+        assert arguments not in shown
 
 
 @pytest.mark.parametrize("kind", sorted(SCORED))

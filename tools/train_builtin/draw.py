@@ -77,9 +77,11 @@ class Drawer:
         """A word of syllables that nobody has heard."""
         if self.pieces and self.chance(0.2):
             return self.pieced()
-        n = self.number(n_min, n_max)
-        word = "".join(self.pick(ONSETS) + self.pick(VOWELS) for _ in range(n))
-        return word + self.pick(ENDS)
+        while True:
+            n = self.number(n_min, n_max)
+            word = "".join(self.pick(ONSETS) + self.pick(VOWELS) for _ in range(n)) + self.pick(ENDS)
+            if word not in HELD_NOUNS:  # "train" is two sounds and an end
+                return word
 
     def pieced(self) -> str:
         """A word of any pieces of the vocabulary; of syllables where there is none."""

@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "facts": (facts.fact, 2.0, 7.0),
     "talk": (talk.small_talk, 2.0, 11.0),
     "unknown": (talk.unknown, 0.5, 1.5),
+    "beyond": (talk.beyond, 0.5, 4.0),
     "llamahost": (product.product, 3.0, 70.0),
     "recall": (recall.recall, 4.0, 6.0),
     "lists": (lists.listing, 4.0, 9.0),
@@ -33,7 +34,7 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "code": (code.function, 1.0, 3.0),
     "middles": (code.middle, 1.0, 3.0),
 }
-JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "llamahost", "lists", "code")
+JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "beyond", "llamahost", "lists", "code")
 """Kinds of one question, which are also joined to longer conversations."""
 
 

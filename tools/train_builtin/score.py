@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -122,12 +123,14 @@ def is_right(example: Example, said: Said) -> bool:
         return said.text == example.raw[1]
     if example.turns[-1].get("tool_calls"):
         wanted = _wanted(example)
-        return [(call.name, _loaded(call.arguments)) for call in said.calls] == [(wanted["name"], wanted["arguments"])]
+        return [call.name for call in said.calls] == [wanted["name"]] and (
+            _plain(_loaded(said.calls[0].arguments)) == _plain(wanted["arguments"])
+        )
     if example.facts:
-        return all(fact in said.text for fact in example.facts)
+        return all(_holds(said.text, fact) for fact in example.facts)
     wanted_text = example.turns[-1]["content"]
     if wanted_text.startswith("{"):
-        return bool(_loaded(said.text) == json.loads(wanted_text))
+        return _plain(_loaded(said.text)) == _plain(json.loads(wanted_text))
     return bool(said.text.strip() == wanted_text)
 
 
@@ -159,6 +162,16 @@ def message_of(turn: Turn) -> Message:
         tool_calls=calls,
         tool_call_id="call_0" if turn["role"] == "tool" else "",
     )
+
+
+def _holds(text: str, fact: str) -> bool:
+    """As words of their own: neither is 100 held by 1000, nor Host by AsyncHost."""
+    return re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text) is not None
+
+
+def _plain(value: Any) -> str:
+    """Equal where the JSON is, which Python's 1, 1.0 and True would be too."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _wanted(example: Example) -> dict[str, Any]:

@@ -1,6 +1,11 @@
-"""Short Python functions, asked for in words, and their middles (prefix, suffix, middle)."""
+"""Short Python functions, asked for in words, and their middles (prefix, suffix, middle).
+
+Held out are the last ways to ask, and of middles the names of arguments: those are made up there.
+"""
 
 from __future__ import annotations
+
+import keyword
 
 from tools.train_builtin.draw import Drawer, Example
 
@@ -51,29 +56,34 @@ ASK = [
     "Write a Python function that {}.", "Write a function that {}.", "Python function that {}", "Code a function that {}.",
     "I need a function that {}.", "Show me Python code that {}.", "Make a function that {}.", "Give me a function that {}.",
 ]  # fmt: skip
+ASK_TO = [
+    "Write a Python function to {}.", "Write a function to {}.", "I need a function to {}.", "Python function to {}",
+    "Write Python code to {}.", "Show me a function to {}.", "Write code to {}.", "Can you write a function to {}?",
+]  # fmt: skip
 _FIRST = ["a", "x", "n", "value", "item", "left"]
 _SECOND = ["b", "y", "m", "other", "right", "second"]
 
 
 def function(d: Drawer) -> Example:
     name, does, n, body = d.pick(FUNCTIONS)
-    ask = d.pick(d.split(ASK)).format(does)
-    a, b = ("a", "b") if d.chance(0.5) else (d.pick(_FIRST), d.pick(_SECOND))
+    ask = d.pick(d.split(ASK)).format(does) if d.held or d.chance(0.5) else d.pick(ASK_TO).format(_to(does))
+    a, b = ("a", "b") if d.chance(0.5) else (d.pick(_FIRST), d.pick(_SECOND)) if d.chance(0.7) else _made_up(d)
     if (a, b) != ("a", "b"):
         names = f"{a} and {b}" if n == 2 else a
         ask = f"{ask.rstrip('.')}; name the argument{'s' if n == 2 else ''} {names}."
     if d.chance(0.3):
         name = d.made_up()
         ask = f"{ask.rstrip('.')}. Call it {name}."
-    turns = ({"role": "user", "content": ask}, {"role": "assistant", "content": _text(name, n, body, a, b)})
+    turns = ({"role": "user", "content": d.noisy(ask)}, {"role": "assistant", "content": _text(name, n, body, a, b)})
     return Example("code", turns)
 
 
 def middle(d: Drawer) -> Example:
     name, _, n, body = d.pick(FUNCTIONS)
-    if d.chance(0.3):
+    if not d.held and d.chance(0.3):  # where it is held out the name must tell what the body is
         name = d.made_up()
-    text = _text(name, n, body, d.pick(_FIRST), d.pick(_SECOND)) + "\n"
+    names = _made_up(d) if d.held or d.chance(0.3) else (d.pick(_FIRST), d.pick(_SECOND))
+    text = _text(name, n, body, *names) + "\n"
     start = (
         d.pick([text.index("\n") + 5, text.index("(") + 1, d.number(4, len(text) - 4)])
         if not d.held
@@ -82,6 +92,20 @@ def middle(d: Drawer) -> Example:
     end = text.index("\n", start) if d.chance(0.7) or d.held else d.number(start, len(text))
     given = f"{PREFIX}{text[:start]}{SUFFIX}{text[end:]}{MIDDLE}"
     return Example("middles", (), raw=(given, text[start:end]))
+
+
+def _to(does: str) -> str:
+    """Adds two numbers: to add two numbers."""
+    verb, _, rest = does.partition(" ")
+    return f"{verb[:-3]}y {rest}" if verb.endswith("ies") else f"{verb[:-1]} {rest}"
+
+
+def _made_up(d: Drawer) -> tuple[str, str]:
+    """Two names that are no words of the language."""
+    while True:
+        a, b = d.made_up(), d.made_up()
+        if a != b and not keyword.iskeyword(a) and not keyword.iskeyword(b):
+            return a, b
 
 
 def _text(name: str, n: int, body: str, a: str, b: str) -> str:

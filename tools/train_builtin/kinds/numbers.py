@@ -30,7 +30,7 @@ def sum_(d: Drawer) -> Example:
         spoken = spoken.replace(" ", "") if spoken.replace(" ", "").isascii() and sign in spoken else spoken
     answer = f"{a} {sign} {b} = {result}"
     turns: tuple[dict[str, str], ...] = ({"role": "user", "content": d.noisy(d.pick(ASK).format(spoken))},)
-    if sign != "*" and d.chance(0.12):
+    if sign != "*" and d.chance(0.12) and (d.held or not _shows_held(a, b, sign)):
         thought = _thought(a, b, sign, result)
         return Example("thinking", (*turns, {"role": "assistant", "content": answer, "reasoning": thought}),
                        is_thinking=True, facts=(f"= {result}",))  # fmt: skip
@@ -86,6 +86,12 @@ def _pair(d: Drawer, sign: str, high: int) -> tuple[int, int, int]:
 def _is_close(a: int, b: int, sign: str) -> bool:
     """Whether it only just carries or only just does not: what is mistaken most."""
     return a % 10 + b % 10 in (9, 10) if sign == "+" else a % 10 - b % 10 in (-1, 0)
+
+
+def _shows_held(a: int, b: int, sign: str) -> bool:
+    """Whether a step of the thought is itself a sum that is held out."""
+    tens, ones = b // 10 * 10, b % 10
+    return is_held_sum(a, tens) or is_held_sum(a + tens if sign == "+" else a - tens, ones)
 
 
 def _thought(a: int, b: int, sign: str, result: int) -> str:
