@@ -39,6 +39,11 @@ MAX_DEPTH = 50
 MAX_REPEATED = 2000
 """Times that an element may be asked for, as in llama.cpp."""
 
+MAX_STACKED = 4
+"""Repetitions of a repetition, as in `a{2}*`. With MAX_DEPTH this bounds how deep a grammar is nested, and so how deep
+whoever walks it recurses: far below where Python ends that.
+"""
+
 
 def read(text: str, param: str) -> Grammar:
     """Raises InvalidRequest with line and column."""
@@ -129,12 +134,17 @@ class _Reader:
 
     def _sequence(self, depth: int) -> Node:
         items: list[Node] = []
+        n_stacked = 0
         while (sign := self._peek()) and sign not in "|)" and (depth or sign not in "\r\n"):
             if sign in "*+?{":
+                n_stacked += 1
                 if not items:
                     raise self.error(f"`{sign}` must follow what it repeats")
+                if n_stacked > MAX_STACKED:
+                    raise self.error(f"more than {MAX_STACKED} repetitions of one element")
                 items[-1] = self._repeat(items[-1], depth)
             elif (item := self._element(sign, depth)) is not None:
+                n_stacked = 0
                 items.append(item)
             else:
                 break

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from llamahost.text.grammar_tree import Chars, Choice, Node, Ref, Repeat, Sequence, children, is_nullable, nullable
 
 MAX_STEPS = 200_000
-"""Of all looking: a large grammar is read in single characters rather than looked at for long."""
+"""Of all looking, each about a microsecond: a large grammar is read in single characters rather than looked at long."""
 
 Unit = Node
 """What is read as one: a reference to a regular rule, a literal, a class, or a repetition of one."""
@@ -83,7 +83,7 @@ class _Search:
                 for low, high in node.ranges:
                     cuts |= {low, high + 1}
             stack += children(node)
-        self._cuts = sorted(cuts)
+        self._atom_of = {cut: k for k, cut in enumerate(sorted(cuts))}  # the atom that begins at a character
         self._bits: dict[Chars, int] = {}
         self._automata: dict[Unit, _Automaton] = {}
         self._extensions: dict[tuple[Unit, Unit], int] = {}
@@ -112,9 +112,9 @@ class _Search:
         unit = unit_of(node, self._regular)
         return None if unit is None or unit in refused else unit
 
-    def _reached(self, refused: set[Unit]) -> list[str]:
-        """Rules that are no lexemes, from the root on."""
-        found, waiting = ["root"], ["root"]
+    def _reached(self, refused: set[Unit]) -> dict[str, None]:
+        """Rules that are no lexemes, from the root on, in the order in which they are found."""
+        found, waiting = {"root": None}, ["root"]
         while waiting:
             stack = [self._rules[waiting.pop()]]
             while stack:
@@ -123,7 +123,7 @@ class _Search:
                 if self._unit(node, refused) is not None:
                     continue
                 if isinstance(node, Ref) and node.name not in found:
-                    found.append(node.name)
+                    found[node.name] = None
                     waiting.append(node.name)
                 stack += children(node)
         return found
@@ -228,7 +228,7 @@ class _Search:
                     found |= atoms
             coming = [edge for state in in_a for edge in a.edges[state]]
             for atoms in self._parted([edge[0] for edge in (*coming, *going)]):
-                self._step()
+                self._step(1 + (len(coming) + len(going)) // 16)
                 next_a = frozenset(state for wanted, state in coming if wanted & atoms)
                 next_b = frozenset(state for wanted, state in going if wanted & atoms)
                 pair = (a.closure(next_a), b.closure(next_b))
@@ -241,6 +241,7 @@ class _Search:
         """The same atoms in parts that no set cuts through."""
         parts: list[int] = []
         for wanted in dict.fromkeys(sets):
+            self._step(1 + len(parts) // 4)
             cut: list[int] = []
             for part in parts:
                 cut += [piece for piece in (part & wanted, part & ~wanted) if piece]
@@ -293,12 +294,11 @@ class _Search:
         if chars not in self._bits:
             bits = 0
             for low, high in chars.ranges:
-                first, last = self._cuts.index(low), self._cuts.index(high + 1)
-                bits |= (1 << last) - (1 << first)
+                bits |= (1 << self._atom_of[high + 1]) - (1 << self._atom_of[low])
             self._bits[chars] = bits
         return self._bits[chars]
 
-    def _step(self) -> None:
-        self._n_steps += 1
+    def _step(self, n: int = 1) -> None:
+        self._n_steps += n
         if self._n_steps > MAX_STEPS:
             raise _TooLong

@@ -123,6 +123,7 @@ def test_rules_that_are_not_reached_are_left_out() -> None:
         ("root ::= <a", "a token is written"),
         ("root ::= !<a>", "!<[id]>"),
         ("root ::= " + "(" * 60 + '"a"' + ")" * 60, "nested more than 50 deep"),
+        ('root ::= "b"****  "a"' + "?" * 5, "line 1, column 26: more than 4 repetitions of one element"),
         ("\n".join(["root ::= r0", *(f'r{k} ::= "a"' for k in range(2001))]), "more than 2000 rules"),
     ],
 )

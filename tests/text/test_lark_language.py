@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.text.gbnf import read
 from llamahost.text.lark import to_lark
+from llamahost.text.lexemes import units
 from tests.archive import texts
 from tests.text.recognised import Recogniser
 
@@ -73,6 +75,19 @@ def test_json_is_read_in_words_not_in_characters() -> None:
     rules = [line for line in lark.splitlines() if line.startswith("r")]
     assert len(rules) == 4  # root, object, value, array
     assert not any("\\x{30}" in rule for rule in rules)
+
+
+def test_as_deep_a_grammar_as_is_read_is_written() -> None:
+    """Whoever walks it goes a call down for each level, beside those that serve the request."""
+    for start in ('"(" root ")" | ', ""):
+        assert to_lark(f'root ::= {start}{"(" * 50}"a" "b"{")****" * 50}', "grammar")
+
+
+def test_a_grammar_of_many_choices_is_read_in_single_characters() -> None:
+    """To look for its lexemes would take a minute, in which other threads wait for the GIL."""
+    words = " | ".join(f'"{chr(0x4E00 + 2 * k)}"' for k in range(2000))
+    rules = read(f'root ::= "(" root ")" | x\nx ::= {words}', "grammar").rules
+    assert units(rules, {"x"}) == frozenset()
 
 
 def rules(depth: int) -> st.SearchStrategy[str]:
