@@ -107,11 +107,9 @@ class Hub:
     def content(
         self, reference: Reference, commit: str, path: str, start: int, end: int | None = None
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The file's bytes, and from where on: `start`, or 0 where it must be sent whole. Ends early in a BrokenOff.
+        """The file's bytes up to `end`, or all, and from where on: `start`, or 0 where it must be sent whole.
 
-        Those before `end`, or all.
-
-        Raises PullFailed where asking again is no use.
+        Ends early in a BrokenOff. Raises PullFailed where asking again is no use.
         """
         url = f"{self.endpoint}/{reference.repo}/resolve/{commit}/{quote(path)}"
         headers = {"range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}

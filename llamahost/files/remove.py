@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from pathlib import Path
 
 from llamahost.core.errors import InvalidRequest, PullFailed
+from llamahost.files.blobs import lock
 from llamahost.files.local import UNFINISHED, Found, Places, unfinished
 
 _HOW = {
@@ -47,10 +47,8 @@ def remove_unfinished(places: Places) -> int:
     n_freed = 0
     try:
         for path in unfinished(places):
-            with path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+            with path.open("r+b") as file:  # to write, which some file systems want of who locks
+                if not lock(file.fileno()):
                     continue
                 n_freed += path.stat().st_size
                 path.unlink()

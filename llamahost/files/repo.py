@@ -135,10 +135,11 @@ def quant_of(path: str) -> str:
 
 
 def is_model(path: str) -> bool:
-    """Whether the name is that of a model, or of a model's first shard."""
+    """Whether the name is that of a model, or of a model's first shard: of one that `shard_names` can name all of."""
     name = path.rpartition("/")[2]
     shard = _SHARD.fullmatch(name)
-    return name.lower().endswith(".gguf") and not _BESIDE.search(name) and (shard is None or int(shard["index"]) == 1)
+    is_first = shard is None or (int(shard["index"]) == 1 and 1 <= int(shard["count"]) <= _MAX_SHARDS)
+    return name.lower().endswith(".gguf") and not _BESIDE.search(name) and is_first
 
 
 def shard_names(path: str) -> tuple[str, ...]:

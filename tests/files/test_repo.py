@@ -104,6 +104,8 @@ def test_what_stands_beside_a_model_is_none() -> None:
         "m.imatrix.gguf",
         "mtp-m.gguf",
         "m-00002-of-00002.gguf",
+        "m-00001-of-99999.gguf",  # of more than anybody names one after the other
+        "m-00001-of-00000.gguf",
         "m.bin",
         "xmtp.gguf",
     ]
