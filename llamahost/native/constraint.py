@@ -243,7 +243,7 @@ class Matcher:
         if self._ll is not None:
             return True
         rest = self._read(token).rest
-        return not rest or _n_fitting(self._prototype, self._grammars.tokenize(rest)) is not None
+        return not rest or _begins_with(self._prototype, self._grammars.tokenize(rest))
 
     def accept(self, *tokens: int) -> None:
         """One token came, or those that were forced. Raises ConstraintFailed."""
@@ -326,10 +326,9 @@ def allowed(words: Words, n_vocab: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(words.view(np.uint8), bitorder="little", count=n_vocab).view(np.bool_)
 
 
-def _n_fitting(prototype: Any, tokens: list[int]) -> int | None:
-    """How many of these a grammar takes from its beginning; None if not all."""
-    n: int = prototype.deep_copy().try_consume_tokens(tokens)
-    return n if n == len(tokens) else None
+def _begins_with(prototype: Any, tokens: list[int]) -> bool:
+    """Whether what the grammar derives can begin with all of these."""
+    return bool(prototype.deep_copy().try_consume_tokens(tokens) == len(tokens))
 
 
 def _tokenizer(library: Library, vocab: Vocab) -> Any:

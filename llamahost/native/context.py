@@ -115,16 +115,18 @@ _WITHOUT_KV = frozenset({
 """Architectures to which llama.cpp gives no memory: each token sees those of its step."""
 
 
-def kv_bytes_per_token(model: Model | GgufHeader, kv_type_k: str = "f16", kv_type_v: str = "f16") -> float:
+def kv_bytes_per_token(header: GgufHeader, kv_type_k: str = "f16", kv_type_v: str = "f16") -> float:
     """KV bytes of one position in one slot, by the header; recurrent layers hold none a position."""
-    header = model.header if isinstance(model, Model) else model
     n_layer = header.number("block_count")
     n_head = header.number("attention.head_count")
     if n_layer <= 0 or n_head <= 0 or header.architecture in _WITHOUT_KV:
         return 0.0
     head = header.number("embedding_length") // n_head
-    heads_kv = header.metadata.get(f"{header.architecture}.attention.head_count_kv", n_head)
-    total_heads = sum(heads_kv) if isinstance(heads_kv, list) else n_layer * int(str(heads_kv))
+    heads_kv = header.metadata.get(f"{header.architecture}.attention.head_count_kv")  # a number, or one a layer
+    if isinstance(heads_kv, list):
+        total_heads = sum(n for n in heads_kv if isinstance(n, int))
+    else:
+        total_heads = n_layer * header.number("attention.head_count_kv", n_head)
     bits_k = header.number("attention.key_length", head) * _BITS.get(kv_type_k, 16.0)
     bits_v = header.number("attention.value_length", head) * _BITS.get(kv_type_v, 16.0)
     return total_heads * (bits_k + bits_v) / 8

@@ -48,9 +48,6 @@ class _Props(ctypes.Structure):
 def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
     """Every device that a model could be put on, the CPU among them; those `without` are not asked for anything."""
     ggml = _ggml()
-    count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
-    get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
     description = _bound(ggml, "ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
     kind = _bound(ggml, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     memory = _bound(ggml, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -58,8 +55,8 @@ def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
     props = _bound(ggml, "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.c_void_p)
     registry_name = _bound(ggml, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
     found: list[Device] = []
-    for device in map(get, range(count())):
-        if _text(name(device)) in without:
+    for name, device in _all(ggml):
+        if name in without:
             continue
         free, total, told = ctypes.c_size_t(), ctypes.c_size_t(), _Props()
         memory(device, ctypes.byref(free), ctypes.byref(total))
@@ -67,7 +64,7 @@ def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
         number = kind(device)
         found.append(
             Device(
-                name=_text(name(device)),
+                name=name,
                 description=_text(description(device)).strip(),
                 kind=_KINDS[number] if 0 <= number < len(_KINDS) else f"kind {number}",
                 back_end=_text(registry_name(registry(device))),
@@ -82,30 +79,23 @@ def devices(*, without: Collection[str] = ()) -> tuple[Device, ...]:
 def free_of(names: Collection[str]) -> dict[str, int]:
     """What is free of each of these that tells. No other is asked: a question brings a CUDA context up on a card."""
     ggml = _ggml()
-    count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
-    get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
     memory = _bound(ggml, "ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     wanted = {each.lower() for each in names}
     found: dict[str, int] = {}
-    for device in map(get, range(count())):
-        if (told := _text(name(device))).lower() in wanted:
+    for name, device in _all(ggml):
+        if name.lower() in wanted:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             memory(device, ctypes.byref(free), ctypes.byref(total))
             if total.value:
-                found[told] = free.value
+                found[name] = free.value
     return found
 
 
 def handles() -> dict[str, int]:
     """C's devices by their names, those alone that weights are offloaded to."""
     ggml = _ggml()
-    count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
-    get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
     kind = _bound(ggml, "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
-    found = (get(k) for k in range(count()))
-    return {_text(name(each)): each for each in found if kind(each) in _OFFLOADED}
+    return {name: device for name, device in _all(ggml) if kind(device) in _OFFLOADED}
 
 
 def buffer_type(place: str) -> int:
@@ -140,6 +130,14 @@ def _back_ends() -> tuple[str, ...]:
     get = _bound(ggml, "ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
     name = _bound(ggml, "ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
     return tuple(_text(name(get(k))) for k in range(count()))
+
+
+def _all(ggml: ctypes.CDLL) -> list[tuple[str, int]]:
+    """C's devices with their names, which are asked of none of them: the back ends know."""
+    count = _bound(ggml, "ggml_backend_dev_count", ctypes.c_size_t)
+    get = _bound(ggml, "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = _bound(ggml, "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    return [(_text(name(device)), device) for device in map(get, range(count()))]
 
 
 def _ggml() -> ctypes.CDLL:

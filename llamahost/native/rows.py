@@ -191,7 +191,7 @@ class Chooser:
         try:
             work(0, whole[::n_threads])
             work(0, [i for i, chain in enumerate(chains) if chain.is_greedy or chain.top_k])
-        except BackendError as mine:
+        except Exception as mine:  # raised below, whatever it is: the others still read these rows
             error = mine
         for other in others:  # all of them end before the rows may change
             error = other.exception() or error

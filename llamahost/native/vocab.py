@@ -133,8 +133,8 @@ def _mistrals(pieces: Sequence[bytes], is_control: bytes) -> tuple[int, int, int
     return (named[0], named[1], -1) if min(named) >= 0 else None
 
 
-def _suppressed(c: object, pointer: int) -> tuple[int, ...]:
+def _suppressed(c: Any, pointer: int) -> tuple[int, ...]:
     """Tokens that the file says must never be sampled; llama-server bans them too."""
     n = ctypes.c_int32(0)
-    found = c.llama_vocab_get_suppress_tokens(pointer, ctypes.byref(n))  # type: ignore[attr-defined]  # C module
+    found = c.llama_vocab_get_suppress_tokens(pointer, ctypes.byref(n))
     return tuple(found[index] for index in range(n.value)) if found and n.value > 0 else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_kv_bytes_follow_heads_layers_and_types(tiny_llama: Path, tiny_recurrent
     assert kv_bytes_per_token(read_metadata(tiny_llama), "q8_0", "f32") == 2 * 64 * (34 / 32 + 4)
     assert kv_bytes_per_token(read_metadata(tiny_recurrent)) == 0
     assert kv_bytes_per_token(read_metadata(tiny_hybrid)) == 2 * 64 * 2
+
+
+def test_what_is_no_count_of_heads_is_passed_over(tiny_llama: Path) -> None:
+    """A file may say anything there; llama.cpp refuses it, and the estimate comes before that."""
+    sound = read_metadata(tiny_llama)
+    for told in ("two", 2.0, None):
+        odd = replace(sound, metadata={**sound.metadata, "llama.attention.head_count_kv": told})
+        assert kv_bytes_per_token(odd) == kv_bytes_per_token(sound)  # one for each head
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
     is_on_host = spec.n_gpu_layers == 0 or not model.library.has_gpu
     facts = Facts(
         n_ctx_train=model.n_ctx_train,
-        cell_bytes=kv_bytes_per_token(model, spec.kv_type_k, spec.kv_type_v),
+        cell_bytes=kv_bytes_per_token(model.header, spec.kv_type_k, spec.kv_type_v),
         weight_bytes=model.n_bytes if is_on_host else 0,
     )
     failure: LoadFailed | None = None
