@@ -79,7 +79,7 @@ class AdaptersRoute:
         model = _base(self.service, asked)
         if scope["method"] == "POST":
             refuse_strange_pages(scope, self.settings)
-            data = await read_body(scope, receive, MAX_ORDER_BYTES)
+            data = await read_body(scope, receive, MAX_ORDER_BYTES, self.settings.stall_s)
             given: list[LoraScale] = decode_body(data, SCALES)
             uses = [adapter_of(each, f"[{k}]") for k, each in enumerate(given)]
             scales = {use.adapter: use.scale for use in uses if use.scale is not None}
@@ -98,7 +98,7 @@ class LoadAdapterRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.settings)
-        body = decode_body(await read_body(scope, receive, MAX_ORDER_BYTES), LOAD)
+        body = decode_body(await read_body(scope, receive, MAX_ORDER_BYTES, self.settings.stall_s), LOAD)
         folders = _folders(self.settings)
         model = _base(self.service, body.model or "")
         path = await asyncio.get_running_loop().run_in_executor(None, allowed_path, body.lora_path, folders)
@@ -116,7 +116,7 @@ class UnloadAdapterRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.settings)
-        body = decode_body(await read_body(scope, receive, MAX_ORDER_BYTES), UNLOAD)
+        body = decode_body(await read_body(scope, receive, MAX_ORDER_BYTES, self.settings.stall_s), UNLOAD)
         _folders(self.settings)
         owners = [m for m in self.service.models() if any(a.spec.name == body.lora_name for a in m.adapters)]
         if not owners and not body.model:

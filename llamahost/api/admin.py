@@ -165,7 +165,7 @@ class Change:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.admin.settings)
-        data = await read_body(scope, receive, MAX_ORDER_BYTES)
+        data = await read_body(scope, receive, MAX_ORDER_BYTES, self.admin.settings.stall_s)
         service = self.admin.service
         status = model_named(service.models(), scope["path_params"]["name"], service.routes())
         do = self.admin.load if self.way == "load" else self.admin.unload
@@ -185,7 +185,7 @@ class Reload:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strange_pages(scope, self.admin.settings)
-        await read_body(scope, receive, MAX_ORDER_BYTES)
+        await read_body(scope, receive, MAX_ORDER_BYTES, self.admin.settings.stall_s)
         waiting = await self.admin.again()
         models = self.admin.watch.models().models
         await send_json(send, _encode(ReloadInfo(models=models, waits_for_restart=list(waiting))))

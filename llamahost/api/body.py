@@ -1,4 +1,4 @@
-"""Request bodies: read within the limit, decoded into a type, every mistake named by the path of its field.
+"""Request bodies: read within their limits, decoded into a type, every mistake named by the path of its field.
 
 Where a whole number is asked for 10.0 is one, as JSON has it and other servers do: some languages write no other.
 Large bodies are decoded, and understood, beside the event loop.
@@ -12,13 +12,15 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from io import BytesIO
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec.inspect import ListType, LiteralType, StructType, Type, UnionType, type_info
 from starlette.types import Receive, Scope
 
-from llamahost.api.problems import BodyTooLarge
+from llamahost.api.patience import Passage
+from llamahost.api.problems import BodyTooLarge, BodyTooSlow
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.turn import in_turn
 
@@ -64,16 +66,22 @@ class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, n_max: int) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as it is known, ClientGone when the client leaves half-way."""
-    body = await _read(scope, receive, n_max)
+async def read_body(scope: Scope, receive: Receive, n_max: int, stall_s: float) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known, ClientGone when the client leaves half-way, and
+    BodyTooSlow when nothing comes for `stall_s`, or all too little."""
+    passage = Passage(asyncio.get_running_loop().time())
+    try:
+        async with asyncio.timeout_at(passage.ends(stall_s)) as patience:
+            body = await _read(scope, receive, n_max, passage, lambda: patience.reschedule(passage.ends(stall_s)))
+    except TimeoutError:
+        raise BodyTooSlow(stall_s) from None
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
             raise InvalidRequest("the request's body is compressed; send it as it is, without Content-Encoding")
     return body
 
 
-async def _read(scope: Scope, receive: Receive, n_max: int) -> bytes:
+async def _read(scope: Scope, receive: Receive, n_max: int, passage: Passage, on_piece: Callable[[], None]) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > n_max:
             raise BodyTooLarge(n_max)
@@ -83,18 +91,21 @@ async def _read(scope: Scope, receive: Receive, n_max: int) -> bytes:
         if len(body) > n_max:
             raise BodyTooLarge(n_max, is_read=True)
         return body
-    chunks: list[bytes] = []
-    n_bytes = 0
+    time = asyncio.get_running_loop().time
+    whole = (
+        BytesIO()
+    )  # a list of pieces would cost a client of tiny ones nothing, and this process thirty times as much
     while True:
         if message["type"] == "http.disconnect":
             raise ClientGone
-        chunk = message.get("body", b"")
-        n_bytes += len(chunk)
-        if n_bytes > n_max:
+        piece = message.get("body", b"")
+        if whole.tell() + len(piece) > n_max:
             raise BodyTooLarge(n_max, is_read=not message.get("more_body", False))
-        chunks.append(chunk)
+        whole.write(piece)
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return whole.getvalue()
+        passage.moved(len(piece), time())
+        on_piece()
         message = await receive()
 
 

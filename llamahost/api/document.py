@@ -93,7 +93,7 @@ def _responses(operation: Operation, refs: Mapping[object, dict[str, object]]) -
         wrong = {"anyOf": [refs[operation.complaint], wrong]}
     for status in operation.errors:
         told: Json = {"description": ERRORS[status], "content": _json_of(wrong)}
-        of_error = headers if status not in (401, 404, 413) else {}
+        of_error = headers if status not in (401, 404, 408, 413) else {}
         if status in (429, 503):
             of_error = {"Retry-After": {"required": True, "description": "Seconds.", "schema": _WHOLE}, **of_error}
         yield str(status), {**told, "headers": of_error} if of_error else told

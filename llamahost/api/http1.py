@@ -1,22 +1,31 @@
-"""uvicorn's HTTP/1.1 with five things put right. Knows bytes of the wire; knows no route and no request.
+"""uvicorn's HTTP/1.1 with six things put right. Knows bytes of the wire; knows no route and no request.
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
 makes one of every first request, to h2c) is passed over as RFC 9110 has it, where uvicorn loses the request's body.
 HTTP/1.0 knows no chunks, and gets none. What is no HTTP is refused in JSON, like every other mistake, and not before
 what was asked first is answered, for whose answer it would be taken. That a client has left is told to the request that
-is being answered, and not to the last that it sent, as long as a few wait behind it.
+is being answered, and not to the last that it sent, as long as a few wait behind it. And nobody keeps a connection by
+doing nothing (`patience`): a head must come whole (408), and a whole answer be read, and a connection on which nothing
+was asked ends as one does on which nothing is asked any more. Bodies and streams are watched by who reads and writes
+them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import httptools
 from starlette.types import Message
 from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
+from llamahost.api.patience import Passage
 from llamahost.api.problems import Problem
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -24,6 +33,9 @@ MAX_HEAD_BYTES = 64 * 1024
 
 N_HEARD = 8
 """Requests that may wait for the answer before theirs, and whose client is still listened to: it may leave."""
+
+LOOKS = 4
+"""At a connection, in the time that its client may do nothing; it ends by a fourth later than it could, at most."""
 
 _OF_UPGRADES = frozenset({b"upgrade", b"http2-settings"})
 
@@ -53,24 +65,89 @@ class Http1(HttpToolsProtocol):
     _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
     _answered: RequestResponseCycle | None = None  # the request that is, or was last; `cycle` is the last that came
     _refusal = b""  # of what came last, behind requests that are not answered yet; nothing is read any more
+    _coming: Passage | None = None  # of a request whose end has not come yet
+    _going: Passage | None = None  # of what was to go out at the last look, and then was `_n_left`
+    _n_left = 0
+    _heard = 0.0  # when a byte last came, or an answer was whole
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        stall_s: Callable[[], float] = lambda: 60.0,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._stall_s = stall_s
+        self._time = self.loop.time
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._heard = self._time()
+        self._look_again()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._looking.cancel()
         if self._answered is not None and not self._answered.response_complete:
             self._answered.disconnected = True
             self._answered.message_event.set()
         super().connection_lost(exc)
 
+    def _look_again(self) -> None:
+        """A timer for each request would cost more."""
+        patience_s = min(self._stall_s(), self.timeout_keep_alive)
+        self._looking = self.loop.call_later(patience_s / LOOKS, self._look)
+
+    def _look(self) -> None:
+        self._look_again()
+        now, stall_s = self._time(), self._stall_s()
+        is_answered = self._answered is None or self._answered.response_complete
+        n_left = self.transport.get_write_buffer_size()
+        if n_left and (is_answered or self.flow.write_paused or self.transport.is_closing()):  # nothing is added then
+            if self._going is None:
+                self._going = Passage(now)
+            elif n_left < self._n_left:
+                self._going.moved(self._n_left - n_left, now)
+            self._n_left = n_left
+            if now >= self._going.ends(stall_s):
+                self.transport.abort()
+            return
+        self._going = None
+        if not is_answered or self.transport.is_closing():
+            return
+        if self._coming is not None:
+            if now >= self._coming.ends(stall_s):
+                self._give_up()
+        elif now >= self._heard + self.timeout_keep_alive:
+            self.transport.close()
+
+    def _give_up(self) -> None:
+        if self._is_in_head:
+            self._refuse(
+                408, "Request Timeout", f"the request's head did not come within {self._stall_s():g} s (stall_s)"
+            )
+        else:  # the rest of a body, the answer to which was told before
+            self.transport.close()
+
+    def resume_writing(self) -> None:
+        self._going = None
+        super().resume_writing()
+
     def on_response_complete(self) -> None:
+        self._heard = self._time()
         super().on_response_complete()
         if self._refusal and self._answered is not None and self._answered.response_complete:
             self._end_with(self._refusal)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self._heard = self._time()
         while data and not self._refusal:
             data = self._read(data)
 
@@ -99,6 +176,7 @@ class Http1(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._is_offer = False
         self._n_named = 0
+        self._coming = Passage(self._heard)
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -122,10 +200,13 @@ class Http1(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._told()
+        if self._coming is not None:
+            self._coming.moved(len(body), self._heard)
         if not self._is_offer:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._coming = None
         self._is_in_head = True  # of the next, from its first byte on
         self._told()
         if not self._is_offer:

@@ -198,7 +198,7 @@ class InfillRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        data = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.stall_s)
         request, body = await self.reading.run(lambda: _understood(data), len(data))
         trace.model = request.model
         session = request.generation.session_id  # headers name conversations, in which nothing takes another's place

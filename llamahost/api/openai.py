@@ -98,7 +98,7 @@ class Generate(Generic[B, R]):
         await send_json(send, whole.body())
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[R, Manner]:
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        data = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.stall_s)
         return await self.reading.run(lambda: self._understood(data), len(data))
 
     def _understood(self, data: bytes) -> tuple[R, Manner]:

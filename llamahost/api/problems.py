@@ -1,8 +1,9 @@
 """Errors become a status and OpenAI's error body, here and nowhere else. Never a stack trace, never HTML.
 
 InvalidRequest 400 · no or wrong key 401 · not over HTTP 403 · unknown model, adapter or path 404 · wrong method 405 ·
-superseded 409 · body too large 413 · queue full 429 · a model without marks asked to /infill 501 · the hub refuses
-502 · nothing can answer 503 · deadline passed 504 · anything else 500 with the request id, logged whole.
+body that does not come 408 · superseded 409 · body too large 413 · queue full 429 · a model without marks asked to
+/infill 501 · the hub refuses 502 · nothing can answer 503 · deadline passed 504 · anything else 500 with the request
+id, logged whole.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 import orjson
 from starlette.exceptions import HTTPException
 
+from llamahost.api.patience import LEAST_RATE
 from llamahost.core.errors import (
     ContextTooLong,
     DeadlineExceeded,
@@ -54,6 +56,16 @@ class BodyTooLarge(LlamahostError):
         told = f"the request's body is larger than {n_max} bytes; max_body_bytes is the limit of what models answer"
         super().__init__(told)
         self.is_read = is_read
+
+
+class BodyTooSlow(LlamahostError):
+    """The request's body has not come whole while anybody could wait for it. What is left of it may come yet."""
+
+    def __init__(self, stall_s: float) -> None:
+        super().__init__(
+            f"the request's body did not come whole: for {stall_s:g} s (stall_s) nothing of it came, "
+            f"or all of it slower than {LEAST_RATE:g} bytes a second"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +121,14 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
             return Problem(status=409, message=message, type="invalid_request_error", code="superseded")
         case BodyTooLarge():
             return Problem(status=413, message=message, type="invalid_request_error", code="body_too_large")
+        case BodyTooSlow():
+            return Problem(
+                status=408,
+                message=message,
+                type="timeout_error",
+                code="request_timeout",
+                headers=((b"connection", b"close"),),  # what comes next on it would be taken for a request
+            )
         case Overloaded():
             return Problem(
                 status=429,

@@ -78,7 +78,7 @@ class PullRoute:
     reading: Reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        data = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.stall_s)
         try:
             refuse_strange_pages(scope, self.settings)
             body = await self.reading.run(lambda: decode_body(data, PULL), len(data))

@@ -20,6 +20,7 @@ import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -36,6 +37,7 @@ from llamahost.fleet.settings.manifest import ServerSettings, in_effect
 logger = logging.getLogger("llamahost.server")
 
 BACKLOG = 2048
+UNSENT_BYTES = 2**17  # that the kernel keeps for a client which does not read; it would keep megabytes
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close first
 FLUSH_S = 2.0  # for responses that are complete but not yet read, once draining is over
 STOPPED_NOW = 130  # exit status after the second signal, as of a shell's Ctrl-C
@@ -48,6 +50,7 @@ def bind(host: str, port: int) -> socket.socket:
     place = socket.socket(family, kind, protocol)
     try:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # its connections have it from it
         place.bind(address)
         place.listen(BACKLOG)
     except OSError:
@@ -168,7 +171,7 @@ class Runner:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=Http1,
+            http=partial(Http1, stall_s=lambda: self._settings.stall_s),  # type: ignore[arg-type]  # it is called
             ws="none",
             lifespan="on",
             log_config=None,

@@ -35,7 +35,7 @@ class Whole(Generic[Body, Request, Found]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        data = await read_body(scope, receive, self.settings.max_body_bytes)
+        data = await read_body(scope, receive, self.settings.max_body_bytes, self.settings.stall_s)
         body, request = await self.reading.run(lambda: self._understood(data), len(data))
         request = with_priority(request, scope)
         trace.model = request.model

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -15,12 +16,36 @@ from llamahost.api.http1 import Http1
 from llamahost.api.server import bind
 
 
+class Port(int):
+    """Of a server that listens, with the connections that it has."""
+
+    server: uvicorn.Server
+
+    def __new__(cls, number: int, server: uvicorn.Server) -> Port:
+        port = super().__new__(cls, number)
+        port.server = server
+        return port
+
+    async def left(self) -> None:
+        """Wait until it has no connection."""
+        while self.server.server_state.connections:  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
-async def listening(app: App) -> AsyncIterator[int]:
+async def listening(app: App, **patience: float) -> AsyncIterator[Port]:
     """The port. uvicorn's protocol and lifespan without its main loop, which looks only every 0.1 s whether to end."""
     place = bind("127.0.0.1", 0)
-    port: int = place.getsockname()[1]
-    config = uvicorn.Config(app, http=Http1, ws="none", lifespan="on", log_config=None, access_log=False)
+    stall_s, keep_alive_s = patience.get("stall_s", 60.0), patience.get("keep_alive_s", 5.0)
+    config = uvicorn.Config(
+        app,
+        http=partial(Http1, stall_s=lambda: stall_s),  # type: ignore[arg-type]  # it is called
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]  # a part of a second
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -31,7 +56,7 @@ async def listening(app: App) -> AsyncIterator[int]:
         raise
     await server.on_tick(0)  # which sets the headers of every answer
     try:
-        yield port
+        yield Port(place.getsockname()[1], server)
     finally:
         await _ended(server)
 

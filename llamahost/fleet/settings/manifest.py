@@ -223,7 +223,7 @@ class ServerSettings:
     forwarded_allow_ips: tuple[str, ...] = ()  # proxies whose X-Forwarded-* are believed; "*": anybody's
     drain_s: float = 30.0  # at shutdown, for answers that are under way
     ping_s: float = 15.0  # of silence in a stream before a comment line is sent
-    stall_s: float = 60.0  # that a client may leave its stream unread before it is ended
+    stall_s: float = 60.0  # that a client may do nothing: leave its request unfinished, or its answer unread
     timeout_s: float | None = None  # of a request that gives none and whose model gives none
     max_body_bytes: int = 64 * 2**20
     memory_fraction: float | Mapping[str, float] = 1.0  # of each device's memory that models may take, or by device
