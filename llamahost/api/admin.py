@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import parse_qs
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -21,7 +22,7 @@ from llamahost.api.feed import AsIs
 from llamahost.api.service import Service, model_named, names_of
 from llamahost.api.sse import STREAM_HEADERS, EventStream, send_json, while_connected
 from llamahost.api.watch import Watch
-from llamahost.core.errors import InvalidRequest, ManifestError
+from llamahost.core.errors import InvalidRequest, ManifestError, ModelNotFound
 from llamahost.fleet.settings.manifest import ServerSettings
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.journal import N_KEPT
@@ -74,10 +75,16 @@ class Admin:
         return self.watch.models()
 
     def show_model(self, scope: Scope) -> object:
-        """By name or alias. Raises ModelNotFound."""
+        """By name or alias. Raises ModelNotFound, and HTTPException where the path is that of a change."""
         statuses = self.service.models()
         count(self.tally, statuses)
-        status = model_named(statuses, scope["path_params"]["name"], self.service.routes())
+        name = scope["path_params"]["name"]
+        try:
+            status = model_named(statuses, name, self.service.routes())
+        except ModelNotFound:
+            if name.endswith(("/load", "/unload")):
+                raise HTTPException(405, headers={"Allow": "POST"}) from None
+            raise
         return model_told_whole(status, self.tally.rates(status.name))
 
     async def load(self, name: str, data: bytes, receive: Receive) -> int:

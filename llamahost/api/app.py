@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llamahost.api.adapters import AdaptersRoute, LoadAdapterRoute, UnloadAdapterRoute
 from llamahost.api.admin import POLLED, Admin, Again
 from llamahost.api.auth import Auth, Keys, keys_of
-from llamahost.api.base_path import BasePath, without
+from llamahost.api.base_path import BasePath, below_root
 from llamahost.api.body import Reading
 from llamahost.api.border import Border, Gate
 from llamahost.api.by_path import ByPath
@@ -136,8 +136,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        if outer := scope.get("root_path"):  # the path at which another application has this one mounted
-            scope = {**scope, "path": without(scope["path"], outer), "root_path": "", "path_params": {}}
+        scope = below_root(scope)
         scope["app"] = self  # Starlette's routes then raise a wrong method instead of answering it in plain text
         await self._app(scope, receive, send)
 

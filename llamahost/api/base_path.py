@@ -13,6 +13,20 @@ def without(path: str, base: str) -> str:
     return path[len(base) :] or "/" if path == base or path.startswith(base + "/") else path
 
 
+def below_root(scope: Scope) -> Scope:
+    """As if it was mounted nowhere; `app_root_path` tells where it is, as applications of Starlette have it.
+
+    A proxy may have taken what is before the mount off the path, though not off `root_path`.
+    """
+    outer = scope.get("root_path", "")
+    if not outer:
+        return scope
+    path = without(scope["path"], outer)
+    if path is scope["path"]:
+        path = without(path, outer.removeprefix(scope.get("app_root_path", "")))
+    return {**scope, "path": path, "root_path": "", "app_root_path": outer, "path_params": {}}
+
+
 class BasePath:
     """Takes it off once. `root_path` stays empty: the router would take that off once more."""
 

@@ -16,8 +16,8 @@ Json = dict[str, object]
 _WHOLE: Json = {"type": "integer", "minimum": 1}
 
 
-def document(base_path: str = "") -> Json:
-    """OpenAPI 3.1 of what is served."""
+def document() -> Json:
+    """OpenAPI 3.1 of what is served, at the root of a server."""
     types: list[object] = [ErrorAnswer]
     types += [
         kind
@@ -39,7 +39,7 @@ def document(base_path: str = "") -> Json:
             "description": "OpenAI's chat completions, completions and embeddings on GGUF models, and rerank, with "
             "llama.cpp's extra fields. A field that is null is absent; unknown fields are passed over.",
         },
-        "servers": [{"url": base_path or "/"}],
+        "servers": [{"url": "/"}],
         "security": [{"key": []}, {}],
         "paths": paths,
         "components": {

@@ -129,9 +129,8 @@ class Http1(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         if self._is_in_head:
-            self._refuse(
-                408, "Request Timeout", f"the request's head did not come within {self._stall_s():g} s (stall_s)"
-            )
+            told = f"the request's head did not come within {self._stall_s():g} s (stall_s)"
+            self._refuse(408, "Request Timeout", told, "timeout_error", "request_timeout")
         else:  # the rest of a body, the answer to which was told before
             self.transport.close()
 
@@ -232,8 +231,10 @@ class Http1(HttpToolsProtocol):
         told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
         self._refuse(431, "Request Header Fields Too Large", told)
 
-    def _refuse(self, status: int, reason: str, message: str) -> None:
-        body = Problem(status=status, message=message, type="invalid_request_error").body
+    def _refuse(
+        self, status: int, reason: str, message: str, kind: str = "invalid_request_error", code: str | None = None
+    ) -> None:
+        body = Problem(status=status, message=message, type=kind, code=code).body
         head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         refusal = head.encode() + b"connection: close\r\n\r\n" + body
         answered, last = self._answered, self.cycle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import orjson
 from starlette.routing import Route
@@ -19,40 +20,38 @@ OPEN_PATHS = frozenset({"/openapi.json", "/docs"})
 def openapi_routes(base_path: str = "") -> list[Route]:
     return [
         Route("/openapi.json", Document(base_path), methods=["GET"]),
-        Route("/docs", DocsPage(base_path), methods=["GET"]),
+        Route("/docs", DocsPage(), methods=["GET"]),
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """GET /openapi.json."""
+    """GET /openapi.json. Its server is where a proxy shows this one, else where another application has it mounted."""
 
     base_path: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, _document_of(self.base_path))
+        at = self.base_path or quote(scope.get("app_root_path", ""))
+        await send_json(send, orjson.dumps({**_document(), "servers": [{"url": at or "/"}]}))
 
 
 @dataclass(frozen=True, slots=True)
 class DocsPage:
     """GET /docs."""
 
-    base_path: str
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _page_of(self.base_path)(scope, receive, send)
+        await _page()(scope, receive, send)
 
 
 @functools.cache
-def _document_of(base_path: str) -> bytes:
+def _document() -> dict[str, object]:
     from llamahost.api.document import document
 
-    return orjson.dumps(document(base_path))
+    return document()
 
 
 @functools.cache
-def _page_of(base_path: str) -> Page:
+def _page() -> Page:
     from llamahost.api.docs_page import render
-    from llamahost.api.document import document
 
-    return Page.of(render(document(base_path)))
+    return Page.of(render(_document()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -24,6 +25,36 @@ def test_the_proxy_may_take_the_path_away_or_leave_it(base: str) -> None:
             assert (await client.get(base.rstrip("/"))).status_code == 200
             assert (await client.get(base.rstrip("/") + "x/health", headers=key)).status_code == 404
             assert (await client.get(base.rstrip("/") * 2 + "/health", headers=key)).status_code == 404
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("base", "root", "at", "url"),
+    [
+        ("", "", "", "/"),
+        ("/llm", "", "", "/llm"),
+        ("", "", "/llm", "/llm"),
+        ("", "/out", "/llm", "/out/llm"),
+        ("/shown", "/out", "/llm", "/shown"),
+        ("", "/out", "", "/out"),
+        ("", "", "/an odd%", "/an%20odd%25"),
+    ],
+)
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken off by the proxy", "left on"])
+def test_the_document_tells_where_the_server_is_shown(base: str, root: str, at: str, url: str, is_taken: bool) -> None:
+    """`root` is what servers of ASGI call root_path: what a proxy shows all of the application under."""
+
+    async def law() -> None:
+        ours = app_of(FakeHost(), base_path=base)
+        app = Starlette(routes=[Mount(at, app=ours)]) if at else ours
+        transport = httpx.ASGITransport(app, root_path=root)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            prefix = ("" if is_taken else root) + at.replace("%", "%25")
+            told = await client.get(f"{prefix}/openapi.json")
+            assert told.json()["servers"] == [{"url": url}]
+            page = await client.get(f"{prefix}/docs")
+            assert (page.status_code, 'href="openapi.json"' in page.text) == (200, True)
 
     run(law)
 

@@ -92,12 +92,16 @@ def test_the_document_is_whole_and_served() -> None:
     run(law)
 
 
-def test_every_path_of_the_document_has_a_route() -> None:
+def test_every_path_of_the_document_has_a_route_and_takes_the_methods_that_are_told_and_no_other() -> None:
     async def law() -> None:
         async with client_of(app_of(FakeHost())) as client:
-            for operation in OPERATIONS:
-                response = await client.delete(operation.path)
-                assert response.status_code == 405, operation.path
+            for path in {operation.path for operation in OPERATIONS}:
+                taken = {operation.method.upper() for operation in OPERATIONS if operation.path == path}
+                taken |= {"HEAD"} & {method.replace("GET", "HEAD") for method in taken}
+                for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - taken:
+                    response = await client.request(method, path.replace("{name}", "tiny"))
+                    assert response.status_code == 405, (method, path)
+                    assert set(response.headers["allow"].split(", ")) == taken, (method, path)
 
     run(law)
 
@@ -141,10 +145,6 @@ def test_the_headers_that_are_told_are_those_that_are_heard_and_answered(path: s
         assert who == of_an_answer or (path.endswith("embeddings") and who < of_an_answer)
 
     run(law)
-
-
-def test_the_base_path_stands_in_the_document() -> None:
-    assert document("/llm")["servers"] == [{"url": "/llm"}]
 
 
 def sent(field: str, value: float) -> dict[str, Any]:

@@ -152,7 +152,9 @@ def test_half_a_request_is_answered_in_json_and_its_connection_closed(sent: str,
         head, _, told = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"408 ")
         assert b"connection: close" in head
-        assert "stall_s" in json.loads(told)["error"]["message"]
+        error = json.loads(told)["error"]
+        assert "stall_s" in error["message"]
+        assert (error["type"], error["code"]) == ("timeout_error", "request_timeout")
         assert len(host.requests) == (not is_first)
 
     law(body)
