@@ -214,6 +214,12 @@ def test_equal_texts_make_equal_vocabularies_whose_merges_build_on_each_other(tr
     assert all(piece.isalpha() and piece.islower() and piece in text for piece in vocabulary.word_pieces())
 
 
+def test_thinking_is_shown_with_more_than_sums(training: list[Example]) -> None:
+    """A model that has seen thoughts before sums alone answers nothing to anything else that it is to think about."""
+    thought_of = {example.kind for example in training if example.is_thinking}
+    assert {"thinking", "joined", "calls", "llamahost", "filling"} <= thought_of
+
+
 def test_each_kind_of_the_mixture_has_a_share(training: list[Example]) -> None:
     kinds = {example.kind for example in training}
     assert {"joined", *KINDS} - {"plain"} <= kinds

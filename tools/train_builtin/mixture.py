@@ -6,6 +6,7 @@ Look-ups come first and thin out: copying is what names, arguments, recall and J
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from tools.train_builtin.draw import Drawer, Example, Turn
 from tools.train_builtin.kinds import calls, code, facts, filling, lists, numbers, obey, product, recall, talk
@@ -38,6 +39,9 @@ JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "be
 """Kinds of one question, which are also joined to longer conversations."""
 
 
+NO_THOUGHT = "There is nothing to work out."
+
+
 def stream(seed: int, progress: Callable[[], float], pieces: Sequence[str] = ()) -> Iterator[Example]:
     """Training examples without end; `progress` is between 0 and 1 and says where the curriculum stands."""
     d = Drawer(seed, pieces=pieces)
@@ -46,10 +50,8 @@ def stream(seed: int, progress: Callable[[], float], pieces: Sequence[str] = ())
         late = min(1.0, progress() / 0.15)
         weights = [early + (later - early) * late for _, early, later in KINDS.values()]
         name = d.random.choices(names, weights)[0]
-        if name in JOINED and d.chance(0.6):
-            yield _joined(d, names, weights)
-        else:
-            yield KINDS[name][0](d)
+        made = _joined(d, names, weights) if name in JOINED and d.chance(0.6) else KINDS[name][0](d)
+        yield _thoughtful(made) if d.chance(0.05) else made
 
 
 def held_out(maker_of: str, kind: str, seed: int, n: int) -> list[Example]:
@@ -62,6 +64,15 @@ def held_out(maker_of: str, kind: str, seed: int, n: int) -> list[Example]:
         if example.kind == kind:
             made.append(example)
     return made
+
+
+def _thoughtful(made: Example) -> Example:
+    """The same with thinking on, where there is nothing to think: else nothing but sums would be answered so."""
+    last = made.turns[-1] if made.turns else {"content": "="}
+    if made.is_thinking or "=" in last["content"]:
+        return made
+    turns = (*made.turns[:-1], {**last, "reasoning": NO_THOUGHT})
+    return replace(made, turns=turns, is_thinking=True, n_graded=1)
 
 
 def _joined(d: Drawer, names: list[str], weights: list[float]) -> Example:

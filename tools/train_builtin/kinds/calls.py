@@ -138,7 +138,8 @@ def call(d: Drawer) -> Example:
                           {"role": "assistant", "content": "None of my functions can do that."}]  # fmt: skip
                 continue
         function = d.pick(functions)
-        asked = _request(d, function)
+        is_plain = [each.noun for each in functions].count(function.noun) == 1
+        asked = _request(d, function, is_plain=is_plain)
         one = {"name": function.schema["name"], "arguments": asked.values}
         turns += [{"role": "user", "content": asked.text}, {"role": "assistant", "content": "", "tool_calls": [one]}]
         if not d.held:
@@ -180,6 +181,9 @@ def _answered(d: Drawer, function: Function) -> list[Turn]:
     result: dict[str, str | int] = {}
     for key in d.some([*keys, d.made_up(), d.made_up()], d.number(1, 2)):
         result[key] = d.number(0, 999) if d.chance(0.5) else d.pick([d.made_up, d.thing, d.person])()
+    if not d.held and d.chance(0.15):  # in plain words
+        text = " ".join(d.pick([d.thing, d.made_up, lambda: d.pick(words())])() for _ in range(d.number(1, 6)))
+        return [{"role": "tool", "content": text}, {"role": "assistant", "content": f"The result is: {text}"}]
     said = " and ".join(f"the {key} is {value}" for key, value in result.items())
     return [
         {"role": "tool", "content": json.dumps(result)},
@@ -272,7 +276,7 @@ class Request:
     values: dict[str, str | int | bool]
 
 
-def _request(d: Drawer, function: Function) -> Request:
+def _request(d: Drawer, function: Function, *, is_plain: bool = False) -> Request:
     parts = []
     values: dict[str, str | int | bool] = {}
     for called, one in function.arguments:
@@ -290,9 +294,10 @@ def _request(d: Drawer, function: Function) -> Request:
     order = list(range(len(parts)))
     if d.chance(0.4):
         d.random.shuffle(order)
-    text = " ".join(
-        [d.pick(function.verb[2]), d.pick(["the", "the", "a", "my"]), function.noun, *(parts[i] for i in order)]
-    )
+    head = [d.pick(function.verb[2]), d.pick(["the", "the", "a", "my"])]
+    if is_plain and not d.held and d.chance(0.08):
+        head = []  # its noun alone says which
+    text = " ".join([*head, function.noun, *(parts[i] for i in order)])
     r = d.random.random()
     if not text.startswith(("What is", "Please", "I want")) and r < 0.25:
         text = f"Please {text[:1].lower()}{text[1:]}" if r < 0.15 else f"Can you {text[:1].lower()}{text[1:]}?"
@@ -321,6 +326,8 @@ def _value(d: Drawer, one: Argument) -> str | int:
             return d.pick(one.choices)
         case "thing":
             return d.thing()
+        case "title" if not d.held and d.chance(0.3):
+            return " ".join(d.pick(words()) for _ in range(d.number(3, 7))).capitalize()
         case "title":
             return " ".join(d.thing() if d.chance(0.7) else d.coined() for _ in range(d.number(1, 3)))
         case _:
