@@ -210,7 +210,8 @@ def copied(folder: Path) -> None:
 
 ASKED = """
 from llamahost.core.errors import LoadFailed
-from llamahost.fleet.settings.builtin import known_answers, known_neighbours, verify
+from llamahost.fleet.machine.facts import facts_of
+from llamahost.fleet.settings.builtin import ANSWERS, SUMS, builtin, known_answers, known_neighbours, verify
 from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS
 
 for path in (BUILTIN_PATH, EMBED_PATH, *PACKAGED_ADAPTERS.values()):
@@ -221,6 +222,27 @@ for path in (BUILTIN_PATH, EMBED_PATH, *PACKAGED_ADAPTERS.values()):
 for known in (known_answers, known_neighbours):
     try:
         known()
+    except LoadFailed as error:
+        print(error)
+print("---")
+for text in ("[]", "{}", '["a"]', '[{"question": "a"}]'):
+    ANSWERS.write_text(text)
+    try:
+        known_answers()
+    except LoadFailed as error:
+        print(error)
+print("---")
+for harm in (b"", b"GGUF", b"anything else"):  # what is said before the sum is asked for
+    BUILTIN_PATH.write_bytes(harm)
+    try:
+        facts_of(builtin())
+    except LoadFailed as error:
+        print(error)
+print("---")
+for text in (b"", b"one-word\\n", b"\\xff\\xff  other.gguf\\n"):
+    SUMS.write_bytes(text)
+    try:
+        verify(EMBED_PATH)
     except LoadFailed as error:
         print(error)
 """
@@ -236,13 +258,17 @@ def test_a_file_of_the_package_that_was_altered_is_refused(tmp_path: Path) -> No
     known[1].unlink()
     given = environment(PYTHONPATH=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", ASKED], cwd=tmp_path, env=given, text=True, capture_output=True)
-    model, vectors, adapter, answers, neighbours = done.stdout.splitlines()
+    first, empty, unusable, unlisted = (part.splitlines() for part in done.stdout.split("---\n"))
+    model, vectors, adapter, answers, neighbours = first
     assert f"the built-in model {files[0]} was altered" in model
     assert f"the built-in model {files[1]} was altered" in vectors
     assert f"the built-in adapter {files[2]} was altered" in adapter
     assert f"{known[0]} was altered" in answers
     assert f"{known[1]}: No such file" in neighbours
-    assert done.stdout.count("install llamahost again") == 5
+    assert [f"{known[0]} was altered" in line for line in empty] == [True] * 4
+    assert [f"the built-in model {files[0]} was altered" in line for line in unusable] == [True] * 3
+    assert [line.endswith("has no sum of embed.gguf; install llamahost again") for line in unlisted] == [True] * 3
+    assert done.stdout.count("install llamahost again") == 15
 
 
 @pytest.mark.slow

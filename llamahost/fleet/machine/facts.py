@@ -29,10 +29,11 @@ _LAST, _RANK = 3, 4  # LLAMA_POOLING_TYPE_
 def facts_of(spec: ModelSpec) -> FileFacts:
     """By the headers of the file, and of its other parts where it is split. Raises LoadFailed."""
     spec = located(spec)
-    with contextlib.suppress(OSError):  # reading it tells that too
-        if not spec.path.is_file():
-            verify(spec.path)  # a package that is not whole says what to do
-    header = read_metadata(spec.path)
+    try:
+        header = read_metadata(spec.path)
+    except LoadFailed:
+        verify(spec.path)  # a package that is not whole says what to do
+        raise
     others = parts_of(spec.path, header)
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}

@@ -58,7 +58,7 @@ def is_alone(manifest: Manifest) -> bool:
 
 def known_answers() -> tuple[KnownAnswer, ...]:
     """Raises LoadFailed where the package is not whole."""
-    return tuple(KnownAnswer(**each) for each in _known_in(ANSWERS))
+    return tuple(KnownAnswer(*each) for each in _known_in(ANSWERS, ("question", "answer")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +71,20 @@ class KnownNeighbour:
 
 def known_neighbours() -> tuple[KnownNeighbour, ...]:
     """Raises LoadFailed where the package is not whole."""
-    return tuple(KnownNeighbour(**each) for each in _known_in(NEIGHBOURS))
+    return tuple(KnownNeighbour(*each) for each in _known_in(NEIGHBOURS, ("query", "nearest")))
 
 
-def _known_in(file: Path) -> list[dict[str, str]]:
+def _known_in(file: Path, fields: tuple[str, str]) -> list[list[str]]:
     try:
-        found: list[dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        known = [[str(each[field]) for field in fields] for each in found]
     except OSError as error:
         raise LoadFailed(f"the package is not whole: {file}: {error.strerror}; install llamahost again") from error
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise LoadFailed(f"{file} was altered: {error}; install llamahost again") from error
-    return found
+    if not known:  # nothing to compare would be well
+        raise LoadFailed(f"{file} was altered: it holds nothing; install llamahost again")
+    return known
 
 
 def verify(path: Path) -> None:
@@ -90,13 +93,15 @@ def verify(path: Path) -> None:
         return
     what = "model" if path in PACKAGED.values() else "adapter"
     try:
-        lines = [line.split() for line in SUMS.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split() for line in SUMS.read_text(encoding="utf-8", errors="replace").splitlines()]
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise LoadFailed(
             f"the built-in {what} is not whole: {error.filename}: {error.strerror or error}; install llamahost again"
         ) from error
-    wanted = next((total for total, name in lines if name == path.name), "")
+    wanted = next((line[0] for line in lines if line[1:] == [path.name]), None)
+    if wanted is None:
+        raise LoadFailed(f"{SUMS} was altered: it has no sum of {path.name}; install llamahost again")
     if found != wanted:
         raise LoadFailed(
             f"the built-in {what} {path} was altered: its SHA-256 is {found[:16]}…, not {wanted[:16]}…; "
