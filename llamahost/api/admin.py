@@ -20,6 +20,7 @@ from llamahost.api.border import Gate
 from llamahost.api.cors import refuse_strange_pages
 from llamahost.api.feed import AsIs
 from llamahost.api.service import Service, model_named, names_of
+from llamahost.api.slices import listed, send_slices
 from llamahost.api.sse import STREAM_HEADERS, EventStream, send_json, while_connected
 from llamahost.api.watch import Watch
 from llamahost.core.errors import InvalidRequest, ManifestError, ModelNotFound
@@ -60,7 +61,7 @@ class Admin:
     def routes(self) -> list[Route]:
         """Those with a name in the path last: it may hold slashes."""
         return [
-            _get("/api/models", self.list_models),
+            Route("/api/models", ListModels(self.watch), methods=["GET"]),
             _get("/api/stats", self.stats),
             _get("/api/gpus", self.list_gpus),
             _get("/api/requests", self.list_requests),
@@ -70,9 +71,6 @@ class Admin:
             Route("/api/models/{name:path}/unload", Change(self, "unload"), methods=["POST"]),
             _get("/api/models/{name:path}", self.show_model),
         ]
-
-    def list_models(self, scope: Scope) -> object:
-        return self.watch.models()
 
     def show_model(self, scope: Scope) -> object:
         """By name or alias. Raises ModelNotFound, and HTTPException where the path is that of a change."""
@@ -161,6 +159,16 @@ class Tell:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, _encode(self.what(scope)))
+
+
+@dataclass(frozen=True, slots=True)
+class ListModels:
+    """GET /api/models: ModelsInfo, and there may be thousands."""
+
+    watch: Watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_slices(send, listed(b'{"models":[', map(_encode, self.watch.each())), b"application/json")
 
 
 @dataclass(frozen=True, slots=True)

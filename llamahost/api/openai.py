@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from llamahost.api.openai_parse import parse_chat, parse_completion
 from llamahost.api.openai_types import CHAT, COMPLETION, ChatBody, CompletionBody
 from llamahost.api.pieces import InPieces
 from llamahost.api.service import Service, names_of
+from llamahost.api.slices import listed, send_slices
 from llamahost.api.sse import EventStream, fold, send_json
 from llamahost.api.trace import trace_of
 from llamahost.core.errors import ModelNotFound
@@ -125,12 +126,10 @@ class ListModels:
         models = self.service.models()
         wanted = scope.get("path_params", {}).get("name")
         if wanted is None:
-            data = [self._json(model) for model in models]
-            data += [self._adapter_json(model, adapter) for model in models for adapter in model.adapters]
-            data += [self._route_json(route, models) for route in self.service.routes()]
-            await send_json(send, orjson.dumps({"object": "list", "data": data}))
+            items = map(orjson.dumps, self._all(models))
+            await send_slices(send, listed(b'{"object":"list","data":[', items), b"application/json")
             return
-        for model in models:
+        for model in [each for each in models if each.adapters]:
             known = {folded(f"{name}:") for name in (model.name, *model.aliases)}
             for adapter in model.adapters:
                 if any(folded(wanted) == name + folded(adapter.spec.name) for name in known):
@@ -148,6 +147,14 @@ class ListModels:
                 await send_json(send, orjson.dumps(self._json(model)))
                 return
         raise ModelNotFound(wanted, nearest=names.nearest(wanted), known=names.named)
+
+    def _all(self, models: Sequence[ModelStatus]) -> Iterator[Json]:
+        yield from map(self._json, models)
+        for model in models:
+            for adapter in model.adapters:
+                yield self._adapter_json(model, adapter)
+        for route in self.service.routes():
+            yield self._route_json(route, models)
 
     def _route_json(self, route: RouteSpec, models: Sequence[ModelStatus]) -> Json:
         """As the first of its models that is ready, or as the first."""

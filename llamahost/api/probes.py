@@ -15,6 +15,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.service import Service, models_named
+from llamahost.api.slices import send_slices
 from llamahost.api.sse import send_json
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.metrics import Metrics, ModelLoad
@@ -75,10 +76,8 @@ class MetricsProbe:
     metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = self.metrics.render(_load(model) for model in self.service.models())
-        headers = [(b"content-type", Metrics.content_type.encode()), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        lines = self.metrics.lines(_load(model) for model in self.service.models())
+        await send_slices(send, map(str.encode, lines), Metrics.content_type)
 
 
 def trouble_of(health: Health) -> str:

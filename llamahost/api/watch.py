@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from llamahost.api.admin_told import count, fault_told, gpus_told, load_told, model_told, request_told
 from llamahost.api.admin_types import EventKind, ModelInfo, ModelsInfo
@@ -63,9 +63,13 @@ class Watch:
         return events or [PING]
 
     def models(self) -> ModelsInfo:
+        return ModelsInfo(models=list(self.each()))
+
+    def each(self) -> Iterator[ModelInfo]:
+        """All models as they stand now, of which the next may be had later."""
         statuses = self._service.models()
         count(self._tally, statuses)
-        return ModelsInfo(models=[self._told(status) for status in statuses])
+        return map(self._told, statuses)
 
     def tell_all(self) -> None:
         """Other models may be served now: tell listeners of all of them, as when they began."""

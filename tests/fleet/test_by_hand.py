@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 import uvloop
@@ -156,3 +157,22 @@ async def test_what_was_counted_of_a_model_is_told_when_it_left_and_never_falls(
             told.append(fleet.statuses()[0].thread_s)
             await fleet.load("m")
         assert 0.0 < told[0] <= told[1] < told[2] <= told[3]
+
+
+@on_loop
+async def test_a_model_at_rest_is_told_once_and_anew_when_anything_of_it_is_other() -> None:
+    spec = spec_of("m", n_ctx=64, load="hand")
+    async with fleet_of(spec) as fleet:
+        (told,) = fleet.statuses()
+        assert (told.state, told.spec, told.thread_s) == ("unloaded", spec, 0.0)
+        assert fleet.statuses()[0] is told
+        await fleet.load("m")
+        assert fleet.statuses()[0].state == "ready"
+        await generate(fleet, 1)
+        await fleet.unload("m")
+        (left,) = fleet.statuses()
+        assert (left.state, left.n_in_flight) == ("unloaded", 0)
+        assert left.thread_s > 0  # what it had is counted on
+        aliased = replace(spec, aliases=("other",))
+        await fleet.adopt(Manifest(models=(aliased,)))
+        assert fleet.statuses()[0].aliases == ("other",)

@@ -95,6 +95,7 @@ class Place:
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set while ready, or while nothing is under way
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nobody holds a lease
     gone: dict[str, asyncio.Event] = field(default_factory=dict)  # by replica, for whoever waits for its end
+    _resting: tuple[object, ModelStatus] | None = None  # as it was told while nothing was under way, and of what
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -310,6 +311,22 @@ class Place:
 
     def status(self, now: float, is_stalled: Callable[[str], bool]) -> ModelStatus:
         """`is_stalled` is asked of the device that owns a replica."""
+        if not self._is_at_rest:
+            return self._status(now, is_stalled)
+        # Of thousands of models most rest, and all are looked at once a second: told anew, each takes 20 us.
+        of = (self.spec, self.model.facts, self.heard, self.thread_s)
+        if self._resting is None or self._resting[0] != of:
+            self._resting = of, self._status(now, is_stalled)
+        return self._resting[1]
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Not in memory and not on its way there; nobody waits for it, and nothing went wrong."""
+        model = self.model
+        is_used = model.replicas or self.running or self.waiters or model.reason or model.wanted_at is not None
+        return not is_used and self.fetching() is None
+
+    def _status(self, now: float, is_stalled: Callable[[str], bool]) -> ModelStatus:
         state, fetching = self.state, self.fetching()
         progress = 0.0 if fetching is None else fetching.fraction
         replicas = tuple(self._replicas(now, is_stalled))
