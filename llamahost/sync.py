@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,9 @@ class Host:
     ) -> None:
         self._host = AsyncHost(model, is_strict=is_strict, load=load, **options)
         self._is_closed = False
+        # Held from the look whether it is closed to the hand-over to the loop. What is handed over was before `close`,
+        # then, and so before all that it has the loop do: nothing waits for a loop that has stopped.
+        self._handing = threading.Lock()
         self._process = os.getpid()
         self._loop = _new_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="llamahost-loop", daemon=True)
@@ -144,21 +148,11 @@ class Host:
 
     @overload
     def chat(
-        self,
-        messages: Turns,
-        *,
-        stream: Literal[False] = False,
-        **options: Unpack[ChatOptions],
+        self, messages: Turns, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> ChatResult: ...
 
     @overload
-    def chat(
-        self,
-        messages: Turns,
-        *,
-        stream: Literal[True],
-        **options: Unpack[ChatOptions],
-    ) -> Stream[ChatResult]: ...
+    def chat(self, messages: Turns, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> Stream[ChatResult]: ...
 
     @overload
     def chat(
@@ -166,11 +160,7 @@ class Host:
     ) -> ChatResult | Stream[ChatResult]: ...
 
     def chat(
-        self,
-        messages: Turns,
-        *,
-        stream: bool = False,
-        **options: Unpack[ChatOptions],
+        self, messages: Turns, *, stream: bool = False, **options: Unpack[ChatOptions]
     ) -> ChatResult | Stream[ChatResult]:
         """The conversation's next turn; text alone is a user's first. With `stream`, its Deltas as they come.
 
@@ -191,20 +181,12 @@ class Host:
 
     @overload
     def complete(
-        self,
-        prompt: Prompt,
-        *,
-        stream: Literal[False] = False,
-        **options: Unpack[CompletionOptions],
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[CompletionOptions]
     ) -> CompletionResult: ...
 
     @overload
     def complete(
-        self,
-        prompt: Prompt,
-        *,
-        stream: Literal[True],
-        **options: Unpack[CompletionOptions],
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
     ) -> Stream[CompletionResult]: ...
 
     @overload
@@ -273,11 +255,13 @@ class Host:
 
     def close(self) -> None:
         """Abort what runs, close the model, end the threads. Idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
         if self._process != os.getpid():  # none of its threads is in a forked child, and the model is its parent's
+            self._is_closed = True
             return
+        with self._handing:
+            if self._is_closed:
+                return
+            self._is_closed = True
         try:
             asyncio.run_coroutine_threadsafe(self._host.aclose(), self._loop).result()
         finally:
@@ -307,8 +291,7 @@ class Host:
         self, events: Callable[[], AsyncGenerator[Event, None]], queue: SimpleQueue[Event | BaseException | None]
     ) -> Callable[[], None]:
         """Put what comes into the queue, None or an error last; returns what cancels it. Called by Stream alone."""
-        self._check()
-        future = asyncio.run_coroutine_threadsafe(_pump(events, queue), self._loop)
+        future = self._hand_over(_pump(events, queue))
 
         def cancel() -> None:
             if not future.done():
@@ -324,23 +307,25 @@ class Host:
         return self._call(_answered(events, fold))
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        try:
-            self._check()
-        except Unavailable:
-            work.close()
-            raise
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._hand_over(work)
         try:
             return future.result()
         except BaseException:  # KeyboardInterrupt among them: what nobody waits for is aborted
             future.cancel()
             raise
 
-    def _check(self) -> None:
-        if self._is_closed:
-            raise Unavailable("the host is closed")
-        if self._process != os.getpid():
-            raise Unavailable(_FORKED)
+    def _hand_over(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """To the loop, which begins it. Raises Unavailable."""
+        try:
+            if self._process != os.getpid():  # before the lock, which another thread of the parent's may have held
+                raise Unavailable("the host is closed" if self._is_closed else _FORKED)
+            with self._handing:
+                if self._is_closed:
+                    raise Unavailable("the host is closed")
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except Unavailable:
+            work.close()
+            raise
 
     def _end(self) -> None:
         asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
