@@ -153,8 +153,8 @@ async def test_plain_values_ask_what_requests_ask() -> None:
         (lambda: chat_request("x", {"stop_ids": 3}), "stop_ids must be a list"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"adapters": ["a"]}), "adapters must be a dict"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"template_options": 3}), "options must be a dict"),  # type: ignore[typeddict-item]
-        (lambda: chat_request("x", {"n_calls": "x"}), "n_calls must be a number"),  # type: ignore[typeddict-item]
-        (lambda: completion_request("x", {"n_prompt_logprobs": "x"}), "at most 20"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"n_calls": "x"}), "n_calls must be a whole number"),  # type: ignore[typeddict-item]
+        (lambda: completion_request("x", {"n_prompt_logprobs": "x"}), "logprobs of 0 to 20"),  # type: ignore[typeddict-item]
         (lambda: embed_request("x", {"dimensions": "x"}), "dimensions must be"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"stop": ""}), "must not be empty"),
         (lambda: chat_request("x", {"stop": 3}), "stop must be a text"),  # type: ignore[typeddict-item]

@@ -9,6 +9,12 @@ from typing import Literal, NamedTuple
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.sampling import SamplingOptions, is_number
 
+MOST = 2**31 - 1
+"""Of what is counted: C does so in 32 bits."""
+
+MOST_S = 1e9
+"""Seconds of a time limit, and less than that: thirty years; None is no limit."""
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -150,24 +156,27 @@ class Generation:
                 continue
             if not is_number(value, is_whole=not name.endswith("_s")):
                 raise InvalidRequest(f"{name} must be a number, not {value!r:.40}", param=name)
-        if self.max_tokens is not None and not 0 <= self.max_tokens < 2**31:
-            raise InvalidRequest(f"max_tokens must be at least 0, not {self.max_tokens}", param="max_tokens")
+        if self.max_tokens is not None and not 0 <= self.max_tokens <= MOST:
+            raise InvalidRequest(f"max_tokens must be between 0 and {MOST}, not {self.max_tokens}", param="max_tokens")
         if not 1 <= self.n <= 128:
             raise InvalidRequest(f"n must be between 1 and 128, not {self.n}", param="n")
         if self.n_logprobs is not None and not 0 <= self.n_logprobs <= 20:
-            raise InvalidRequest(f"at most 20 logprobs a token, not {self.n_logprobs}", param="logprobs")
-        if self.line_limit_s is not None and not 0 < self.line_limit_s < 1e9:
+            raise InvalidRequest(f"logprobs of 0 to 20 tokens can be told, not of {self.n_logprobs}", param="logprobs")
+        if self.line_limit_s is not None and not 0 < self.line_limit_s < MOST_S:
             raise InvalidRequest(
-                f"a limit in time must be a positive number, not {self.line_limit_s}", param="t_max_predict_ms"
+                f"a limit in time must be above 0 and below {MOST_S:.0f} s, not {self.line_limit_s}",
+                param="t_max_predict_ms",
             )
-        if not 0 <= self.least_indent < 2**31:
-            raise InvalidRequest(f"n_indent must be at least 0, not {self.least_indent}", param="n_indent")
+        if not 0 <= self.least_indent <= MOST:
+            raise InvalidRequest(f"n_indent must be between 0 and {MOST}, not {self.least_indent}", param="n_indent")
         if "" in self.stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if len(self.stop) > 64 or max(map(len, self.stop), default=0) > 1024:
             raise InvalidRequest("at most 64 stop strings of at most 1024 characters", param="stop")
-        if self.timeout_s is not None and not 0 < self.timeout_s < 1e9:
-            raise InvalidRequest(f"timeout must be a positive number of seconds, not {self.timeout_s}", param="timeout")
+        if self.timeout_s is not None and not 0 < self.timeout_s < MOST_S:
+            raise InvalidRequest(
+                f"timeout must be above 0 and below {MOST_S:.0f} s, not {self.timeout_s}", param="timeout"
+            )
 
 
 Continued = Literal["no", "text", "reasoning"]
@@ -211,12 +220,13 @@ class ChatRequest:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message", param="messages")
         self._check_tools()
-        if self.n_calls is not None and not is_number(self.n_calls, is_whole=True):
-            raise InvalidRequest(f"n_calls must be a number, not {self.n_calls!r:.40}", param="n_calls")
+        n = self.n_calls
+        if n is not None and not (is_number(n, is_whole=True) and n >= 1):
+            raise InvalidRequest(f"n_calls must be a whole number from 1 on, not {n!r:.40}", param="n_calls")
         budget = self.max_reasoning
-        if budget is not None and not (is_number(budget, is_whole=True) and 0 <= budget < 2**31):
+        if budget is not None and not (is_number(budget, is_whole=True) and 0 <= budget <= MOST):
             raise InvalidRequest(
-                f"a budget for reasoning must be a whole number from 0 on, not {budget!r:.40}",
+                f"a budget for reasoning must be a whole number between 0 and {MOST}, not {budget!r:.40}",
                 param="reasoning_budget_tokens",
             )
         if len(self.reasoning_end) > MAX_REASONING_END:
@@ -285,7 +295,7 @@ class CompletionRequest:
     def __post_init__(self) -> None:
         n = self.n_prompt_logprobs
         if n is not None and not (is_number(n, is_whole=True) and 0 <= n <= 20):
-            raise InvalidRequest(f"at most 20 logprobs a token, not {n!r:.40}", param="logprobs")
+            raise InvalidRequest(f"logprobs of 0 to 20 tokens can be told, not of {n!r:.40}", param="logprobs")
         if not self.prompts:
             raise InvalidRequest("prompt must hold at least one prompt", param="prompt")
         if self.suffix and self.n_prompt_logprobs is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.core.messages import MOST_S
 from llamahost.core.sampling import is_number
 from llamahost.core.work import Vector
 
@@ -99,5 +100,7 @@ def _check_count(n: int, param: str) -> None:
 
 
 def _check_timeout(timeout_s: float | None) -> None:
-    if timeout_s is not None and not (is_number(timeout_s, is_whole=False) and 0 < timeout_s < 1e9):
-        raise InvalidRequest(f"timeout must be a positive number of seconds, not {timeout_s!r:.40}", param="timeout")
+    if timeout_s is not None and not (is_number(timeout_s, is_whole=False) and 0 < timeout_s < MOST_S):
+        raise InvalidRequest(
+            f"timeout must be above 0 and below {MOST_S:.0f} s, not {timeout_s!r:.40}", param="timeout"
+        )

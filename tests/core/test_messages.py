@@ -99,6 +99,28 @@ def test_a_generation_out_of_range_is_refused(field: str, value: object) -> None
     assert caught.value.param
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "most"),
+    [
+        ("max_tokens", 2**31, "2147483647"),
+        ("least_indent", 2**31, "2147483647"),
+        ("n_logprobs", -1, "0 to 20"),
+        ("timeout_s", 1e9, "1000000000"),
+        ("line_limit_s", 1e9, "1000000000"),
+    ],
+)
+def test_what_is_refused_is_told_the_range_that_it_left(field: str, value: float, most: str) -> None:
+    with pytest.raises(InvalidRequest, match=most):
+        Generation(**{field: value})  # type: ignore[arg-type]  # any field, by name
+
+
+def test_no_calls_at_all_are_asked_for_by_tool_choice() -> None:
+    """An answer that may hold none would be over before its first word."""
+    user = Message(role="user", parts=(Text("hi"),))
+    with pytest.raises(InvalidRequest, match="from 1 on"):
+        ChatRequest(messages=(user,), n_calls=0)
+
+
 def test_a_request_asks_for_something() -> None:
     with pytest.raises(InvalidRequest):
         ChatRequest(messages=())
