@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from llamahost.commands.chat import Talk, Turn
+from llamahost.commands.remote import Remote
+from llamahost.core.errors import GenerationFailed
 from llamahost.core.events import Delta
 from tests.on_loop import LIMIT_S
 from tests.processes import HERE, command, ended, environment, finished, serving
@@ -155,32 +158,64 @@ def test_what_cannot_begin_says_so(tmp_path: Path) -> None:
 
 
 class _Page(BaseHTTPRequestHandler):
-    """What answers at a port that was mistaken for the server's."""
+    """What answers at a port that was mistaken for the server's; and to a chat what stands in `events`."""
+
+    events = ""
 
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/v1/models" else 404)
+        self._answer(200 if self.path == "/v1/models" else 404, "<!doctype html><title>Hello</title>")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer(200, self.events)
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(b"<!doctype html><title>Hello</title>")
+        self.wfile.write(text.encode())
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
 
 
-def test_another_programs_port_and_a_wrong_scheme_are_told_in_a_line() -> None:
-    with HTTPServer(("127.0.0.1", 0), _Page) as there:
+@contextmanager
+def paging(events: str = "") -> Iterator[str]:
+    """Its address."""
+    page = type("Page", (_Page,), {"events": events})
+    with HTTPServer(("127.0.0.1", 0), page) as there:
         serving = threading.Thread(target=there.serve_forever, args=(0.01,))
         serving.start()
         try:
-            place = f"127.0.0.1:{there.server_address[1]}"
-            for arguments, status, told in (
-                (("ps", "--url", f"http://{place}"), 2, "the server says 404: a web page; is it an API that is there?"),
-                (("chat", "--url", f"http://{place}"), 1, "answers in another form: a web page; is it an API"),
-                (("ps", "--url", f"https://{place}"), 4, "it speaks http:// there, as it seems"),
-            ):
-                done = ended(HERE, *arguments)
-                assert (done.returncode, told in done.stderr) == (status, True), done.stderr
+            yield f"127.0.0.1:{there.server_address[1]}"
         finally:
             there.shutdown()
             serving.join()
+
+
+def test_another_programs_port_and_a_wrong_scheme_are_told_in_a_line() -> None:
+    with paging() as place:
+        for arguments, status, told in (
+            (("ps", "--url", f"http://{place}"), 2, "the server says 404: a web page; is it an API that is there?"),
+            (("chat", "--url", f"http://{place}"), 1, "answers in another form: a web page; is it an API"),
+            (("ps", "--url", f"https://{place}"), 4, "it speaks http:// there, as it seems"),
+        ):
+            done = ended(HERE, *arguments)
+            assert (done.returncode, told in done.stderr) == (status, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("{not JSON", "streams in another form: {not JSON"),
+        ("[]", "streams in another form"),
+        ('{"choices": [{"delta": {"content": "no index"}}]}', "streams in another form"),
+        ('{"error": {"message": "it broke"}}', "it broke"),
+        ('{"error": null, "choices": null}', "broke off"),
+    ],
+)
+def test_a_stream_of_another_form_is_told(data: str, told: str) -> None:
+    raises = pytest.raises(GenerationFailed, match=re.escape(told))
+    with paging(f"data: {data}\n\n") as place, Remote(place) as remote, raises:
+        list(remote.chat([{"role": "user", "content": "Hello"}], {}))
 
 
 def test_what_was_said_of_a_stopped_reply_is_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,11 +134,21 @@ class Remote:
                     if data == "[DONE]":
                         is_done = True
                         break
-                    yield from _deltas(json.loads(data))
+                    yield from self._deltas(data)
                 if not is_done:
                     raise GenerationFailed("the stream broke off")
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+
+    def _deltas(self, data: str) -> list[Delta]:
+        """What one event brings. Raises GenerationFailed where it is an error, or in another form."""
+        try:
+            chunk = json.loads(data)
+            if chunk.get("error"):
+                raise GenerationFailed(Reply(200, chunk).complaint)
+            return [each for choice in chunk.get("choices") or () for each in _said(choice)]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # whatever it is, no API like OpenAI's
+            raise GenerationFailed(f"{self.url} streams in another form: {data:.80}") from error
 
     def close(self) -> None:
         self._client.close()
@@ -157,15 +167,12 @@ class Remote:
         return Unreachable(f"{self.url} does not answer: {why}{hint}")
 
 
-def _deltas(chunk: Any) -> Generator[Delta, None, None]:
-    if "error" in chunk:
-        raise GenerationFailed(Reply(200, chunk).complaint)
-    for choice in chunk.get("choices", ()):
-        delta = choice.get("delta") or {}
-        if thought := delta.get("reasoning_content") or delta.get("reasoning"):
-            yield Delta(choice["index"], thought, "reasoning")
-        if text := delta.get("content"):
-            yield Delta(choice["index"], text)
+def _said(choice: Any) -> Generator[Delta, None, None]:
+    delta = choice.get("delta") or {}
+    if thought := delta.get("reasoning_content") or delta.get("reasoning"):
+        yield Delta(choice["index"], str(thought), "reasoning")
+    if text := delta.get("content"):
+        yield Delta(choice["index"], str(text))
 
 
 def _listed(model: Any) -> Listed:
