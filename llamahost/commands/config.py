@@ -91,8 +91,7 @@ def settings_of(context: typer.Context, arguments: list[str], wanted: Wanted) ->
     settings += _of(manifest.server, "server", document.get("server", {}), server, sources)
     for k, each in enumerate(manifest.models):
         named: Mapping[str, object] = (document.get("models") or [{}])[k] if model is None else {}
-        flags = spec if model is not None or spec else {}
-        rows = _of(each, f"models.{each.name}", named, flags, sources)
+        rows = _of(each, f"models.{each.name}", named, spec, sources)
         settings += [_from_command_line(row, sources) for row in rows] if model is not None else rows
     return settings
 
