@@ -11,8 +11,9 @@ import typer
 from llamahost import __version__
 from llamahost.commands import exits
 from llamahost.commands.opening import ChatTemplate, ManifestPath, manifest_at, opened, spec_of
-from llamahost.commands.words import bytes_told, counted, gpu_told
+from llamahost.commands.words import counted, gpu_told
 from llamahost.core.errors import LlamahostError, LoadFailed
+from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.commands.opening import Ready

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamahost.api.admin_types import GpuInfo, GpusInfo, ModelInfo, ReplicaInfo, StatsInfo
-from llamahost.commands.words import bytes_told, counted
+from llamahost.commands.words import counted
+from llamahost.core.sizes import bytes_told
 
 Style = Literal["", "head", "bad"]
 BAR = 10

@@ -15,8 +15,9 @@ import typer
 from llamahost.commands.exits import told
 from llamahost.commands.layers import LayersOfLoad
 from llamahost.commands.ps import ANSWER_S, HERE, ApiKey, Url
-from llamahost.commands.words import bytes_told, counted
+from llamahost.commands.words import counted
 from llamahost.core.errors import LlamahostError, LoadFailed, Unavailable
+from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.api.admin_types import ModelDetails

@@ -10,7 +10,8 @@ import typer
 
 from llamahost.commands.exits import told
 from llamahost.commands.opening import ManifestPath, manifest_at
-from llamahost.commands.words import bytes_told, table
+from llamahost.commands.words import table
+from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.fleet.settings.manifest import ModelSpec

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llamahost.commands.words import bytes_told
+from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.files.download import Step

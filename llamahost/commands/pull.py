@@ -11,7 +11,7 @@ import typer
 from llamahost.commands.exits import USAGE, fail, told
 from llamahost.commands.fetching import fetched
 from llamahost.commands.opening import MANIFEST, ManifestPath
-from llamahost.commands.words import bytes_told
+from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.files.download import Pulled

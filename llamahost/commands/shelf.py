@@ -11,7 +11,8 @@ import typer
 
 from llamahost.commands.exits import NO_MODEL, fail, told
 from llamahost.commands.opening import ManifestPath, manifest_at
-from llamahost.commands.words import bytes_told, table
+from llamahost.commands.words import table
+from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
     from llamahost.files.local import Found, Places

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llamahost.core.sizes import bytes_told
+
 if TYPE_CHECKING:
     from llamahost.ops.gpu import Gpu
-
-
-def bytes_told(n: int) -> str:
-    """In the unit that keeps it between 1 and 1024."""
-    size = float(n)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def counted(n: int, one: str) -> str:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 from llamahost.core.errors import LoadFailed, PullFailed
+from llamahost.core.sizes import bytes_told
 from llamahost.files import hub as hubs
 from llamahost.files.blobs import explained, hard_link, is_at, is_whole, link, lock, unfinished_of, write, write_all
 from llamahost.files.hub import BrokenOff, Hub, Listing, Offline
 from llamahost.files.local import Places, chosen, find, models, same
-from llamahost.files.repo import Choice, Reference, RepoFile, choose, size_told
+from llamahost.files.repo import Choice, Reference, RepoFile, choose
 from llamahost.native.gguf import read_metadata
 
 Kind = Literal["listing", "waiting", "pulling", "verifying", "linking", "done"]
@@ -185,9 +186,9 @@ class _Run:
         n_free = self._free_bytes(blobs)
         if n_lacking and n_lacking + SPARE_BYTES > n_free:
             raise PullFailed(
-                f"{self._reference} needs {size_told(n_lacking)} more beside {size_told(SPARE_BYTES)} that stay free, "
-                f"and {size_told(n_free)} are free in {self._places.hub}; make room, or set HF_HUB_CACHE to a folder "
-                "on another disk"
+                f"{self._reference} needs {bytes_told(n_lacking)} more beside {bytes_told(SPARE_BYTES)} that stay "
+                f"free, and {bytes_told(n_free)} are free in {self._places.hub}; make room, or set HF_HUB_CACHE to a "
+                "folder on another disk"
             )
 
     def _have(self, file: RepoFile, blob: Path, step: Step, notes: list[str]) -> None:
@@ -255,7 +256,7 @@ class _Run:
             furthest = max(furthest, n_done)
             if n_tries >= hubs.PATIENCE:
                 raise PullFailed(
-                    f"{file.path} broke off at {size_told(n_done)} of {size_told(file.size)}: {trouble}; "
+                    f"{file.path} broke off at {bytes_told(n_done)} of {bytes_told(file.size)}: {trouble}; "
                     "what has come is kept, and the next pull goes on from there"
                 )
             self._cancelled.wait(self._backoff_s * 2 ** (n_tries - 1))
@@ -272,7 +273,7 @@ class _Run:
                 if end is None:
                     raise
                 raise PullFailed(
-                    f"{error}; a file of {size_told(file.size)} may come through Xet alone, as by "
+                    f"{error}; a file of {bytes_told(file.size)} may come through Xet alone, as by "
                     f"`hf download {self._reference.repo} {file.path}`, whose cache is this one"
                 ) from error
             yield found

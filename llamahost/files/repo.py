@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from llamahost.core.errors import InvalidRequest, PullFailed
+from llamahost.core.sizes import bytes_told
 
 DEFAULT_QUANT = "Q4_K_M"
 MAIN = "main"
@@ -203,13 +204,6 @@ def _distance(quant: str) -> int:
 
 def _there_is(known: dict[str, RepoFile], models: Sequence[str]) -> str:
     sizes = {path: sum(known[name].size for name in shard_names(path) if name in known) for path in models}
-    told = [f"{quant_of(path) or path} ({size_told(sizes[path])})" for path in sorted(models, key=lambda p: sizes[p])]
+    told = [f"{quant_of(path) or path} ({bytes_told(sizes[path])})" for path in sorted(models, key=lambda p: sizes[p])]
     more = f" and {len(told) - 30} more" if len(told) > 30 else ""
     return f"there is {', '.join(told[:30])}{more}" if told else "there is no GGUF in it"
-
-
-def size_told(n_bytes: int) -> str:
-    """As people read it."""
-    if n_bytes >= 2**30:
-        return f"{n_bytes / 2**30:.1f} GiB"
-    return f"{n_bytes / 2**20:.1f} MiB" if n_bytes >= 2**20 else f"{n_bytes} bytes"

@@ -19,6 +19,7 @@ from typing import Any
 
 from llamahost.core.errors import BackendError, LoadFailed
 from llamahost.core.machine import Machine
+from llamahost.core.sizes import bytes_told
 from llamahost.core.work import NO_ADAPTERS, Adapters
 from llamahost.native.adapter_laws import read_adapter
 from llamahost.native.devices import free_of
@@ -87,7 +88,7 @@ class LlamaAdapters:
             if self._model is None or self.is_forsaken:  # before its devices are asked for what is free
                 raise LoadFailed(f"{path} comes too late: the model is closed")
             if self._free_bytes() < n_bytes + MARGIN_BYTES:
-                raise LoadFailed(f"{path} takes {n_bytes / 2**20:.0f} MiB, and there is no room for it")
+                raise LoadFailed(f"{path} takes {bytes_told(n_bytes)}, and there is no room for it")
             pointer = self._library.c.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not pointer:  # ctypes gives a falsy object for NULL, never None
                 reason = next(
@@ -119,10 +120,9 @@ class LlamaAdapters:
         if now - self._looked_at >= self._look_s:
             self._left, self._looked_at = self._free_bytes(), now
         if self._left < wanted:
-            left, may_take = self._left / 2**20, wanted / 2**20
             raise BackendError(
-                f"adapters cannot be changed: {left:.0f} MiB of memory are left, and to make the graphs anew may take "
-                f"{may_take:.0f} MiB"
+                f"adapters cannot be changed: {bytes_told(self._left)} of memory are left, and to make the graphs anew "
+                f"may take {bytes_told(wanted)}"
             )
         try:
             pointers = [self._pointers[id_] for id_, _ in adapters]

@@ -77,7 +77,7 @@ def test_a_pull_that_gave_up_is_nothing_whole_and_the_next_one_goes_on(
 ) -> None:
     hub.add(NAME, {"tiny.gguf": model})
     hub.breaks_after += [30_000, *[0] * 9]
-    with pytest.raises(PullFailed, match=r"broke off at 30000 bytes of .*goes on from there"):
+    with pytest.raises(PullFailed, match=r"broke off at 29.3 KiB of .*goes on from there"):
         pulled(hub, places, NAME)
     assert [path.name.rpartition(".")[2] for path in remains(places)] == ["incomplete"]
     assert models(places) == []
@@ -171,7 +171,7 @@ def test_a_full_disk_is_told_before_and_while_it_happens(hub: LoopbackHub, place
     hub.add(NAME, {"tiny.gguf": model})
     small = replace(puller(hub, places), free_bytes=lambda folder: 1000)
     with pytest.raises(
-        PullFailed, match=r"needs .* more beside 64.0 MiB that stay free, and 1000 bytes are free in .*HF_HUB_CACHE"
+        PullFailed, match=r"needs .* more beside 64.0 MiB that stay free, and 1000 B are free in .*HF_HUB_CACHE"
     ):
         small.pull(parse_reference(NAME))
     assert hub.stored == []

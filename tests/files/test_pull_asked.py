@@ -45,7 +45,7 @@ def test_tokens_reach_the_hub_and_never_the_store(hub: LoopbackHub, places: Plac
     ("text", "complaint"),
     [
         ("Maker/Nothing", "knows no repository Maker/Nothing"),
-        (f"{NAME}:Q3_K_M", r"has no Q3_K_M; there is Q8_0 \(.* bytes\), F16 \("),
+        (f"{NAME}:Q3_K_M", r"has no Q3_K_M; there is Q8_0 \(.* KiB\), F16 \("),
         (f"{NAME}/other.gguf", r"has no file other.gguf; there is Q8_0"),
         ("Maker/Plain", "holds no GGUF model"),
         ("Maker/Hostile", "holds no GGUF model"),

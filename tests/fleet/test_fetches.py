@@ -141,7 +141,7 @@ def test_without_the_hub_what_is_here_serves_and_the_rest_says_what_to_do(hub: L
 def test_what_cannot_be_fetched_hurts_no_other_and_is_tried_again(hub: LoopbackHub, tmp_path: Path) -> None:
     async def law() -> None:
         async with fetching(hub, tmp_path, from_hub(), spec_of("other"), n_free=5) as fleet:
-            with pytest.raises(Unavailable, match=r"needs .* more .*, and 5 bytes are free") as refused:
+            with pytest.raises(Unavailable, match=r"needs .* more .*, and 5 B are free") as refused:
                 await asked(fleet, "m")
             assert refused.value.retry_after_s == pytest.approx(BACKOFF_S, abs=1.0)
             assert await asked(fleet, "other", waits=True)

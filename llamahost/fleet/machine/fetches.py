@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamahost.core.errors import LoadFailed, PullFailed
+from llamahost.core.sizes import bytes_told
 from llamahost.core.threads import in_thread
-from llamahost.files.repo import size_told
 
 if TYPE_CHECKING:
     from llamahost.files.download import Step
@@ -61,7 +61,7 @@ class Fetching:
         if not self.n_total:
             return self.verb
         which = f" ({self.index + 1} of {self.n_files})" if self.n_files > 1 else ""
-        return f"{self.verb} {self.file}{which}: {size_told(self.n_done)} of {size_told(self.n_total)}"
+        return f"{self.verb} {self.file}{which}: {bytes_told(self.n_done)} of {bytes_told(self.n_total)}"
 
     def left_s(self, now: float) -> float:
         """Until it is here, at the rate so far. Whole seconds in [2, 60]."""

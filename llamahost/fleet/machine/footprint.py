@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamahost.core.sizes import bytes_told
 from llamahost.fleet.machine.fit import DEFAULT_N_CTX, Shape
 from llamahost.fleet.settings.manifest import ModelSpec, Task
 from llamahost.native.embed_batch import EmbedBatch
@@ -79,7 +80,7 @@ class Footprint:
 
     def told(self) -> str:
         parts = (("weights", self.weights_bytes), ("KV", self.kv_bytes), ("compute", self.compute_bytes))
-        return f"{size(self.total_bytes)} ({', '.join(f'{what} {size(n)}' for what, n in parts)})"
+        return f"{bytes_told(self.total_bytes)} ({', '.join(f'{what} {bytes_told(n)}' for what, n in parts)})"
 
 
 def shape_of_inputs(spec: ModelSpec, facts: FileFacts) -> Shape:
@@ -193,13 +194,3 @@ def _graph(spec: ModelSpec, facts: FileFacts, n_kv: int, n_tokens: int) -> int:
 def _padded(n_cells: int) -> int:
     """As many as llama.cpp makes of them."""
     return -(-n_cells // 256) * 256
-
-
-def size(n_bytes: float) -> str:
-    """As people read it."""
-    value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from llamahost.core.sizes import bytes_told
 from llamahost.fleet.machine.devices import Device, gpus_of
 from llamahost.fleet.machine.fit import LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.machine.footprint import (
@@ -20,7 +21,6 @@ from llamahost.fleet.machine.footprint import (
     parts_there,
     pipelined_bytes,
     shape_of_inputs,
-    size,
 )
 from llamahost.fleet.machine.scratch import of_matrix, of_scores
 from llamahost.fleet.settings.manifest import ModelSpec
@@ -331,7 +331,9 @@ def _partly(
         told = f"{found.n_gpu_layers - 1} of {n_layer} layers are on {where}, the others on the CPU"
     whole = sum(at(0).bytes[device] for device in found.devices)
     there = sum(free.get(device, 0) for device in found.devices)
-    return replace(found, note=f"{told}: all of it takes {size(whole)} of {where}, where {size(there)} are free")
+    return replace(
+        found, note=f"{told}: all of it takes {bytes_told(whole)} of {where}, where {bytes_told(there)} are free"
+    )
 
 
 def _may_be_partly(spec: ModelSpec, sites: Sequence[Site]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from llamahost.core.sizes import bytes_told
 from llamahost.fleet.machine.devices import gpus_of
-from llamahost.fleet.machine.footprint import FileFacts, size
+from llamahost.fleet.machine.footprint import FileFacts
 from llamahost.fleet.memory.memory import Memory, may_go
 from llamahost.fleet.memory.placement import Bytes, advice, least
 from llamahost.fleet.memory.residents import MODELS, Model
@@ -23,7 +24,7 @@ def why_not(model: Model, memory: Memory, free: Bytes) -> str:
         return f"`{name}` has no device: it may go on {wanted}, there are {there}{lost}"
     parts = []
     for device, n_bytes in smallest.bytes.items():
-        told = f"on {device} that is {size(n_bytes)} of {size(room.get(device, 0))}"
+        told = f"on {device} that is {bytes_told(n_bytes)} of {bytes_told(room.get(device, 0))}"
         others = [each for each in memory.models.values() if each is not model]
         stay = [each for each in others if not (model.may_evict and may_go(each, model))]
         holders = [text for each in stay if (text := _held(each, device))]
@@ -39,4 +40,4 @@ def _held(model: Model, device: str) -> str:
     n_bytes = sum(each.bytes.get(device, 0) for each in model.replicas)
     if not n_bytes:
         return ""
-    return f"`{model.spec.name}` has {size(n_bytes)}" + (" (pinned)" if model.spec.pinned else "")
+    return f"`{model.spec.name}` has {bytes_told(n_bytes)}" + (" (pinned)" if model.spec.pinned else "")

@@ -14,6 +14,7 @@ from typing import cast
 from llamahost.core.errors import InvalidRequest, LoadFailed, NoMemory
 from llamahost.core.machine import Machine
 from llamahost.core.sampling import SAMPLER_NAMES, Sampling, SamplingOptions
+from llamahost.core.sizes import bytes_told
 from llamahost.fleet.machine.facts import generates, task_of
 from llamahost.fleet.machine.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.machine.footprint import Footprint
@@ -282,8 +283,8 @@ def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[Llam
         if is_on_host and kv_bytes > left:
             # Not tried: the system grants it, and ends the process when the cells are written.
             failure = LoadFailed(
-                f"a KV of {shape.n_cells} tokens takes {kv_bytes / 2**20:.0f} MiB, and "
-                f"{left / 2**20:.0f} MiB are left to {spec.name}; lower n_ctx, n_slots or n_cells"
+                f"a KV of {shape.n_cells} tokens takes {bytes_told(kv_bytes)}, and "
+                f"{bytes_told(left)} are left to {spec.name}; lower n_ctx, n_slots or n_cells"
             )
             continue
         try:

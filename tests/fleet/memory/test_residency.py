@@ -93,8 +93,8 @@ def test_what_is_pinned_stays_and_the_refusal_says_the_sum() -> None:
     w.ask("b")
     w.settle()
     assert w.up() == {"a#0"}
-    assert "`b` does not fit: it takes at least 48 MiB (weights 48 MiB, " in w.refusals[-1].reason
-    assert "of 95 MiB, where `a` has 57 MiB (pinned)" in w.refusals[-1].reason
+    assert "`b` does not fit: it takes at least 47.9 MiB (weights 47.7 MiB, " in w.refusals[-1].reason
+    assert "of 95.4 MiB, where `a` has 57.5 MiB (pinned)" in w.refusals[-1].reason
 
 
 def test_a_lower_priority_drives_nobody_out() -> None:
@@ -118,7 +118,7 @@ def test_a_refusal_says_what_would_fit() -> None:
     w.settle()
     w.ask("a")
     w.settle()
-    assert w.refusals[-1].reason.endswith("of 95 MiB; n_slots = 4 would fit")
+    assert w.refusals[-1].reason.endswith("of 95.4 MiB; n_slots = 4 would fit")
 
 
 def test_under_a_lease_it_drains_and_the_newcomer_waits() -> None:

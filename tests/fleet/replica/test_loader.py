@@ -139,7 +139,7 @@ def test_weights_that_were_copied_leave_less_and_mapped_ones_do_not(tiny_llama: 
         model.load_log = (log.format("CPU_Mapped"), log.format("CUDA0"))
         _open_backend(asked, model, small)[0].close()
         model.load_log = (log.format("CPU_Mapped"), log.format("CPU_REPACK"))
-        with pytest.raises(LoadFailed, match="and 0 MiB are left"):
+        with pytest.raises(LoadFailed, match="and 0 B are left"):
             _open_backend(asked, model, small)
 
 
