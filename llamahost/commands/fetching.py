@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 def fetched(reference: Reference) -> Pulled:
     """The model, brought here with a bar; what is not as asked for is told. Raises PullFailed."""
     from llamahost.files.download import Puller
-    from llamahost.files.hub import Hub
-    from llamahost.files.local import Places
 
-    puller = Puller(hub=Hub.of(os.environ), places=Places.of(os.environ))
     try:
         with transfers(str(reference)) as on_step:
-            pulled = puller.pull(reference, on_step)
+            pulled = Puller.of(os.environ).pull(reference, on_step)
     except KeyboardInterrupt:
         print("interrupted; what has come is kept, and the next pull goes on from there", file=sys.stderr, flush=True)
         raise

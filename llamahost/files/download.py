@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,11 @@ class Puller:
     backoff_s: float = hubs.BACKOFF_S
     whole_bytes: int = hubs.WHOLE_BYTES
     piece_bytes: int = hubs.PIECE_BYTES
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Puller:
+        """By the variables that every program for the hub reads."""
+        return cls(hub=Hub.of(environ), places=Places.of(environ))
 
     def pull(
         self,

@@ -27,10 +27,8 @@ MAX_ASKERS = 64  # of one pull
 def _puller() -> Puller:
     """In a thread of its own: what pulls is imported when somebody pulls, and no start waits for it."""
     from llamahost.files.download import Puller
-    from llamahost.files.hub import Hub
-    from llamahost.files.local import Places
 
-    return Puller(hub=Hub.of(os.environ), places=Places.of(os.environ))
+    return Puller.of(os.environ)
 
 
 @dataclass(slots=True, eq=False)

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from llamahost.core.errors import LlamahostError, LoadFailed, PullFailed
 from llamahost.files.download import Cancelled, Puller, Step
-from llamahost.files.hub import Hub, Offline
-from llamahost.files.local import Places, find
+from llamahost.files.hub import Offline
+from llamahost.files.local import find
 from llamahost.fleet.machine.located import reference_of
 from llamahost.fleet.settings.manifest import ModelSpec
 
@@ -34,7 +34,7 @@ def brought(
     """The spec with the path of its file. The hub is asked only for what is not here. Raises LoadFailed, Cancelled."""
     if spec.is_resolved:
         return spec
-    puller = puller or Puller(hub=Hub.of(os.environ), places=Places.of(os.environ))
+    puller = puller or Puller.of(os.environ)
     try:
         reference = reference_of(spec)
         found = find(puller.places, reference)

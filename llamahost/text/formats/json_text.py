@@ -19,9 +19,11 @@ MAX_NUMBER = 400
 
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(r"[-+.0-9eE]*")
-_WORD = re.compile(r"[A-Za-z]*")
-_IS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+IS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+WORD = re.compile(r"[A-Za-z]*")
+WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+"""JSON's words, by how they and Python's are written."""
+
 _ESCAPED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 Tell = Callable[[str], object]
@@ -144,10 +146,10 @@ def _scalar(script: Script, tell: Tell) -> Steps[bool]:
     character = yield from script.peek()
     if character and character in "-0123456789":
         written = yield from script.run_of(_NUMBER, MAX_NUMBER)
-        meant = written if _IS_NUMBER.fullmatch(written) else ""
+        meant = written if IS_NUMBER.fullmatch(written) else ""
     else:
-        written = yield from script.run_of(_WORD, 5)
-        meant = _WORDS.get(written, "")
+        written = yield from script.run_of(WORD, 5)
+        meant = WORDS.get(written, "")
     if not meant and (yield from script.peek()):
         script.at -= len(written)
         return False

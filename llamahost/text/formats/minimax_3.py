@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.messages import Tool
-from llamahost.text.formats.calls import Calls, json_of, new_id, read_section, read_string, typed, types_named
+from llamahost.text.formats.calls import Calls, found_at, json_of, new_id, read_section, read_string, typed, types_named
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.script import Markers, Outcome, Script, Steps
 from llamahost.text.formats.strings import patterns_of
@@ -241,12 +241,9 @@ class _Writing:
         if not isinstance(reference, str) or not reference.startswith("#/"):
             raise self._unheld("this `$ref`", path)
         if reference not in self._by_reference:
-            found: object = self.tool.parameters
-            for step in reference.split("/")[1:]:
-                key = step.replace("~1", "/").replace("~0", "~")
-                if not isinstance(found, Mapping) or key not in found:
-                    raise self._unheld("this `$ref`", path)
-                found = found[key]
+            found = found_at(reference, self.tool.parameters)
+            if found is None:
+                raise self._unheld("this `$ref`", path)
             self._by_reference[reference] = f"{self.name}_r{len(self._by_reference)}"
             rule = self._by_reference[reference]
             try:

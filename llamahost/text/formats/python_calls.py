@@ -13,7 +13,7 @@ from llamahost.core.messages import Tool
 from llamahost.text.constraint import regex
 from llamahost.text.formats.calls import Arguments, Calls, json_of, new_id, read_many
 from llamahost.text.formats.grammar import Rules, literal
-from llamahost.text.formats.json_text import MAX_DEPTH
+from llamahost.text.formats.json_text import IS_NUMBER, MAX_DEPTH, MAX_NUMBER, WORD, WORDS
 from llamahost.text.formats.script import Outcome, Script, Steps
 from llamahost.text.formats.values import Values, separated
 
@@ -21,9 +21,6 @@ Tell = Callable[[str], object]
 
 _NAME = re.compile(r"\w*")
 _NUMBER = re.compile(r"[-+.0-9eE_]*")
-_WORD = re.compile(r"[A-Za-z]*")
-_IS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\\": "\\", "'": "'", '"': '"', "\n": ""}
 _HEX = {"x": 2, "u": 4, "U": 8}
 MAX_NAME = 256
@@ -143,12 +140,12 @@ def read_value(script: Script, tell: Tell, depth: int) -> Steps[bool]:
     if character in ("[", "(", "{") and depth < MAX_DEPTH // 4:  # these readers stand in one another
         return (yield from _read_many(script, tell, depth))
     if character and character in "-+.0123456789":
-        number = (yield from script.run_of(_NUMBER, 400)).replace("_", "").lstrip("+")
-        tell(number if _IS_NUMBER.fullmatch(number) else json_of(number))
+        number = (yield from script.run_of(_NUMBER, MAX_NUMBER)).replace("_", "").lstrip("+")
+        tell(number if IS_NUMBER.fullmatch(number) else json_of(number))
         return True
-    word = yield from script.run_of(_WORD, 5)
-    if word in _WORDS:
-        tell(_WORDS[word])
+    word = yield from script.run_of(WORD, 5)
+    if word in WORDS:
+        tell(WORDS[word])
         return True
     script.at -= len(word)
     return False

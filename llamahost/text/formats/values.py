@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llamahost.core.errors import InvalidRequest
+from llamahost.text.formats.calls import found_at
 from llamahost.text.formats.grammar import Rules, literal
 from llamahost.text.formats.strings import patterns_of
 
@@ -182,12 +183,9 @@ class Values:
         if not isinstance(reference, str) or not reference.startswith("#/"):
             raise self._unheld("this `$ref`", path)
         if reference not in self._by_reference:
-            found: object = self.root
-            for step in reference.split("/")[1:]:
-                key = step.replace("~1", "/").replace("~0", "~")
-                if not isinstance(found, Mapping) or key not in found:
-                    raise self._unheld("this `$ref`", path)
-                found = found[key]
+            found = found_at(reference, self.root)
+            if found is None:
+                raise self._unheld("this `$ref`", path)
             self._n += 1
             self._by_reference[reference] = name = f"{self.name}_{self._n}"
             try:
