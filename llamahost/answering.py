@@ -55,7 +55,7 @@ class Answering:
                         if tries.is_aside:
                             jobs = tuple(replace(job, is_aside=True) for job in jobs)
                         answers = {job.id: reply for job, reply in zip(jobs, prepared.replies, strict=True)}
-                        with replica.stream(jobs) as stream:
+                        with replica.stream(jobs, tries.may_go) as stream:
                             if tries.deadline is not None:
                                 stream.expire_at(tries.deadline, tries.timeout_s or 0.0)
                             async for emission in stream:
@@ -71,7 +71,7 @@ class Answering:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         async def embed(replica: Replica, tries: Tries) -> Embeddings:
-            prepared, vectors = await replica.embed(request)
+            prepared, vectors = await replica.embed(request, tries.may_go)
             if request.dimensions is not None and request.dimensions != replica.n_dim:
                 n, whole = request.dimensions, vectors
                 vectors = await replica.run(lambda: tuple(_first(vector, n) for vector in whole), n * len(whole))
@@ -89,7 +89,7 @@ class Answering:
 
     async def rank(self, request: RerankRequest) -> Ranking:
         async def rank(replica: Replica, tries: Tries) -> Ranking:
-            prepared, vectors = await replica.rank(request)
+            prepared, vectors = await replica.rank(request, tries.may_go)
             return Ranking(
                 scores=tuple(vector[0] for vector in vectors),
                 model=replica.spec.name,

@@ -9,7 +9,8 @@ LlamahostError
  ├─ ModelNotFound             no model of that name
  ├─ Overloaded                the queue is full; `retry_after_s`
  ├─ Unavailable               nothing loaded, still loading, or shutting down; `retry_after_s`
- │   └─ OutOfReach            nor about to be: its load failed, or is left to somebody's hand
+ │   ├─ OutOfReach            nor about to be: its load failed, or is left to somebody's hand
+ │   └─ Stalled               a step of its device does not return, and this was not begun there
  ├─ DeadlineExceeded          the request's own time limit passed
  ├─ GenerationFailed          the engine could not finish this request
  │   └─ NotRead               its reader stalled
@@ -127,6 +128,10 @@ class Unavailable(LlamahostError):
 
 class OutOfReach(Unavailable):
     """The model is not loaded, and not about to be."""
+
+
+class Stalled(Unavailable):
+    """A step does not return where this waits; another may take it, since nothing of it was begun."""
 
 
 class DeadlineExceeded(LlamahostError):

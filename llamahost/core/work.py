@@ -237,6 +237,11 @@ class Plan(NamedTuple):
         spans = self.spans
         return len(spans.job_ids) if type(spans) is Streams else sum([len(span.tokens) for span in spans])
 
+    @property
+    def job_ids(self) -> Sequence[int]:
+        spans = self.spans
+        return spans.job_ids if type(spans) is Streams else [span.job_id for span in spans]
+
 
 @dataclass(frozen=True, slots=True)
 class KeptSlot:

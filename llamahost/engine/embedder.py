@@ -129,7 +129,7 @@ class Embedder:
     def _step(self) -> None:
         takers, n_tokens, compute = self._chosen()
         began = self._clock()
-        self.doing = Doing(began, self._pace.expected_s(n_tokens))
+        self.doing = Doing(began, self._pace.expected_s(n_tokens), [taker.job.id for taker, _ in takers])
         try:
             vectors = compute()
             if vectors is not None and len(vectors) != len(takers):

@@ -77,6 +77,7 @@ class Doing(NamedTuple):
 
     since: float
     expected_s: float
+    job_ids: Sequence[int] = ()  # of those that it computes for
 
 
 class Engine:
@@ -225,7 +226,7 @@ class Engine:
         began = self._clock()
         n_tokens = plan.n_tokens
         expected_s = self._pace.expected_s(n_tokens)
-        self.doing = Doing(began, expected_s)
+        self.doing = Doing(began, expected_s, plan.job_ids)
         # Just before the decode lets go of the GIL: the readers wake when they can run.
         if not self._backend.overlaps and (self._is_urgent or began + expected_s - self._news_since > HOLD_S):
             self._tell()

@@ -26,6 +26,7 @@ async def close(crew: Crew, drain_s: float) -> None:
     crew.is_closed = True
     crew.residency.end()
     crew.fetches.close()
+    crew.stalls.close()
     if crew.timer is not None:
         crew.timer.cancel()
     places = tuple(crew.places.values())

@@ -21,6 +21,7 @@ from llamahost.fleet.crew.adapted import Adapted
 from llamahost.fleet.crew.keeping import Keeping
 from llamahost.fleet.crew.kept_files import PrefixFiles
 from llamahost.fleet.crew.place import Place, Running
+from llamahost.fleet.crew.stalls import Stalls
 from llamahost.fleet.crew.telling import Telling
 from llamahost.fleet.machine.devices import Devices, Trouble
 from llamahost.fleet.machine.fetches import Fetch, Fetches, Fetching
@@ -64,6 +65,7 @@ class Crew:
         self.tasks: set[asyncio.Task[None]] = set()
         self.closes: set[asyncio.Task[None]] = set()
         self.leaving: dict[str, Running] = {}  # in no place any more, and not closed yet
+        self.stalls = Stalls(lambda: [each for place in self.places.values() for each in place.running.values()])
         self.telling = Telling()
         self.timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # uvloop's handle of what is due at once does not tell
@@ -114,6 +116,7 @@ class Crew:
             logger.warning("%s", told)
         room = room_of(devices, self._first_free, self.settings)
         self.do(self.residency.equip(devices, room, self.now(), trouble=self._trouble()))
+        self.stalls.start()
 
     def _trouble(self) -> Trouble:
         return Trouble(self.hardware.trouble, self.hardware.is_broken, falls_back=self.settings.cpu_fallback)

@@ -122,6 +122,14 @@ class Place:
         return self.state in ("loading", "pulling")
 
     @property
+    def may_come(self) -> bool:
+        """Whether a request could have it there."""
+        return self.is_coming or (self.state == "unloaded" and self.spec.load != "hand")
+
+    def views(self) -> list[ReplicaView]:
+        return [each.view() for each in self.running.values()]
+
+    @property
     def n_slots(self) -> int:
         """Of the replicas that are ready."""
         return sum(each.replica.card.n_slots for each in self.ready())

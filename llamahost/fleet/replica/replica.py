@@ -1,7 +1,6 @@
 """One loaded model that answers: words to jobs in a lane, jobs to emissions through its worker.
 
-*Cancellation has one door*: whoever leaves a Stream (client gone, timeout, stop string, `break`, shutdown) aborts what
-is unfinished of its jobs. Knows no name, queue or state; the fleet does.
+Knows no name, queue or state; the fleet does.
 """
 
 from __future__ import annotations
@@ -10,17 +9,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from llamahost.core.backend import Vocabulary
 from llamahost.core.errors import (
-    DeadlineExceeded,
     InvalidRequest,
     LoadFailed,
     ManifestError,
     NotAble,
-    NotRead,
     Unavailable,
 )
 from llamahost.core.messages import ChatRequest, CompletionRequest
@@ -29,10 +25,10 @@ from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.core.work import Job, KeptSlot, Vector
 from llamahost.engine.engine import Engine, EngineStats
 from llamahost.engine.outbox import Outbox
-from llamahost.engine.reader import Reader
 from llamahost.engine.worker import Worker
 from llamahost.fleet.replica.adapters import AdapterTable
 from llamahost.fleet.replica.opened import Opened
+from llamahost.fleet.replica.stream import MayGo, Stream, never
 from llamahost.fleet.replica.vectors import Vectors
 from llamahost.fleet.request.amounts import N_MESSAGE, N_SMALL, n_chars_of_chat, n_chars_of_completion
 from llamahost.fleet.request.inputs import PreparedInputs
@@ -47,63 +43,6 @@ MAX_NUMBERS = 2**26
 """Of an answer with a vector for each token: as many as the longest vectors of the most inputs have otherwise."""
 
 Result = TypeVar("Result")
-
-
-class Stream:
-    """The emissions of a few jobs: `with replica.stream(jobs) as stream: async for emission in stream`.
-
-    Owned by the loop. Leaving the `with` aborts what is unfinished. Raises GenerationFailed, and DeadlineExceeded.
-    """
-
-    def __init__(self, replica: Replica, jobs: Sequence[Job]) -> None:
-        self._replica = replica
-        self._jobs = jobs
-        self._reader: Reader = replica.outbox.open([job.id for job in jobs], self._stalled)
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        refusal = self._replica.enter(self)
-        if refusal is not None:
-            self.fail(refusal)
-            return self
-        for job in self._jobs:
-            self._replica.submit(job)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._abort()
-        self._reader.close()
-        self._replica.leave(self)
-
-    def __aiter__(self) -> Reader:
-        return self._reader
-
-    def expire_at(self, deadline: float, timeout_s: float) -> None:
-        """End with DeadlineExceeded at this time of the loop's clock."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(deadline, lambda: self.fail(DeadlineExceeded(timeout_s)))
-
-    def drop(self, job_id: int) -> None:
-        """Want no more of this job: it is aborted, the others go on."""
-        if job_id in self._reader.open_ids:
-            self._replica.abort(job_id)
-            self._reader.drop(job_id)
-
-    def fail(self, error: Exception) -> None:
-        """Abort now, whether or not anybody is reading; the reader gets `error`."""
-        self._abort()
-        self._reader.fail(error)
-
-    def _stalled(self) -> None:
-        self.fail(NotRead("the answer was not read for too long"))
-
-    def _abort(self) -> None:
-        for job_id in self._reader.open_ids:
-            self._replica.abort(job_id)
 
 
 class Replica:
@@ -135,7 +74,7 @@ class Replica:
         self._worker = worker
         self._lanes = lanes
         self._in_lanes: set[Future[Any]] = set()
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, None] = {}  # the oldest first
         self._refusal: Exception | None = None
         self.adapters = AdapterTable(opened.spec.name, self._free_adapter)
         self._backend = opened.backend
@@ -182,7 +121,7 @@ class Replica:
         complete = request
         return await self.run(lambda: self._preparer.complete(complete), n_chars_of_completion(complete))
 
-    async def embed(self, request: EmbedRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
+    async def embed(self, request: EmbedRequest, may_go: MayGo = never) -> tuple[PreparedInputs, tuple[Vector, ...]]:
         """The tokens of each input, and its vector. Raises InvalidRequest, GenerationFailed."""
         name = self.spec.name
         if self._vectors is None:
@@ -203,15 +142,15 @@ class Replica:
                 f"at most {MAX_NUMBERS}; send fewer inputs",
                 param="input",
             )
-        return prepared, await self._vectors.of(prepared.job)
+        return prepared, await self._vectors.of(prepared.job, may_go)
 
-    async def rank(self, request: RerankRequest) -> tuple[PreparedInputs, tuple[Vector, ...]]:
+    async def rank(self, request: RerankRequest, may_go: MayGo = never) -> tuple[PreparedInputs, tuple[Vector, ...]]:
         """The tokens of each pair, and its scores. Raises as `embed`."""
         if self._vectors is None or self._pooling != "rank":
             raise NotAble(f"`{self.spec.name}` is no reranker: it has no head for scores", param="model")
         n_chars = sum(map(len, request.documents)) + (N_MESSAGE + len(request.query)) * len(request.documents)
         prepared = await self.run(lambda: self._inputs.rank(request), n_chars)
-        return prepared, await self._vectors.of(prepared.job)
+        return prepared, await self._vectors.of(prepared.job, may_go)
 
     async def load_adapter(self, spec: AdapterSpec) -> None:
         """Put an adapter beside the model. Raises InvalidRequest, also where its file cannot be used."""
@@ -296,13 +235,13 @@ class Replica:
         future.add_done_callback(self._in_lanes.discard)
         return await asyncio.wrap_future(future)
 
-    def stream(self, jobs: Sequence[Job]) -> Stream:
+    def stream(self, jobs: Sequence[Job], may_go: MayGo = never) -> Stream:
         """These jobs, submitted on entering and aborted on leaving."""
-        return Stream(self, jobs)
+        return Stream(self, jobs, may_go)
 
     def enter(self, stream: Stream) -> Exception | None:
         """Called by Stream alone; returns why it is refused, if it is."""
-        self._streams.add(stream)
+        self._streams[stream] = None
         return self._refusal
 
     def submit(self, job: Job) -> None:
@@ -312,7 +251,7 @@ class Replica:
 
     def leave(self, stream: Stream) -> None:
         """Called by Stream alone."""
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
 
     def abort(self, job_id: int) -> None:
         """End a job before the next plan. Idempotent, returns at once."""
@@ -348,6 +287,15 @@ class Replica:
             stream.fail(error)
         if self._vectors is not None:
             self._vectors.refuse(error)
+
+    def let_go(self) -> None:
+        """A step of its device does not return: who waits for it, and has no part in it, may go elsewhere."""
+        why = f"a step does not return where `{self.spec.name}` runs"
+        doing = self._engine.doing if self._engine is not None else None
+        for stream in tuple(self._streams):
+            stream.let_go(doing.job_ids if doing is not None else (), why)
+        if self._vectors is not None:
+            self._vectors.let_go(why)
 
     def forsake(self) -> None:
         """Its device is broken: what is there stays there, untouched, also when this is closed."""

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from llamahost.core.backend import EmbedBackend
-from llamahost.core.errors import GenerationFailed
+from llamahost.core.errors import GenerationFailed, Stalled
 from llamahost.core.work import Embedded, EmbedJob, Vector
 from llamahost.engine.embedder import Embedder
 from llamahost.engine.engine import EngineStats
 from llamahost.engine.worker import Worker
+from llamahost.fleet.replica.stream import MayGo, never
 
 
 class Vectors:
@@ -25,6 +26,7 @@ class Vectors:
         self._loop = asyncio.get_running_loop()
         self._worker = worker
         self._waiting: dict[int, asyncio.Future[tuple[Vector, ...]]] = {}
+        self._may_go: dict[int, MayGo] = {}  # the same jobs
         self._refusal: Exception | None = None
         self._ended: deque[Embedded] = deque()  # the worker's thread puts them there, the loop takes them
         self._is_told = False  # the loop will look
@@ -42,17 +44,17 @@ class Vectors:
     def stats(self) -> EngineStats:
         return self._embedder.stats
 
-    async def of(self, job: EmbedJob) -> tuple[Vector, ...]:
+    async def of(self, job: EmbedJob, may_go: MayGo = never) -> tuple[Vector, ...]:
         """The job's vectors. Whoever stops waiting aborts it. Raises GenerationFailed, and what it was refused with."""
         if self._refusal is not None:  # since the job was prepared
             raise self._refusal
         future: asyncio.Future[tuple[Vector, ...]] = self._loop.create_future()
-        self._waiting[job.id] = future
+        self._waiting[job.id], self._may_go[job.id] = future, may_go
         self._worker.submit(self._embedder, job)
         try:
             return await future
         finally:
-            del self._waiting[job.id]
+            del self._waiting[job.id], self._may_go[job.id]
             if not future.done() or future.cancelled() or future.exception() is not None:
                 self._worker.abort(self._embedder, job.id)
 
@@ -62,6 +64,14 @@ class Vectors:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
+
+    def let_go(self, why: str) -> None:
+        """End the waiting of those who have no part in the step that runs, and may go."""
+        doing = self._embedder.doing
+        in_step = doing.job_ids if doing is not None else ()
+        for job_id, future in self._waiting.items():
+            if not future.done() and job_id not in in_step and self._may_go[job_id]():
+                future.set_exception(Stalled(why))
 
     def detach(self) -> Future[None]:
         """Take the context off the worker; done when it is freed."""

@@ -11,27 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal, TypeAlias
 
-from llamahost.core.errors import (
-    ContextTooLong,
-    GenerationFailed,
-    LlamahostError,
-    LoadFailed,
-    ModelNotFound,
-    NotAble,
-    NotRead,
-    OutOfReach,
-    Overloaded,
-    Unavailable,
-)
+from llamahost.core.errors import GenerationFailed, LlamahostError, ModelNotFound, NotRead, Stalled
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.ledger import NO_ASK, Ask, Ledger
+from llamahost.fleet.routing.mendable import MENDABLE, NOT_ITS_FAULT, hope
 from llamahost.fleet.routing.names import Names
 from llamahost.fleet.routing.policy import ReplicaView, Wants
 from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, chain_of
@@ -49,10 +39,6 @@ AUTO = "auto"
 
 PAUSE_S = 0.05
 """Before the same replica is asked again: a random part of it, doubled each time."""
-
-_NOT_ITS_FAULT = (ContextTooLong, NotAble)
-_MENDABLE = (GenerationFailed, Unavailable, Overloaded, LoadFailed, *_NOT_ITS_FAULT)
-"""What another may do better: a longer context is one of these, or what this model cannot do at all."""
 
 _NOBODY = ReplicaView(0, 0, is_ready=False)
 
@@ -175,6 +161,12 @@ class Router:
             return known.generates
         return known.pooling is not None and (known.pooling == "rank") == (kind == "rerank")
 
+    def could_take(self, views: Sequence[ReplicaView], tried: Container[str]) -> bool:
+        """Is one of them well and has room, but for those that were tried?"""
+        now = asyncio.get_running_loop().time()
+        able = [each for each in views if each.is_ready and each.n_room > 0 and not each.is_stalled]
+        return any(each.id not in tried and not self.ledger.is_open(each, now) for each in able)
+
     def _outlook(self, seen: Seen) -> Outlook:
         rate, views = self.rates.of(seen.name), self.views.get(seen.name, ())
         now = asyncio.get_running_loop().time()
@@ -246,7 +238,7 @@ class Tries:
             lease = self._router.fleet.lease(self.model, self._n_jobs, wants=wants)
             try:
                 replica = await lease.__aenter__()
-            except _MENDABLE as error:
+            except MENDABLE as error:
                 self._go_on(error)
                 continue
             self._lease = lease
@@ -265,7 +257,7 @@ class Tries:
         assert lease is not None
         view, is_failure = self._view, None if error is not None else False
         try:
-            if isinstance(error, _MENDABLE) and not isinstance(error, NotRead):
+            if isinstance(error, MENDABLE) and not isinstance(error, NotRead):
                 is_failure = isinstance(error, GenerationFailed) or None
                 if not self.has_begun:
                     self._go_on(error)
@@ -283,6 +275,19 @@ class Tries:
             self.has_begun = True
             self._request = None
             self._router.ledger.answers(self._view, self._ticket)
+
+    def may_go(self) -> bool:
+        """Could another take it now? Where nothing was told of it yet, and it waits for a step that does not return."""
+        router = self._router
+        if self.has_begun or router.fleet.is_draining:
+            return False
+        left = self._models[self._next :]
+        for seen in router.fleet.seen():
+            if seen.name in left:
+                router.views[seen.name] = views = seen.views()
+                if router.could_take(views, self._tried) or (seen.name != self.model and seen.may_come):
+                    return True
+        return False
 
     def learn(self, answered: Answered) -> None:
         """The answer is whole: what it tells of the model's speed."""
@@ -302,8 +307,12 @@ class Tries:
         """Set who is asked next, or raise."""
         if self._router.fleet.is_draining:
             raise error
-        self._first_error = max(self._first_error or error, error, key=_hope)
-        if self._view is not _NOBODY and not isinstance(error, _NOT_ITS_FAULT):  # it was there, and failed
+        self._first_error = max(self._first_error or error, error, key=hope)
+        if isinstance(error, Stalled):  # nothing was begun, so nothing failed: it only waits elsewhere
+            self._tried.add(self._view.id)
+            if self._is_last or self._others():
+                return
+        elif self._view is not _NOBODY and not isinstance(error, NOT_ITS_FAULT):  # it was there, and failed
             self._failure = error
             self._n_failed += 1
             self._tried.add(self._view.id)
@@ -361,20 +370,3 @@ def _session_at(model: str, session: str) -> str:
 
 def _lacks_template(seen: Seen, kind: Kind) -> bool:
     return kind == "chat" and seen.known is not None and not seen.known.has_chat_template
-
-
-def _hope(error: LlamahostError) -> tuple[int, int]:
-    """How near it came to an answer: who could give one is heard before who cannot, though he was asked later. Who is
-    only full, or loads, is soon there; what cannot be loaded hides from nobody that for others the prompt is too long,
-    and for the longest of them it is told.
-    """
-    match error:
-        case NotAble():
-            return 0, 0
-        case OutOfReach() | LoadFailed():
-            return 1, 0
-        case ContextTooLong(n_ctx=n_ctx):
-            return 2, n_ctx
-        case Overloaded():
-            return 4, 0
-    return 3, 0

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from llamahost.fleet.replica.replica import Replica
-from llamahost.fleet.routing.policy import Wants
+from llamahost.fleet.routing.policy import ReplicaView, Wants
 
 
 class Seen(Protocol):
@@ -22,6 +22,15 @@ class Seen(Protocol):
     @property
     def is_coming(self) -> bool:
         """Whether it loads."""
+        ...
+
+    @property
+    def may_come(self) -> bool:
+        """Whether it loads, or would for a request."""
+        ...
+
+    def views(self) -> Sequence[ReplicaView]:
+        """Of its replicas."""
         ...
 
     @property
