@@ -26,8 +26,9 @@ from llamahost.fleet.routing.names import Names
 from llamahost.fleet.routing.policy import ReplicaView, Wants
 from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, chain_of
 from llamahost.fleet.routing.rates import Answered, Rates
-from llamahost.fleet.routing.route import Outlook, order
+from llamahost.fleet.routing.route import Outlook, finish_s, order
 from llamahost.fleet.routing.seen import Leases, Seen
+from llamahost.fleet.routing.trials import Trials
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.fleet.settings.route_spec import RouteSpec
 
@@ -74,6 +75,7 @@ class Router:
         """These are the models and routes from now on."""
         self._specs = {spec.name: spec for spec in manifest.models}
         self._routes = {route.name: route for route in manifest.routes}
+        self._trials = Trials()
         named: tuple[ModelSpec | RouteSpec, ...] = (*manifest.models, *manifest.routes)
         self._names = Names((name, each.name) for each in named for name in (each.name, *each.aliases))
         self.settings = manifest.server
@@ -131,7 +133,11 @@ class Router:
                 n_prompt = chain_of(request).n_chars // N_CHARS_OF_TOKEN
         if not key and spec.strategy == "split":
             key = repr(self.draw())
-        return found, order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
+        models = order(spec, outlooks, key=key, n_prompt=n_prompt, n_max=n_max)
+        if spec.strategy == "speed":
+            able = {name: finish_s(each, n_prompt, n_max) for name, each in outlooks.items() if each.can_answer}
+            models = self._trials.ordered(found, models, able)
+        return found, models
 
     def _any(self, kind: Kind, *, fills_in: bool) -> tuple[str, ...]:
         """Whoever can answer such a request: ready first, then with a template, a free slot, the fewest requests.
@@ -291,7 +297,7 @@ class Tries:
 
     def learn(self, answered: Answered) -> None:
         """The answer is whole: what it tells of the model's speed."""
-        self._router.rates.learn(self.model, answered)
+        self._router.rates.learn(self.model, answered, self._clock())
 
     def _pick(self, views: Sequence[ReplicaView]) -> int | None:
         router = self._router

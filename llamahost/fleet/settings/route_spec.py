@@ -21,7 +21,8 @@ class RouteSpec:
     fallback  the first that can; one that is not in memory is waited for only where none is
     quality   the same, said of a list from the best one down
     split     by weights, the same one for the same session or user; another where that one cannot
-    speed     the one that is expected to finish first, by what was measured and who waits
+    speed     the one that is expected to finish first, by what was measured and who waits; now and then another, to
+              measure it anew: one request in twenty for each other at most, fewer where it is far slower
     balanced  the one with the fewest requests for its slots
 
     Whatever the strategy, the others follow where one fails before its first token.
