@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -198,7 +198,7 @@ class HangingEmbedder(FakeEmbedBackend):
         super().__init__(n_inputs=1)
         self.entered, self.free = threading.Event(), threading.Event()
 
-    def embed(self, inputs: list[Tokens]) -> list[Vector]:  # type: ignore[override]
+    def embed(self, inputs: Sequence[Tokens]) -> list[Vector]:
         self.entered.set()
         assert self.free.wait(LIMIT_S)
         return super().embed(inputs)

@@ -25,6 +25,14 @@ class Status:
     task: str = "auto"
     known: Any = None
     is_coming: bool = False
+    replicas: tuple[ReplicaView, ...] = ()
+
+    @property
+    def may_come(self) -> bool:
+        return self.is_coming or not self.is_ready
+
+    def views(self) -> tuple[ReplicaView, ...]:
+        return self.replicas
 
     @property
     def n_room(self) -> int:
@@ -53,18 +61,21 @@ class FakeFleet:
         self.wants = wants
         if name in self.refusals:
             raise self.refusals[name]
+        views = self.views(name)
+        index = wants.pick(views)
+        if index is None:
+            raise Overloaded(f"{name} is full", retry_after_s=1.0)
+        self.leased.append(views[index].id)
+        yield cast("Replica", SimpleNamespace(id=views[index].id))
+
+    def views(self, name: str) -> tuple[ReplicaView, ...]:
         ids = [f"{name}#{k}" for k in range(self.n_replicas[name])]
-        views = [
+        return tuple(
             ReplicaView(
                 self.in_flight.get(id_, 0), self.n_room.get(id_, 9), id=id_, n_slots=4, is_stalled=id_ in self.stalled
             )
             for id_ in ids
-        ]
-        index = wants.pick(views)
-        if index is None:
-            raise Overloaded(f"{name} is full", retry_after_s=1.0)
-        self.leased.append(ids[index])
-        yield cast("Replica", SimpleNamespace(id=ids[index]))
+        )
 
     def seen(self) -> list[Status]:
         return [
@@ -75,6 +86,7 @@ class FakeFleet:
                 task=self.tasks.get(name, "auto"),
                 known=self.cards.get(name),
                 is_coming=name in self.loading,
+                replicas=self.views(name),
             )
             for name in self.n_replicas
         ]
