@@ -35,7 +35,7 @@ from llamahost.api.watch import Watch
 from llamahost.api.web import Page
 from llamahost.files.pulls import Pulls
 from llamahost.fleet.settings.manifest import ServerSettings
-from llamahost.ops.gpu_metrics import GpuFigures
+from llamahost.ops.gpu_metrics import GpuCollector
 from llamahost.ops.gpu_monitor import GpuMonitor
 from llamahost.ops.tally import Tally
 
@@ -71,7 +71,7 @@ class App:
         self._reading = Reading()
         self._infills: Latest = {}
         self._keys: Keys | None = None
-        tally.metrics.add(GpuFigures(gpus))
+        tally.metrics.registry.register(GpuCollector(gpus))
         self.adopt(settings, keys or keys_of(settings))
 
     def adopt(self, settings: ServerSettings, keys: Keys) -> None:

@@ -7,6 +7,7 @@ llama-server answers it; models of a manifest come and go while the process is w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
@@ -15,8 +16,8 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from llamahost.api.service import Service, models_named
-from llamahost.api.slices import send_slices
 from llamahost.api.sse import send_json
+from llamahost.core.turn import in_turn
 from llamahost.host import Health, ModelStatus
 from llamahost.ops.metrics import Metrics, ModelLoad
 
@@ -76,8 +77,11 @@ class MetricsProbe:
     metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        lines = self.metrics.lines(_load(model) for model in self.service.models())
-        await send_slices(send, map(str.encode, lines), Metrics.content_type)
+        write = self.metrics.scrape(map(_load, self.service.models()))
+        body = await asyncio.to_thread(in_turn, write)
+        headers = [(b"content-type", Metrics.content_type.encode()), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def trouble_of(health: Health) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from llamahost.ops.exposition import Row, family
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 from llamahost.ops.gpu import Gpu
 from llamahost.ops.gpu_monitor import GpuMonitor
 
-_LABELS = ("gpu", "name", "uuid")
+_LABELS = ("gpu", "uuid", "name")
 
 _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("memory_total_bytes", "Memory of the GPU.", lambda gpu: gpu.total_bytes),
@@ -25,27 +27,33 @@ _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
 )
 
 
-class GpuFigures:
+class GpuCollector(Collector):
     """Asked at each scrape. What a GPU does not tell is left out."""
 
     def __init__(self, monitor: GpuMonitor) -> None:
         self._monitor = monitor
 
-    def lines(self) -> Iterator[str]:
-        gpus, faults = self._monitor.latest.gpus, self._monitor.faults.items()
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        gpus = self._monitor.latest.gpus
         for name, told, figure in _GAUGES:
-            rows: list[Row] = [(_who(gpu), value) for gpu in gpus if (value := figure(gpu)) is not None]
-            yield from family("gauge", f"llamahost_gpu_{name}", told, _LABELS, rows)
-        rows = [((*_who(gpu), reason), 1.0) for gpu in gpus for reason in gpu.throttled_by or ()]
-        told = "1 for each reason that holds the clocks down."
-        yield from family("gauge", "llamahost_gpu_throttled", told, (*_LABELS, "reason"), rows)
-        rows = [((index, uuid, "lost" if xid is None else xid), n) for (index, uuid, xid), n in faults]
-        told = "Xids, and losses of a GPU."
-        yield from family("counter", "llamahost_gpu_faults_total", told, ("gpu", "uuid", "xid"), rows)
-
-
-def _who(gpu: Gpu) -> tuple[object, ...]:
-    return gpu.index, gpu.name, gpu.uuid
+            family = GaugeMetricFamily(f"llamahost_gpu_{name}", told, labels=_LABELS)
+            for gpu in gpus:
+                if (value := figure(gpu)) is not None:
+                    family.add_metric((str(gpu.index), gpu.uuid, gpu.name), value)
+            yield family
+        throttled = GaugeMetricFamily(
+            "llamahost_gpu_throttled", "1 for each reason that holds the clocks down.", labels=(*_LABELS, "reason")
+        )
+        for gpu in gpus:
+            for reason in gpu.throttled_by or ():
+                throttled.add_metric((str(gpu.index), gpu.uuid, gpu.name, reason), 1.0)
+        yield throttled
+        faults = CounterMetricFamily(
+            "llamahost_gpu_faults", "Xids, and losses of a GPU.", labels=("gpu", "uuid", "xid")
+        )
+        for (index, uuid, xid), n in tuple(self._monitor.faults.items()):
+            faults.add_metric((str(index), uuid, "lost" if xid is None else str(xid)), n)
+        yield faults
 
 
 def _hertz(mhz: int | None) -> float | None:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from llamahost.core.observe import RequestRecord
-from llamahost.ops.exposition import Count, Family, Kind, Spread, family
-from llamahost.ops.process_metrics import ProcessFigures
 
-_SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    600.0,
-)
-_TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+N_TOGETHER = 32
+"""Requests that are counted at once, in half a millisecond, where nobody asks for the figures before."""
 
 
-class ModelLoad(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoad:
     """How busy a model is at the moment of a scrape."""
 
     model: str
@@ -47,125 +34,167 @@ class ModelLoad(NamedTuple):
     thread_s: float = 0.0  # of its devices' threads, that its steps have had
 
 
-_OF_LOADS: tuple[tuple[Kind, str, str, Callable[[ModelLoad], float]], ...] = (
-    ("gauge", "model_ready", "1 when the model can answer.", lambda load: load.is_ready),
-    ("gauge", "slots", "Requests that can be computed at once.", lambda load: load.n_slots),
-    ("gauge", "requests_running", "Answers in slots.", lambda load: load.n_running),
-    ("gauge", "requests_waiting", "Answers that wait for a slot.", lambda load: load.n_waiting),
-    ("gauge", "kv_cells_total", "Tokens that the KV can hold.", lambda load: load.n_cells),
-    ("gauge", "kv_cells_used", "Tokens that the KV holds.", lambda load: load.n_cells_used),
-    (
-        "counter",
-        "prompt_memory_characters_total",
-        "Characters of prompts that it was asked for.",
-        lambda load: load.n_chars_asked,
-    ),
-    (
-        "counter",
-        "prompt_memory_missed_characters_total",
-        "Those of them that had to be tokenised.",
-        lambda load: load.n_chars_tokenised,
-    ),
-    (
-        "counter",
-        "step_seconds_total",
-        "Time that its steps had of the threads of its devices.",
-        lambda load: load.thread_s,
-    ),
-)
+_OF_LOADS: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[ModelLoad], float]], ...] = (
+    (GaugeMetricFamily, "model_ready", "1 when the model can answer.", lambda load: load.is_ready),
+    (GaugeMetricFamily, "slots", "Requests that can be computed at once.", lambda load: load.n_slots),
+    (GaugeMetricFamily, "requests_running", "Answers in slots.", lambda load: load.n_running),
+    (GaugeMetricFamily, "requests_waiting", "Answers that wait for a slot.", lambda load: load.n_waiting),
+    (GaugeMetricFamily, "kv_cells_total", "Tokens that the KV can hold.", lambda load: load.n_cells),
+    (GaugeMetricFamily, "kv_cells_used", "Tokens that the KV holds.", lambda load: load.n_cells_used),
+    (CounterMetricFamily, "prompt_memory_characters", "Characters of prompts that it was asked for.",
+     lambda load: load.n_chars_asked),
+    (CounterMetricFamily, "prompt_memory_missed_characters", "Those of them that had to be tokenised.",
+     lambda load: load.n_chars_tokenised),
+    (CounterMetricFamily, "step_seconds", "Time that its steps had of the threads of its devices.",
+     lambda load: load.thread_s),
+)  # fmt: skip
 
 
-class Figures(Protocol):
-    """Whoever has some of his own, told at each scrape."""
+class _Loads(Collector):
+    """What somebody else knows: as it stands at this scrape, so that a model that is gone leaves no number behind."""
 
-    def lines(self) -> Iterator[str]: ...
+    def __init__(self) -> None:
+        self.loads: tuple[ModelLoad, ...] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        for kind, name, told, figure in _OF_LOADS:
+            family = kind(f"llamahost_{name}", told, labels=["model"])
+            for load in self.loads:
+                family.add_metric([load.model], figure(load))
+            yield family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfModel:
+    """One model's, found once: to find one by its labels takes longer than to count."""
+
+    prompt: Counter
+    cached: Counter
+    generated: Counter
+    queue: Histogram
+    duration: Histogram
 
 
 class Metrics:
-    """Owned by the event loop. An Observer of requests; nothing of it is global, so two can live in one process."""
+    """Owned by the event loop. An Observer of requests; its registry is its own, so two can live in one process."""
 
-    content_type = b"text/plain; version=0.0.4; charset=utf-8"
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._of_outcomes: dict[tuple[str, str], Counter] = {}
+        self._of_models: dict[str, _OfModel] = {}
+        self._over: list[RequestRecord] = []  # not counted yet
+        self._n_of_statuses: dict[int, int] = {}  # responses, the same
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes and its like
         model = ("model",)
-        self._requests = _counts("requests", "Requests by how they ended.", ("model", "outcome"))
-        self._routed = _counts(
-            "route_requests", "Requests to a route, by the model that answered.", ("model", "outcome", "route")
+        registry = self.registry
+        self._requests = Counter(
+            "llamahost_requests", "Requests by how they ended.", ("model", "outcome"), registry=registry
         )
-        self._retries = _counts("retries", "Tries beyond the first, by the model that answered.", model)
-        self._prompt = _counts("prompt_tokens", "Prompt tokens, those from a cache among them.", model)
-        self._cached = _counts("cached_tokens", "Prompt tokens that a cache held.", model)
-        self._generated = _counts("generated_tokens", "Tokens generated.", model)
-        self._queue = _spreads("queue", "Waiting for a slot.")
-        self._first = _spreads("time_to_first_token", "From arrival to the first token.")
-        self._each = _spreads(
-            "time_per_output_token", "Between tokens of one answer, a mean each request.", _TOKEN_SECONDS
+        self._routed = Counter(
+            "llamahost_route_requests",
+            "Requests to a route, by the model that answered.",
+            ("route", "model", "outcome"),
+            registry=registry,
         )
-        self._duration = _spreads("request_duration", "From arrival to the last token.")
-        self._responses = _counts("http_responses", "HTTP responses.", ("status",))
-        self._figures: list[Figures] = [
-            ProcessFigures(),
-            self._requests,
-            self._routed,
-            self._retries,
-            self._prompt,
-            self._cached,
-            self._generated,
-            self._queue,
-            self._first,
-            self._each,
-            self._duration,
-            self._responses,
-        ]
-
-    def add(self, figures: Figures) -> None:
-        """Have these told too."""
-        self._figures.append(figures)
+        self._retries = Counter(
+            "llamahost_retries", "Tries beyond the first, by the model that answered.", model, registry=registry
+        )
+        self._prompt = Counter(
+            "llamahost_prompt_tokens", "Prompt tokens, those from a cache among them.", model, registry=registry
+        )
+        self._cached = Counter("llamahost_cached_tokens", "Prompt tokens that a cache held.", model, registry=registry)
+        self._generated = Counter("llamahost_generated_tokens", "Tokens generated.", model, registry=registry)
+        self._queue = Histogram(
+            "llamahost_queue_seconds", "Waiting for a slot.", model, buckets=_SECONDS, registry=registry
+        )
+        self._first = Histogram(
+            "llamahost_time_to_first_token_seconds",
+            "From arrival to the first token.",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._each = Histogram(
+            "llamahost_time_per_output_token_seconds",
+            "Between tokens of one answer, a mean each request.",
+            model,
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "llamahost_request_duration_seconds",
+            "From arrival to the last token.",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._loads = _Loads()
+        registry.register(self._loads)
+        self._responses = Counter("llamahost_http_responses", "HTTP responses.", ("status",), registry=registry)
 
     def finished(self, record: RequestRecord) -> None:
-        """A request is over. What never reached an engine is counted, and does not bend the histograms."""
+        """A request is over. It is counted together with others, which takes a fraction of the time."""
+        self._over.append(record)
+        if len(self._over) >= N_TOGETHER:
+            self._count_all()
+
+    def _count_all(self) -> None:
+        records, self._over = self._over, []
+        for record in records:
+            self._count(record)
+        statuses, self._n_of_statuses = self._n_of_statuses, {}
+        for status, n in statuses.items():
+            self._responses.labels(str(status)).inc(n)
+
+    def _count(self, record: RequestRecord) -> None:
+        """What never reached an engine is counted, and does not bend the histograms."""
         # A name that no model has is a client's own text: as labels they would grow without bound.
         if record.outcome != "rejected":
             self._known.add(record.model)
         model = record.model if record.model in self._known else ""
-        self._requests.of(model, record.outcome).add()
+        requests = self._of_outcomes.get((model, record.outcome))
+        if requests is None:
+            requests = self._of_outcomes[model, record.outcome] = self._requests.labels(model, record.outcome)
+        requests.inc()
         if record.route:
-            self._routed.of(model, record.outcome, record.route).add()
+            self._routed.labels(record.route, model, record.outcome).inc()
         if record.n_tries > 1:
-            self._retries.of(model).add(record.n_tries - 1)
+            self._retries.labels(model).inc(record.n_tries - 1)
         if record.outcome == "rejected":
             return
-        self._prompt.of(model).add(record.n_prompt)
-        self._cached.of(model).add(record.n_cached)
-        self._generated.of(model).add(record.n_generated)
-        self._queue.of(model).see(record.queued_s)
-        self._duration.of(model).see(record.total_s)
+        counts = self._of_models.get(model)
+        if counts is None:
+            counts = self._of_models[model] = _OfModel(
+                prompt=self._prompt.labels(model),
+                cached=self._cached.labels(model),
+                generated=self._generated.labels(model),
+                queue=self._queue.labels(model),
+                duration=self._duration.labels(model),
+            )
+        counts.prompt.inc(record.n_prompt)
+        counts.cached.inc(record.n_cached)
+        counts.generated.inc(record.n_generated)
+        counts.queue.observe(record.queued_s)
+        counts.duration.observe(record.total_s)
         if record.first_s > 0:
-            self._first.of(model).see(record.first_s)
+            self._first.labels(model).observe(record.first_s)
         if record.n_generated > 1 and record.generation_s > 0:
-            self._each.of(model).see(record.generation_s / (record.n_generated - 1))
+            self._each.labels(model).observe(record.generation_s / (record.n_generated - 1))
 
     def responded(self, status: int) -> None:
-        self._responses.of(status).add()
+        self._n_of_statuses[status] = self._n_of_statuses.get(status, 0) + 1
 
-    def lines(self, loads: Iterable[ModelLoad]) -> Iterator[str]:
-        """The text of one scrape, of which the next line may be had later."""
-        known: list[ModelLoad] = []
-        for load in loads:
-            known.append(load)
-            self._known.add(load.model)
-            yield ""  # to ask after thousands takes its time too
-        for kind, name, told, figure in _OF_LOADS:
-            rows = (((load.model,), figure(load)) for load in known)
-            yield from family(kind, f"llamahost_{name}", told, ("model",), rows)
-        for figures in self._figures:
-            yield from figures.lines()
+    def scrape(self, loads: Iterable[ModelLoad]) -> Callable[[], bytes]:
+        """What there is to tell now, and the work of writing it: of thousands of models seconds, for another thread."""
+        self._count_all()
+        now = tuple(loads)
+        self._known.update(load.model for load in now)
 
+        def write() -> bytes:
+            self._loads.loads = now
+            return generate_latest(self.registry)
 
-def _counts(name: str, told: str, labels: tuple[str, ...]) -> Family[Count]:
-    return Family(f"llamahost_{name}_total", told, labels, Count)
-
-
-def _spreads(name: str, told: str, bounds: tuple[float, ...] = _SECONDS) -> Family[Spread]:
-    return Family(f"llamahost_{name}_seconds", told, ("model",), lambda: Spread(bounds))
+        return write

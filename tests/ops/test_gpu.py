@@ -11,7 +11,7 @@ import pynvml
 import pytest
 
 from llamahost.ops.gpu import Fault, Gpus, Nvml
-from llamahost.ops.gpu_metrics import GpuFigures
+from llamahost.ops.gpu_metrics import GpuCollector
 from llamahost.ops.gpu_monitor import GpuMonitor, News
 from llamahost.ops.metrics import Metrics
 from tests.on_loop import on_loop
@@ -215,17 +215,17 @@ async def test_without_a_driver_it_says_so_once_and_its_thread_ends() -> None:
 
 def test_prometheus_is_told_what_the_gpus_tell() -> None:
     monitor = GpuMonitor(0)
-    metrics = Metrics()
-    metrics.add(GpuFigures(monitor))
-    assert not any(line.startswith("llamahost_gpu_memory") for line in metrics.lines([]))
+    lines = Metrics()
+    lines.registry.register(GpuCollector(monitor))
+    assert not any(line.startswith("llamahost_gpu_memory") for line in lines.scrape([])().decode().splitlines())
     monitor.latest = sampled(FakeNvml(Card(failing={"nvmlDeviceGetPowerUsage": pynvml.NVML_ERROR_NOT_SUPPORTED})))
     monitor.faults = {(0, "GPU-0", 79): 2}
-    told = "".join(metrics.lines([])).splitlines()
+    told = lines.scrape([])().decode().splitlines()
     who = 'gpu="0",name="NVIDIA H100",uuid="GPU-0"'
-    assert f"llamahost_gpu_memory_used_bytes{{{who}}} 8589934592.0" in told
+    assert f"llamahost_gpu_memory_used_bytes{{{who}}} 8.589934592e+09" in told
     assert f"llamahost_gpu_utilisation_ratio{{{who}}} 0.87" in told
-    assert f"llamahost_gpu_sm_clock_hertz{{{who}}} 1755000000.0" in told
-    assert f'llamahost_gpu_throttled{{{who},reason="power cap"}} 1.0' in told
+    assert f"llamahost_gpu_sm_clock_hertz{{{who}}} 1.755e+09" in told
+    assert 'llamahost_gpu_throttled{gpu="0",name="NVIDIA H100",reason="power cap",uuid="GPU-0"} 1.0' in told
     assert 'llamahost_gpu_faults_total{gpu="0",uuid="GPU-0",xid="79"} 2.0' in told
     assert not any(line.startswith("llamahost_gpu_power_watts{") for line in told)
     assert f"llamahost_gpu_power_limit_watts{{{who}}} 700.0" in told
