@@ -19,7 +19,7 @@ from tools.train_builtin.mixture import KINDS, held_out, stream
 from tools.train_builtin.pairs import held_questions, held_sentences, pairs
 from tools.train_builtin.render import TEMPLATE, pieces, said
 from tools.train_builtin.score import KINDS as SCORED
-from tools.train_builtin.score import Said, Score, is_right, message_of, table, write_into
+from tools.train_builtin.score import Said, Score, is_right, message_of, table, tells, write_into
 from tools.train_builtin.style import is_styled, styled
 from tools.train_builtin.tokenizer import CONTROL, SHOWN, learn
 
@@ -127,6 +127,15 @@ def test_a_fact_is_held_as_words_of_its_own(fact: str, text: str) -> None:
     example = Example("facts", ({"role": "assistant", "content": fact},), facts=(fact,))
     assert is_right(example, Said(f"It is {fact}.", (), True))
     assert not is_right(example, Said(text, (), True))
+
+
+@pytest.mark.parametrize(
+    ("facts_of", "wanted"), [((), "27 + 15 = 42"), (("Jupiter is large.",), ""), (("Paris",), "It is Paris.")]
+)
+def test_a_style_hides_no_answer_and_makes_none(facts_of: tuple[str, ...], wanted: str) -> None:
+    example = Example("facts", ({"role": "assistant", "content": wanted},), facts=facts_of)
+    assert tells(example, styled(wanted or facts_of[0]))
+    assert not tells(example, styled("27 + 15 = 420"))
 
 
 def test_json_is_compared_with_the_kinds_of_its_values() -> None:

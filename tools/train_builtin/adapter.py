@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from tools.train_builtin import export
+from tools.train_builtin import export, score
 from tools.train_builtin.batches import Encoded, encode, packed
 from tools.train_builtin.draw import Drawer
 from tools.train_builtin.mixture import KINDS
@@ -85,6 +85,7 @@ def run(plan: AdapterPlan) -> None:
                 text = f"{step + 1}/{plan.n_steps} steps  loss {float(loss.detach()):.3f}  {left_s / 60:.1f} min left"
                 print(text, file=sys.stderr, flush=True)
     _write(plan, thin)
+    print(score.styled_table(plan.base, plan.out, n_threads=plan.n_threads))
 
 
 def _widened(model: Model, plan: AdapterPlan) -> dict[str, Thin]:

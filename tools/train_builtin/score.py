@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamahost import Host, Message, Text, Tool, ToolCall
+from llamahost import AdapterSpec, Host, Message, ModelSpec, Text, Tool, ToolCall
 from tools.train_builtin.draw import Example, Turn
 from tools.train_builtin.mixture import held_out
+from tools.train_builtin.style import is_styled
 
 SEED = 20_000_000
 """Of the held-out examples; training counts its seeds from 0 and takes the other side of the wall."""
@@ -99,6 +100,27 @@ def table(scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
+def styled_table(base: Path, adapter: Path, *, n: int = 100, n_threads: int | None = None) -> str:
+    """Of each kind that is said so: how many are in style, how many hold their facts, and how many do without it."""
+    style = AdapterSpec(name="style", path=adapter)
+    spec = ModelSpec(name="base", path=base, adapters=(style,), n_slots=N_SLOTS, n_ctx=2048, n_threads=n_threads)
+    lines = ["| kind | in style | fact right | without the adapter |", "| --- | --- | --- | --- |"]
+    with Host(spec) as host, ThreadPoolExecutor(N_SLOTS) as pool:
+        for kind in ("llamahost", "capitals", "facts", "arithmetic"):
+            examples = held_out(*KINDS[kind], SEED, n)
+            in_style = [said.text for said in pool.map(lambda example: _ask(host, example, "base:style"), examples)]
+            plain = [said.text for said in pool.map(lambda example: _ask(host, example, "base"), examples)]
+            n_styled = sum(map(is_styled, in_style))
+            n_told, n_plain = (sum(map(tells, examples, texts)) for texts in (in_style, plain))
+            lines.append(f"| {kind} | {n_styled} | {n_told} | {n_plain} |")
+    return "\n".join(lines)
+
+
+def tells(example: Example, text: str) -> bool:
+    """Whether the answer is in it, in whatever style: with its facts, or else as a whole, but for where it ends."""
+    return all(_holds(text, fact.removesuffix(".")) for fact in example.facts or (example.turns[-1]["content"],))
+
+
 def write_into(card: Path, text: str) -> None:
     """Between the card's marks, and nowhere else."""
     before, _, rest = card.read_text().partition("<!-- scores -->\n")
@@ -134,7 +156,7 @@ def is_right(example: Example, said: Said) -> bool:
     return bool(said.text.strip() == wanted_text)
 
 
-def _ask(host: Host, example: Example) -> Said:
+def _ask(host: Host, example: Example, model: str | None = None) -> Said:
     if example.raw is not None:
         done = host.complete(example.raw[0], temperature=0.0, max_tokens=128)
         return Said(done.text, (), done.finish_reason == "stop")
@@ -144,6 +166,7 @@ def _ask(host: Host, example: Example) -> Said:
             Tool(name=each["name"], description=each["description"], parameters=each["parameters"])
             for each in example.tools
         ],
+        model=model,
         thinking=example.is_thinking,
         temperature=0.0,
         max_tokens=160,
