@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with six things put right. Knows bytes of the wire; knows no route and no request.
+"""uvicorn's HTTP/1.1 with seven things put right. Knows bytes of the wire; knows no route and no request.
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
@@ -8,7 +8,7 @@ what was asked first is answered, for whose answer it would be taken. That a cli
 is being answered, and not to the last that it sent, as long as a few wait behind it. And nobody keeps a connection by
 doing nothing (`patience`): a head must come whole (408), and a whole answer be read, and a connection on which nothing
 was asked ends as one does on which nothing is asked any more. Bodies and streams are watched by who reads and writes
-them.
+them. And connections never take the last files that the process may have open.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ MAX_HEAD_BYTES = 64 * 1024
 
 N_HEARD = 8
 """Requests that may wait for the answer before theirs, and whose client is still listened to: it may leave."""
+
+N_SPARE = 64
+"""Files that connections leave to all else, a model, a pull or a module that is imported late; of few files, half."""
 
 LOOKS = 4
 """At a connection, in the time that its client may do nothing; it ends by a fourth later than it could, at most."""
@@ -78,15 +81,22 @@ class Http1(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         stall_s: Callable[[], float] = lambda: 60.0,
+        n_files: int = 2**16,
     ) -> None:
+        """`n_files` may be open in this process."""
         super().__init__(config, server_state, app_state, _loop)
         self._stall_s = stall_s
+        self._n_files = max(n_files - N_SPARE, n_files // 2)
         self._time = self.loop.time
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._heard = self._time()
         self._look_again()
+        place = transport.get_extra_info("socket")
+        if place is not None and place.fileno() >= self._n_files:  # the kernel gives the lowest that is free
+            told = "this server can take no more connections now"
+            self._refuse(503, "Service Unavailable", told, "unavailable_error", "unavailable")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle

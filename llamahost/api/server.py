@@ -14,6 +14,7 @@ import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -37,7 +38,10 @@ from llamahost.fleet.settings.manifest import ServerSettings, in_effect
 logger = logging.getLogger("llamahost.server")
 
 BACKLOG = 2048
-UNSENT_BYTES = 2**17  # that the kernel keeps for a client which does not read; it would keep megabytes
+MAX_FILES = 2**16  # that are asked for; some containers allow a milliard
+UNSENT_BYTES = (
+    2**19
+)  # that the kernel keeps for a client which does not read, an answer or two; it would keep megabytes
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close first
 FLUSH_S = 2.0  # for responses that are complete but not yet read, once draining is over
 STOPPED_NOW = 130  # exit status after the second signal, as of a shell's Ctrl-C
@@ -81,6 +85,19 @@ def bind_unix(path: Path) -> socket.socket:
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(str(path)) == 0
+
+
+def many_files() -> int:
+    """As many as the process may have open from now on. What it is given first, 1024 mostly, is for programs that
+    select(); each connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_FILES if soft == resource.RLIM_INFINITY else soft
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
 
 
 def tls_of(settings: ServerSettings) -> ssl.SSLContext | None:
@@ -171,7 +188,7 @@ class Runner:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=partial(Http1, stall_s=lambda: self._settings.stall_s),  # type: ignore[arg-type]  # it is called
+            http=partial(Http1, stall_s=lambda: self._settings.stall_s, n_files=many_files()),  # type: ignore[arg-type]  # it is called
             ws="none",
             lifespan="on",
             log_config=None,

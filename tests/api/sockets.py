@@ -33,13 +33,14 @@ class Port(int):
 
 
 @asynccontextmanager
-async def listening(app: App, **patience: float) -> AsyncIterator[Port]:
+async def listening(
+    app: App, *, stall_s: float = 60.0, keep_alive_s: float = 5.0, n_files: int = 2**16
+) -> AsyncIterator[Port]:
     """The port. uvicorn's protocol and lifespan without its main loop, which looks only every 0.1 s whether to end."""
     place = bind("127.0.0.1", 0)
-    stall_s, keep_alive_s = patience.get("stall_s", 60.0), patience.get("keep_alive_s", 5.0)
     config = uvicorn.Config(
         app,
-        http=partial(Http1, stall_s=lambda: stall_s),  # type: ignore[arg-type]  # it is called
+        http=partial(Http1, stall_s=lambda: stall_s, n_files=n_files),  # type: ignore[arg-type]  # it is called
         ws="none",
         lifespan="on",
         log_config=None,

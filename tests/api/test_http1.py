@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from llamahost.api.http1 import MAX_HEAD_BYTES
+from llamahost.api.http1 import MAX_HEAD_BYTES, N_SPARE
+from llamahost.api.server import MAX_FILES, many_files
 from tests.api.asking import ASK
 from tests.api.fakes import FakeHost, app_of, run
 from tests.api.sockets import Client, listening
@@ -174,6 +177,36 @@ def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection() -> No
         assert events.endswith(b"\n\ndata: [DONE]\n\n")
 
     law(body)
+
+
+def test_connections_leave_files_to_all_else() -> None:
+    async def served() -> None:
+        with socket.socket() as next_free:
+            n_files = next_free.fileno() + 2 * N_SPARE
+        async with listening(app_of(FakeHost()), n_files=n_files) as port:
+            clients = [await Client.open(port) for _ in range(N_SPARE)]  # each of which is two files here
+            for client in clients:
+                client.post(CHAT, ASK, headers="Connection: close\r\n")
+            answers = [await client.reader.read() for client in clients]
+            statuses = [re.findall(rb"HTTP/1\.1 (\d+)", answer) for answer in answers]
+            assert statuses == sorted(statuses)
+            assert (statuses[0], statuses[-1]) == ([b"200"], [b"503"])
+            assert json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]["code"] == "unavailable"
+            for client in clients:
+                client.vanish()
+
+    run(served)
+
+
+def test_the_server_may_have_as_many_files_as_it_can_be_given() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+        n_files = many_files()
+        assert n_files >= soft or n_files == MAX_FILES
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == n_files
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_nobody_is_connected_through() -> None:
