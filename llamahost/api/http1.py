@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with seven things put right. Knows bytes of the wire; knows no route and no request.
+"""uvicorn's HTTP/1.1 with eight things put right. Knows bytes of the wire; knows no route and no request.
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
@@ -8,7 +8,8 @@ what was asked first is answered, for whose answer it would be taken. That a cli
 is being answered, and not to the last that it sent, as long as a few wait behind it. And nobody keeps a connection by
 doing nothing (`patience`): a head must come whole (408), and a whole answer be read, and a connection on which nothing
 was asked ends as one does on which nothing is asked any more. Bodies and streams are watched by who reads and writes
-them. And connections never take the last files that the process may have open.
+them. Connections never take the last files that the process may have open, and of requests sent in advance no more
+become objects than a few: a megabyte of them would be a hundred.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import httptools
 from starlette.types import Message
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -33,6 +35,9 @@ MAX_HEAD_BYTES = 64 * 1024
 
 N_HEARD = 8
 """Requests that may wait for the answer before theirs, and whose client is still listened to: it may leave."""
+
+N_READ = 4096
+"""Bytes that are read at once. They may hold two hundred requests, each of which becomes a hundred times its size."""
 
 N_SPARE = 64
 """Files that connections leave to all else, a model, a pull or a module that is imported late; of few files, half."""
@@ -58,6 +63,16 @@ class _UntilClosed(RequestResponseCycle):
         await super().send(message)  # type: ignore[arg-type]  # likewise
 
 
+class _Flow(FlowControl):
+    """Whoever wants to read waits until what was read before is asked."""
+
+    is_held = False
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
+
+
 class Http1(HttpToolsProtocol):
     """Owned by the event loop. One connection."""
 
@@ -68,6 +83,7 @@ class Http1(HttpToolsProtocol):
     _is_offer = False  # the head that was just read asks to upgrade: it is read again without that
     _answered: RequestResponseCycle | None = None  # the request that is, or was last; `cycle` is the last that came
     _refusal = b""  # of what came last, behind requests that are not answered yet; nothing is read any more
+    _held = b""  # what came behind so many requests that are not answered yet that it is not looked at
     _coming: Passage | None = None  # of a request whose end has not come yet
     _going: Passage | None = None  # of what was to go out at the last look, and then was `_n_left`
     _n_left = 0
@@ -91,6 +107,7 @@ class Http1(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        self.flow = self._flow = _Flow(transport)
         self._heard = self._time()
         self._look_again()
         place = transport.get_extra_info("socket")
@@ -151,14 +168,32 @@ class Http1(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._heard = self._time()
         super().on_response_complete()
+        if self._held and len(self.pipeline) <= N_HEARD:
+            self._take(self._held)
         if self._refusal and self._answered is not None and self._answered.response_complete:
             self._end_with(self._refusal)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self._heard = self._time()
-        while data and not self._refusal:
-            data = self._read(data)
+        self._take(self._held + data if self._held else data)
+
+    def _take(self, data: bytes) -> None:
+        at = 0
+        while at < len(data) and len(self.pipeline) <= N_HEARD:
+            if self._refusal or self.transport.is_closing():
+                return
+            again = self._read(data[at : at + N_READ])
+            at += N_READ
+            if again:
+                data, at = again + data[at:], 0
+        self._held = data[at:]
+        if self._held:
+            self._flow.is_held = True
+            self.flow.pause_reading()
+        elif self._flow.is_held:
+            self._flow.is_held = False
+            self.flow.resume_reading()
 
     def _read(self, data: bytes) -> bytes:
         """Returns what is to be read again: a request without its offer, and all behind it."""

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from llamahost.api.http1 import MAX_HEAD_BYTES, N_SPARE
+from llamahost.api.http1 import MAX_HEAD_BYTES, N_SPARE, Http1
 from llamahost.api.server import MAX_FILES, many_files
 from tests.api.asking import ASK
-from tests.api.fakes import FakeHost, app_of, run
+from tests.api.fakes import FakeHost, app_of, run, said
 from tests.api.sockets import Client, listening
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n"
@@ -177,6 +177,28 @@ def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection() -> No
         assert events.endswith(b"\n\ndata: [DONE]\n\n")
 
     law(body)
+
+
+def test_of_many_requests_sent_in_advance_few_are_looked_at_and_all_answered() -> None:
+    async def served() -> None:
+        n, release = 1000, asyncio.Event()
+        host = FakeHost([release.wait, *said("Hello")])
+        async with listening(app_of(host)) as port:
+            client = await Client.open(port)
+            client.post(CHAT, ASK)
+            await host.waiting.wait()
+            client.writer.write(b"GET /ready HTTP/1.1\r\n\r\n" * n)
+            (connection,) = port.server.server_state.connections
+            assert isinstance(connection, Http1)
+            while not connection.flow.read_paused:  # noqa: ASYNC110  nobody tells it
+                await asyncio.sleep(0)
+            assert len(connection.pipeline) < n / 4
+            release.set()
+            for _ in range(n + 1):
+                assert (await client.until(b"\r\n\r\n")).count(b"HTTP/1.1 200 OK") == 1
+            client.vanish()
+
+    run(served)
 
 
 def test_connections_leave_files_to_all_else() -> None:
