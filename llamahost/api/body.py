@@ -19,7 +19,7 @@ import msgspec
 from msgspec.inspect import ListType, LiteralType, StructType, Type, UnionType, type_info
 from starlette.types import Receive, Scope
 
-from llamahost.api.patience import Passage
+from llamahost.api.patience import IS_WHOLE, Passage
 from llamahost.api.problems import BodyTooLarge, BodyTooSlow
 from llamahost.core.errors import InvalidRequest
 from llamahost.core.turn import in_turn
@@ -69,19 +69,34 @@ class ClientGone(Exception):
 async def read_body(scope: Scope, receive: Receive, n_max: int, stall_s: float) -> bytes:
     """The whole body. Raises BodyTooLarge as soon as it is known, ClientGone when the client leaves half-way, and
     BodyTooSlow when nothing comes for `stall_s`, or all too little."""
-    passage = Passage(asyncio.get_running_loop().time())
-    try:
-        async with asyncio.timeout_at(passage.ends(stall_s)) as patience:
-            body = await _read(scope, receive, n_max, passage, lambda: patience.reschedule(passage.ends(stall_s)))
-    except TimeoutError:
-        raise BodyTooSlow(stall_s) from None
+    if scope.get(IS_WHOLE):  # as most have come before this: nobody is waited for
+        body = await _read(scope, receive, n_max)
+    else:
+        body = await _read_in_time(scope, receive, n_max, stall_s)
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
             raise InvalidRequest("the request's body is compressed; send it as it is, without Content-Encoding")
     return body
 
 
-async def _read(scope: Scope, receive: Receive, n_max: int, passage: Passage, on_piece: Callable[[], None]) -> bytes:
+async def _read_in_time(scope: Scope, receive: Receive, n_max: int, stall_s: float) -> bytes:
+    time = asyncio.get_running_loop().time
+    passage = Passage(time())
+
+    def moved(n_bytes: int) -> None:
+        passage.moved(n_bytes, time())
+        patience.reschedule(passage.ends(stall_s))
+
+    try:
+        async with asyncio.timeout_at(passage.ends(stall_s)) as patience:
+            return await _read(scope, receive, n_max, moved)
+    except TimeoutError:
+        raise BodyTooSlow(stall_s) from None
+
+
+async def _read(
+    scope: Scope, receive: Receive, n_max: int, on_piece: Callable[[int], None] = lambda n_bytes: None
+) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > n_max:
             raise BodyTooLarge(n_max)
@@ -91,10 +106,8 @@ async def _read(scope: Scope, receive: Receive, n_max: int, passage: Passage, on
         if len(body) > n_max:
             raise BodyTooLarge(n_max, is_read=True)
         return body
-    time = asyncio.get_running_loop().time
-    whole = (
-        BytesIO()
-    )  # a list of pieces would cost a client of tiny ones nothing, and this process thirty times as much
+    # A list of pieces would cost a client of tiny ones nothing, and this process thirty times as much.
+    whole = BytesIO()
     while True:
         if message["type"] == "http.disconnect":
             raise ClientGone
@@ -104,8 +117,7 @@ async def _read(scope: Scope, receive: Receive, n_max: int, passage: Passage, on
         whole.write(piece)
         if not message.get("more_body", False):
             return whole.getvalue()
-        passage.moved(len(piece), time())
-        on_piece()
+        on_piece(len(piece))
         message = await receive()
 
 

@@ -27,7 +27,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from llamahost.api.patience import Passage
+from llamahost.api.patience import IS_WHOLE, Passage
 from llamahost.api.problems import Problem
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -254,6 +254,7 @@ class Http1(HttpToolsProtocol):
         self._is_in_head = True  # of the next, from its first byte on
         self._told()
         if not self._is_offer:
+            self.scope[IS_WHOLE] = True  # type: ignore[literal-required]  # a key of our own
             super().on_message_complete()
 
     def _told(self) -> None:

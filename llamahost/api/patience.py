@@ -7,6 +7,9 @@ a connection, and its memory, for ever. A long prompt over a bad line takes as l
 
 from __future__ import annotations
 
+IS_WHOLE = "llamahost.is_whole"
+"""In a request's scope: it had come to its end before anybody looked for more."""
+
 LEAST_RATE = 240.0
 """Bytes a second, over all that was moved."""
 

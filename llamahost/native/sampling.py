@@ -2,7 +2,8 @@
 
 A chain mirrors llama.cpp's common/sampling.cpp: bias, then the user's samplers in the user's order, then a draw by
 seed; mirostat replaces them all but the bias. What a chain can do without (a sampler that is off, the bias, the whole
-C chain where it can only choose the likeliest) is told by its fields, so that `rows` may take the short way.
+C chain where it can only choose the likeliest) is told by its fields, so that `rows` may take the short way. A greedy
+answer's C chain is made when it is first asked for, which nobody does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +46,7 @@ class SamplerChain:
     __slots__ = (
         "_accept",
         "_free",
+        "_make",
         "_pointer",
         "_recent",
         "bias_ids",
@@ -55,11 +58,19 @@ class SamplerChain:
     )
 
     def __init__(
-        self, library: Library, pointer: int, *, is_greedy: bool, window: int, top_k: int, bias: dict[int, float]
+        self,
+        library: Library,
+        make: Callable[[], int],
+        *,
+        is_greedy: bool,
+        window: int,
+        top_k: int,
+        bias: dict[int, float],
     ) -> None:
         self._accept = library.quick.sampler_accept
         self._free = library.quick.sampler_free
-        self._pointer: int | None = pointer
+        self._make: Callable[[], int] | None = make
+        self._pointer: int | None = None
         self._recent: deque[int] = deque(maxlen=window)
         self.is_greedy = is_greedy
         self.window = window
@@ -70,8 +81,11 @@ class SamplerChain:
 
     @property
     def pointer(self) -> int:
+        """C's own. Raises BackendError where it cannot be made."""
         if self._pointer is None:
-            raise BackendError("a sampler chain was used after its job ended")
+            if self._make is None:
+                raise BackendError("a sampler chain was used after its job ended")
+            self._pointer = self._make()
         return self._pointer
 
     def accept(self, token: int) -> None:
@@ -87,7 +101,7 @@ class SamplerChain:
 
     def close(self) -> None:
         """Free the samplers. Idempotent; freeing twice would end the process."""
-        pointer, self._pointer = self._pointer, None
+        pointer, self._pointer, self._make = self._pointer, None, None
         if pointer is not None:
             self._free(pointer)
 
@@ -113,12 +127,28 @@ class Samplers:
         if "infill" in sampling.samplers and (is_held or not self._may_infill()):
             kept = tuple(name for name in sampling.samplers if name != "infill")
             sampling = sampling.with_options({"samplers": kept})
+        works = working(sampling)
         window = max(
-            self._window(sampling.repeat_last_n) if _works("penalties", sampling) else 0,
-            self._window(sampling.dry_penalty_last_n) if _works("dry", sampling) else 0,
+            self._window(sampling.repeat_last_n) if "penalties" in works else 0,
+            self._window(sampling.dry_penalty_last_n) if "dry" in works else 0,
         )
-        bias = self._bias(sampling)
-        members = self._members(sampling)
+        chain = SamplerChain(
+            self._library,
+            lambda: self._made(sampling, works),
+            is_greedy=is_argmax(sampling),
+            window=window,
+            top_k=self._cut(sampling, works, window),
+            bias=self._bias(sampling),
+        )
+        if not chain.is_greedy:
+            _ = chain.pointer  # made here, and not in one of the threads that choose
+        for token in prompt[-window:] if window else ():
+            if 0 <= token < self._n_vocab:
+                chain.accept(token)
+        return chain
+
+    def _made(self, sampling: Sampling, works: tuple[str, ...]) -> int:
+        members = self._members(sampling, works)
         params = self._library.c.llama_sampler_chain_default_params()
         params.no_perf = True
         made = self._library.c.llama_sampler_chain_init(params)
@@ -127,18 +157,7 @@ class Samplers:
             raise BackendError("no sampler chain can be made")
         for member in members:
             self._quick.sampler_chain_add(pointer, member)  # the chain owns and frees it
-        chain = SamplerChain(
-            self._library,
-            pointer,
-            is_greedy=is_argmax(sampling),
-            window=window,
-            top_k=self._cut(sampling, window),
-            bias=bias,
-        )
-        for token in prompt[-window:] if window else ():
-            if 0 <= token < self._n_vocab:
-                chain.accept(token)
-        return chain
+        return pointer
 
     def close(self) -> None:
         """Free the prototypes; chains are closed by who has them. Idempotent."""
@@ -167,7 +186,7 @@ class Samplers:
         self._last_bias = sampling.logit_bias, bias
         return bias
 
-    def _members(self, s: Sampling) -> list[int]:
+    def _members(self, s: Sampling, works: tuple[str, ...]) -> list[int]:
         quick = self._quick
         seed = _RANDOM_SEED if s.seed is None else s.seed
         if s.mirostat == 1:
@@ -182,11 +201,10 @@ class Samplers:
             ]
         else:
             wanted = []
-            for name in s.samplers:
+            for name in works:
                 if name == "infill":
                     wanted.append(quick.sampler_init_top_k(_MAX_INFILL))
-                if _is_active(name, s):
-                    wanted.append(self._member(name, s, seed))
+                wanted.append(self._member(name, s, seed))
             wanted.append(quick.sampler_init_dist(seed))
         members = [member for member in wanted if member]
         if len(members) != len(wanted):  # a NULL in a chain is a segmentation fault
@@ -247,40 +265,30 @@ class Samplers:
             self._dry[key] = prototype
         return int(self._quick.sampler_clone(prototype) or 0)
 
-    def _cut(self, s: Sampling, window: int) -> int:
+    def _cut(self, s: Sampling, works: tuple[str, ...], window: int) -> int:
         """k where nothing but penalties and DRY acts before top_k, and looking for the few pays; 0 otherwise."""
-        active = (name for name in s.samplers if _is_active(name, s) and name not in ("penalties", "dry"))
-        few = self._n_vocab // STRIPES // 4
-        return s.top_k if s.mirostat == 0 and next(active, "") == "top_k" and s.top_k + window <= few else 0
+        first = next((name for name in works if name not in ("penalties", "dry")), "")
+        return s.top_k if first == "top_k" and s.top_k + window <= self._n_vocab // STRIPES // 4 else 0
 
 
-def _works(name: str, s: Sampling) -> bool:
-    """Whether the sampler is in the chain and does anything."""
-    return s.mirostat == 0 and name in s.samplers and _is_active(name, s)
-
-
-def _is_active(name: str, s: Sampling) -> bool:
-    """Whether the sampler does anything with these values; the C ones return at once where this is False."""
-    if name == "penalties":
-        plain = s.repeat_penalty == 1.0 and s.frequency_penalty == 0.0 and s.presence_penalty == 0.0
-        return s.repeat_last_n != 0 and not plain
-    if name == "dry":
-        return s.dry_multiplier != 0.0 and s.dry_base >= 1.0 and s.dry_penalty_last_n != 0
-    if name == "top_n_sigma":
-        return s.top_n_sigma > 0.0
-    if name == "top_k":
-        return s.top_k > 0
-    if name == "typ_p":
-        return s.typical_p < 1.0
-    if name == "top_p":
-        return s.top_p < 1.0
-    if name == "min_p":
-        return s.min_p > 0.0
-    if name == "xtc":
-        return s.xtc_probability > 0.0 and s.xtc_threshold <= 0.5
-    if name == "infill":
-        return True
-    return s.temperature != 1.0 or s.dynatemp_range > 0.0
+def working(s: Sampling) -> tuple[str, ...]:
+    """The samplers that do anything with these values, in their order; of others the C ones return at once."""
+    if s.mirostat:
+        return ()
+    is_plain = s.repeat_penalty == 1.0 and s.frequency_penalty == 0.0 and s.presence_penalty == 0.0
+    does = {
+        "penalties": s.repeat_last_n != 0 and not is_plain,
+        "dry": s.dry_multiplier != 0.0 and s.dry_base >= 1.0 and s.dry_penalty_last_n != 0,
+        "top_n_sigma": s.top_n_sigma > 0.0,
+        "top_k": s.top_k > 0,
+        "typ_p": s.typical_p < 1.0,
+        "top_p": s.top_p < 1.0,
+        "min_p": s.min_p > 0.0,
+        "xtc": s.xtc_probability > 0.0 and s.xtc_threshold <= 0.5,
+        "temperature": s.temperature != 1.0 or s.dynatemp_range > 0.0,
+        "infill": True,
+    }
+    return tuple([name for name in s.samplers if does[name]])
 
 
 def is_argmax(s: Sampling) -> bool:
@@ -292,4 +300,7 @@ def is_argmax(s: Sampling) -> bool:
     """
     if s.mirostat or s.temperature > 0.0 or s.dynatemp_range > 0.0 or "temperature" not in s.samplers:
         return False
-    return not any(_works(name, s) for name in ("penalties", "dry", "typ_p", "xtc", "infill"))
+    return _MAY_CHOOSE_OTHERS.isdisjoint(working(s))
+
+
+_MAY_CHOOSE_OTHERS = frozenset(("penalties", "dry", "typ_p", "xtc", "infill"))
