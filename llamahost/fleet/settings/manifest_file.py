@@ -146,7 +146,7 @@ def _server(table: object, place: _Places, folder: Path) -> ServerSettings:
         if key in values:
             if not isinstance(values[key], str):
                 raise place.error(("server", key), f"{key} must be text, not {values[key]!r}")
-            values[key] = folder / Path(values[key]).expanduser()
+            values[key] = _path(values[key], place, ("server", key), folder)
     for key in ("cors_origins", "allowed_hosts", "forwarded_allow_ips"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
@@ -154,7 +154,7 @@ def _server(table: object, place: _Places, folder: Path) -> ServerSettings:
         folders = values["adapter_folders"]
         if not isinstance(folders, list) or not all(isinstance(each, str) for each in folders):
             raise place.error(("server", "adapter_folders"), "adapter_folders must be a list of texts")
-        values["adapter_folders"] = tuple(folder / Path(each).expanduser() for each in folders)
+        values["adapter_folders"] = tuple(_path(each, place, ("server", "adapter_folders"), folder) for each in folders)
     try:
         return ServerSettings(**values)
     except ManifestError as error:
@@ -169,7 +169,7 @@ def _folder(table: object, place: _Places, where: _Where, folder: Path) -> list[
     for key in _OF_ONE:
         if key in values:
             raise place.error((*where, key), f"{key} belongs to one model, not to a folder of them")
-    top = folder / Path(values["path"]).expanduser()
+    top = _path(values["path"], place, (*where, "path"), folder)
     try:
         os.scandir(top).close()
     except (FileNotFoundError, NotADirectoryError):
@@ -224,7 +224,7 @@ def _model(table: object, place: _Places, where: _Where, folder: Path) -> ModelS
             raise place.error((*where, key), f"{key} must be text, not {values[key]!r}")
     if "path" in values:
         path = values["path"]
-        values["path"] = PACKAGED.get(path) or folder / Path(path).expanduser()
+        values["path"] = PACKAGED.get(path) or _path(path, place, (*where, "path"), folder)
     if "adapters" in values:
         values["adapters"] = _adapters(values["adapters"], place, (*where, "adapters"), folder)
     for key in ("aliases", "devices", "tensor_split", "override_tensor"):
@@ -234,7 +234,7 @@ def _model(table: object, place: _Places, where: _Where, folder: Path) -> ModelS
         values["max_sampling"] = _table(values["max_sampling"], place, (*where, "max_sampling"))
         place.known((*where, "max_sampling"), values["max_sampling"], LIMITED)
     if "template" in values and isinstance(template := values["template"], str) and is_template_path(template):
-        values["template"] = str(folder / Path(template).expanduser())
+        values["template"] = str(_path(template, place, (*where, "template"), folder))
     if "sampling" in values:
         sampling = dict(_table(values["sampling"], place, (*where, "sampling")))
         place.known((*where, "sampling"), sampling, SamplingOptions.__annotations__)
@@ -257,13 +257,24 @@ def _adapters(tables: object, place: _Places, where: _Where, folder: Path) -> tu
             if not isinstance(values.get(key), str):
                 raise place.error((*where, k, key), f"an adapter needs a {key}, which is text")
         path = values["path"]
-        values["path"] = PACKAGED_ADAPTERS.get(path) or folder / Path(path).expanduser()
+        values["path"] = PACKAGED_ADAPTERS.get(path) or _path(path, place, (*where, k, "path"), folder)
         try:
             specs.append(AdapterSpec(**values))
             check_together(specs)
         except ManifestError as error:
             raise place.error((*where, k, error.key), str(error)) from error
     return tuple(specs)
+
+
+def _path(text: str, place: _Places, where: _Where, folder: Path) -> Path:
+    """Where this is, beside the manifest or of a home. Raises ManifestError where no file can be called so."""
+    if "\0" in text:
+        raise place.error(where, f"{text!r} is no path: no file has a NUL in its name")
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        home = Path(text).parts[0]
+        raise place.error(where, f"there is no home folder {home} for {text}; give the whole path") from None
 
 
 def _frozen(value: Any) -> Any:

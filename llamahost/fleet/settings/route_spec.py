@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from llamahost.core.errors import ManifestError
+from llamahost.fleet.settings.ranges import is_share
 
 Strategy = Literal["fallback", "split", "quality", "speed", "balanced"]
 
@@ -47,18 +47,11 @@ class RouteSpec:
             raise ManifestError(
                 f"strategy must be one of {', '.join(get_args(Strategy))}, not {self.strategy!r}", key="strategy"
             )
-        if self.weights and self.strategy != "split":
+        if self.weights == ():
+            return
+        if self.strategy != "split":
             raise ManifestError('weights belong to strategy = "split"', key="weights")
-        if self.weights and (not isinstance(self.weights, tuple) or len(self.weights) != len(self.models)):
+        if not isinstance(self.weights, tuple) or len(self.weights) != len(self.models):
             raise ManifestError(f"weights must be {len(self.models)} numbers, one a model", key="weights")
-        if not all(_is_weight(weight) for weight in self.weights) or (self.weights and not sum(self.weights)):
+        if not all(is_share(weight) for weight in self.weights) or not sum(self.weights):
             raise ManifestError("weights must be numbers between 0 and 1e6, not all 0", key="weights")
-
-
-def _is_weight(weight: object) -> bool:
-    return (
-        isinstance(weight, int | float)
-        and not isinstance(weight, bool)
-        and math.isfinite(weight)
-        and 0 <= weight <= 1e6
-    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import ManifestError
+from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
 from llamahost.fleet.settings.manifest_file import load_manifest, parse_manifest
 from llamahost.fleet.settings.route_spec import RouteSpec
@@ -130,6 +131,8 @@ def test_everything_said_is_taken() -> None:
         ("[[models]]\nname = 'x'\n", 1, "needs a path, or a repo"),
         ("[[models]]\nname = 'x'\npath = 3\n", 3, "path must be text"),
         ("[models]\nname = 'x'\n", 1, "[[models]], with two brackets"),
+        ("[[models]]\nname = 'x'\npath = '~nobody-here/x'\n", 3, "no home folder ~nobody-here for ~nobody-here/x"),
+        ('[[folders]]\npath = "a\\u0000"\n', 2, "no file has a NUL in its name"),
         ("[server]\nport = 65536\n", 2, "port must be between 0 and 65535"),
         ("[server]\napi_key = ''\n", 2, "api_key must not be empty"),
         ("[server]\nhost = \n", 2, "line 2"),
@@ -171,6 +174,7 @@ def test_a_route_stands_for_models() -> None:
         ("weights = [1, 2]", 11, "belong to strategy"),
         ("strategy = 'split'\nweights = [1]", 12, "2 numbers"),
         ("strategy = 'split'\nweights = [0, 0]", 12, "not all 0"),
+        ("strategy = 'split'\nweights = 0", 12, "2 numbers"),
         ("stratgy = 'split'", 11, "did you mean `strategy`"),
         ("aliases = ['big']", 9, "names both `big` and `chat`"),
         ("[[routes]]\nname = 'other'\nmodels = ['bigg']", 13, "did you mean `big`"),
@@ -224,6 +228,29 @@ stratgy = "split"
     with pytest.raises(ManifestError) as caught:
         parse("".join(f'[[models]]\nname = "{k}"\n' for k in range(30)))
     assert str(caught.value).splitlines()[20:] == ["and 10 more"]
+
+
+TABLES = [
+    ("[[models]]", {"name": "'x'", "path": "'x'"}, ModelSpec),
+    ("[server]", {}, ServerSettings),
+    (MODEL + "[[routes]]", {"name": "'x'", "models": "['a']", "strategy": "'split'"}, RouteSpec),
+    (MODEL + "[[models.adapters]]", {"name": "'x'", "path": "'x'"}, AdapterSpec),
+]
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "false", "nan", "1979-05-27", r'"a\u0000"', "'~nobody-here/x'", "[0]", "{a = [0]}"]
+)
+def test_no_value_of_any_key_is_more_than_a_mistake(value: str) -> None:
+    n_mistakes = 0
+    for header, needed, form in TABLES:
+        for key in (field.name for field in fields(form)):
+            lines = [f"{name} = {said}" for name, said in {**needed, key: value}.items()]
+            try:
+                parse("\n".join([header, *lines]))
+            except ManifestError:
+                n_mistakes += 1
+    assert n_mistakes > 30
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
