@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise, takewhile
 
-from llamahost.core.errors import BackendError, BackendLost, NoRoom
+from llamahost.core.errors import BackendLost, NoRoom
 from llamahost.core.work import (
     Adapters,
     Emission,
@@ -337,9 +337,6 @@ class FakeBackend:
             sampler.n_come += len(forced)
         is_complete = bool(span.n_rows) and sampler.word() == "."
         return Sampled(span.job_id, tuple(tokens), logprobs, tuple(scored), forced, is_complete)
-
-
-__all__ = ["N_VOCAB", "BackendError", "FakeBackend", "alone", "next_token", "next_value", "per_token", "scored_alone"]
 
 
 class Gated(FakeBackend):

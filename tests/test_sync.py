@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 import llamahost
-from llamahost.core.errors import GenerationFailed, InvalidRequest, LoadFailed, Unavailable
+from llamahost.core.errors import BackendError, GenerationFailed, InvalidRequest, LoadFailed, Unavailable
 from llamahost.core.events import Delta, Finished, Started, Usage
 from llamahost.core.messages import Message, Text, ToolCall
 from llamahost.core.results import ChatResult, CompletionResult, Fold, chat_result
 from llamahost.fleet.settings.manifest import Manifest, ServerSettings
 from llamahost.given import message_of
 from llamahost.sync import Host
-from tests.fakes import BackendError, FakeBackend, alone
+from tests.fakes import FakeBackend, alone
 from tests.fleet.fakes import FakeLoader, spec_of
 from tests.on_loop import LIMIT_S
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import tempfile
 import time
@@ -27,6 +26,7 @@ from llamahost.bench.servers import (
     ALIAS,
     Server,
     Settings,
+    cpu_seconds_of,
     free_port,
     llama_server_command,
     llamahost_command,
@@ -75,10 +75,11 @@ async def one_request(target: Target, body: bytes) -> float:
 
 
 def processor_s(server: Server) -> float:
-    """Seconds that the process has computed, by Linux."""
-    after_name = Path(f"/proc/{server.pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
-    user, system = after_name.split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    """Seconds that the process has computed."""
+    assert server.pid is not None
+    found = cpu_seconds_of(server.pid)
+    assert found is not None, "the system does not tell"
+    return found
 
 
 async def measure(ours: Server, theirs: Server | None, given: argparse.Namespace) -> None:

@@ -41,6 +41,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamahost.bench.servers import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = 8  # bytes of a time in the pipe
 INTERVAL_S = 0.001
@@ -317,15 +319,6 @@ def stolen_s() -> float:
     """Seconds of cores that the machine's host gave to other machines, since it started."""
     cores = Path("/proc/stat").read_text().split(maxsplit=10)
     return int(cores[8]) / os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port: int = place.getsockname()[1]
-        return port
 
 
 def measure(args: argparse.Namespace, folder: Path) -> list[Body]:

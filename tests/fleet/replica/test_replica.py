@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llamahost.core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
+from llamahost.core.errors import BackendError, DeadlineExceeded, GenerationFailed, InvalidRequest, Unavailable
 from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text, Tool, ToolCall
 from llamahost.core.work import Emission, Job
 from llamahost.engine.engine import Engine
@@ -18,7 +18,7 @@ from llamahost.engine.worker import Worker
 from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.request.amounts import N_SMALL
 from llamahost.fleet.request.lanes import Lanes
-from tests.fakes import BackendError, FakeBackend, Gated, alone
+from tests.fakes import FakeBackend, Gated, alone
 from tests.fleet.fakes import SlowVocabulary, open_fake, spec_of
 from tests.on_loop import LIMIT_S, on_loop, turns
 
