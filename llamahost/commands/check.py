@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,7 @@ from llamahost.core.sizes import bytes_told
 if TYPE_CHECKING:
     from llamahost.commands.opening import Ready
     from llamahost.commands.probe import Finding
+    from llamahost.sync import Host
 
 OLDEST_PYTHON = (3, 11)
 
@@ -122,7 +123,8 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _generations(model: str | None, manifest: ManifestPath, template: ChatTemplate) -> Iterator[Finding]:
-    """A short answer of each model; the built-in one is asked what it is known to answer."""
+    """A short answer of each model; those of the package are asked what they are known to answer."""
+    from llamahost.commands import known
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
     from llamahost.fleet.machine.located import missing
     from llamahost.fleet.settings.builtin import EMBED_NAME, NAME
@@ -145,10 +147,10 @@ def _generations(model: str | None, manifest: ManifestPath, template: ChatTempla
         try:
             with opened(spec, is_verbose=False) as ready:
                 if spec.path == BUILTIN_PATH:
-                    yield _known(ready)
+                    yield _own(ready, known.answers)
                     continue
                 if spec.path == EMBED_PATH:
-                    yield _neighbours(ready)
+                    yield _own(ready, known.neighbours)
                     continue
                 if not ready.card.generates:
                     yield _vector(ready)
@@ -172,46 +174,13 @@ def _generations(model: str | None, manifest: ManifestPath, template: ChatTempla
         )
 
 
-def _known(ready: Ready) -> Finding:
-    """Whether the built-in model says, word for word, what it says on every other machine."""
-    import time
-
+def _own(ready: Ready, ask: Callable[[Host], tuple[bool, str]]) -> Finding:
+    """Whether a model of the package says, word for word, what it says on every other machine."""
     from llamahost.commands.probe import Finding
-    from llamahost.fleet.settings.builtin import known_answers
 
-    known = known_answers()
-    n_tokens = 0
-    began = time.monotonic()
-    for each in known:
-        result = ready.host.chat(each.question, max_tokens=64, temperature=0.0)
-        n_tokens += result.usage.n_generated
-        if result.text != each.answer:
-            told = f"{each.question!r} is answered {result.text[:60]!r} here, not {each.answer!r}"
-            return Finding(False, ready.card.name, told)
-    rate = n_tokens / (time.monotonic() - began)
-    told = (
-        f"loaded in {ready.load_s:.1f} s, {len(known)} of {len(known)} known answers, {rate:.0f} tokens/s with prompts"
-    )
-    return Finding(True, ready.card.name, f"{ready.card.description}; {told}")
-
-
-def _neighbours(ready: Ready) -> Finding:
-    """Whether the built-in embedding model finds, for each known query, the document that it finds everywhere."""
-    from llamahost.commands.probe import Finding
-    from llamahost.fleet.settings.builtin import known_neighbours
-
-    known = known_neighbours()
-    documents = list(dict.fromkeys(each.nearest for each in known))
-    vectors = ready.host.embed(documents).vectors
-    for each in known:
-        (asked,) = ready.host.embed([each.query]).vectors
-        likeness = [sum(a * b for a, b in zip(asked, vector, strict=True)) for vector in vectors]
-        nearest = documents[likeness.index(max(likeness))]
-        if nearest != each.nearest:
-            told = f"to {each.query!r} the nearest is {nearest!r} here, not {each.nearest!r}"
-            return Finding(False, ready.card.name, told)
-    told = f"loaded in {ready.load_s:.1f} s, {len(known)} of {len(known)} known neighbours"
-    return Finding(True, ready.card.name, f"{ready.card.description}; {told}")
+    is_well, told = ask(ready.host)
+    loaded = f"{ready.card.description}; loaded in {ready.load_s:.1f} s, " if is_well else ""
+    return Finding(is_well, ready.card.name, loaded + told)
 
 
 def _vector(ready: Ready) -> Finding:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from llamahost import Host, LoadFailed, ManifestError
+from llamahost.commands.known import FEATURES
+from llamahost.commands.known import answers as asked
 from llamahost.fleet.settings.builtin import (
     ALIASES,
     EMBED_NAME,
@@ -81,10 +83,11 @@ def test_chat_and_embeddings_of_the_package_share_one_endpoint_for_the_openai_cl
         with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             made = client.embeddings.create(model=EMBED_NAME, input=[known_neighbours()[0].query, "Hello"])
             assert [len(each.embedding) for each in made.data] == [128, 128]
-            said = client.chat.completions.create(
-                model=NAME, messages=[{"role": "user", "content": known_answers()[0].question}], temperature=0
-            )
-            assert said.choices[0].message.content == known_answers()[0].answer
+            for known in known_answers():
+                said = client.chat.completions.create(
+                    model=NAME, messages=[{"role": "user", "content": known.question}], temperature=0
+                )
+                assert said.choices[0].message.content == known.answer
         assert server.end() == 0
 
 
@@ -97,6 +100,20 @@ def test_known_answers_come_word_for_word_through_the_library_beside_embeddings(
             assert host.chat(known.question, model=NAME, temperature=0.0, max_tokens=64).text == known.answer
         made = host.embed([known_neighbours()[0].query, "Hello"], model=EMBED_NAME)
         assert [len(vector) for vector in made.vectors] == [128, 128]
+
+
+def test_each_feature_that_is_checked_answers_as_known_and_another_answer_is_told() -> None:
+    with Host(NAME, n_threads=1) as host:
+        is_well, told = asked(host)
+        assert is_well, told
+        assert all(what in told for what, *_ in FEATURES)
+        host.load_adapter("pirate", PIRATE)
+        for what, ask, wanted in FEATURES:  # again: nothing was left behind
+            assert ask(host) == wanted, what
+        host.scale_adapters({"pirate": 1.0})
+        is_well, told = asked(host)
+    assert not is_well
+    assert told.endswith(f"here, not {known_answers()[0].answer!r}")
 
 
 def calls_a_tool_that_nobody_has_seen(server: Server) -> None:
@@ -134,7 +151,7 @@ def test_serve_without_a_model_answers_over_http_by_any_name_and_calls_tools(tmp
     with serving(tmp_path) as server:
         assert "`llamahost serve " in server.line("loading builtin")
         server.line("ready: builtin")
-        for each in known[:3]:
+        for each in known:
             said = chosen(server, messages=[{"role": "user", "content": each.question}])
             assert (said["message"]["content"], said["finish_reason"]) == (each.answer, "stop")
         assert [model["id"] for model in server.request("/v1/models")[1]["data"]] == [NAME]
@@ -159,6 +176,7 @@ def test_check_compares_the_known_answers(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert f"✓ {NAME}: " in done.stdout
     assert f"{n} of {n} known answers" in done.stdout
+    assert all(what in done.stdout for what, *_ in FEATURES)
 
 
 def test_models_lists_it_where_no_manifest_names_another(tmp_path: Path) -> None:
