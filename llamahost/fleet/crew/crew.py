@@ -17,6 +17,7 @@ from pathlib import Path
 from llamahost.core.errors import LlamahostError, NoMemory
 from llamahost.core.observe import LoadProgress
 from llamahost.core.threads import in_thread
+from llamahost.core.work import KeptSlot
 from llamahost.fleet.crew.adapted import Adapted
 from llamahost.fleet.crew.keeping import Keeping
 from llamahost.fleet.crew.kept_files import PrefixFiles
@@ -34,6 +35,7 @@ from llamahost.fleet.memory.residency import Residency
 from llamahost.fleet.memory.residents import Effect, Measured, Refuse
 from llamahost.fleet.replica.loading import Loading
 from llamahost.fleet.replica.opened import Opened
+from llamahost.fleet.routing.restored import restored
 from llamahost.fleet.settings.manifest import ModelSpec, ServerSettings
 
 logger = logging.getLogger("llamahost.fleet")
@@ -279,7 +281,16 @@ class Crew:
         if opened is None:
             self._failed(id_, "")
         elif (running := await self._attached(loading, opened, record, effect.placement.devices)) is not None:
-            running.replica.restore(self.keeping.take(record, effect.spec, kept))
+            await self._restore(place, running, self.keeping.take(record, effect.spec, kept))
+
+    async def _restore(self, place: Place, running: Running, kept: tuple[KeptSlot, ...]) -> None:
+        """Serve it with that in its slots, which is told where somebody chooses among several."""
+        running.replica.restore(kept)
+        try:
+            if kept and self.residency.n_wanted(place.model) > 1:
+                pieces = running.replica.vocabulary.pieces
+                running.restored = await in_thread("prefixes", lambda: restored(kept, pieces))
+        finally:  # also where this is cancelled: who closes the fleet is to find it
             self._serve(place, running)
 
     async def _attached(

@@ -24,6 +24,7 @@ from llamahost.fleet.replica.adapters import AdapterStatus, Numbers, rescaled
 from llamahost.fleet.replica.card import ModelCard
 from llamahost.fleet.replica.replica import Replica
 from llamahost.fleet.routing.policy import ReplicaView, Wants, choose
+from llamahost.fleet.routing.restored import Restored
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import ModelSpec, Task
 from llamahost.text.remembered import Heard
@@ -45,6 +46,7 @@ class Running:
     measured: Measured | None = None
     epoch: int = 0  # of all loads of all models
     is_stalled: Callable[[], bool] = lambda: False  # whether a step of its device does not return
+    restored: tuple[Restored, ...] = ()  # to its slots when it was loaded
     n_in_flight: int = 0
 
     @property
@@ -62,6 +64,7 @@ class Running:
             n_slots=card.n_slots,
             n_cells=card.n_cells or 2**31,
             is_stalled=self.is_stalled(),
+            restored=self.restored,
         )
 
 

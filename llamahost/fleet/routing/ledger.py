@@ -6,13 +6,15 @@ Owned by the loop; does nothing by itself and is told the time. One book for all
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.fleet.routing.breaker import Breaker
 from llamahost.fleet.routing.policy import WORTH, Able, Regard, ReplicaView, drawn, least, those_near
-from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held
+from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, chain_of
+from llamahost.fleet.routing.restored import Restored
 
 N_SESSIONS = 8192
 """Whose homes are remembered; those that were not heard of the longest are forgotten."""
@@ -67,6 +69,7 @@ class Ledger:
         self._n_sessions = n_sessions
         self._n_placed = 0
         self._known: dict[str, _Known] = {}
+        self._restored: dict[str, list[Restored]] = {}  # nobody went on with it yet, by replica; the last used last
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
 
     def allow(self, *, n_failures: int, open_s: float) -> None:
@@ -78,9 +81,17 @@ class Ledger:
     def keep(self, models: Container[str]) -> None:
         """Forget the replicas of all but these."""
         self._known = {id_: known for id_, known in self._known.items() if id_.rpartition("#")[0] in models}
+        self._restored = {id_: left for id_, left in self._restored.items() if id_ in self._known}
 
     def pick(
-        self, views: Sequence[ReplicaView], ask: Ask, now: float, *, tried: Collection[str] = (), is_last: bool = True
+        self,
+        views: Sequence[ReplicaView],
+        ask: Ask,
+        now: float,
+        *,
+        tried: Collection[str] = (),
+        is_last: bool = True,
+        request: ChatRequest | CompletionRequest | None = None,
     ) -> int | None:
         """The index of the replica to take. None: none has room.
 
@@ -90,7 +101,7 @@ class Ledger:
         able: list[Able[Held]] = []
         barred: list[Able[Held]] = []
         known_of = self._known
-        for index, (n_in_flight, n_room, is_ready, id_, epoch, n_slots, _, is_stalled) in enumerate(views):
+        for index, (n_in_flight, n_room, is_ready, id_, epoch, n_slots, _, is_stalled, _) in enumerate(views):
             if not is_ready or n_room <= 0:
                 continue
             known = known_of.get(id_)
@@ -104,10 +115,27 @@ class Ledger:
         taken = able or barred if is_last else able
         if len(taken) < 2:
             return taken[0][2] if taken else None
+        if self._restored and request is not None:
+            self._recognise([views[each[2]].id for each in taken], request)
         near = those_near(taken)
         if len(near) > 1:
             near = self._drawn(near, views, ask)
         return least(near or taken)
+
+    def _recognise(self, ids: Sequence[str], request: ChatRequest | CompletionRequest) -> None:
+        """What one of them was given back of this conversation counts as though it had been placed there."""
+        found = [(each.begun(request), id_, each) for id_ in ids for each in self._restored.get(id_, ())]
+        begun, id_, state = max(found, key=lambda each: each[0][0] if each[0] else 0, default=(None, "", None))
+        chain = chain_of(begun[1]) if begun is not None else NO_CHAIN
+        if chain.n_chars >= WORTH:
+            self._n_placed += 1
+            self._known[id_].held.place(chain, self._n_placed)
+            self._forget(id_, lambda each: each is state)
+
+    def _forget(self, id_: str, goes: Callable[[Restored], bool]) -> None:
+        left = [each for each in self._restored.pop(id_, ()) if not goes(each)]
+        if left:
+            self._restored[id_] = left
 
     def _drawn(self, near: list[Able[Held]], views: Sequence[ReplicaView], ask: Ask) -> list[Able[Held]]:
         """Those that hold so much of its prompt that it should go there, or served its session; else all."""
@@ -158,6 +186,9 @@ class Ledger:
             return ticket
         self._n_placed += 1
         known.held.place(ask.chain, self._n_placed)
+        if view.id in self._restored and len(known.held) + len(self._restored[view.id]) > view.n_slots:
+            oldest = self._restored[view.id][0]
+            self._forget(view.id, lambda each: each is oldest)
         if ask.session:
             self._goes_on(ask, view.id)
         return ticket
@@ -200,6 +231,9 @@ class Ledger:
             breaker = Breaker(n_failures=self._n_failures, open_s=self._open_s)
             held = Held(view.n_slots, view.n_cells * N_CHARS_OF_TOKEN)
             known = self._known[view.id] = _Known(view.epoch, held, breaker)
+            self._restored.pop(view.id, None)
+            if view.restored:
+                self._restored[view.id] = list(view.restored)
         return known
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from llamahost.fleet.routing.restored import Restored
+
 NEAR = 2
 """Requests in flight beyond the least that a held prefix is worth: a wait of a step or two, where slots are free."""
 
@@ -32,7 +34,8 @@ class ReplicaView(NamedTuple):
     """What a choice needs to know of a replica. `n_room` is how many more requests it may take, waiting ones too.
 
     `epoch` tells one loading of `id` from the next, which is greater and remembers nothing. `n_cells` are the tokens
-    that its KV holds. `is_stalled`: a step of its device does not return.
+    that its KV holds. `is_stalled`: a step of its device does not return. `restored` is what its slots were given back
+    when it was loaded.
     """
 
     n_in_flight: int
@@ -43,6 +46,7 @@ class ReplicaView(NamedTuple):
     n_slots: int = 1
     n_cells: int = 2**31
     is_stalled: bool = False
+    restored: tuple[Restored, ...] = ()
 
 
 class Regard(NamedTuple):

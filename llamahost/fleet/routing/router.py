@@ -304,7 +304,10 @@ class Tries:
         router.views[self.model] = views
         if len(views) > 1:
             self._ask = self._with_chain(self._ask)
-        index = router.ledger.pick(views, self._ask, self._clock(), tried=self._tried, is_last=self._is_last)
+        words = self._request if isinstance(self._request, ChatRequest | CompletionRequest) else None
+        index = router.ledger.pick(
+            views, self._ask, self._clock(), tried=self._tried, is_last=self._is_last, request=words
+        )
         if index is not None:
             self._view = views[index]
         return index

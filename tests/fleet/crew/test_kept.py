@@ -14,7 +14,7 @@ import pytest
 
 from llamahost import AsyncHost
 from llamahost.core.events import Delta, Finished
-from llamahost.core.messages import CompletionRequest, Generation
+from llamahost.core.messages import ChatRequest, CompletionRequest, Generation, Message, Text
 from llamahost.core.sampling import SamplingOptions
 from llamahost.core.work import KeptSlot
 from llamahost.fleet.crew.keeping import Keeping
@@ -242,6 +242,43 @@ async def test_each_conversation_of_several_replicas_is_there_again_after_an_unl
                 await turns()
             assert [await n_cached(host, k) for k in range(4)] == [expected] * 4
             await host.unload("a")
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["with messages", "with tokens"])
+def test_each_conversation_of_several_replicas_is_there_again_in_the_next_process(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """No session tells whose it is; they come in another order."""
+    monkeypatch.setenv("LLAMAHOST_CACHE", str(tmp_path))
+    generation = Generation(max_tokens=1, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
+    one = spec("a", tiny_llama, n_slots=3, n_ctx=1024, replicas=2, load="start", keep_prefixes=True)
+
+    def asked(k: int, *, goes_on: bool) -> ChatRequest | CompletionRequest:
+        if not is_told:
+            return CompletionRequest(prompts=(tuple(range(20 + k, 120 + k)),), generation=generation)
+        told = [Message(role="system", parts=(Text("Be brief. " * 20),))]
+        told.append(Message(role="user", parts=(Text(f"{k} " + f"What is {k}? " * 25),)))
+        if goes_on:
+            told.append(Message(role="assistant", parts=(Text("I know."),)))
+            told.append(Message(role="user", parts=(Text("And more?"),)))
+        return ChatRequest(messages=tuple(told), generation=generation)
+
+    async def n_cached(host: AsyncHost, request: ChatRequest | CompletionRequest) -> tuple[int, int]:
+        events = host.chat(request) if isinstance(request, ChatRequest) else host.complete(request)
+        (end,) = [event async for event in events if isinstance(event, Finished)]
+        return end.usage.n_cached, end.usage.n_prompt
+
+    @on_loop
+    async def law() -> None:
+        for goes_on in (False, True):
+            async with host_of(one, budgets={f"cpu-{k}": 100 * MB for k in range(2)}, prefix_disk_bytes=9 * MB) as host:
+                while sum(each.state == "ready" for each in host.models()[0].replicas) < 2:
+                    await turns()
+                for k in (0, 1, 2, 3, 4, 5) if not goes_on else (0, 2, 4, 1, 3, 5):
+                    n, n_prompt = await n_cached(host, asked(k, goes_on=goes_on))
+                    assert n >= 0.85 * n_prompt if goes_on else n < 0.5 * n_prompt, k
+
+    law()
 
 
 @on_loop
