@@ -67,7 +67,7 @@ class Places:
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
         """By the variables that those programs read."""
-        home = Path(environ.get("HOME") or Path.home())
+        home = home_of(environ)
         cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
         hf_home = Path(environ.get("HF_HOME") or cache / "huggingface").expanduser()
         hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or hf_home / "hub"
@@ -84,6 +84,14 @@ class Places:
     def repo_folder(self, repo: str) -> Path:
         """Where Hugging Face's programs keep what they have of a repository."""
         return self.hub / ("models--" + repo.replace("/", "--"))
+
+
+def home_of(environ: Mapping[str, str]) -> Path:
+    """The user's; `/`, as container runtimes say, of one of whom the system knows nothing."""
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path("/")
 
 
 def models(places: Places) -> list[Found]:

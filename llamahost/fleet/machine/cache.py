@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from llamahost.files.local import home_of
+
 LARGEST_BYTES = 4 * 2**20  # of a small file; more is none of ours
 
 
@@ -20,7 +22,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     """LLAMAHOST_CACHE, else below the user's cache."""
     if own := environ.get("LLAMAHOST_CACHE"):
         return Path(own).expanduser()
-    cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache"
+    cache = environ.get("XDG_CACHE_HOME") or home_of(environ) / ".cache"
     return Path(cache) / "llamahost"
 
 

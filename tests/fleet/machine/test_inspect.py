@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamahost.core.errors import LoadFailed, Unavailable
+from llamahost.files.local import Places
 from llamahost.fleet.machine.cache import cache_folder
 from llamahost.fleet.machine.inspect import MAX_REMEMBERED, Memory, ensure, mark_of
 from llamahost.fleet.settings.manifest import BUILTIN_PATH
@@ -153,3 +154,12 @@ def test_the_cache_is_where_the_user_wants_it() -> None:
     assert cache_folder({"HOME": "/h"}) == Path("/h/.cache/llamahost")
     assert cache_folder({"HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/x/llamahost")
     assert cache_folder({"LLAMAHOST_CACHE": "/c", "XDG_CACHE_HOME": "/x"}) == Path("/c")
+
+
+def test_who_has_no_home_has_what_containers_give_him(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_folder({}) == Path("/.cache/llamahost")
+    assert Places.of({}).hub == Path("/.cache/huggingface/hub")
