@@ -145,7 +145,7 @@ class Admin:
         """The newest first; `limit` of them, of one `model` or route, which may not be served any more."""
         asked = _query(scope)
         n, model = asked.get("limit", str(N_REQUESTS)), asked.get("model", "")
-        if not (n.isascii() and n.isdigit() and 1 <= int(n[:9]) <= N_KEPT):
+        if not (n.isascii() and n.isdigit() and len(n) < 10 and 1 <= int(n) <= N_KEPT):
             raise InvalidRequest(f"`limit` must be a number from 1 to {N_KEPT}, not {n[:40]!r}", param="limit")
         name = model and (names_of(self.service.models(), self.service.routes()).find(model) or model)
         return RequestsInfo(requests=[request_told(entry) for entry in self.tally.journal.last(int(n), name)])

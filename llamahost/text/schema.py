@@ -56,8 +56,7 @@ def convert(schema: object, param: str) -> dict[str, Any]:
 
 def convert_part(schema: object, path: str, param: str) -> dict[str, Any]:
     """The same of the part of it at a JSON pointer, with what that refers to."""
-    walk = _Walk(schema, param)
-    return _ending(walk.whole(walk.places.at(path), path), path, param)
+    return _ending(_Walk(schema, param).whole(path), path, param)
 
 
 def _ending(made: dict[str, Any], path: str, param: str) -> dict[str, Any]:
@@ -103,7 +102,6 @@ class _Walk:
     """One conversion."""
 
     def __init__(self, root: object, param: str) -> None:
-        self._root = root
         self.places = Places(root, param)
         self._names: dict[tuple[str, bool], str] = {}  # a pointer and whether it is open, and the name of its schema
         self._queue: list[tuple[str, bool]] = []
@@ -112,8 +110,9 @@ class _Walk:
         declared = root.get("$schema") if isinstance(root, dict) else None
         self._is_old = isinstance(declared, str) and any(f"draft-0{n}/" in declared for n in (3, 4, 6, 7))
 
-    def whole(self, node: object = None, path: str = "") -> dict[str, Any]:
-        made = self._schema(self._root if node is None else node, path, 0)
+    def whole(self, path: str = "") -> dict[str, Any]:
+        """With what the part at this path refers to."""
+        made = self._schema(self.places.at(path), path, 0)
         if made is False:
             raise self.places.error("nothing is valid under it", path)
         result: dict[str, Any] = {} if made is True else made

@@ -36,7 +36,7 @@ class Places:
             step = step.replace("~1", "/").replace("~0", "~")
             if isinstance(node, dict) and step in node:
                 node = node[step]
-            elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+            elif isinstance(node, list) and step.isdecimal() and len(step) < 10 and int(step) < len(node):
                 node = node[int(step)]
             else:
                 raise self.error(f"`$ref` to `{short(pointer)}`, which is not there", pointer)

@@ -104,7 +104,7 @@ def test_the_last_requests_are_told_by_their_id_and_without_their_words() -> Non
             for of, id_ in (("limit=1&model=a", "req_1"), ("model=BEST", "req_2"), ("model=gone", None)):
                 one = (await client.get(f"/api/requests?{of}")).json()["requests"]
                 assert [each["id"] for each in one] == [id_] * (id_ is not None), of
-            for limit in ("0", "-1", "x", "", "1e3", "²", "1001", "9" * 5000):
+            for limit in ("0", "-1", "x", "", "1e3", "²", "1001", "9" * 5000, "000000001" + "0" * 5000):
                 refused = await client.get("/api/requests", params={"limit": limit})
                 assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit"), limit
 

@@ -112,6 +112,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"items": {"anyOf": [{}, {"type": "any"}]}}, "/items/anyOf/1/type"),
     ({"properties": {"a": {"$ref": "http://x/y"}}}, "/properties/a/$ref"),
     ({"$ref": "#/nowhere"}, "/$ref"),
+    ({"$ref": f"#/anyOf/{'9' * 5000}", "anyOf": [{}]}, "/$ref"),
     ({"$ref": "#nowhere"}, "/$ref"),
     ({"$defs": {"a": {"enum": []}}, "items": {"$ref": "#/$defs/a"}}, "/$defs/a/enum"),
     ({"minLength": -1}, "/minLength"),

@@ -17,7 +17,7 @@ from llamahost.fleet.settings.manifest import ModelSpec, Task, is_template_path
 from llamahost.native.context import kv_bytes_per_token
 from llamahost.native.gguf import GgufHeader, read_metadata
 
-_LAYER = re.compile(r"blk\.(\d+)\.")
+_LAYER = re.compile(r"blk\.(\d{1,9})\.")
 _EXPERTS = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 _PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
 _TABLE = "token_embd."
