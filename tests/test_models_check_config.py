@@ -97,6 +97,7 @@ def test_check_generates_with_a_model_that_is_given(tiny_llama: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_check_finds_what_is_wrong_with_the_manifest_s_models(manifest: Path) -> None:
+    (manifest.parent / "here").write_text("a file that is called as a model is")
     done = finished(manifest.parent, "check")
     assert done.returncode == 1
     assert [what for what, is_well in lines_of(done).items() if not is_well] == ["gone"]

@@ -83,7 +83,7 @@ def chat(
                 status = talk.hold(lambda turns: remote.chat(turns, body), _line, is_script=is_script)
         else:
             spec = spec_of(
-                model if model is not None else manifest_at(manifest).models[0].name,
+                model if model is not None else manifest_at(manifest).models[0],
                 manifest,
                 {"n_ctx": n_ctx, "n_threads": threads, "n_gpu_layers": gpu_layers, "template": template},
             )

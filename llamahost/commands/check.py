@@ -18,6 +18,7 @@ from llamahost.core.sizes import bytes_told
 if TYPE_CHECKING:
     from llamahost.commands.opening import Ready
     from llamahost.commands.probe import Finding
+    from llamahost.fleet.settings.manifest import ModelSpec
     from llamahost.sync import Host
 
 OLDEST_PYTHON = (3, 11)
@@ -127,20 +128,21 @@ def _generations(model: str | None, manifest: ManifestPath, template: ChatTempla
     from llamahost.commands import known
     from llamahost.commands.probe import HELLO, N_TOKENS, Finding
     from llamahost.fleet.machine.located import missing
-    from llamahost.fleet.settings.builtin import EMBED_NAME, NAME
+    from llamahost.fleet.settings.builtin import EMBED_NAME, builtin
     from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH
 
-    names = [model] if model is not None else []
+    meant: list[str | ModelSpec] = [model] if model is not None else []
     for each in manifest_at(manifest).models if model is None else ():
         if why := missing(each):
             yield Finding(False, each.name, why)
         else:
-            names.append(each.name)
+            meant.append(each)
     if model is None:
-        names += [own for own in (NAME, EMBED_NAME) if own not in names]
-    for name in names:
+        names = {each.name for each in meant if not isinstance(each, str)}
+        meant += [own for own in (builtin(), builtin(model=EMBED_NAME)) if own.name not in names]
+    for one in meant:
         spec = spec_of(
-            name,
+            one,
             manifest,
             {"n_ctx": None, "n_threads": None, "n_gpu_layers": None, "template": template if model else None},
         )

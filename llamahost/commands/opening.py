@@ -69,21 +69,25 @@ class Ready:
     load_s: float
 
 
-def manifest_at(path: Path | None) -> Manifest:
-    """What the named manifest says, or the one that lies here; the built-in model if they name none.
-
-    Raises ManifestError.
-    """
-    from llamahost.fleet.settings.builtin import builtin
+def said_at(path: Path | None) -> Manifest:
+    """What the named manifest says, or the one that lies here, if there is one. Raises ManifestError."""
     from llamahost.fleet.settings.manifest import Manifest
     from llamahost.fleet.settings.manifest_file import load_manifest
 
-    found = Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
+    return Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
+
+
+def manifest_at(path: Path | None) -> Manifest:
+    """The same, with the built-in model if it names none. Raises ManifestError."""
+    from llamahost.fleet.settings.builtin import builtin
+
+    found = said_at(path)
     return found if found.models else replace(found, models=(builtin(),))
 
 
-def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] | None = None) -> ModelSpec:
-    """A GGUF file, a name from the manifest, `builtin`, or a name of the hub's, which is fetched if it has to be.
+def spec_of(model: str | ModelSpec, path: Path | None, shape: Shape, *, lora: Sequence[str] | None = None) -> ModelSpec:
+    """A GGUF file, a name from the manifest, `builtin`, or a name of the hub's, which is fetched if it has to be; or
+    one of the manifest's models itself, whatever else may be called so.
 
     For one person, so with one slot. Raises ManifestError, PullFailed.
     """
@@ -92,13 +96,16 @@ def spec_of(model: str, path: Path | None, shape: Shape, *, lora: Sequence[str] 
     from llamahost.fleet.settings.manifest import ModelSpec
 
     given: dict[str, Any] = {key: value for key, value in shape.items() if value is not None}
-    if Path(model).is_file():
+    if isinstance(model, str) and Path(model).is_file():
         spec = ModelSpec(name=Path(model).stem or model, path=Path(model))
     else:
-        spec = _named(model, path) or ModelSpec(name=model, path=path_of(model) or Path(model))
+        if isinstance(model, ModelSpec):
+            spec = model
+        else:
+            spec = _named(model, path) or ModelSpec(name=model, path=path_of(model) or Path(model))
         if why := missing(spec):
             names = ", ".join(each.name for each in manifest_at(path).models)
-            fail(NO_MODEL, why if spec.name != model else f"{why}; the manifest names {names}")
+            fail(NO_MODEL, why if model not in (spec, spec.name) else f"{why}; the manifest names {names}")
     try:
         adapters = adapters_of(lora) or spec.adapters
         return replace(spec, n_slots=1, n_cells=None, kv_layout="auto", adapters=adapters, **given)

@@ -10,7 +10,7 @@ import typer
 
 from llamahost.commands.exits import USAGE, fail, told
 from llamahost.commands.fetching import fetched
-from llamahost.commands.opening import MANIFEST, ManifestPath
+from llamahost.commands.opening import MANIFEST, ManifestPath, said_at
 from llamahost.core.sizes import bytes_told
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def pull(
     if (name or add) and model is None:
         raise typer.BadParameter("needs a model to add", param_hint="--add")
     with told():
-        found = _manifest(manifest)
+        found = said_at(manifest)
         if model is None:
             _pull_all(found)
             return
@@ -52,13 +52,6 @@ def pull(
             _add(manifest or MANIFEST, found, reference, here.quant, name)
         else:
             print(f"next: llamahost serve {_pinned(here)}")
-
-
-def _manifest(path: Path | None) -> Manifest:
-    from llamahost.fleet.settings.manifest import Manifest
-    from llamahost.fleet.settings.manifest_file import load_manifest
-
-    return Manifest() if path is None and not MANIFEST.is_file() else load_manifest(path or MANIFEST)
 
 
 def _meant(manifest: Manifest, text: str, revision: str) -> Reference:
