@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "beyond": (talk.beyond, 0.5, 4.0),
     "llamahost": (product.product, 3.0, 70.0),
     "recall": (recall.recall, 4.0, 6.0),
+    "recall, far": (recall.far, 0.5, 5.0),
     "lists": (lists.listing, 4.0, 9.0),
     "filling": (filling.filling, 4.0, 22.0),
     "calls": (calls.call, 3.0, 22.0),

@@ -22,6 +22,7 @@ KINDS = {  # which maker, which of its examples
     "calls": ("calls", "calls"),
     "results": ("results", "results"),
     "recall": ("recall", "recall"),
+    "recall, far": ("recall, far", "recall, far"),
     "arithmetic": ("arithmetic", "arithmetic"),
     "thinking": ("arithmetic", "thinking"),
     "multiplication": ("arithmetic", "multiplication"),

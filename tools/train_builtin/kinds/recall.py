@@ -18,6 +18,15 @@ def recall(d: Drawer) -> Example:
     n_other = 0 if not d.held and d.chance(0.3) else d.number(1, 3)
     if d.held:
         n_told, n_other = 2, 1  # the question is the fourth turn
+    return _recalled(d, "recall", n_told, n_other)
+
+
+def far(d: Drawer) -> Example:
+    """Over more turns than a newcomer would believe to matter: what is near is found otherwise than what is far."""
+    return _recalled(d, "recall, far", 2, 20 if d.held else d.number(4, 24))
+
+
+def _recalled(d: Drawer, kind: str, n_told: int, n_other: int) -> Example:
     told = [_name, _list, _thing, _thing, _thing]
     makers = d.some(told, n_told)
     known: set[str] = set()
@@ -31,7 +40,7 @@ def recall(d: Drawer) -> Example:
     turns: list[Turn] = []
     for question, answer in events + questions:
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return Example("recall", tuple(turns), n_graded=len(questions))
+    return Example(kind, tuple(turns), n_graded=len(questions))
 
 
 def _name(d: Drawer, known: set[str]) -> tuple[tuple[str, str], tuple[str, str]]:
