@@ -34,6 +34,7 @@ def facts_of(spec: ModelSpec) -> FileFacts:
     except LoadFailed:
         verify(spec.path)  # a package that is not whole says what to do
         raise
+    check(spec, header)
     others = parts_of(spec.path, header)
     layers: dict[int, int] = {}
     experts: dict[int, int] = {}
@@ -120,7 +121,36 @@ def generates(spec: ModelSpec, header: GgufHeader) -> bool:
     """Whether a context that writes is opened; the manifest's word outweighs the file's."""
     if spec.task in ("embedding", "rerank"):
         return False
+    return _writes(header)
+
+
+def _writes(header: GgufHeader) -> bool:
     return header.is_causal and header.number("pooling_type") <= 0
+
+
+def check(spec: ModelSpec, header: GgufHeader) -> None:
+    """Raises LoadFailed on what is no model, or is there for a task that it cannot do: it would refuse each request."""
+    architecture, kind = header.architecture, header.text("general.type")
+    if kind == "adapter":
+        raise LoadFailed(f"{spec.path} is a LoRA adapter, not a model")
+    if kind == "mmproj" or architecture == "clip":
+        raise LoadFailed(f"{spec.path} is a multimodal projector, not a model")
+    if architecture in ("t5", "t5encoder"):
+        raise LoadFailed(f"{spec.path} ({architecture}) has an encoder; this version serves decoders only")
+    has_head = header.number("pooling_type") == _RANK
+    scores = has_head and spec.pooling in ("auto", "rank")
+    match spec.task:
+        case "rerank" if not has_head:
+            why = "it has no head for scores"
+        case "rerank" if not scores:
+            why = f'pooling = "{spec.pooling}" does without its head for scores'
+        case "embedding" if scores:
+            why = "it scores documents, and has no embeddings"
+        case "chat" | "completion" if not _writes(header):
+            why = "it generates no text"
+        case _:
+            return
+    raise LoadFailed(f'{spec.path} cannot be there for task = "{spec.task}": {why}')
 
 
 def _has_pieces(spec: ModelSpec, header: GgufHeader) -> bool:

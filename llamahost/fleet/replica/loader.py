@@ -15,7 +15,7 @@ from llamahost.core.errors import InvalidRequest, LoadFailed, NoMemory
 from llamahost.core.machine import Machine
 from llamahost.core.sampling import SAMPLER_NAMES, Sampling, SamplingOptions
 from llamahost.core.sizes import bytes_told
-from llamahost.fleet.machine.facts import generates, task_of
+from llamahost.fleet.machine.facts import check, generates, task_of
 from llamahost.fleet.machine.fit import DEFAULT_N_CTX, LEAST_N_CTX, Facts, Shape, shapes
 from llamahost.fleet.machine.footprint import Footprint
 from llamahost.fleet.machine.located import located
@@ -128,7 +128,7 @@ def load(
     for path in (spec.path, *(adapter.path for adapter in spec.adapters)):
         verify(path)
     header = read_metadata(spec.path)
-    _refuse_what_is_no_model(spec.path, header)
+    check(spec, header)
     if inspect is not None:
         inspect(spec.path, lambda: on_progress(0.0) if on_progress else None)
     source = given_source(spec)
@@ -247,17 +247,6 @@ def _remembered(model: Model, template: Template | None) -> Remembered:
     sources = [each.source for each in (template, template.tool_use if template else None) if each]
     text = " ".join([*sources, *spelled])
     return Remembered(vocab, cuts_in(text, model.library, vocab.pointer, vocab.n_tokens))
-
-
-def _refuse_what_is_no_model(path: Path, header: GgufHeader) -> None:
-    """Before the weights are read: what the header already says."""
-    architecture, kind = header.architecture, header.text("general.type")
-    if kind == "adapter":
-        raise LoadFailed(f"{path} is a LoRA adapter, not a model")
-    if kind == "mmproj" or architecture == "clip":
-        raise LoadFailed(f"{path} is a multimodal projector, not a model")
-    if architecture in ("t5", "t5encoder"):
-        raise LoadFailed(f"{path} ({architecture}) has an encoder; this version serves decoders only")
 
 
 def _open_backend(spec: ModelSpec, model: Model, machine: Machine) -> tuple[LlamaBackend, Shape]:

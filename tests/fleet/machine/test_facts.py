@@ -3,13 +3,16 @@
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llamahost.core.errors import LoadFailed
+from llamahost.core.machine import Machine
 from llamahost.fleet.machine.facts import facts_of
 from llamahost.fleet.machine.footprint import Footprint, on_device
 from llamahost.fleet.machine.located import missing
+from llamahost.fleet.replica.loader import load
 from llamahost.fleet.settings.manifest import ModelSpec
 from llamahost.native.gguf import read_metadata
 from tests.gguf_encoders import write_encoder
@@ -59,3 +62,32 @@ def test_tables_of_which_single_rows_are_read_stay_with_the_host(tmp_path: Path)
     assert facts.aside_bytes == sum(4 * math.prod(each.shape) for each in aside)
     there, here = on_device(facts, Footprint(), -1, 0)
     assert (there.weights_bytes, here.weights_bytes) == (facts.weights_bytes - facts.aside_bytes, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "pooling", "why"),
+    [
+        ("rank", "rerank", "auto", ""),
+        ("rank", "embedding", "mean", ""),
+        ("rank", "rerank", "mean", 'pooling = "mean" does without'),
+        ("rank", "embedding", "auto", "it scores documents"),
+        ("mean", "embedding", "auto", ""),
+        ("mean", "rerank", "auto", "no head for scores"),
+        ("mean", "rerank", "rank", "no head for scores"),
+        ("mean", "chat", "auto", "generates no text"),
+        ("llama", "rerank", "auto", "no head for scores"),
+        ("llama", "embedding", "auto", ""),
+        ("llama", "completion", "auto", ""),
+    ],
+)
+def test_a_model_that_cannot_do_its_task_is_refused_before_it_is_opened(
+    tiny_llama: Path, tmp_path: Path, kind: Any, task: Any, pooling: Any, why: str
+) -> None:
+    path = tiny_llama if kind == "llama" else write_encoder(tmp_path / "encoder.gguf", kind)
+    spec = ModelSpec(name="a", path=path, task=task, pooling=pooling)
+    if not why:
+        assert facts_of(spec).task == task
+        return
+    for refuse in (facts_of, lambda spec: load(spec, Machine.read())):
+        with pytest.raises(LoadFailed, match=why):
+            refuse(spec)
