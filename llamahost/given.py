@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from llamahost.core.errors import InvalidRequest, LoadFailed
 from llamahost.core.messages import (
@@ -156,12 +156,14 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
 
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("model", "tool_choice", "reasoning_end", "suffix"), (str, "text")),
+    **dict.fromkeys(("ignore_eos", "tells_reasoning", "thinking", "echo", "is_cut"), (bool, "True or False")),
     "output": (Output, 'an Output, such as Output("json")'),
     "tools": (Iterable, "a list"),
     "stop_ids": (Iterable, "a list of tokens"),
     "adapters": (Mapping, "a dict of scales by name"),
     "template_options": (Mapping, "a dict"),
 }
+_CHOICES: dict[str, tuple[str, ...]] = {"kind": get_args(InputKind), "continued": get_args(Continued)}
 """Of what is taken apart here, or told by no check of a request's."""
 
 
@@ -176,13 +178,19 @@ def _given(options: Mapping[str, object], known: Iterable[str]) -> dict[str, Any
         kind, told = _KINDS.get(name, (object, ""))
         if not isinstance(value, kind):
             raise InvalidRequest(f"{name} must be {told}, not {value!r:.40}", param=name)
+        choices = _CHOICES.get(name)
+        if choices is not None and value not in choices:
+            told = ", ".join(map(repr, choices))
+            raise InvalidRequest(f"{name} must be one of {told}, not {value!r:.40}", param=name)
     return given
 
 
 def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOptions) -> Manifest:
     if isinstance(model, str | Path):
         if is_named(model):
-            return Manifest(models=(builtin(model=model, **options),))
+            if "name" in options:  # in place of all of its own
+                options = {"aliases": (), **options}
+            return Manifest(models=(replace(builtin(model=model), **options),))
         path = Path(model)
         if isinstance(model, str) and not path.suffix and not path.exists():
             from llamahost.files.repo import looks_like_repo

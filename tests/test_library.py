@@ -152,6 +152,9 @@ async def test_plain_values_ask_what_requests_ask() -> None:
         (lambda: chat_request("x", {"tools": 3}), "tools must be a list"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"stop_ids": 3}), "stop_ids must be a list"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"adapters": ["a"]}), "adapters must be a dict"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"thinking": "no"}), "thinking must be True or False"),  # type: ignore[typeddict-item]
+        (lambda: chat_request("x", {"continued": "x"}), "one of 'no', 'text'"),  # type: ignore[typeddict-item]
+        (lambda: embed_request("x", {"kind": "queries"}), "one of '', 'query'"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"template_options": 3}), "options must be a dict"),  # type: ignore[typeddict-item]
         (lambda: chat_request("x", {"n_calls": "x"}), "n_calls must be a whole number"),  # type: ignore[typeddict-item]
         (lambda: completion_request("x", {"n_prompt_logprobs": "x"}), "logprobs of 0 to 20"),  # type: ignore[typeddict-item]
@@ -187,6 +190,16 @@ def test_a_repository_in_place_of_a_path_is_told_how_to_be_had() -> None:
         manifest_of("Qwen/Qwen3-8B-GGUF", {})
     with pytest.raises(TypeError, match="not int"):
         manifest_of(3, {})  # type: ignore[arg-type]
+
+
+def test_options_beside_the_built_in_model_are_those_beside_a_file() -> None:
+    (spec,) = manifest_of("builtin", {"name": "tiny", "n_ctx": 64}).models
+    assert (spec.name, spec.aliases, spec.n_ctx, spec.n_threads) == ("tiny", (), 64, 1)
+    (spec,) = manifest_of("builtin", {"aliases": ("small",)}).models
+    assert (spec.name, spec.aliases) == ("builtin", ("small",))
+    for model in ("builtin", "m.gguf"):
+        with pytest.raises(ManifestError, match="must be AdapterSpecs, not 'poet'"):
+            manifest_of(model, {"adapters": ("poet",)})  # type: ignore[typeddict-item]
 
 
 @on_loop

@@ -49,9 +49,11 @@ def check_scale(value: object, key: str) -> None:
 
 
 def check_together(specs: Sequence[AdapterSpec]) -> None:
-    """Raises ManifestError where two are called the same, or they are too many."""
+    """Raises ManifestError where one is none, two are called the same, or they are too many."""
     seen: set[str] = set()
     for spec in specs:
+        if not isinstance(spec, AdapterSpec):
+            raise ManifestError(f"adapters must be AdapterSpecs, not {spec!r:.40}", key="adapters")
         if spec.name in seen:
             raise ManifestError(f"two adapters are called `{spec.name}`", key="name")
         seen.add(spec.name)
