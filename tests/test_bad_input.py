@@ -165,12 +165,14 @@ TABLE: dict[str, Bad] = {
     "a byte that is no UTF-8": wrong(b'{"messages": [{"role": "user", "content": "\xff"}]}', says="UTF-8"),
     "half a character": wrong(b'{"messages": [{"role": "user", "content": "\xe2\x82"}]}', says="UTF-8"),
     "a surrogate in UTF-8": wrong(b'{"messages": [{"role": "user", "content": "\xed\xa0\x80"}]}', says="UTF-8"),
-    "half a surrogate pair": wrong(b'{"messages": [{"role": "user", "content": "\\ud800"}]}', says="not valid JSON"),
+    "half a surrogate pair": wrong(
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}', says="half of a surrogate"
+    ),
     "the other half": wrong(b'{"messages": [{"role": "user", "content": "\\udc00"}]}', says="surrogate"),
     "half a pair in the model's name": wrong(b'{"model": "\\ud800", "messages": []}', says="surrogate"),
     "half a pair in a key": wrong(b'{"\\ud800": 1, "messages": []}', says="surrogate"),
-    "UTF-16": wrong('{"messages": []}'.encode("utf-16"), says="valid"),
-    "a byte order mark": wrong(b'\xef\xbb\xbf{"messages": []}', says="valid JSON"),
+    "UTF-16": wrong('{"messages": []}'.encode("utf-16"), says="UTF-16; JSON is sent in UTF-8"),
+    "no message behind a byte order mark": wrong(b'\xef\xbb\xbf{"messages": []}', "messages", says="at least one"),
     # tokens outside the vocabulary
     "a token outside the vocabulary": complete("prompt", "vocabulary of 512", prompt=[20, 512]),
     "a token of another list": complete("prompt", "vocabulary of 512", prompt=[[20], [2**31 - 1]]),

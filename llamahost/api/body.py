@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -35,6 +36,14 @@ MAX_ORDER_BYTES = 2**16
 
 N_TOLD = 100
 """Characters of a wrong value that are told."""
+
+COMPRESSED = "the request's body is compressed; send it as it is, without Content-Encoding"
+
+_HALF = re.compile(
+    rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\)(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+"""A surrogate without its other half, which JavaScript writes of an emoji that it cuts in two."""
 
 _AT = re.compile(r" - at `(?:key in )?\$?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
@@ -75,7 +84,7 @@ async def read_body(scope: Scope, receive: Receive, n_max: int, stall_s: float) 
         body = await _read_in_time(scope, receive, n_max, stall_s)
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
-            raise InvalidRequest("the request's body is compressed; send it as it is, without Content-Encoding")
+            raise InvalidRequest(COMPRESSED)
     return body
 
 
@@ -151,6 +160,8 @@ class Reading:
 
 def decode_body(body: bytes, decoder: Decoder[T]) -> T:
     """The body as the decoder's type. Raises InvalidRequest with the path of the field at fault as `param`."""
+    if body.startswith(BOM_UTF8):  # as Windows' programs write files; RFC 8259 lets readers pass it over
+        body = body[len(BOM_UTF8) :]
     if not body.strip():
         raise InvalidRequest("the request's body is empty; it must be a JSON object")
     try:
@@ -163,11 +174,23 @@ def decode_body(body: bytes, decoder: Decoder[T]) -> T:
                 told = InvalidRequest(f"{told}; `{other}` is for {path}", param=told.param)
         raise told from None
     except msgspec.DecodeError as error:
-        raise InvalidRequest(f"the request's body is not valid JSON: {error}") from None
+        raise InvalidRequest(_no_json(body) or f"the request's body is not valid JSON: {error}") from None
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"the request's body is not valid UTF-8: {error.reason}") from None
+        raise InvalidRequest(_no_json(body) or f"the request's body is not valid UTF-8: {error.reason}") from None
     except RecursionError:
         raise InvalidRequest("the request's body is nested too deeply") from None
+
+
+def _no_json(body: bytes) -> str:
+    """What else it is, where that can be seen."""
+    if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in body[:2]:
+        return "the request's body is UTF-16; JSON is sent in UTF-8"
+    if body.startswith(b"\x1f\x8b"):
+        return COMPRESSED
+    if half := _HALF.search(body):
+        where = f"at byte {half.start()} stands {half.group().decode()}, half of a surrogate pair"
+        return f"the request's body is not valid JSON: {where}, as a text has that was cut inside a character"
+    return ""
 
 
 def _decoded(body: bytes, decoder: Decoder[T]) -> T:

@@ -46,6 +46,29 @@ def test_of_a_wrong_value_no_more_is_told_than_a_person_reads() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"\xef\xbb\xbf%s", None),
+        (b'{"metadata": {"a": "\\ud83d\\ude00 \\uD83D\\uDE00"}, "messages": []}', None),
+        (b"\x1f\x8b\x08", "compressed"),
+        (b"%s".decode().encode("utf-16"), "UTF-16"),
+        (b'{"messages": []}'.decode().encode("utf-16-le"), "UTF-16"),
+        (b'{"messages": []}'.decode().encode("utf-16-be"), "UTF-16"),
+        (b'{"a": "cut \\ud83d", "messages": []}', "byte 11 stands \\ud83d, half"),
+        (b'{"a": "\\ud83d\\ude00\\uDE00", "messages": []}', "byte 19 stands \\uDE00, half"),
+        (b'{"a": "\\\\ud83d", "messages": [}', "not valid JSON: JSON is malformed"),
+    ],
+)
+def test_what_comes_in_place_of_json_is_told(body: bytes, told: str | None) -> None:
+    body = body.replace(b"%s", b'{"messages": []}')
+    if told is None:
+        assert decode_body(body, CHAT).messages == []
+        return
+    with pytest.raises(InvalidRequest, match=re.escape(told)):
+        decode_body(body, CHAT)
+
+
+@pytest.mark.parametrize(
     ("path", "choices"),
     [
         ("messages[7].content[0].type", {"text", "image_url", "input_audio"}),
