@@ -36,6 +36,10 @@ MAX_HEAD_BYTES = 64 * 1024
 N_HEARD = 8
 """Requests that may wait for the answer before theirs, and whose client is still listened to: it may leave."""
 
+N_UNREAD = 2**14
+"""Bytes of an answer that wait for its reader before what makes it waits too, until a fourth is left: steps so small
+that who reads LEAST_RATE is seen to read."""
+
 N_READ = 4096
 """Bytes that are read at once. They may hold two hundred requests, each of which becomes a hundred times its size."""
 
@@ -108,6 +112,7 @@ class Http1(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self.flow = self._flow = _Flow(transport)
+        transport.set_write_buffer_limits(N_UNREAD)
         self._heard = self._time()
         self._look_again()
         place = transport.get_extra_info("socket")

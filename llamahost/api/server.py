@@ -39,9 +39,10 @@ logger = logging.getLogger("llamahost.server")
 
 BACKLOG = 2048
 MAX_FILES = 2**16  # that are asked for; some containers allow a milliard
-UNSENT_BYTES = (
-    2**19
-)  # that the kernel keeps for a client which does not read, an answer or two; it would keep megabytes
+UNSENT_BYTES = 2**15
+"""That the kernel keeps for a slow client. It would keep megabytes, and ask for more when a part of them is gone: a
+client that reads slowly but steadily would look like one that does not."""
+
 KEEP_ALIVE_S = 75  # longer than the 60 s of common proxies, so that they close first
 FLUSH_S = 2.0  # for responses that are complete but not yet read, once draining is over
 STOPPED_NOW = 130  # exit status after the second signal, as of a shell's Ctrl-C

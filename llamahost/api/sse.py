@@ -24,6 +24,10 @@ Fed = TypeVar("Fed", contravariant=True)
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
+N_PIECE = 2**14
+"""Bytes of an event that are sent at once. What came while a slow client read is one event, which grows with the time
+that the last one took: whether the client reads on is seen between its pieces."""
+
 STREAM_HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -199,6 +203,12 @@ class EventStream(Generic[E]):
         if not self._is_started:
             self._is_started = True
             await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            self._sending_since = self._clock()
+        if len(body) > N_PIECE:
+            for at in range(0, len(body) - N_PIECE, N_PIECE):
+                await send({"type": "http.response.body", "body": body[at : at + N_PIECE], "more_body": True})
+                self._sending_since = self._clock()
+            body = body[at + N_PIECE :]
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         self._sending_since = math.inf
 

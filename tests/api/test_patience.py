@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import selectors
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from llamahost.api.body import read_body
+from llamahost.api.body import ClientGone, read_body
+from llamahost.api.feed import AsIs
 from llamahost.api.patience import Passage
 from llamahost.api.problems import BodyTooSlow
+from llamahost.api.sse import EventStream
 from llamahost.core.events import Delta, Started
 from tests.api.asking import ASK
 from tests.api.fakes import FakeHost, app_of, run, said
@@ -117,6 +120,30 @@ def test_a_body_that_does_not_go_on_is_waited_for_a_minute(pieces: list[tuple[fl
 def test_a_body_that_takes_an_hour_over_a_bad_line_is_read() -> None:
     body, at = read_after([(50.0, b"x" * 13_000)] * 72 + [(50.0, b".")])
     assert (len(body or b""), at) == (72 * 13_000 + 1, 3650.0)
+
+
+@pytest.mark.parametrize(("every_s", "is_whole"), [(50.0, True), (80.0, False)], ids=["slowly", "no more"])
+def test_an_event_that_takes_long_is_sent_as_long_as_its_client_reads(every_s: float, is_whole: bool) -> None:
+    event, told = bytes(range(256)) * 1024, bytearray()
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        yield event
+        yield b"."
+
+    async def send(message: Any) -> None:
+        body = message.get("body", b"")
+        told.extend(body)
+        await asyncio.sleep(every_s * len(body) / 2**14)  # of this loop's time, which is none
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def sending() -> None:
+        await EventStream(events(), AsIs(), ping_s=15.0, stall_s=60.0)(receive, send)
+
+    with asyncio.Runner(loop_factory=_ClockedLoop) as runner, contextlib.suppress(ClientGone):
+        runner.run(sending())
+    assert (bytes(told) == event + b"." + AsIs().end()) == is_whole
 
 
 def law(body: Callable[[FakeHost, Client], Awaitable[None]], keep_alive_s: float = 60.0) -> None:
