@@ -33,8 +33,8 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "results": (calls.answer_from_result, 1.0, 1.0),
     "obeying": (obey.obey, 1.0, 13.0),
     "plain": (obey.plain, 0.5, 1.5),
-    "code": (code.function, 1.0, 3.0),
-    "middles": (code.middle, 1.0, 3.0),
+    "code": (code.function, 1.0, 6.0),
+    "middles": (code.middle, 1.0, 9.0),
 }
 JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "beyond", "llamahost", "lists", "code")
 """Kinds of one question, which are also joined to longer conversations."""
