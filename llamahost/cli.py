@@ -227,8 +227,9 @@ def serve(
             alias, model = alias or [str(model)], found
     if model is None and manifest is None and MANIFEST.is_file():
         manifest = MANIFEST  # where it is gone when it is read again, the package's model is not what is meant
+    meant: dict[str, Path] = {}
     with told():
-        wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags))
+        wanted = _wanted(model, manifest, alias or [], _given(spec_flags), _given(server_flags), meant)
     is_one = model is not None or is_alone(wanted)
     lacking = [why for spec in wanted.models if not spec.repo and (why := missing(spec))]  # the hub may have it
     if lacking and len(lacking) == len(wanted.models) and not is_alone(wanted):
@@ -236,7 +237,7 @@ def serve(
 
     def again() -> Manifest:
         flags = _given(spec_flags), _given(server_flags)
-        return _wanted(model, manifest, alias or [], *flags, is_again=not is_alone(wanted))
+        return _wanted(model, manifest, alias or [], *flags, meant, is_again=not is_alone(wanted))
 
     serving.serve(wanted, again, _given(server_flags), is_strict=strict_model or not is_one, from_manifest=not is_one)
 
@@ -299,11 +300,13 @@ def _wanted(
     names: list[str],
     spec: dict[str, Any],
     server: dict[str, Any],
+    meant: dict[str, Path] | None = None,
     *,
     is_again: bool = False,
 ) -> Manifest:
     """What to serve: flags and environment over the manifest over defaults. Raises ManifestError, InvalidRequest.
 
+    `meant` are the files of all names that models had since the start; these are added.
     `is_again`: the manifest named models before, and where it names none now it is not whole: nor may its keys be.
     """
     from dataclasses import replace
@@ -316,7 +319,9 @@ def _wanted(
     if server.keys() & {"host", "port"}:
         server = {"unix_socket": None, **server}  # an address that was asked for outweighs the manifest's socket
     has_manifest = model is None and (path is not None or MANIFEST.is_file())
-    found = load_manifest(path or MANIFEST) if has_manifest else Manifest()
+    meant = {} if meant is None else meant
+    found = load_manifest(path or MANIFEST, meant) if has_manifest else Manifest()
+    meant.update((each.name, each.path) for each in found.models)
     if is_again and has_manifest and not found.models:
         raise ManifestError(f"{path or MANIFEST} names no model any more", key="models")
     with given_by_flags(spec, server, ("name", "aliases")):

@@ -2,7 +2,8 @@
 
 In this order: exact; by other letters (case, `_` for `-`); without what says nothing of the model (a folder, `.gguf`,
 `-GGUF`, `:latest`); a tag that is written with `-` in the name, or that one alone has; then the alias with a wildcard
-that is most particular. Where two differ in none of this, it is neither.
+that is most particular. Where two differ in none of this, it is neither. What was the name of one that is `gone` stands
+for none that is merely alike.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _ENDINGS = (".gguf", "-gguf", ":latest")
 class Names:
     """Immutable. Made of pairs: a name or alias, in which `*` stands for anything, and what it names."""
 
-    __slots__ = ("_bare", "_exact", "_folded", "_patterns", "_plain", "_stems")
+    __slots__ = ("_bare", "_exact", "_folded", "_gone", "_patterns", "_plain", "_stems")
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]], gone: Iterable[str] = ()) -> None:
         pairs = tuple(pairs)
+        self._gone = frozenset(map(folded, gone))
         self._exact = dict(pairs)
         self._plain = tuple(name for name, _ in pairs if WILDCARD not in name)
         self._folded = _only((folded(name), named) for name, named in pairs if WILDCARD not in name)
@@ -40,9 +42,13 @@ class Names:
         found = self._exact.get(name)
         if found is not None or not name:
             return found
-        found = self._folded.get(folded(name))
-        if found is not None:
-            return found
+        whole = folded(name)
+        found = self._folded.get(whole)
+        if found is None and whole not in self._gone:
+            found = self._alike(name)
+        return found or next((named for pattern, named in self._patterns if pattern.matches(whole)), None)
+
+    def _alike(self, name: str) -> str | None:
         short = bare(name)
         stem, _, tag = short.partition(":")
         found = self._bare.get(short)
@@ -50,10 +56,7 @@ class Names:
             found = self._bare.get(f"{stem}-{tag}") or self._bare.get(stem)
         if found is None and not tag:
             found = self._stems.get(stem)
-        if found is not None:
-            return found
-        whole = folded(name)
-        return next((named for pattern, named in self._patterns if pattern.matches(whole)), None)
+        return found
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -66,6 +66,8 @@ class Router:
         self.rates = Rates()
         self.fleet = fleet
         self._is_strict = is_strict
+        self._specs: dict[str, ModelSpec] = {}
+        self._had: set[str] = set()  # names of models while this runs
         self.draw = draw
         self.views: dict[str, Sequence[ReplicaView]] = {}  # of each model, as they were when it was last asked
         self.ledger = Ledger()
@@ -73,11 +75,12 @@ class Router:
 
     def adopt(self, manifest: Manifest) -> None:
         """These are the models and routes from now on."""
+        self._had |= self._specs.keys()
         self._specs = {spec.name: spec for spec in manifest.models}
         self._routes = {route.name: route for route in manifest.routes}
         self._trials = Trials()
         named: tuple[ModelSpec | RouteSpec, ...] = (*manifest.models, *manifest.routes)
-        self._names = Names((name, each.name) for each in named for name in (each.name, *each.aliases))
+        self._names = Names(((name, each.name) for each in named for name in (each.name, *each.aliases)), self._had)
         self.settings = manifest.server
         self.views = {name: views for name, views in self.views.items() if name in self._specs}
         self.rates.keep(self._specs)

@@ -10,10 +10,12 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from llamahost.core.errors import ManifestError
@@ -58,18 +60,27 @@ _OTHERWISE = {
 """Keys as other servers call them that are not spelled like ours."""
 
 
-def load_manifest(path: Path) -> Manifest:
-    """Read the file. Paths in it are relative to it. Raises ManifestError."""
+def load_manifest(path: Path, meant: Mapping[str, Path] = MappingProxyType({})) -> Manifest:
+    """Read the file. Paths in it are relative to it. Raises ManifestError.
+
+    `meant` are the files of names that were given already: what is found in a folder keeps its own, and has no other's.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
-    return parse_manifest(text, folder=path.parent, source=str(path))
+    return parse_manifest(text, folder=path.parent, source=str(path), meant=meant)
 
 
-def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.toml") -> Manifest:
+def parse_manifest(
+    text: str,
+    *,
+    folder: Path,
+    source: str = "model_manifest.toml",
+    meant: Mapping[str, Path] = MappingProxyType({}),
+) -> Manifest:
     """The manifest that this text says; relative paths begin in `folder`. Raises ManifestError."""
     try:
         document = tomllib.loads(text)
@@ -101,18 +112,18 @@ def parse_manifest(text: str, *, folder: Path, source: str = "model_manifest.tom
     taken = {name for spec in manifest.models for name in (spec.name, *spec.aliases)}
     real = cache(os.path.realpath)  # of folders: two links in one may be two names for a file
     paths = {(real(spec.path.parent), spec.path.name) for spec in manifest.models}
-    of_folders: list[ModelSpec] = []
+    lying: list[tuple[int, ModelSpec]] = []
     for k, found in each("folders", _folder):
         for spec in found:
-            if (path := (real(spec.path.parent), spec.path.name)) in paths:
-                continue  # named by itself, or found before: it is as said there
-            try:
-                of_folders.append(named := _named_apart(spec, taken))
-            except ManifestError as error:
-                mistakes.add(place.error(("folders", k, "path"), f"{spec.path}: {error}"))
-            else:
-                taken.add(named.name)
-                paths.add(path)
+            if (path := (real(spec.path.parent), spec.path.name)) not in paths:
+                paths.add(path)  # else named by itself, or found before: it is as said there
+                lying.append((k, spec))
+    of_folders: list[ModelSpec] = []
+    for (k, spec), name in zip(lying, _apart([spec for _, spec in lying], taken, meant), strict=True):
+        try:
+            of_folders.append(replace(spec, name=name))
+        except ManifestError as error:
+            mistakes.add(place.error(("folders", k, "path"), f"{spec.path}: {error}"))
     manifest = replace(manifest, models=(*manifest.models, *of_folders))
     for k, route in each("routes", _route):
         try:
@@ -202,14 +213,32 @@ def _files(top: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if name.lower().endswith(".gguf") and name[0] != ".")
 
 
-def _named_apart(spec: ModelSpec, taken: Collection[str]) -> ModelSpec:
-    """Under a name that nothing has: with as many of its folders before it as that takes. Raises ManifestError."""
-    name = spec.name
-    for folder in reversed(spec.path.absolute().parts[1:-1]):
-        if name not in taken:
-            break
-        name = f"{folder}/{name}"
-    return spec if name == spec.name else replace(spec, name=name)
+def _apart(specs: Sequence[ModelSpec], taken: Collection[str], meant: Mapping[str, Path]) -> list[str]:
+    """A name for each, whatever their order: its own, or where another has that too with as many of its folders before
+    it as it takes. So the short name of two files is of neither; but what was one's when the other came stays its own,
+    and never becomes the other's.
+    """
+    own = {file: name for name, file in meant.items() if name not in taken}
+    kept = [own.get(spec.path, "") for spec in specs]
+    kept = [
+        name if name.rpartition("/")[2] in (spec.name, spec.path.name) else ""  # else it was named by hand
+        for name, spec in zip(kept, specs, strict=True)
+    ]
+    parts = [(*spec.path.absolute().parts[1:-1], spec.name) for spec in specs]
+    n_alike = Counter(parts)  # in one folder: one of them is in parts, say
+    parts = [
+        (*each[:-1], spec.path.name) if n_alike[each] > 1 else each for each, spec in zip(parts, specs, strict=True)
+    ]
+    n_of = [1] * len(specs)
+    while True:
+        names = [name or "/".join(each[-n:]) for name, each, n in zip(kept, parts, n_of, strict=True)]
+        n_with = Counter(names)
+        longer = [k for k, name in enumerate(names) if name in taken or name in meant or n_with[name] > 1]
+        longer = [k for k in longer if not kept[k] and n_of[k] < len(parts[k])]
+        if not longer:
+            return names
+        for k in longer:
+            n_of[k] += 1
 
 
 def _model(table: object, place: _Places, where: _Where, folder: Path) -> ModelSpec:

@@ -1,6 +1,7 @@
 """Laws of the router: which models a name stands for, who is asked next, and when no more."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ from llamahost.core.vectors import EmbedRequest
 from llamahost.fleet.routing.rates import Answered
 from llamahost.fleet.routing.router import PAUSE_S
 from llamahost.fleet.routing.trials import EVERY
-from llamahost.fleet.settings.manifest import Manifest
+from llamahost.fleet.settings.manifest import Manifest, ModelSpec
 from llamahost.fleet.settings.route_spec import RouteSpec
 from tests.fleet.fakes import spec_of
 from tests.fleet.routing.router_fakes import FakeFleet, answered, request, route, router_of
@@ -297,6 +298,29 @@ async def test_unknown_names_are_told_with_the_nearest_and_known_ones_are_forgiv
     for name, model in (("Qwen3:8B", "qwen3-8b"), ("gpt-4o", "gemma"), ("chat", "gemma")):
         assert (await answered(router, request(name))).model == model
     assert router.named("gpt-4o") == "gemma"
+
+
+@on_loop
+async def test_the_name_of_a_model_that_is_gone_is_not_forgiven_into_that_of_another() -> None:
+    def manifest(paths: dict[str, str]) -> Manifest:
+        return Manifest(models=tuple(ModelSpec(name=name, path=Path(path)) for name, path in paths.items()))
+
+    fleet = FakeFleet({"m": 1})
+    router = router_of(fleet)
+
+    def meant(name: str) -> str | None:
+        try:
+            return router.named(name)
+        except ModelNotFound:
+            return None
+
+    router.adopt(manifest({"m": "a/m", "0/m": "0/m", "z": "z"}))
+    assert (meant("m"), meant("0/m"), meant("x/m"), meant("0/M")) == ("m", "0/m", None, "0/m")
+    router.adopt(manifest({"m": "a/m", "z": "z"}))
+    assert (meant("m"), meant("x/m")) == ("m", "m")
+    assert meant("0/m") is meant("0/M") is None, "it was another's, and is not this one's now"
+    router.adopt(manifest({"m": "other", "0/m": "new", "z": "z"}))
+    assert (meant("m"), meant("0/m")) == ("m", "0/m"), "which the manifest says"
 
 
 @on_loop

@@ -6,11 +6,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.settings.adapter_spec import AdapterSpec
 from llamahost.fleet.settings.manifest import Manifest, ModelSpec, ServerSettings
-from llamahost.fleet.settings.manifest_file import load_manifest, parse_manifest
+from llamahost.fleet.settings.manifest_file import _apart, load_manifest, parse_manifest
 from llamahost.fleet.settings.route_spec import RouteSpec
 from tests.sources import ROOT
 
@@ -301,6 +303,40 @@ def test_every_model_of_a_folder_is_found_once_and_has_a_name_of_its_own(tmp_pat
         "e": "x/d.gguf/e.gguf",
         "f": "x/sub/link/f.gguf",
     }
+
+
+@given(st.sets(st.sampled_from([f"{a}{b}{c}" for a in ("", "p/", "q/") for b in ("", "r/", "s/") for c in "mn"])))
+def test_a_name_of_a_folder_is_of_one_file_whatever_else_lies_there(lying: set[str]) -> None:
+    specs = [ModelSpec(name=path[-1], path=Path(f"/f/{path}.gguf")) for path in sorted(lying)]
+    names = dict(zip(sorted(lying), _apart(specs, {"n"}, {}), strict=True))
+    assert len(set(names.values())) == len(names)
+    for path, name in names.items():
+        assert f"/f/{path}".endswith(f"/{name}")
+        alone = path[-1] != "n" and sum(each[-1] == path[-1] for each in lying) == 1
+        assert (name == path[-1]) == alone, "a short name is of the only one, and never the manifest's own"
+    back = dict(zip(sorted(lying, reverse=True), _apart(specs[::-1], {"n"}, {}), strict=True))
+    assert back == names
+
+
+@given(st.lists(st.sets(st.sampled_from(["m", "a/m", "b/m", "b/c/m", "n", "a/n"])), max_size=6))
+def test_a_name_means_its_file_or_nothing_whatever_comes_and_goes(lying: list[set[str]]) -> None:
+    """And who stays keeps its name, which clients have."""
+    meant: dict[str, Path] = {}
+    before: dict[Path, str] = {}
+    for now in lying:
+        specs = [ModelSpec(name=path[-1], path=Path(f"/f/{path}.gguf")) for path in sorted(now)]
+        names = {spec.path: name for spec, name in zip(specs, _apart(specs, (), meant), strict=True)}
+        assert len(set(names.values())) == len(names)
+        assert all(meant.get(name, path) == path for path, name in names.items())
+        assert all(names[path] == before[path] for path in names.keys() & before.keys())
+        meant.update((name, path) for path, name in names.items())
+        before |= names
+
+
+def test_files_of_one_folder_that_have_one_name_are_told_by_their_endings() -> None:
+    paths = ["/f/a.gguf", "/f/a.GGUF", "/f/a-00001-of-00002.gguf", "/g/a.gguf", "/g/b.gguf"]
+    specs = [ModelSpec(name=Path(path).name[0], path=Path(path)) for path in paths]
+    assert _apart(specs, (), {}) == ["a.gguf", "a.GGUF", "a-00001-of-00002.gguf", "a", "b"]
 
 
 def test_a_model_of_a_repository_is_found_later() -> None:
