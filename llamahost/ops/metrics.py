@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,9 +19,8 @@ N_TOGETHER = 32
 """Requests that are counted at once, in half a millisecond, where nobody asks for the figures before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLoad:
-    """How busy a model is at the moment of a scrape."""
+class ModelLoad(NamedTuple):
+    """How busy a model is at the moment of a scrape. A named tuple, since a scrape may make thousands."""
 
     model: str
     is_ready: bool = False
