@@ -22,6 +22,7 @@ from llamahost.fleet.settings.builtin import (
     EMBED_NAME,
     NAME,
     SUMS,
+    adapter_file,
     builtin,
     is_alone,
     is_named,
@@ -206,12 +207,32 @@ def test_a_file_of_its_name_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert not is_named(NAME)
 
 
+def test_a_folder_of_its_name_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (NAME, "builtin-pirate"):
+        (tmp_path / name).mkdir()
+    assert is_named(NAME)
+    assert ModelSpec(name="a", path=Path(NAME)).path == BUILTIN_PATH
+    assert adapter_file("builtin-pirate") == PIRATE
+
+
 def test_a_spec_may_name_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ModelSpec(name="a", path=Path(NAME)).path == BUILTIN_PATH
     assert ModelSpec(name="a", path=Path(EMBED_NAME)).path == EMBED_PATH
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).touch()
     assert ModelSpec(name="a", path=Path(NAME)).path == Path(NAME), "a file of its name comes first"
+
+
+@pytest.mark.parametrize("name", [NAME, EMBED_NAME])
+def test_it_computes_on_one_thread_unless_another_number_is_said_wherever_it_is_named(
+    name: str, tmp_path: Path
+) -> None:
+    text = f'[[models]]\nname = "a"\npath = "{name}"\n[[models]]\nname = "b"\npath = "{name}"\nn_threads = 2\n'
+    one, two = parse_manifest(text, folder=tmp_path).models
+    assert (one.n_threads, two.n_threads) == (1, 2)
+    assert [builtin(model=name, n_threads=n).n_threads for n in (None, 2)] == [1, 2]
+    assert ModelSpec(name="a", path=Path("mine.gguf")).n_threads is None
 
 
 def test_names_that_are_given_come_before_its_own() -> None:

@@ -32,23 +32,19 @@ class KnownAnswer:
 
 def is_named(model: str | Path) -> bool:
     """Whether this means a model in the package: its name, and no file that lies here."""
-    return str(model) in (*PACKAGED, *ALIASES) and not Path(model).exists()
+    return str(model) in (*PACKAGED, *ALIASES) and not Path(model).is_file()
 
 
 def builtin(names: tuple[str, ...] = (), *, model: str | Path = NAME, **options: Any) -> ModelSpec:
-    """The spec of the one that `is_named`; `names` come before its own. Raises ManifestError on a bad option.
-
-    On one thread where no other number is given: threads that wait for each other cost so small a model more than they
-    compute, and on a busy machine a hundred times more.
-    """
+    """The spec of the one that `is_named`; `names` come before its own. Raises ManifestError on a bad option."""
     own = (EMBED_NAME,) if str(model) == EMBED_NAME else (NAME, *ALIASES)
     name, *aliases = dict.fromkeys((*names, *own))
-    return ModelSpec(name=name, path=PACKAGED[own[0]], aliases=tuple(aliases), **{"n_threads": 1, **options})
+    return ModelSpec(name=name, path=PACKAGED[own[0]], aliases=tuple(aliases), **options)
 
 
 def adapter_file(path: str | Path) -> Path:
     """An adapter in the package goes by its name, where no file is called so."""
-    return PACKAGED_ADAPTERS[str(path)] if str(path) in PACKAGED_ADAPTERS and not Path(path).exists() else Path(path)
+    return PACKAGED_ADAPTERS[str(path)] if str(path) in PACKAGED_ADAPTERS and not Path(path).is_file() else Path(path)
 
 
 def is_alone(manifest: Manifest) -> bool:

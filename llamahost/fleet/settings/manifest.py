@@ -114,9 +114,12 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         path = Path(self.path)  # text is as good
-        if str(path) in PACKAGED and not path.exists():
+        if str(path) in PACKAGED and not path.is_file():
             path = PACKAGED[str(path)]
         object.__setattr__(self, "path", path)
+        if path in PACKAGED.values() and self.n_threads is None:
+            # Threads that wait for each other cost so small a model more than they compute, on a busy machine far more.
+            object.__setattr__(self, "n_threads", 1)
         check(self, MODEL_KINDS)
         _check_source(self)
         _check_placement(self)
