@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -32,8 +33,11 @@ from llamahost.fleet.settings.builtin import (
 )
 from llamahost.fleet.settings.manifest import BUILTIN_PATH, EMBED_PATH, PACKAGED_ADAPTERS, Manifest, ModelSpec
 from llamahost.fleet.settings.manifest_file import parse_manifest
+from llamahost.native.gguf import read_metadata
 from tests.on_loop import LIMIT_S
 from tests.processes import HERE, Server, command, ended, environment, finished, serving
+from tools.train_builtin.render import TEMPLATE
+from tools.train_builtin.score import SEED
 from tools.train_builtin.style import styled
 
 PIRATE = PACKAGED_ADAPTERS["builtin-pirate"]
@@ -45,6 +49,33 @@ def test_the_file_is_the_one_whose_sum_is_shipped(path: Path, limit_bytes: int) 
     assert path.stat().st_size <= limit_bytes
     assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in SUMS.read_text()
     verify(path)
+
+
+def test_the_card_says_of_the_files_what_they_are() -> None:
+    card = " ".join((BUILTIN_PATH.parent / "MODEL_CARD.md").read_text().split())
+    header = read_metadata(BUILTIN_PATH)
+
+    def numbers(pattern: str) -> list[float]:
+        found = re.search(pattern, card)
+        assert found is not None, pattern
+        return [float(number.replace(",", "")) for number in found.groups()]
+
+    def own(*keys: str) -> list[float]:
+        return [header.number(key) for key in keys]
+
+    shape = r"(\d+) layers of width (\d+), (\d+) query heads and (\d+) key-value heads? of (\d+), feed-forward (\d+)"
+    assert numbers(shape) == own(
+        "block_count", "embedding_length", "attention.head_count", "attention.head_count_kv", "rope.dimension_count",
+        "feed_forward_length",
+    )  # fmt: skip
+    assert numbers(r"context \| ([\d,]+) tokens") == own("context_length")
+    assert numbers(r"vocabulary \| ([\d,]+) tokens") == own("vocab_size")
+    (n_millions,) = numbers(r"parameters \| ([\d.]+) million")
+    assert abs(n_millions - header.n_params / 1e6) < 0.01
+    for path, pattern in ((PIRATE, r"`pirate.gguf` \(([\d.]+) MB"), (EMBED_PATH, r"`embed.gguf` \(([\d.]+) MB")):
+        assert numbers(pattern) == [round(path.stat().st_size / 1e6, 1)]
+    assert numbers(r"seed ([\d,]+), greedy") == [SEED]
+    assert header.text("tokenizer.chat_template") == TEMPLATE
 
 
 def test_known_neighbours_are_nearest_through_the_library() -> None:
