@@ -308,10 +308,11 @@ class Place:
     @property
     def state(self) -> State:
         model = self.model
-        if model.is_ready:
-            return "ready"
-        if any(each.state == "loading" for each in model.replicas):
-            return "loading"
+        if model.replicas:  # few have any, where there are thousands
+            if model.is_ready:
+                return "ready"
+            if any(each.state == "loading" for each in model.replicas):
+                return "loading"
         if self.fetching() is not None:
             return "pulling"
         if model.reason and (model.wanted_at is None or model.retry_at > -math.inf):

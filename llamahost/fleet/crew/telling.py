@@ -47,14 +47,15 @@ class Telling:
         seen: dict[str, State] = {}
         for place in tuple(places):
             state, model = place.state, place.model
+            name = model.spec.name
             (place.settled.clear if state in _UNSETTLED else place.settled.set)()
             for record in model.replicas:
                 seen[record.id] = of_replica = _state_of(record)
                 if self._told.get(record.id) != of_replica:
-                    self.tell(ModelChanged(place.spec.name, record.id, of_replica, record.reason))
-            seen[place.spec.name] = state
-            if self._told.get(place.spec.name, "unloaded") != state:
-                self.tell(ModelChanged(place.spec.name, "", state, "" if state == "ready" else place.reason))
+                    self.tell(ModelChanged(name, record.id, of_replica, record.reason))
+            seen[name] = state
+            if self._told.get(name, "unloaded") != state:
+                self.tell(ModelChanged(name, "", state, "" if state == "ready" else place.reason))
         for id_ in self._told.keys() - seen.keys():
             if "#" in id_:
                 self.tell(ModelChanged(id_.rpartition("#")[0], id_, "unloaded", ""))

@@ -341,10 +341,13 @@ class Residency:
 
     def next_at(self) -> float:
         """When `tick` has something to do though nothing happens; infinite where never."""
-        lacking = (m for m in self.models.values() if m.wanted_at is not None or m.live or m.comes_again)
-        times = [model.retry_at for model in lacking if model.retry_at > -math.inf]
-        times += [model.again_at for model in self.models.values() if model.comes_again]
+        times: list[float] = []
         for model in self.models.values():
+            comes_again = model.comes_again
+            if model.retry_at > -math.inf and (comes_again or model.wanted_at is not None or model.live):
+                times.append(model.retry_at)
+            if comes_again:
+                times.append(model.again_at)
             if model.spec.idle_s is not None:
                 times.append(model.idle_since + model.spec.idle_s)
         if self._settling.is_anyone_waiting:

@@ -147,8 +147,11 @@ class Model:
     @property
     def comes_again(self) -> bool:
         """Whether it is tried again though nobody asks: what replaces others, or is to be there from the start."""
-        is_due = bool(self.old) or self.spec.load == "start"
-        return is_due and not self.current and self.wanted_at is None and not self.is_gone
+        if self.wanted_at is not None or self.is_gone:
+            return False
+        if not self.replicas:  # as of most, where there are thousands
+            return self.spec.load == "start"
+        return not self.current and (self.spec.load == "start" or bool(self.old))
 
     @property
     def is_ready(self) -> bool:
