@@ -166,6 +166,17 @@ class Http1(HttpToolsProtocol):
         else:  # the rest of a body, the answer to which was told before
             self.transport.close()
 
+    def refuse_unfinished(self) -> None:
+        """The server stops: what has not come whole is not waited for."""
+        answered = self._answered
+        if (
+            answered is not None
+            and answered.more_body
+            and not (answered.response_started or self.transport.is_closing())
+        ):
+            told = "the server is shutting down"
+            self._refuse(503, "Service Unavailable", told, "unavailable_error", "unavailable")
+
     def resume_writing(self) -> None:
         self._going = None
         super().resume_writing()

@@ -164,12 +164,14 @@ class Runner:
         settings: ServerSettings,
         tls: ssl.SSLContext | None = None,
         on_start: Callable[[], Coroutine[None, None, None]],
+        flush_s: float = FLUSH_S,
     ) -> None:
         self._service = service
         self._place = place
         self._settings = settings
         self._tls = tls
         self._on_start = on_start
+        self._flush_s = flush_s
         self._starting: asyncio.Task[None] | None = None
         self._status = 0
         self._server: uvicorn.Server | None = None
@@ -283,6 +285,10 @@ class Runner:
             os._exit(STOPPED_NOW)
         self._stopping = asyncio.get_running_loop().create_task(self._drain())
 
+    def _connections(self) -> list[Http1]:
+        assert self._server is not None
+        return [each for each in self._server.server_state.connections if isinstance(each, Http1)]
+
     async def _drain(self) -> None:
         assert self._app is not None
         assert self._server is not None
@@ -292,6 +298,8 @@ class Runner:
         else:
             logger.info("stopping")
         gate.close()
+        for connection in self._connections():
+            connection.refuse_unfinished()
         self._service.drain()
         if self._starting is not None:
             self._starting.cancel()
@@ -299,6 +307,9 @@ class Runner:
             if not await gate.empty(drain_s):
                 logger.warning("stopping: %d that did not finish in time ended now", gate.n_inside)
             await self._service.aclose()
-            await gate.empty(FLUSH_S)
+            if not await gate.empty(self._flush_s):
+                for connection in self._connections():
+                    connection.transport.abort()  # nobody reads what it has to send
+                await gate.empty(self._flush_s)
         finally:
             self._server.should_exit = True
