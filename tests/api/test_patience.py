@@ -15,6 +15,7 @@ import pytest
 
 from llamahost.api.body import ClientGone, read_body
 from llamahost.api.feed import AsIs
+from llamahost.api.http1 import Http1
 from llamahost.api.patience import Passage
 from llamahost.api.problems import BodyTooSlow
 from llamahost.api.server import Runner
@@ -226,6 +227,7 @@ def test_a_client_that_does_nothing_does_not_hold_up_the_end(is_half: bool) -> N
                 client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the transport is two-way
                 client.post(CHAT, {**ASK, "stream": True})
                 (connection,) = port.server.server_state.connections
+                assert isinstance(connection, Http1)
                 while not connection.flow.write_paused:  # noqa: ASYNC110  nobody tells it
                     await asyncio.sleep(0)
             await runner._drain()
