@@ -10,7 +10,7 @@ LlamahostError
  ├─ Overloaded                the queue is full; `retry_after_s`
  ├─ Unavailable               nothing loaded, still loading, or shutting down; `retry_after_s`
  │   ├─ OutOfReach            nor about to be: its load failed, or is left to somebody's hand
- │   └─ Stalled               a step of its device does not return, and this was not begun there
+ │   └─ NotBegun              it only waits where it is, and another may take it sooner
  ├─ DeadlineExceeded          the request's own time limit passed
  ├─ GenerationFailed          the engine could not finish this request
  │   └─ NotRead               its reader stalled
@@ -130,8 +130,8 @@ class OutOfReach(Unavailable):
     """The model is not loaded, and not about to be."""
 
 
-class Stalled(Unavailable):
-    """A step does not return where this waits; another may take it, since nothing of it was begun."""
+class NotBegun(Unavailable):
+    """Nothing was begun of it where it waits, so another may take it, who is sooner there."""
 
 
 class DeadlineExceeded(LlamahostError):

@@ -145,6 +145,10 @@ class Engine:
         if emission is not None:
             self._note([emission])
 
+    def waiting(self) -> frozenset[int]:
+        """Jobs of which nothing was begun, and nothing is about to be. Called by the worker."""
+        return self._scheduler.not_begun
+
     def keep(self, n_bytes: int) -> tuple[KeptSlot, ...]:
         """What idle slots hold, within so many bytes, the last used last. Called by the worker, as all of this."""
         backend, kept = self._backend, []

@@ -90,6 +90,14 @@ class Scheduler:
         return len(self._sequences) - self.slots.n_running
 
     @property
+    def not_begun(self) -> frozenset[int]:
+        """Newcomers that were promised nothing."""
+        admission = self._admission
+        return frozenset(
+            each.job.id for each in admission.waiting if not each.has_begun and each not in admission.promises
+        )
+
+    @property
     def n_cells_used(self) -> int:
         """Positions that hold KV, of running sequences and of what idle slots keep."""
         return self.slots.n_cells_used + (self._steady.n_untold if self._steady is not None else 0)

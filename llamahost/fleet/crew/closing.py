@@ -26,7 +26,7 @@ async def close(crew: Crew, drain_s: float) -> None:
     crew.is_closed = True
     crew.residency.end()
     crew.fetches.close()
-    crew.stalls.close()
+    crew.queues.close()
     if crew.timer is not None:
         crew.timer.cancel()
     places = tuple(crew.places.values())

@@ -22,7 +22,7 @@ from llamahost.fleet.crew.adapted import Adapted
 from llamahost.fleet.crew.keeping import Keeping
 from llamahost.fleet.crew.kept_files import PrefixFiles
 from llamahost.fleet.crew.place import Place, Running
-from llamahost.fleet.crew.stalls import Stalls
+from llamahost.fleet.crew.queues import Queues
 from llamahost.fleet.crew.telling import Telling
 from llamahost.fleet.machine.devices import Devices, Trouble
 from llamahost.fleet.machine.fetches import Fetch, Fetches, Fetching
@@ -67,7 +67,7 @@ class Crew:
         self.tasks: set[asyncio.Task[None]] = set()
         self.closes: set[asyncio.Task[None]] = set()
         self.leaving: dict[str, Running] = {}  # in no place any more, and not closed yet
-        self.stalls = Stalls(lambda: [each for place in self.places.values() for each in place.running.values()])
+        self.queues = Queues(lambda: self.places.values())
         self.telling = Telling()
         self.timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # uvloop's handle of what is due at once does not tell
@@ -118,7 +118,7 @@ class Crew:
             logger.warning("%s", told)
         room = room_of(devices, self._first_free, self.settings)
         self.do(self.residency.equip(devices, room, self.now(), trouble=self._trouble()))
-        self.stalls.start()
+        self.queues.start()
 
     def _trouble(self) -> Trouble:
         return Trouble(self.hardware.trouble, self.hardware.is_broken, falls_back=self.settings.cpu_fallback)
@@ -326,6 +326,7 @@ class Crew:
         if record.state == "ready":
             place.is_on_demand = False
         self.grant(place)
+        self.queues.even(place)
         self.do((*effects, *self.residency.tick(self.now())))
 
     def _failed(self, replica_id: str, reason: str, *, is_memory: bool = False) -> None:

@@ -6,6 +6,7 @@ Knows no name, queue or state; the fleet does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -296,6 +297,24 @@ class Replica:
             stream.let_go(doing.job_ids if doing is not None else (), why)
         if self._vectors is not None:
             self._vectors.let_go(why)
+
+    def spare(self, n: int) -> None:
+        """Let up to `n` answers go to another replica that wait here for a slot, those that wait the longest first."""
+        engine, loop = self._engine, asyncio.get_running_loop()
+        if engine is None:
+            return
+
+        def look() -> None:
+            waiting = engine.waiting()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(self._spare, waiting, n)
+
+        self._worker.call(look)
+
+    def _spare(self, waiting: frozenset[int], n: int) -> None:
+        for stream in tuple(self._streams):
+            if n > 0:
+                n -= stream.spare(waiting)
 
     def forsake(self) -> None:
         """Its device is broken: what is there stays there, untouched, also when this is closed."""

@@ -7,20 +7,20 @@ is unfinished of its jobs. Knows job ids and errors; knows no text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
-from llamahost.core.errors import DeadlineExceeded, NotRead, Stalled
+from llamahost.core.errors import DeadlineExceeded, NotBegun, NotRead
 from llamahost.core.work import Job
 from llamahost.engine.outbox import Outbox
 from llamahost.engine.reader import Reader
 
-MayGo: TypeAlias = Callable[[], bool]
-"""Whether who waits could be answered elsewhere by now: asked where a step does not return."""
+MayGo: TypeAlias = Callable[[bool], bool]
+"""Whether who waits could be answered elsewhere by now; True asks for a replica of the same model."""
 
 
-def never() -> bool:
+def never(beside: bool) -> bool:
     """Where it is, and nowhere else."""
     return False
 
@@ -85,9 +85,18 @@ class Stream:
             self._reader.drop(job_id)
 
     def let_go(self, in_step: Container[int], why: str) -> None:
-        """End it with Stalled, if none of its jobs is one of these, and it may go."""
-        if not any(job.id in in_step for job in self._jobs) and self._may_go():
-            self.fail(Stalled(why))
+        """End it with NotBegun, if none of its jobs is one of these, and it may go."""
+        if not any(job.id in in_step for job in self._jobs) and self._may_go(False):
+            self.fail(NotBegun(why))
+
+    def spare(self, waiting: Collection[int]) -> int:
+        """End it with NotBegun, if its jobs are of these and it may go to another replica. How many they are."""
+        n = len(self._jobs)
+        is_whole = len(self._reader.open_ids) == n and all(job.id in waiting for job in self._jobs)
+        if not is_whole or not self._may_go(True):
+            return 0
+        self.fail(NotBegun("it waits here, and others have fewer"))
+        return n
 
     def fail(self, error: Exception) -> None:
         """Abort now, whether or not anybody is reading; the reader gets `error`."""

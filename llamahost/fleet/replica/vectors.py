@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from llamahost.core.backend import EmbedBackend
-from llamahost.core.errors import GenerationFailed, Stalled
+from llamahost.core.errors import GenerationFailed, NotBegun
 from llamahost.core.work import Embedded, EmbedJob, Vector
 from llamahost.engine.embedder import Embedder
 from llamahost.engine.engine import EngineStats
@@ -70,8 +70,8 @@ class Vectors:
         doing = self._embedder.doing
         in_step = doing.job_ids if doing is not None else ()
         for job_id, future in self._waiting.items():
-            if not future.done() and job_id not in in_step and self._may_go[job_id]():
-                future.set_exception(Stalled(why))
+            if not future.done() and job_id not in in_step and self._may_go[job_id](False):
+                future.set_exception(NotBegun(why))
 
     def detach(self) -> Future[None]:
         """Take the context off the worker; done when it is freed."""

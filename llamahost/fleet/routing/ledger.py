@@ -211,6 +211,12 @@ class Ledger:
         if known is not None and known.epoch == view.epoch:
             known.breaker.answers(ticket)
 
+    def left(self, view: ReplicaView, ask: Ask) -> None:
+        """Nothing of it was begun there, where it was given; `ended` is told too."""
+        known = self._known.get(view.id)
+        if known is not None and known.epoch == view.epoch:
+            known.held.take_back(ask.chain)
+
     def ended(self, view: ReplicaView, ticket: int, *, work: float, now: float, is_failure: bool | None) -> None:
         """It is over. `is_failure` None: that says nothing of the replica."""
         known = self._known.get(view.id)

@@ -120,6 +120,24 @@ def drawn(near: list[Able[Cache]], regards: Sequence[Regard]) -> list[Able[Cache
     return [each for each, regard in zip(near, regards, strict=True) if regard.is_home] or near
 
 
+def excess(views: Sequence[ReplicaView]) -> list[int]:
+    """Of each, how many of those that wait there would find another that is not near it in load, and has fewer."""
+    loads = [view.n_in_flight for view in views]
+    able = [k for k, view in enumerate(views) if view.is_ready and not view.is_stalled]
+    leave = [0] * len(views)
+    while True:
+        waited_for = [k for k in able if loads[k] > views[k].n_slots]
+        if not waited_for:
+            return leave
+        most = max(waited_for, key=loads.__getitem__)
+        least = min(able, key=loads.__getitem__)
+        if loads[most] - loads[least] <= max(NEAR, views[most].n_slots // 4):
+            return leave
+        leave[most] += 1
+        loads[most] -= 1
+        loads[least] += 1
+
+
 @dataclass(frozen=True, slots=True)
 class Wants:
     """How a lease is to be granted: `pick` is asked at that moment, with a view of every replica of the model.

@@ -198,6 +198,15 @@ class Held:
         while len(prompts) > 1 and (len(prompts) > self.n_prompts or self._n_chars > self._room):
             self._drop(next(iter(prompts)))
 
+    def take_back(self, chain: Chain) -> None:
+        """The replica did not compute this prompt after all, which was placed."""
+        turn, turn_of = self._turn_of.get(chain.whole), self._turn_of
+        if turn is None or self._prompts[turn].whole != chain.whole:
+            return
+        self._drop(turn)
+        for left, prompt in self._prompts.items():
+            turn_of.update(dict.fromkeys(chain.ends.keys() & prompt.ends.keys(), left))
+
     def _drop(self, turn: int) -> None:
         """And what of it was placed with no later one."""
         chain, turn_of = self._prompts.pop(turn), self._turn_of

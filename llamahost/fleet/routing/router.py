@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal, TypeAlias
 
-from llamahost.core.errors import GenerationFailed, LlamahostError, ModelNotFound, NotRead, Stalled
+from llamahost.core.errors import GenerationFailed, LlamahostError, ModelNotFound, NotBegun, NotRead
 from llamahost.core.messages import ChatRequest, CompletionRequest
 from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.fleet.replica.replica import Replica
@@ -274,6 +274,8 @@ class Tries:
             return False
         finally:
             now = self._clock()
+            if isinstance(error, NotBegun):
+                self._router.ledger.left(view, self._ask)
             ended = self._router.ledger.ended
             ended(view, self._ticket, work=now - self._granted_at, now=now, is_failure=is_failure)
             await lease.__aexit__(kind, error, trace)
@@ -285,12 +287,12 @@ class Tries:
             self._request = None
             self._router.ledger.answers(self._view, self._ticket)
 
-    def may_go(self) -> bool:
-        """Could another take it now? Where nothing was told of it yet, and it waits for a step that does not return."""
+    def may_go(self, beside: bool) -> bool:
+        """Could another take it now? Where nothing was told of it yet. `beside`: a replica of the same model."""
         router = self._router
         if self.has_begun or router.fleet.is_draining:
             return False
-        left = self._models[self._next :]
+        left = (self.model,) if beside else self._models[self._next :]
         for seen in router.fleet.seen():
             if seen.name in left:
                 router.views[seen.name] = views = seen.views()
@@ -320,7 +322,7 @@ class Tries:
         if self._router.fleet.is_draining:
             raise error
         self._first_error = max(self._first_error or error, error, key=hope)
-        if isinstance(error, Stalled):  # nothing was begun, so nothing failed: it only waits elsewhere
+        if isinstance(error, NotBegun):  # nothing was begun, so nothing failed: it only waits elsewhere
             self._tried.add(self._view.id)
             if self._is_last or self._others():
                 return

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamahost.fleet.routing.policy import EVEN, GRAIN, NEAR, WORTH, Regard, ReplicaView, choose
+from llamahost.fleet.routing.policy import EVEN, GRAIN, NEAR, WORTH, Regard, ReplicaView, choose, excess
 
 VIEWS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans()).map(lambda given: ReplicaView(*given)), max_size=6
@@ -76,3 +76,21 @@ def test_who_had_the_most_work_of_late_gets_no_more_for_its_cache_and_of_equal_l
     assert choose([view(0), view(0)], [Regard(n_held=4000, work=limit - 1), Regard(work=100.0)]) == 0
     assert choose([view(0), view(0)], [Regard(n_held=4000, work=limit + 1), Regard(work=100.0)]) == 1
     assert choose([view(0), view(0)], [Regard(work=2.0), Regard(work=1.0)]) == 1
+
+
+@given(VIEWS)
+def test_who_waits_leaves_until_nobody_waits_who_would_find_fewer_elsewhere(views: list[ReplicaView]) -> None:
+    views = [view._replace(n_in_flight=5 * view.n_in_flight, n_slots=4) for view in views]
+    leave = excess(views)
+    able = [(view.n_in_flight, n) for view, n in zip(views, leave, strict=True) if view.is_ready]
+    assert sum(leave) == sum(n for _, n in able)
+    for n_in_flight, n in able:
+        assert n <= max(0, n_in_flight - 4), "who has a slot stays"
+        if n:
+            assert n_in_flight > min(n for n, _ in able) + NEAR
+    if able:
+        loads = [n_in_flight - n for n_in_flight, n in able]
+        for _ in range(sum(leave)):
+            loads[loads.index(min(loads))] += 1
+        most = [load for load in loads if load > 4]
+        assert not most or max(most) <= min(loads) + NEAR

@@ -117,6 +117,13 @@ class HeldMachine(RuleBasedStateMachine):
         while len(self.prompts) > 3 or (len(self.prompts) > 1 and 4 * sum(map(len, self.prompts)) > 40):
             del self.prompts[0]
 
+    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=6).map(tuple))
+    def take_back(self, prompt: tuple[int, ...]) -> None:
+        self.held.take_back(self.chain(prompt))
+        last = next((held for held in reversed(self.prompts) if held[: len(prompt)] == prompt), None)
+        if last == prompt:
+            del self.prompts[len(self.prompts) - 1 - self.prompts[::-1].index(prompt)]
+
     @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=7).map(tuple))
     def look(self, prompt: tuple[int, ...]) -> None:
         chain = self.chain(prompt)

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from llamahost.core.errors import DeadlineExceeded, LlamahostError, Stalled
+from llamahost.core.errors import DeadlineExceeded, LlamahostError, NotBegun
 from llamahost.core.events import Delta, Event, Finished, Started
 from llamahost.core.messages import CompletionRequest, Generation
 from llamahost.core.work import EmbedJob, Plan, Tokens, Vector
@@ -81,7 +81,7 @@ def hung(running: Running) -> Hangs:
 
 
 def look(host: AsyncHost) -> None:
-    host._fleet._crew.stalls.look()
+    host._fleet._crew.queues.look()
 
 
 def ask(n_tokens: int, model: str = "m", timeout_s: float | None = None, n: int = 1) -> CompletionRequest:
@@ -193,6 +193,40 @@ async def test_of_a_route_the_next_model_answers_in_its_place() -> None:
         assert replica_of(await asked[0]) == "a#0"
 
 
+@on_loop
+async def test_a_burst_on_a_model_that_loads_is_shared_with_the_replica_that_comes_later() -> None:
+    records, second = Records(), threading.Event()
+    backends: list[Hangs] = []
+
+    class OneAfterTheOther(FakeLoader):
+        def made_for(self, spec: ModelSpec) -> FakeBackend:
+            with self._counting:
+                backends.append(backend := Hangs(n_slots=2, n_ctx=10**4))
+                is_first = len(backends) == 1
+            if is_first:
+                backend.free.clear()
+            else:
+                assert second.wait(LIMIT_S)
+            return backend
+
+    manifest = models(spec_of("m", replicas=2, max_queue=20, load="request"))
+    devices = BudgetedDevices({f"d{k}": 2**30 for k in range(2)})
+    async with AsyncHost(manifest, observer=records, load=OneAfterTheOther(), hardware=devices) as host:
+        asked = [asyncio.ensure_future(all_of(host, ask(200))) for _ in range(10)]
+        while host.models()[0].n_in_flight < 10 or not backends[0].is_hung:
+            await turns()
+        [first] = [running.record.id for running in running_of(host)]
+        second.set()
+        while len(running_of(host)) < 2:
+            await turns()
+        backends[0].free.set()
+        answers = [replica_of(await each) for each in asked]
+    assert answers[:2] == [first] * 2, "they have begun there"
+    assert 3 <= answers.count(first) <= 7
+    assert all(each.n_tries == 1 + (each.replica != first) for each in records)
+    assert [each.n_generated for each in records] == [200] * 10
+
+
 class HangingEmbedder(FakeEmbedBackend):
     def __init__(self) -> None:
         super().__init__(n_inputs=1)
@@ -210,11 +244,11 @@ async def test_inputs_that_wait_to_be_embedded_move_too() -> None:
     worker.start()
     vectors = Vectors(backend, worker, target_step_s=0.05, on_lost=lambda reason: None)
     jobs = [EmbedJob(id=k, inputs=(array("i", [k]),)) for k in range(1, 5)]
-    asked = [asyncio.ensure_future(vectors.of(job, lambda k=k: k != 4)) for k, job in enumerate(jobs, 1)]  # type: ignore[misc]
+    asked = [asyncio.ensure_future(vectors.of(job, lambda beside, k=k: k != 4)) for k, job in enumerate(jobs, 1)]  # type: ignore[misc]
     assert await asyncio.to_thread(backend.entered.wait, LIMIT_S)
     vectors.let_go("it hangs")
     for each in asked[1:3]:
-        with pytest.raises(Stalled, match="it hangs"):
+        with pytest.raises(NotBegun, match="it hangs"):
             await each
     backend.free.set()
     assert [len(await asked[k]) for k in (0, 3)] == [1, 1]
