@@ -138,6 +138,12 @@ def test_a_style_hides_no_answer_and_makes_none(facts_of: tuple[str, ...], wante
     assert not tells(example, styled("27 + 15 = 420"))
 
 
+def test_of_what_it_cannot_know_either_admission_is_right_and_nothing_made_up() -> None:
+    (example,) = held_out("unknown", "unknown", 1, 1)
+    assert all(is_right(example, Said(text, (), True)) for text in (talk.DONT_KNOW, talk.TOO_SMALL))
+    assert not any(is_right(example, Said(text, (), True)) for text in (talk.I_SEE, "There are 100 people."))
+
+
 def test_json_is_compared_with_the_kinds_of_its_values() -> None:
     example = Example("filling", ({"role": "assistant", "content": '{"a": 1, "b": true}'},))
     assert is_right(example, Said('{"b": true, "a": 1}', (), True))

@@ -40,6 +40,8 @@ KINDS = {  # which maker, which of its examples
     "middles": ("middles", "middles"),
 }
 N_SLOTS = 8
+ADMISSIONS = ("I do not know that", "I am too small for that")
+"""Either is true of what nobody told it, and makes nothing up."""
 GOALS = {  # in percent
     "calls, right name": 95,
     "calls, right arguments": 85,
@@ -149,6 +151,8 @@ def is_right(example: Example, said: Said) -> bool:
         return [call.name for call in said.calls] == [wanted["name"]] and (
             _plain(_loaded(said.calls[0].arguments)) == _plain(wanted["arguments"])
         )
+    if example.kind == "unknown":
+        return any(_holds(said.text, each) for each in ADMISSIONS)
     if example.facts:
         return all(_holds(said.text, fact) for fact in example.facts)
     wanted_text = example.turns[-1]["content"]
