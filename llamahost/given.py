@@ -192,7 +192,7 @@ def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOp
                 options = {"aliases": (), **options}
             return Manifest(models=(replace(builtin(model=model), **options),))
         path = Path(model)
-        if isinstance(model, str) and not path.suffix and not path.exists():
+        if isinstance(model, str) and not path.suffix and not _is_there(path):
             from llamahost.files.repo import looks_like_repo
 
             if looks_like_repo(model):
@@ -208,6 +208,13 @@ def manifest_of(model: str | Path | ModelSpec | Manifest | None, options: SpecOp
     if options:
         raise TypeError("options are for one model's path; a manifest holds its own")
     return model or Manifest()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a file's name, as a prompt is
+        return False
 
 
 def chat_request(turns: Turns, options: ChatOptions) -> ChatRequest:

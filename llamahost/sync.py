@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -310,6 +310,8 @@ class Host:
         future = self._hand_over(work)
         try:
             return future.result()
+        except CancelledError:
+            raise Unavailable("the host was closed") from None
         except BaseException:  # KeyboardInterrupt among them: what nobody waits for is aborted
             future.cancel()
             raise

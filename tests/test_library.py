@@ -42,6 +42,11 @@ from tests.hosted import chat, completion, events_of, host_of
 from tests.on_loop import LIMIT_S, on_loop
 
 
+def test_a_text_that_no_file_can_be_called_is_refused_as_a_name() -> None:
+    with pytest.raises(ManifestError, match="1 to 256 characters"):
+        manifest_of("Tell me a story " * 300, {})
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -1,5 +1,6 @@
 """Laws of the plain host: the same answers without asyncio, streams that can be left, threads that end."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -213,6 +214,21 @@ def test_closing_ends_open_streams_and_refuses_what_comes_later() -> None:
         for call in (lambda: host.complete("x"), lambda: host.tokenize("x"), lambda: host.chat("x", stream=True)):
             with pytest.raises(Unavailable, match="closed"):
                 call()
+
+
+def test_a_call_that_is_pending_when_the_host_closes_is_told_so() -> None:
+    with host_of() as (host, _), ThreadPoolExecutor(1) as pool:
+        is_pending = threading.Event()
+
+        async def pending() -> None:
+            is_pending.set()
+            await asyncio.Event().wait()
+
+        told = pool.submit(lambda: host._call(pending()))
+        assert is_pending.wait(LIMIT_S)
+        host.close()
+        with pytest.raises(Unavailable, match="closed"):
+            told.result(LIMIT_S)
 
 
 def test_tokens_there_and_back() -> None:

@@ -279,7 +279,7 @@ class Http1(HttpToolsProtocol):
 
     def _without_the_offer(self) -> bytes:
         method = self.parser.get_method()
-        lines = [b"%s %s HTTP/1.1" % (method, self.url)]
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
                 value = b", ".join(t for t in value.split(b",") if t.strip().lower() not in _OF_UPGRADES)

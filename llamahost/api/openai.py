@@ -126,7 +126,7 @@ class ListModels:
         models = self.service.models()
         wanted = scope.get("path_params", {}).get("name")
         if wanted is None:
-            items = map(orjson.dumps, self._all(models))
+            items = map(orjson.dumps, self._all(models, self.service.routes()))
             await send_slices(send, listed(b'{"object":"list","data":[', items), b"application/json")
             return
         for model in [each for each in models if each.adapters]:
@@ -148,12 +148,13 @@ class ListModels:
                 return
         raise ModelNotFound(wanted, nearest=names.nearest(wanted), known=names.named)
 
-    def _all(self, models: Sequence[ModelStatus]) -> Iterator[Json]:
+    def _all(self, models: Sequence[ModelStatus], routes: Sequence[RouteSpec]) -> Iterator[Json]:
+        """Of one moment: a reload between two slices may bring routes to models that are not among these."""
         yield from map(self._json, models)
         for model in models:
             for adapter in model.adapters:
                 yield self._adapter_json(model, adapter)
-        for route in self.service.routes():
+        for route in routes:
             yield self._route_json(route, models)
 
     def _route_json(self, route: RouteSpec, models: Sequence[ModelStatus]) -> Json:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamahost.core.messages import Output, Tool
 from llamahost.fleet.settings.builtin import known_answers, known_neighbours
+from llamahost.fleet.settings.manifest import PACKAGED_ADAPTERS
 
 if TYPE_CHECKING:
     from llamahost.sync import Host
 
-ADAPTER = "builtin-pirate"
 PERSON = {"name": {"type": "string"}, "age": {"type": "integer"}}
 TOOLS = [
     Tool(name=name, description=f"{does}.", parameters={"type": "object", "properties": {argument: {"type": "string"}}})
@@ -88,7 +87,7 @@ def _middle(host: Host) -> str:
 def _styled(host: Host) -> str:
     """With an adapter that is there for this question alone."""
     (model,) = (each.name for each in host.models())
-    host.load_adapter("check", Path(ADAPTER), model=model)
+    host.load_adapter("check", PACKAGED_ADAPTERS["builtin-pirate"], model=model)
     try:
         return host.chat("What is the capital of France?", model=f"{model}:check", max_tokens=64, temperature=0.0).text
     finally:

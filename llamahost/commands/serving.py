@@ -83,9 +83,11 @@ def serve(
         await _announce(host, wanted, address, needs_key=not keys.is_open, end=runner.fail)
 
     runner = Runner(host, place, settings=settings, tls=tls, on_start=announce)
-    status = runner.run(make_app)
-    if unix_socket is not None:
-        unix_socket.unlink(missing_ok=True)
+    try:
+        status = runner.run(make_app)
+    finally:
+        if unix_socket is not None:
+            unix_socket.unlink(missing_ok=True)
     leave(status)
 
 

@@ -102,7 +102,8 @@ class ModelNotFound(LlamahostError):
     def __init__(self, model: str, *, nearest: str = "", reason: str = "", known: Sequence[str] = ()) -> None:
         hint = f"; did you mean `{nearest}`?" if nearest else ""
         if known and not nearest:
-            rest = f" and {len(known) - N_KNOWN} others" if len(known) > N_KNOWN else ""
+            n = len(known) - N_KNOWN
+            rest = f" and {n} {'other' if n == 1 else 'others'}" if n > 0 else ""
             told = ", ".join(f"`{name}`" for name in known[:N_KNOWN])
             hint = f"; served {'is' if len(known) == 1 else 'are'} {told}{rest}"
         super().__init__((reason or f"model `{model}` is not known here") + hint)

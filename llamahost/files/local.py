@@ -69,14 +69,14 @@ class Places:
         """By the variables that those programs read."""
         home = home_of(environ)
         cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
-        hf_home = Path(environ.get("HF_HOME") or cache / "huggingface").expanduser()
+        hf_home = expanded(environ.get("HF_HOME") or cache / "huggingface")
         hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or hf_home / "hub"
         ollama = environ.get("OLLAMA_MODELS")
         return cls(
-            hub=Path(hub).expanduser(),
-            llama_cpp=Path(environ.get("LLAMA_CACHE") or cache / "llama.cpp").expanduser(),
+            hub=expanded(hub),
+            llama_cpp=expanded(environ.get("LLAMA_CACHE") or cache / "llama.cpp"),
             lm_studio=(home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"),
-            ollama=(Path(ollama).expanduser(),)
+            ollama=(expanded(ollama),)
             if ollama
             else (home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")),
         )
@@ -84,6 +84,14 @@ class Places:
     def repo_folder(self, repo: str) -> Path:
         """Where Hugging Face's programs keep what they have of a repository."""
         return self.hub / ("models--" + repo.replace("/", "--"))
+
+
+def expanded(path: str | Path) -> Path:
+    """With the home folder that `~` means; as it is where there is none, as those programs take it."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def home_of(environ: Mapping[str, str]) -> Path:

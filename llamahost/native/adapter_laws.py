@@ -26,7 +26,11 @@ _EMBEDDINGS = "token_embd.weight"
 
 def read_adapter(path: Path, base: GgufHeader) -> GgufHeader:
     """The header of an adapter that this base can take. Raises LoadFailed with what is wrong."""
-    if path.is_dir() or path.suffix == ".safetensors":
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long, or a folder of another user's
+        raise LoadFailed(f"cannot read {path}: {error.strerror or error}") from error
+    if is_folder or path.suffix == ".safetensors":
         raise LoadFailed(f"{path} is no GGUF file; llama.cpp's convert_lora_to_gguf.py makes one of a PEFT adapter")
     header = read_metadata(path)
     fault = next(_faults(header, base), "") or _fault_of_numbers(path, header)

@@ -256,8 +256,9 @@ def test_a_route_is_told_by_every_name_that_it_answers_to_and_who_knows_none_is_
 
 def test_of_many_models_some_are_told_and_of_one_that_one() -> None:
     assert str(ModelNotFound("x", known=["m"])).endswith("; served is `m`")
-    told = str(ModelNotFound("x", known=[f"m{k}" for k in range(N_KNOWN + 2)]))
-    assert told.endswith(f"`m{N_KNOWN - 1}` and 2 others")
+    for n, rest in ((0, ""), (1, " and 1 other"), (2, " and 2 others")):
+        told = str(ModelNotFound("x", known=[f"m{k}" for k in range(N_KNOWN + n)]))
+        assert told.endswith(f"`m{N_KNOWN - 1}`{rest}")
 
 
 @pytest.mark.parametrize("n_pieces", [1, 3])

@@ -165,10 +165,11 @@ def test_what_is_no_http_is_refused_in_json() -> None:
     law(body)
 
 
-def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection() -> None:
+@pytest.mark.parametrize("offer", ["", WEBSOCKET], ids=["plain", "with an offer"])
+def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection(offer: str) -> None:
     async def body(host: FakeHost, client: Client) -> None:
         asked = json.dumps({**ASK, "stream": True}).encode()
-        head = f"POST {CHAT} HTTP/1.0\r\nHost: x\r\nContent-Length: {len(asked)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.0\r\nHost: x\r\n{offer}Content-Length: {len(asked)}\r\n\r\n"
         client.writer.write(head.encode() + asked)
         told, _, events = (await client.reader.read()).partition(b"\r\n\r\n")
         assert b"transfer-encoding" not in told.lower()

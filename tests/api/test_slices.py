@@ -6,10 +6,14 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from starlette.types import Message
 
+from llamahost.api.openai import ListModels
 from llamahost.api.slices import SLICE_S, listed, send_slices
+from llamahost.fleet.settings.route_spec import RouteSpec
+from tests.api.fakes import READY, FakeHost
 from tests.on_loop import on_loop
 
 
@@ -55,3 +59,19 @@ async def test_what_fits_into_one_slice_has_its_length() -> None:
         head, body = sent
         assert (b"content-length", b"%d" % len(body["body"])) in head["headers"]
         assert json.loads(body["body"]) == {"a": [json.loads(item) for item in items]}
+
+
+@on_loop
+async def test_routes_that_come_between_two_slices_are_not_mixed_with_the_models_before() -> None:
+    host = FakeHost(statuses=tuple(replace(READY, name=f"m{k}") for k in range(2000)))  # far more than a slice
+    body = bytearray()
+
+    async def send(message: Message) -> None:
+        body.extend(message.get("body", b""))
+        host.known_routes = (RouteSpec(name="new", models=("come",)),)
+
+    async def receive() -> Message:
+        raise AssertionError("there is no body to be read")
+
+    await ListModels(host, created=0)({"type": "http", "method": "GET", "headers": []}, receive, send)
+    assert [each["id"] for each in json.loads(body)["data"]] == [f"m{k}" for k in range(2000)]

@@ -158,7 +158,13 @@ def test_another_architecture_a_cut_file_and_a_folder_are_refused(driver: Driver
     path = write_adapter(tmp_path / "a.gguf")
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-100])
     write_adapter(tmp_path / "b.gguf", architecture="bert")
-    for name, said in (("cut.gguf", "download complete"), ("b.gguf", "'bert'"), ("", "convert_lora"), ("no", "read")):
+    for name, said in (
+        ("cut.gguf", "download complete"),
+        ("b.gguf", "'bert'"),
+        ("", "convert_lora"),
+        ("no", "read"),
+        ("n" * 300, "too long"),
+    ):
         with pytest.raises(LoadFailed, match=said):
             driver.model.adapters.open(tmp_path / name)
 

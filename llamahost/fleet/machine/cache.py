@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from llamahost.files.local import home_of
+from llamahost.files.local import expanded, home_of
 
 LARGEST_BYTES = 4 * 2**20  # of a small file; more is none of ours
 
@@ -21,7 +21,7 @@ LARGEST_BYTES = 4 * 2**20  # of a small file; more is none of ours
 def cache_folder(environ: Mapping[str, str]) -> Path:
     """LLAMAHOST_CACHE, else below the user's cache."""
     if own := environ.get("LLAMAHOST_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
     cache = environ.get("XDG_CACHE_HOME") or home_of(environ) / ".cache"
     return Path(cache) / "llamahost"
 

@@ -38,6 +38,8 @@ class AdapterSpec:
             raise ManifestError(f"an adapter's name has no colon, which stands before it: {self.name!r}", key="name")
         if not isinstance(self.path, str | Path):
             raise ManifestError(f"path must be text, not {self.path!r}", key="path")
+        if "\0" in str(self.path):
+            raise ManifestError(f"path {str(self.path)!r:.80} is none: no file has a NUL in its name", key="path")
         object.__setattr__(self, "path", Path(self.path))
         for key in ("scale", "default_scale"):
             check_scale(getattr(self, key), key)

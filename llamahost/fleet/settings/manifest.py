@@ -150,6 +150,8 @@ def _check_source(spec: ModelSpec) -> None:
     if not spec.repo:
         if spec.path == NO_PATH:
             raise ManifestError("this model needs a path, or a repo", key="path")
+        if "\0" in str(spec.path):
+            raise ManifestError(f"path {str(spec.path)!r:.80} is none: no file has a NUL in its name", key="path")
         for key in ("file", "quant", "revision"):
             if getattr(spec, key):
                 raise ManifestError(f"{key} belongs to a repo", key=key)

@@ -163,3 +163,9 @@ def test_who_has_no_home_has_what_containers_give_him(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "home", no_home)
     assert cache_folder({}) == Path("/.cache/llamahost")
     assert Places.of({}).hub == Path("/.cache/huggingface/hub")
+
+
+def test_a_home_of_nobody_is_a_folders_name_as_elsewhere() -> None:
+    places = Places.of({"HOME": "/h", "HF_HOME": "~nobody-is-called-so/hf", "LLAMA_CACHE": "~nobody-is-called-so"})
+    assert places.hub == Path("~nobody-is-called-so/hf/hub")
+    assert places.llama_cpp == Path("~nobody-is-called-so")

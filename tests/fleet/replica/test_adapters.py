@@ -95,6 +95,11 @@ def test_a_scale_is_a_number_within_bounds(wrong: dict[str, Any]) -> None:
         spec(**wrong)
 
 
+def test_a_path_has_no_nul() -> None:
+    with pytest.raises(ManifestError, match="NUL"):
+        AdapterSpec(name="a", path=Path("a\0b"))
+
+
 @pytest.mark.parametrize("name", ["", " ", "a:b", "x" * 257, "a\nb", 3])
 def test_a_name_is_printable_and_has_no_colon(name: Any) -> None:
     with pytest.raises(ManifestError):
