@@ -21,7 +21,10 @@ BETWEEN = 256
 """And before each later one: marks, names, dates."""
 
 N_HEAD = 64
-"""Of a prompt that is no conversation, by which its beginning is found behind what the vocabulary puts before it."""
+"""Of a text, by which it is looked for: what is long is not searched for, but compared where its beginning is found."""
+
+STEP = 4096
+"""Characters, or tokens, that are compared at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +44,25 @@ class Restored:
         at, most = 0, BEFORE
         for message in request.messages:
             words = message.text.strip()
-            begins = self.text.find(words, at, at + most + len(words))
-            if begins < 0:
+            head = words[:N_HEAD]
+            begins = self.text.find(head, at, at + most + len(head))
+            if begins < 0 or not self.text.startswith(words, begins):
                 break
             at, most = begins + len(words), BETWEEN + sum([len(call.arguments) for call in message.tool_calls])
             n, n_chars = n + 1, n_chars + len(words)
             own = own or message.role not in ("system", "developer")
-        return (n_chars, replace(request, messages=request.messages[:n])) if own else None
+        # No other message than its last may be continued; a chain is the same without.
+        return (n_chars, replace(request, messages=request.messages[:n], continued="no")) if own else None
 
     def _begun_prompt(self, request: CompletionRequest) -> tuple[int, CompletionRequest] | None:
         prompt = request.prompts[0] if request.prompts else ""
         if isinstance(prompt, str):
-            head = prompt[:N_HEAD]
-            n = _n_common(prompt, self.text[max(0, self.text.find(head, 0, 2 * N_HEAD)) :])
+            begins = self.text.find(prompt[:N_HEAD], 0, 2 * N_HEAD)  # behind what the vocabulary puts before it
+            n = _n_common(prompt, self.text[begins:]) if begins >= 0 else 0
         else:
-            n = _n_common(list(prompt), self.tokens.tolist())
+            n = _n_common(list(prompt[:N_HEAD]), self.tokens[:N_HEAD].tolist())
+            if n == N_HEAD:
+                n = _n_common(list(prompt[: len(self.tokens)]), self.tokens.tolist())
         return (n, replace(request, prompts=(prompt[:n],))) if n else None
 
 
@@ -69,4 +76,8 @@ def restored(kept: Iterable[KeptSlot], pieces: Sequence[bytes]) -> tuple[Restore
 
 def _n_common(a: str | Sequence[int], b: str | Sequence[int]) -> int:
     """How long both are the same."""
-    return bisect_left(range(1, min(len(a), len(b)) + 1), True, key=lambda n: a[:n] != b[:n])
+    n, most = 0, len(a)
+    while n < most and a[n : n + STEP] == b[n : n + STEP]:
+        n += STEP
+    a, b = a[n : n + STEP], b[n : n + STEP]
+    return min(n, most) + bisect_left(range(1, min(len(a), len(b)) + 1), True, key=lambda k: a[:k] != b[:k])

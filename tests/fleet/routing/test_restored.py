@@ -56,6 +56,14 @@ def test_of_a_prompt_is_found_what_both_begin_with(prompt: str, cut: int, rest: 
     assert (by_tokens[0] if by_tokens else 0) == n
 
 
+def test_an_answer_that_is_to_be_continued_is_known_by_what_is_before_it_too() -> None:
+    asked = talk("s", LONG[0], "it beg", continued="text")
+    for held, texts in ((state("s", LONG[0], "it began so"), 3), (state("s", LONG[0]), 2)):
+        found = held.begun(asked)
+        assert found is not None
+        assert chain_of(found[1]) == chain_of(talk(*("s", LONG[0], "it beg")[:texts]))
+
+
 def test_a_state_is_read_as_its_tokens_spell_it_and_is_nothing_to_a_request_with_an_adapter() -> None:
     (found,) = restored([KeptSlot(array("i", [2, 0, 1]), b"")], [b"\xc3", b"\xa9!", b"<s>"])
     assert found.text == "<s>é!"
