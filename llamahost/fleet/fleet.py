@@ -162,9 +162,7 @@ class Fleet:
         if not model.live and model.wanted_at is None:
             place.is_on_demand = True
         place.check_queue(n_jobs)
-        is_asked_for = place.is_on_demand or place.spec.load == "request"
-        waits = place.spec.when_loading == "wait" or (place.spec.when_loading == "auto" and is_asked_for)
-        waits = waits if wants.waits is None else wants.waits
+        waits = place.lets_wait if wants.waits is None else wants.waits
         waiter = Waiter(n_jobs, wants, asyncio.get_running_loop().create_future(), is_new=is_by_hand)
         at = next((k for k, each in enumerate(place.waiters) if each.wants.priority < wants.priority), None)
         place.waiters.insert(len(place.waiters) if at is None else at, waiter)

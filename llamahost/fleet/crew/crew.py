@@ -118,7 +118,8 @@ class Crew:
             logger.warning("%s", told)
         room = room_of(devices, self._first_free, self.settings)
         self.do(self.residency.equip(devices, room, self.now(), trouble=self._trouble()))
-        self.queues.start()
+        if not self.is_closed:  # meanwhile
+            self.queues.start()
 
     def _trouble(self) -> Trouble:
         return Trouble(self.hardware.trouble, self.hardware.is_broken, falls_back=self.settings.cpu_fallback)

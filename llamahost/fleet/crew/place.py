@@ -125,9 +125,26 @@ class Place:
         return self.state in ("loading", "pulling")
 
     @property
-    def may_come(self) -> bool:
-        """Whether a request could have it there."""
-        return self.is_coming or (self.state == "unloaded" and self.spec.load != "hand")
+    def lets_wait(self) -> bool:
+        """Whether a request waits for it to come that says nothing of that."""
+        is_asked_for = self.is_on_demand or self.spec.load == "request" or self.state == "unloaded"
+        return self.spec.when_loading == "wait" or (self.spec.when_loading == "auto" and is_asked_for)
+
+    @property
+    def n_waiting(self) -> int:
+        """Answers that wait for it to come."""
+        return sum(each.n_jobs for each in self.waiters)
+
+    @property
+    def _n_may_wait(self) -> int:
+        """As many as it will have room for."""
+        return (self.spec.n_slots or DEFAULT_N_SLOTS) + self.spec.max_queue
+
+    def n_may_wait(self, waits: bool | None) -> int:
+        """Answers that may still wait for it to come, where a request has it come; `waits` is what that says of it."""
+        may_come = self.is_coming or (self.state == "unloaded" and self.spec.load != "hand")
+        waits = self.lets_wait if waits is None else waits
+        return max(0, self._n_may_wait - self.n_waiting) if may_come and waits else 0
 
     def views(self) -> list[ReplicaView]:
         return [each.view() for each in self.running.values()]
@@ -245,9 +262,8 @@ class Place:
 
     def check_queue(self, n_jobs: int) -> None:
         """Raises Overloaded where as many wait for the load as it will have room for."""
-        n_waiting = sum(each.n_jobs for each in self.waiters)
-        n_room = (self.spec.n_slots or DEFAULT_N_SLOTS) + self.spec.max_queue
-        if n_jobs and n_waiting and n_waiting + n_jobs > n_room:
+        n_waiting = self.n_waiting
+        if n_jobs and n_waiting and n_waiting + n_jobs > self._n_may_wait:
             raise Overloaded(
                 f"as many wait for `{self.spec.name}` to be loaded as it takes: {n_waiting}",
                 retry_after_s=self.retry_after_s(),

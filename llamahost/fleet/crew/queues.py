@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from llamahost.fleet.crew.place import Place
 from llamahost.fleet.routing.policy import excess
@@ -44,11 +45,19 @@ class Queues:
     def even(self, place: Place) -> None:
         """Have them wait where fewer do."""
         if len(place.running) > 1:
-            running = tuple(place.running.values())
-            for each, n in zip(running, excess([each.view() for each in running]), strict=True):
+            for id_, n in _excess(place).items():
                 if n:
-                    each.replica.spare(n)
+                    place.running[id_].replica.spare(partial(_excess_of, place, id_))
 
     def _tick(self) -> None:
         self.look()
         self.start()
+
+
+def _excess(place: Place) -> dict[str, int]:
+    """By replica, how many that wait there would better wait beside it."""
+    return dict(zip(place.running, excess(place.views()), strict=True))
+
+
+def _excess_of(place: Place, id_: str) -> int:
+    return _excess(place).get(id_, 0)

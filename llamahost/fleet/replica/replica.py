@@ -76,6 +76,7 @@ class Replica:
         self._lanes = lanes
         self._in_lanes: set[Future[Any]] = set()
         self._streams: dict[Stream, None] = {}  # the oldest first
+        self._is_looking = False  # at who waits
         self._refusal: Exception | None = None
         self.adapters = AdapterTable(opened.spec.name, self._free_adapter)
         self._backend = opened.backend
@@ -298,20 +299,26 @@ class Replica:
         if self._vectors is not None:
             self._vectors.let_go(why)
 
-    def spare(self, n: int) -> None:
-        """Let up to `n` answers go to another replica that wait here for a slot, those that wait the longest first."""
+    def spare(self, how_many: Callable[[], int]) -> None:
+        """Let so many answers go to another replica that wait here for a slot, those that wait the longest first.
+
+        It is asked how many when it is known who waits, which is after the step that runs.
+        """
         engine, loop = self._engine, asyncio.get_running_loop()
-        if engine is None:
+        if engine is None or self._is_looking:
             return
+        self._is_looking = True
 
         def look() -> None:
             waiting = engine.waiting()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(self._spare, waiting, n)
+                loop.call_soon_threadsafe(self._spare, waiting, how_many)
 
         self._worker.call(look)
 
-    def _spare(self, waiting: frozenset[int], n: int) -> None:
+    def _spare(self, waiting: frozenset[int], how_many: Callable[[], int]) -> None:
+        self._is_looking = False
+        n = how_many()
         for stream in tuple(self._streams):
             if n > 0:
                 n -= stream.spare(waiting)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llamahost.core.messages import ChatRequest, CompletionRequest
+from llamahost.core.vectors import EmbedRequest, RerankRequest
 from llamahost.fleet.routing.breaker import Breaker
 from llamahost.fleet.routing.policy import WORTH, Able, Regard, ReplicaView, drawn, least, those_near
 from llamahost.fleet.routing.prefixes import N_CHARS_OF_TOKEN, NO_CHAIN, Chain, Held, chain_of
@@ -91,7 +92,7 @@ class Ledger:
         *,
         tried: Collection[str] = (),
         is_last: bool = True,
-        request: ChatRequest | CompletionRequest | None = None,
+        request: ChatRequest | CompletionRequest | EmbedRequest | RerankRequest | None = None,
     ) -> int | None:
         """The index of the replica to take. None: none has room.
 
@@ -115,7 +116,7 @@ class Ledger:
         taken = able or barred if is_last else able
         if len(taken) < 2:
             return taken[0][2] if taken else None
-        if self._restored and request is not None:
+        if self._restored and isinstance(request, ChatRequest | CompletionRequest):
             self._recognise([views[each[2]].id for each in taken], request)
         near = those_near(taken)
         if len(near) > 1:
@@ -186,7 +187,11 @@ class Ledger:
             return ticket
         self._n_placed += 1
         known.held.place(ask.chain, self._n_placed)
-        if view.id in self._restored and len(known.held) + len(self._restored[view.id]) > view.n_slots:
+        if (
+            self._restored
+            and view.id in self._restored
+            and len(known.held) + len(self._restored[view.id]) > view.n_slots
+        ):
             oldest = self._restored[view.id][0]
             self._forget(view.id, lambda each: each is oldest)
         if ask.session:

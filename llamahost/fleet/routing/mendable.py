@@ -8,6 +8,7 @@ from llamahost.core.errors import (
     LlamahostError,
     LoadFailed,
     NotAble,
+    NotBegun,
     OutOfReach,
     Overloaded,
     Unavailable,
@@ -26,6 +27,8 @@ def hope(error: LlamahostError) -> tuple[int, int]:
     match error:
         case NotAble():
             return 0, 0
+        case NotBegun():
+            return 0, 1
         case OutOfReach() | LoadFailed():
             return 1, 0
         case ContextTooLong(n_ctx=n_ctx):

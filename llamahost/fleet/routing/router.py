@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -71,6 +72,7 @@ class Router:
         self.draw = draw
         self.views: dict[str, Sequence[ReplicaView]] = {}  # of each model, as they were when it was last asked
         self.ledger = Ledger()
+        self.going: Counter[str] = Counter()  # answers on their way to a model, from where they only waited
         self.adopt(manifest)
 
     def adopt(self, manifest: Manifest) -> None:
@@ -170,11 +172,11 @@ class Router:
             return known.generates
         return known.pooling is not None and (known.pooling == "rank") == (kind == "rerank")
 
-    def could_take(self, views: Sequence[ReplicaView], tried: Container[str]) -> bool:
-        """Is one of them well and has room, but for those that were tried?"""
+    def n_could_take(self, views: Sequence[ReplicaView], tried: Container[str]) -> int:
+        """How many more answers those of them have room for that are well, but for those that were tried."""
         now = asyncio.get_running_loop().time()
         able = [each for each in views if each.is_ready and each.n_room > 0 and not each.is_stalled]
-        return any(each.id not in tried and not self.ledger.is_open(each, now) for each in able)
+        return sum([each.n_room for each in able if each.id not in tried and not self.ledger.is_open(each, now)])
 
     def _outlook(self, seen: Seen) -> Outlook:
         rate, views = self.rates.of(seen.name), self.views.get(seen.name, ())
@@ -218,6 +220,7 @@ class Tries:
         self._next = 0  # in models
         self._n_failed = 0
         self._tried: set[str] = set()
+        self._goes_to = ""  # a model, as whoever let it go was told
         self._view = _NOBODY
         self._first_error: LlamahostError | None = None
         self._failure: LlamahostError | None = None
@@ -273,11 +276,16 @@ class Tries:
                     return True
             return False
         finally:
-            now = self._clock()
+            now, ledger = self._clock(), self._router.ledger
+            work = now - self._granted_at
             if isinstance(error, NotBegun):
-                self._router.ledger.left(view, self._ask)
-            ended = self._router.ledger.ended
-            ended(view, self._ticket, work=now - self._granted_at, now=now, is_failure=is_failure)
+                work = 0.0
+                if not self.is_aside:
+                    ledger.left(view, self._ask)
+            if self._goes_to:
+                self._router.going[self._goes_to] -= self._n_jobs
+                self._goes_to = ""
+            ledger.ended(view, self._ticket, work=work, now=now, is_failure=is_failure)
             await lease.__aexit__(kind, error, trace)
 
     def begin(self) -> None:
@@ -288,15 +296,24 @@ class Tries:
             self._router.ledger.answers(self._view, self._ticket)
 
     def may_go(self, beside: bool) -> bool:
-        """Could another take it now? Where nothing was told of it yet. `beside`: a replica of the same model."""
+        """Could another take it now? Where nothing was told of it yet. `beside`: a replica of the same model.
+
+        Who is told so leaves at once, and there is so much less room there until it has.
+        """
         router = self._router
         if self.has_begun or router.fleet.is_draining:
             return False
         left = (self.model,) if beside else self._models[self._next :]
+        tried = {*self._tried, self._view.id}
         for seen in router.fleet.seen():
             if seen.name in left:
                 router.views[seen.name] = views = seen.views()
-                if router.could_take(views, self._tried) or (seen.name != self.model and seen.may_come):
+                n_room = router.n_could_take(views, tried)
+                if seen.name != self.model:
+                    n_room += seen.n_may_wait(self._waits)
+                if n_room > router.going[seen.name]:
+                    router.going[seen.name] += self._n_jobs
+                    self._goes_to = seen.name
                     return True
         return False
 
@@ -309,9 +326,8 @@ class Tries:
         router.views[self.model] = views
         if len(views) > 1:
             self._ask = self._with_chain(self._ask)
-        words = self._request if isinstance(self._request, ChatRequest | CompletionRequest) else None
         index = router.ledger.pick(
-            views, self._ask, self._clock(), tried=self._tried, is_last=self._is_last, request=words
+            views, self._ask, self._clock(), tried=self._tried, is_last=self._is_last, request=self._request
         )
         if index is not None:
             self._view = views[index]

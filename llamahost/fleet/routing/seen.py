@@ -24,9 +24,8 @@ class Seen(Protocol):
         """Whether it loads."""
         ...
 
-    @property
-    def may_come(self) -> bool:
-        """Whether it loads, or would for a request."""
+    def n_may_wait(self, waits: bool | None) -> int:
+        """Answers that may still wait for it to come, where a request has it come; `waits` is what that says of it."""
         ...
 
     def views(self) -> Sequence[ReplicaView]:

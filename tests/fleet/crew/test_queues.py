@@ -52,7 +52,7 @@ async def host_of(manifest: Manifest, make: Callable[[], Hangs], records: Record
     loader = FakeLoader(make)
     devices = BudgetedDevices({f"d{k}": 2**30 for k in range(2)})
     async with AsyncHost(manifest, observer=records, load=loader, hardware=devices) as host:
-        n_replicas = sum(int(spec.replicas) for spec in manifest.models)
+        n_replicas = sum(int(spec.replicas) for spec in manifest.models if spec.load == "start")
         while sum(each.state == "ready" for model in host.models() for each in model.replicas) < n_replicas:
             await turns()
         devices_of = {each.record.id: each.record.placement.devices for each in running_of(host)}
@@ -194,6 +194,35 @@ async def test_of_a_route_the_next_model_answers_in_its_place() -> None:
 
 
 @on_loop
+async def test_nobody_moves_to_a_model_that_refuses_who_comes_before_it_is_loaded() -> None:
+    b = spec_of("b", devices=("d1",), load="request", when_loading="refuse")
+    async with host_of(models(spec_of("a", devices=("d0",)), b), lambda: Hangs(n_slots=1), Records()) as host:
+        [running] = running_of(host)
+        hung(running).free.clear()
+        asked = [asyncio.ensure_future(all_of(host, ask(3, model="r"))) for _ in range(3)]
+        while host.models()[0].n_in_flight < 3 or not hung(running).is_hung:
+            await turns()
+        look(host)
+        await turns(9)
+        assert not any(each.done() for each in asked)
+        await host.load("b")
+        look(host)
+        assert [replica_of(await each) for each in asked[1:]] == ["b#0"] * 2
+        hung(running).free.set()
+        assert replica_of(await asked[0]) == "a#0"
+
+
+@on_loop
+async def test_nobody_looks_any_more_at_what_was_closed_before_its_devices_were_known() -> None:
+    host = AsyncHost(models(spec_of("m")), load=FakeLoader(), hardware=BudgetedDevices({"d0": 2**30}))
+    await host.start()
+    assert not host._fleet.devices()
+    await host.aclose()
+    timer = host._fleet._crew.queues._timer
+    assert timer is None or timer.cancelled()
+
+
+@on_loop
 async def test_a_burst_on_a_model_that_loads_is_shared_with_the_replica_that_comes_later() -> None:
     records, second = Records(), threading.Event()
     backends: list[Hangs] = []
@@ -219,6 +248,8 @@ async def test_a_burst_on_a_model_that_loads_is_shared_with_the_replica_that_com
         second.set()
         while len(running_of(host)) < 2:
             await turns()
+        for _ in range(5):  # looks, while a step lasts, after which it is said who waits
+            look(host)
         backends[0].free.set()
         answers = [replica_of(await each) for each in asked]
     assert answers[:2] == [first] * 2, "they have begun there"

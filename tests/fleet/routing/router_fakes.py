@@ -27,9 +27,8 @@ class Status:
     is_coming: bool = False
     replicas: tuple[ReplicaView, ...] = ()
 
-    @property
-    def may_come(self) -> bool:
-        return self.is_coming or not self.is_ready
+    def n_may_wait(self, waits: bool | None) -> int:
+        return 9 * (waits is not False and (self.is_coming or not self.is_ready))
 
     def views(self) -> tuple[ReplicaView, ...]:
         return self.replicas

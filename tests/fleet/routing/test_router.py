@@ -15,6 +15,7 @@ from llamahost.core.errors import (
     LoadFailed,
     ModelNotFound,
     NotAble,
+    NotBegun,
     NotRead,
     OutOfReach,
     Overloaded,
@@ -275,6 +276,36 @@ async def test_a_replica_that_stalls_is_spared_and_a_model_that_stalls_falls_bac
     fleet.stalled |= {"a#1"}
     assert (await answered(router, request("r"))).replica == "b#0"
     assert (await answered(router, request("a"))).replica in fleet.stalled, "there is nobody else"
+
+
+@on_loop
+async def test_no_more_may_go_than_there_is_room_for_and_who_went_did_no_work() -> None:
+    fleet = FakeFleet({"a": 1, "b": 1}, n_room={"b#0": 2})
+    router = router_of(fleet, route("a", "b"))
+    tries = [router.tries(request("r"), "chat", 1) for _ in range(4)]
+    for each in tries:
+        await each.__aenter__()
+    assert [each.may_go(False) for each in tries] == [True, True, False, False]
+    for each in tries[:2]:
+        assert await each.__aexit__(NotBegun, NotBegun("it waits"), None)
+    assert router.ledger._known["a#0"].work == 0.0
+    fleet.n_room["b#0"] = 1
+    assert [each.may_go(False) for each in tries[2:]] == [True, False], "those two are there by now"
+    for each in tries[2:]:
+        assert not await each.__aexit__(None, None, None)
+    assert not +router.going, "it was answered after all"
+    assert router.ledger._known["a#0"].work > 0.0
+
+
+@on_loop
+async def test_nobody_goes_from_where_it_waits_to_that_very_replica_or_to_one_that_fails() -> None:
+    fleet = FakeFleet({"m": 2})
+    router = router_of(fleet, breaker_failures=1, n_retries=1)
+    assert (await answered(router, request("m"), FAILED)).replica == "m#1"
+    tries = router.tries(request("m"), "chat", 1)
+    assert (await tries.__aenter__()).id == "m#1"  # type: ignore[attr-defined]
+    assert not tries.may_go(True)
+    await tries.__aexit__(None, None, None)
 
 
 @on_loop
