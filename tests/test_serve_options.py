@@ -19,11 +19,14 @@ import pytest
 
 from llamahost.api.app import create_app
 from llamahost.api.auth import keys_of, read_keys
+from llamahost.api.http1 import Http1
 from llamahost.api.server import Runner, tls_of
 from llamahost.commands.serving import adopted
 from llamahost.core.errors import ManifestError
 from llamahost.fleet.settings.manifest import Manifest, ServerSettings
-from tests.api.fakes import FakeHost, app_of
+from tests.api.asking import ASK
+from tests.api.fakes import FakeHost, app_of, run, said
+from tests.api.sockets import Client, listening
 from tests.on_loop import LIMIT_S
 from tests.processes import Server, ended, serving
 
@@ -113,6 +116,39 @@ def test_the_certificate_that_was_seen_to_serve_is_shown_whatever_its_files_beco
 
 async def never() -> None:
     raise AssertionError
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_answer_over_tls_is_not_over_before_it_is_read(certificate: tuple[Path, Path], version: str) -> None:
+    """Once it is, the connection may be closed, and half a minute later it drops what is left."""
+    tls = tls_of(ServerSettings(tls_cert=certificate[0], tls_key=certificate[1]))
+    text = "x" * 2**23
+
+    async def served() -> None:
+        async with listening(app_of(FakeHost(said(text))), tls=tls) as port:
+            trusting = ssl.create_default_context(cafile=certificate[0])
+            client = await Client.open(port, limit=1024, tls=trusting)
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the transport is two-way
+            asked = json.dumps(ASK)
+            head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: x\r\nConnection: close\r\n"
+            client.writer.write(f"{head}Content-Length: {len(asked)}\r\n\r\n{asked}".encode())
+            while not (there := list(port.server.server_state.connections)):  # noqa: ASYNC110  its end of the handshake
+                await asyncio.sleep(0)
+            connection = there[0]
+            assert isinstance(connection, Http1)
+            while not (connection.flow.write_paused or connection.transport.is_closing()):  # noqa: ASYNC110  untold
+                await asyncio.sleep(0)
+            is_over = connection.transport.is_closing()
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            head, _, body = (await client.reader.read()).decode().partition("\r\n\r\n")
+            client.writer.close()
+            await client.writer.wait_closed()
+            await port.left()
+            assert not is_over
+            assert json.loads(body)["choices"][0]["message"]["content"] == text
+            assert f"content-length: {len(body)}" in head
+
+    run(served)
 
 
 def _shown(tls: ssl.SSLContext) -> bytes | None:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with eight things put right. Knows bytes of the wire; knows no route and no request.
+"""uvicorn's HTTP/1.1 with nine things put right. Knows bytes of the wire; knows no route and no request.
 
 A head is bounded, and so is what else carries no body, such as the headers behind one in chunks: without it, a client
 that never ends them takes all memory, and the loop's time with the square of it. An offer to upgrade (Java's client
@@ -9,7 +9,8 @@ is being answered, and not to the last that it sent, as long as a few wait behin
 doing nothing (`patience`): a head must come whole (408), and a whole answer be read, and a connection on which nothing
 was asked ends as one does on which nothing is asked any more. Bodies and streams are watched by who reads and writes
 them. Connections never take the last files that the process may have open, and of requests sent in advance no more
-become objects than a few: a megabyte of them would be a hundred.
+become objects than a few: a megabyte of them would be a hundred. An answer over TLS is given to its transport as it is
+read, which would drop the rest of it when the connection is closed.
 """
 
 from __future__ import annotations
@@ -65,6 +66,30 @@ class _UntilClosed(RequestResponseCycle):
             is_last = not message.get("more_body", False)
             self.expected_content_length = len(message.get("body", b"")) if is_last else sys.maxsize
         await super().send(message)  # type: ignore[arg-type]  # likewise
+
+
+class _InPieces(RequestResponseCycle):
+    """An answer over TLS, whose transport takes whatever it is given, tells of none of it, and half a minute after it
+    is closed drops what was not read: the next piece goes out when most of those before were read."""
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]  # likewise
+        if message["type"] == "http.response.body":
+            body = message.get("body", b"")
+            n_before = max(0, len(body) - 1) // N_UNREAD * N_UNREAD
+            for at in range(0, n_before, N_UNREAD):
+                piece = body[at : at + N_UNREAD]
+                await super().send({"type": "http.response.body", "body": piece, "more_body": True})
+            if n_before:
+                message = {**message, "body": body[n_before:]}
+        await super().send(message)  # type: ignore[arg-type]  # likewise
+
+
+class _InPiecesUntilClosed(_InPieces, _UntilClosed):
+    """Both."""
+
+
+_CYCLES = {(False, True): _UntilClosed, (True, False): _InPieces, (True, True): _InPiecesUntilClosed}
+"""By whether it goes over TLS, and whether to HTTP/1.0."""
 
 
 class _Flow(FlowControl):
@@ -253,8 +278,9 @@ class Http1(HttpToolsProtocol):
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:
             super().on_headers_complete()
-            if self.parser.get_http_version() == "1.0":
-                self.cycle.__class__ = _UntilClosed  # uvicorn makes it; its task begins in a later turn
+            kind = _CYCLES.get((self.scheme == "https", self.parser.get_http_version() == "1.0"))
+            if kind is not None:
+                self.cycle.__class__ = kind  # uvicorn makes it; its task begins in a later turn
             if 0 < len(self.pipeline) <= N_HEARD:
                 self.flow.resume_reading()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -34,7 +35,12 @@ class Port(int):
 
 @asynccontextmanager
 async def listening(
-    app: App, *, stall_s: float = 60.0, keep_alive_s: float = 5.0, n_files: int = 2**16
+    app: App,
+    *,
+    stall_s: float = 60.0,
+    keep_alive_s: float = 5.0,
+    n_files: int = 2**16,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Port]:
     """The port. uvicorn's protocol and lifespan without its main loop, which looks only every 0.1 s whether to end."""
     place = bind("127.0.0.1", 0)
@@ -45,6 +51,7 @@ async def listening(
         lifespan="on",
         log_config=None,
         access_log=False,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
         timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]  # a part of a second
     )
     config.load()
@@ -87,8 +94,8 @@ class Client:
         self.writer = writer
 
     @staticmethod
-    async def open(port: int, limit: int = 2**16) -> Client:
-        return Client(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+    async def open(port: int, limit: int = 2**16, tls: ssl.SSLContext | None = None) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", port, limit=limit, ssl=tls))
 
     def post(self, path: str, body: Any, *, missing: int = 0, headers: str = "") -> None:
         """Send a request, less the last `missing` bytes of its body."""
