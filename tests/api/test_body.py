@@ -57,6 +57,14 @@ def test_of_a_wrong_value_no_more_is_told_than_a_person_reads() -> None:
         (b'{"a": "cut \\ud83d", "messages": []}', "byte 11 stands \\ud83d, half"),
         (b'{"a": "\\ud83d\\ude00\\uDE00", "messages": []}', "byte 19 stands \\uDE00, half"),
         (b'{"a": "\\\\ud83d", "messages": [}', "not valid JSON: JSON is malformed"),
+        (
+            b'{"a": "' + b"\\ud83d\\ude00" * 9 + b'\\ud83d\\ud83d\\ude00", "messages": []}',
+            "byte 115 stands \\ud83d, half",
+        ),
+        (b'{"a": "' + b"\\ud83d\\ude00" * 9 + b'"]', "not valid JSON: JSON is malformed"),
+        (b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', "byte 43 stands \\ud83d, half"),
+        (b'["\\ud83d"]', "byte 2 stands \\ud83d, half"),
+        (b'{"a": "\\ud83d', "byte 7 stands \\ud83d, half"),
     ],
 )
 def test_what_comes_in_place_of_json_is_told(body: bytes, told: str | None) -> None:
