@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,7 @@ class Fleet:
 
     def named(self, name: str) -> tuple[str, str]:
         """The model and the adapter that a request's model means. Raises ModelNotFound for an adapter that is none."""
-        if name in self._crew.names or not any(each.knows_adapters for each in self._crew.places.values()):
+        if name in self._crew.names or not self._crew.has_adapters:
             return name, ""
         return self._crew.adapted.find(name)
 
@@ -293,6 +293,7 @@ class Fleet:
 
     async def _change_adapters(self, place: Place, specs: tuple[AdapterSpec, ...]) -> None:
         place.model.spec = replace(place.spec, adapters=specs)
+        self._crew.has_adapters |= bool(specs)
         for running in place.ready():
             await running.replica.adapt(specs)
 
@@ -371,8 +372,13 @@ class Fleet:
     # --- told ---
 
     def seen(self) -> Sequence[Place]:
-        """The same to look at and not to keep: it costs nothing, so each request may ask."""
+        """All of them to look at and not to keep, as they are: nothing is made of it."""
         return self._crew.served
+
+    def seen_of(self, names: Iterable[str]) -> Sequence[Place]:
+        """Of these models, those that there are."""
+        known = self._crew.names
+        return [known[name] for name in names if name in known]
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every model as it stands now, in the manifest's order."""

@@ -63,6 +63,7 @@ class Crew:
         self.places: dict[str, Place] = {}
         self.served: tuple[Place, ...] = ()  # those that the manifest has
         self.names: dict[str, Place] = {}
+        self.has_adapters = False  # or had: a model does
         self.loading: Loading | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.closes: set[asyncio.Task[None]] = set()
@@ -100,6 +101,7 @@ class Crew:
         self.served = tuple(place for place in self.places.values() if not place.model.is_gone)
         self.names = {name: place for place in self.served for name in (place.spec.name, *place.spec.aliases)}
         self.adapted = Adapted(self.names)
+        self.has_adapters = self.has_adapters or any(place.spec.adapters for place in self.served)
         for place in before.values():
             place.refuse(place.unavailable("it was taken from the manifest"))
             place.settled.set()

@@ -242,11 +242,6 @@ class Place:
             for spec in self.spec.adapters
         )
 
-    @property
-    def knows_adapters(self) -> bool:
-        """Whether it has any, or had."""
-        return bool(self.spec.adapters) or self.numbers.has_given
-
     def left(self, running: Running) -> None:
         """It is closed; what it counted is counted on, and what it could do is remembered."""
         replica, made_for = running.replica, running.record.made_for

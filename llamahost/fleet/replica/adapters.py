@@ -32,10 +32,6 @@ class Numbers:
         self._gone: dict[str, None] = {}  # names, the last ones last
         self._n_ever = 0
 
-    @property
-    def has_given(self) -> bool:
-        return self._n_ever > 0
-
     def of(self, specs: Sequence[AdapterSpec]) -> Mapping[str, int]:
         """By name."""
         if self._numbers.keys() != {spec.name for spec in specs}:

@@ -127,7 +127,7 @@ class Router:
         spec = self._routes.get(found)
         if spec is None:
             return "", (found,)
-        outlooks = {each.name: self._outlook(each) for each in self.fleet.seen() if each.name in spec.models}
+        outlooks = {each.name: self._outlook(each) for each in self.fleet.seen_of(spec.models)}
         n_prompt, n_max, key = 0, None, ""
         if isinstance(request, EmbedRequest | RerankRequest):
             key = request.user
@@ -305,16 +305,15 @@ class Tries:
             return False
         left = (self.model,) if beside else self._models[self._next :]
         tried = {*self._tried, self._view.id}
-        for seen in router.fleet.seen():
-            if seen.name in left:
-                router.views[seen.name] = views = seen.views()
-                n_room = router.n_could_take(views, tried)
-                if seen.name != self.model:
-                    n_room += seen.n_may_wait(self._waits)
-                if n_room > router.going[seen.name]:
-                    router.going[seen.name] += self._n_jobs
-                    self._goes_to = seen.name
-                    return True
+        for seen in router.fleet.seen_of(left):
+            router.views[seen.name] = views = seen.views()
+            n_room = router.n_could_take(views, tried)
+            if seen.name != self.model:
+                n_room += seen.n_may_wait(self._waits)
+            if n_room > router.going[seen.name]:
+                router.going[seen.name] += self._n_jobs
+                self._goes_to = seen.name
+                return True
         return False
 
     def learn(self, answered: Answered) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -79,3 +79,7 @@ class Leases(Protocol):
     def lease(self, name: str, n_jobs: int = 1, *, wants: Wants = ...) -> AbstractAsyncContextManager[Replica]: ...
 
     def seen(self) -> Sequence[Seen]: ...
+
+    def seen_of(self, names: Iterable[str]) -> Sequence[Seen]:
+        """Of these, those that there are: of thousands of models a route has few."""
+        ...

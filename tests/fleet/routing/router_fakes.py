@@ -1,6 +1,6 @@
 """A fleet as a router sees it, and what is asked of it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -77,18 +77,21 @@ class FakeFleet:
         )
 
     def seen(self) -> list[Status]:
-        return [
-            Status(
-                name,
-                name not in self.loading | self.unloaded,
-                n_in_flight=self.in_flight.get(name, 0),
-                task=self.tasks.get(name, "auto"),
-                known=self.cards.get(name),
-                is_coming=name in self.loading,
-                replicas=self.views(name),
-            )
-            for name in self.n_replicas
-        ]
+        return [self._status(name) for name in self.n_replicas]
+
+    def seen_of(self, names: Iterable[str]) -> list[Status]:
+        return [self._status(name) for name in names if name in self.n_replicas]
+
+    def _status(self, name: str) -> Status:
+        return Status(
+            name,
+            name not in self.loading | self.unloaded,
+            n_in_flight=self.in_flight.get(name, 0),
+            task=self.tasks.get(name, "auto"),
+            known=self.cards.get(name),
+            is_coming=name in self.loading,
+            replicas=self.views(name),
+        )
 
 
 def router_of(fleet: FakeFleet, *routes: RouteSpec, draw: Callable[[], float] = lambda: 0.0, **settings: Any) -> Router:

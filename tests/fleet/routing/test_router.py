@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -276,6 +276,19 @@ async def test_a_replica_that_stalls_is_spared_and_a_model_that_stalls_falls_bac
     fleet.stalled |= {"a#1"}
     assert (await answered(router, request("r"))).replica == "b#0"
     assert (await answered(router, request("a"))).replica in fleet.stalled, "there is nobody else"
+
+
+@on_loop
+async def test_a_route_looks_at_no_other_models_of_which_there_may_be_thousands() -> None:
+    class Thousands(FakeFleet):
+        def seen(self) -> NoReturn:
+            pytest.fail("all of them are looked at")
+
+    router = router_of(Thousands({"a": 1, "b": 1, "c": 1}), route("b", "a", strategy="balanced"))
+    tries = router.tries(request("r"), "chat", 1)
+    async with tries:
+        assert tries.model == "b"
+        assert tries.may_go(False)
 
 
 @on_loop
