@@ -179,7 +179,7 @@ class Place:
 
     @property
     def _first(self) -> Running | None:
-        return next(iter(self.ready() or self.running.values()), None)
+        return next(iter(self.ready() or self.running.values()), None) if self.running else None
 
     def ready(self) -> list[Running]:
         return [each for each in self.running.values() if each.record.state == "ready"]

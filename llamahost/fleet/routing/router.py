@@ -149,7 +149,10 @@ class Router:
 
         Nothing is loaded for it as long as one is there, or on its way.
         """
-        suited = [each for each in self.fleet.seen() if self._suits(each, kind)]
+        seen = self.fleet.seen()
+        there = [] if fills_in else [each for each in seen if each.is_ready or each.is_coming]
+        suited = [each for each in there if self._suits(each, kind)]  # few, where there are thousands
+        suited = suited or [each for each in seen if self._suits(each, kind)]
         if not suited:
             raise ModelNotFound(AUTO, reason=f"no model here {_DOES[kind]}")
         if fills_in:  # one that cannot is asked where there is no other, and says so
@@ -159,7 +162,7 @@ class Router:
         return tuple(seen.name for seen in suited)
 
     def _rank(self, seen: Seen, kind: Kind) -> tuple[bool, bool, bool, int]:
-        if not self._outlook(seen).can_answer:
+        if not seen.is_ready or not self._outlook(seen).can_answer:
             return True, _lacks_template(seen, kind), False, 0
         return False, _lacks_template(seen, kind), seen.n_in_flight >= seen.n_slots, seen.n_in_flight
 
