@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,16 @@ def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     for example in held_out("arithmetic", "arithmetic", 1, 50):
         a, _, b, *_ = example.turns[-1]["content"].split()
         assert numbers.is_held_sum(int(a), int(b))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_no_request_could_mean_two_functions(held: bool) -> None:
+    asks = {said: set(ways) for _, said, ways in calls.VERBS}
+    d = Drawer(5, held=held)
+    for example in (make(d) for make in (calls.call, calls.choosing) for _ in range(N // 3)):
+        meant = [tool["description"].split(" the ") for tool in example.tools]
+        for (verb, noun), (other, same) in combinations(meant, 2):
+            assert noun != same or asks[verb].isdisjoint(asks[other])
 
 
 def test_each_piece_of_the_vocabulary_is_said_and_no_held_out_noun() -> None:

@@ -1,7 +1,8 @@
 """Make the built-in model: learn a vocabulary, train, export, score.
 
     python -m tools.train_builtin train --folder run                 # from scratch; again to resume
-    python -m tools.train_builtin train --folder run --from llamahost/builtin/builtin.gguf --tokens 20e6
+    python -m tools.train_builtin train --folder run --from llamahost/builtin/builtin.gguf --tokens 120e6
+    python -m tools.train_builtin mean --folder one --folder other  # of runs at once, now and then
     python -m tools.train_builtin export --folder run --out builtin.gguf
     python -m tools.train_builtin score builtin.gguf
     python -m tools.train_builtin show --kind calls                  # what examples look like
@@ -23,6 +24,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="train, or go on training"))
+    mean = commands.add_parser("mean", help="set the weights of several runs, that are stopped, to their mean")
+    mean.add_argument("--folder", type=Path, required=True, action="append", help="where a checkpoint lies")
     export = commands.add_parser("export", help="a checkpoint as a GGUF file")
     export.add_argument(
         "--folder", type=Path, required=True, action="append", help="where a checkpoint lies; of several: their mean"
@@ -53,13 +56,16 @@ def main() -> None:
     adapter.add_argument("--seed", type=int, default=0)
     adapter.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    does = {"train": _train, "export": _export, "show": _show, "score": _score, "embed": _embed, "adapter": _adapter}
+    does = {"train": _train, "mean": _mean, "export": _export, "show": _show, "score": _score}
+    does |= {"embed": _embed, "adapter": _adapter}
     does[args.command](args)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
+    from tools.train_builtin.shape import Shape
+
     parser.add_argument("--folder", type=Path, required=True, help="for checkpoint, vocabulary and log")
-    parser.add_argument("--from", dest="start", type=Path, help="a GGUF file made here, to go on from its weights")
+    parser.add_argument("--from", dest="start", type=Path, help="a GGUF file made here, to begin with its weights")
     parser.add_argument("--tokens", type=float, default=60e6, help="to have seen at the end [%(default)g]")
     parser.add_argument("--decay", type=float, help="tokens of the last part, in which the rate falls [a third]")
     parser.add_argument("--warm", type=float, default=40e3)
@@ -72,20 +78,22 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=180.0, help="seconds between checkpoints")
-    parser.add_argument("--grow", type=int, help="first to so many layers; the new ones begin by adding nothing")
-    shape = parser.add_argument_group("shape, of a model from scratch")
+    parser.add_argument(
+        "--grow", action="store_true", help="first to the shape below; what is new begins by adding nothing"
+    )
+    shape = parser.add_argument_group("shape, of a model from scratch or of one that grows")
     shape.add_argument("--vocab", type=int, default=1792)
-    shape.add_argument("--d-model", type=int, default=192)
-    shape.add_argument("--layers", type=int, default=6)
-    shape.add_argument("--heads", type=int, default=3)
-    shape.add_argument("--kv-heads", type=int, default=1)
-    shape.add_argument("--d-ff", type=int, default=512)
+    shape.add_argument("--d-model", type=int, default=Shape.d_model)
+    shape.add_argument("--layers", type=int, default=Shape.n_layer)
+    shape.add_argument("--heads", type=int, default=Shape.n_head)
+    shape.add_argument("--kv-heads", type=int, default=Shape.n_kv)
+    shape.add_argument("--d-ff", type=int, default=Shape.d_ff)
 
 
 def _train(args: argparse.Namespace) -> None:
     from tools.train_builtin import train
     from tools.train_builtin.export import grown
-    from tools.train_builtin.model import Shape
+    from tools.train_builtin.shape import Shape
 
     plan = train.Plan(
         folder=args.folder,
@@ -102,27 +110,35 @@ def _train(args: argparse.Namespace) -> None:
         device=args.device,
         n_threads=args.threads,
     )
+    shape = Shape(
+        args.vocab, args.d_model, args.layers, args.heads, args.kv_heads, args.d_model // args.heads, args.d_ff
+    )
     saved = None
-    checkpoint = args.folder / "checkpoint.pt"
-    if args.start is not None:
-        state = train.from_gguf(args.start)
-    elif checkpoint.is_file():
+    checkpoint = args.folder / train.CHECKPOINT
+    if checkpoint.is_file():  # also where the run began with a file: the same command goes on with it
         state, saved = train.from_checkpoint(checkpoint)
+    elif args.start is not None:
+        state = train.from_gguf(args.start)
     else:
-        shape = Shape(
-            args.vocab, args.d_model, args.layers, args.heads, args.kv_heads, args.d_model // args.heads, args.d_ff
-        )
         state = train.fresh(args.seed, shape, args.folder / train.VOCABULARY)
-    if args.grow:
-        state.model, saved = grown(state.model, args.grow), None
+    if args.grow and state.model.shape != shape:
+        state.model, saved = grown(state.model, shape), None
+    if state.n_seen >= plan.n_tokens:
+        raise SystemExit(f"{state.n_seen / 1e6:.2f}M tokens are seen already: give more with --tokens")
     print(f"{state.model.shape.n_params / 1e6:.2f}M parameters, {state.n_seen / 1e6:.2f}M tokens seen")
     train.run(plan, state, saved)
+
+
+def _mean(args: argparse.Namespace) -> None:
+    from tools.train_builtin import train
+
+    train.to_mean(args.folder)
 
 
 def _export(args: argparse.Namespace) -> None:
     from tools.train_builtin import export, train
 
-    states = [train.from_checkpoint(folder / "checkpoint.pt")[0] for folder in args.folder]
+    states = [train.from_checkpoint(folder / train.CHECKPOINT)[0] for folder in args.folder]
     state = train.mean(states) if len(states) > 1 else states[0]
     export.write(args.out, state.model, state.vocabulary, export.Notes(n_tokens_seen=state.n_seen))
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {state.n_seen / 1e6:.2f}M tokens seen")

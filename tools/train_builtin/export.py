@@ -14,8 +14,9 @@ import gguf
 import numpy as np
 import torch
 
-from tools.train_builtin.model import Model, Shape
+from tools.train_builtin.model import Model, initialise
 from tools.train_builtin.render import TEMPLATE
+from tools.train_builtin.shape import Shape
 from tools.train_builtin.tokenizer import CONTROL, PRE, SHOWN, Vocabulary
 
 _Q8 = gguf.GGMLQuantizationType.Q8_0
@@ -93,17 +94,35 @@ def read(path: Path) -> tuple[Model, Notes]:
     return model, Notes(version=str(_value(fields, "general.version")), n_tokens_seen=int(seen))
 
 
-def grown(model: Model, n_layer: int) -> Model:
-    """The same function with more layers: the new ones add nothing until they are trained."""
-    from dataclasses import replace
+def grown(model: Model, shape: Shape) -> Model:
+    """The same function in a larger shape: what is new adds nothing until it is trained.
 
-    from tools.train_builtin.model import initialise
-
-    larger = Model(replace(model.shape, n_layer=n_layer))
-    initialise(larger, seed=n_layer)
-    own = larger.state_dict()
+    New layers write nothing, new features of the residual stream are zero and read by random weights, new units and
+    heads are read by zeros. A new key-value head begins as a copy of the one that its first query head had.
+    """
+    old = model.shape
+    if (shape.n_vocab, shape.d_head, shape.n_head % shape.n_kv) != (old.n_vocab, old.d_head, 0):
+        raise ValueError("vocabulary and size of heads stay, and every key-value head serves as many query heads")
+    if any(getattr(shape, name) < getattr(old, name) for name in ("d_model", "n_layer", "n_head", "n_kv", "d_ff")):
+        raise ValueError(f"{shape} is smaller than {old}")
+    larger = Model(shape)
+    initialise(larger, seed=shape.n_layer, has_copying=False)
+    had = [  # of each key-value head the old one
+        min(kv * (shape.n_head // shape.n_kv), old.n_head - 1) * old.n_kv // old.n_head for kv in range(shape.n_kv)
+    ]
+    if any(had[q * shape.n_kv // shape.n_head] != q * old.n_kv // old.n_head for q in range(old.n_head)):
+        raise ValueError(f"of {shape.n_kv} key-value heads one would serve query heads of several of {old.n_kv}")
     for name, tensor in model.state_dict().items():
-        own[name].copy_(tensor)
+        new = larger.state_dict()[name]
+        if ".attn_k." in name or ".attn_v." in name:
+            heads = tensor.view(old.n_kv, old.d_head, *tensor.shape[1:])
+            tensor = torch.cat([heads[kv] for kv in had])
+        elif name.endswith("_norm"):
+            new.fill_(1.0)
+            tensor = tensor * (old.d_model / shape.d_model) ** 0.5  # the mean of squares is over more
+        elif name.endswith(("embd.weight", "output.weight", "down.weight")):
+            new.zero_()
+        new[tuple(slice(n) for n in tensor.shape)] = tensor
     return larger
 
 

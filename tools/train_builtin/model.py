@@ -1,37 +1,16 @@
 """The network: a qwen2 of llama.cpp's making (RMSNorm, RoPE, grouped queries, SwiGLU, tied embeddings) in PyTorch.
 
-Knows shapes and weights; knows no text. Its parameters are named and laid out as in the GGUF file, so that exporting
+Knows weights; knows no text. Its parameters are named and laid out as in the GGUF file, so that exporting
 and resuming are copies.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
-
-@dataclass(frozen=True)
-class Shape:
-    """What the weights look like; `d_model` and `d_ff` are multiples of 32, which Q8_0 asks for."""
-
-    n_vocab: int
-    d_model: int = 192
-    n_layer: int = 6
-    n_head: int = 3
-    n_kv: int = 1
-    d_head: int = 64
-    d_ff: int = 512
-    n_ctx: int = 2048
-    rope_base: float = 1e6  # slow, so that half of a head compares tokens at any distance
-    eps: float = 1e-6
-
-    @property
-    def n_params(self) -> int:
-        attention = self.d_model * self.d_head * (2 * self.n_head + 2 * self.n_kv)
-        return self.n_vocab * self.d_model + self.n_layer * (attention + 3 * self.d_model * self.d_ff)
+from tools.train_builtin.shape import Shape
 
 
 class Block(nn.Module):
@@ -106,7 +85,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(model: Model, seed: int) -> None:
+def initialise(model: Model, seed: int, *, has_copying: bool = True) -> None:
     """Random weights of the usual scale, and one circuit made by hand: the heads that copy.
 
     Names, arguments, numbers and recall are all copying, and to find the heads for it is what a small model spends
@@ -123,7 +102,7 @@ def initialise(model: Model, seed: int) -> None:
                 nn.init.zeros_(linear.bias)
         nn.init.zeros_(block.attn_output.weight)
         nn.init.zeros_(block.ffn_down.weight)
-    if s.n_layer > 1 and s.n_head // s.n_kv >= 2:
+    if has_copying and s.n_layer > 1 and s.n_head // s.n_kv >= 2 and s.d_model >= 3 * s.d_head:
         _copying(model, generator)
 
 

@@ -22,12 +22,14 @@ from torch.nn.functional import cross_entropy
 from tools.train_builtin import export
 from tools.train_builtin.batches import Batch, Encoded, encode, packed
 from tools.train_builtin.mixture import stream
-from tools.train_builtin.model import Model, Shape, initialise
+from tools.train_builtin.model import Model, initialise
 from tools.train_builtin.optimiser import optimisers, scale
 from tools.train_builtin.render import pieces
+from tools.train_builtin.shape import Shape
 from tools.train_builtin.tokenizer import Encoder, Vocabulary, learn
 
 VOCABULARY = "vocabulary.gguf"
+CHECKPOINT = "checkpoint.pt"
 N_TEXTS = 12000
 """Examples that the vocabulary is learned from."""
 
@@ -98,6 +100,17 @@ def mean(states: list[State]) -> State:
     return State(last.model, last.vocabulary, last.n_steps, max(state.n_seen for state in states))
 
 
+def to_mean(folders: list[Path]) -> None:
+    """Sets the checkpoints of runs that began alike, and saw other examples, to their mean; each goes on from there.
+
+    Local SGD (Stich 2018, arXiv:1805.09767): steps of their own, means now and then. Optimisers stay each run's own.
+    """
+    paths = [folder / CHECKPOINT for folder in folders]
+    state = mean([from_checkpoint(path)[0] for path in paths])
+    for path in paths:
+        _replace(path, torch.load(path, map_location="cpu", weights_only=True) | {"model": state.model.state_dict()})
+
+
 def run(plan: Plan, state: State, saved: list[dict[str, Any]] | None = None) -> None:
     """Trains `state` until the plan's tokens are seen, or until it is told to stop."""
     torch.set_num_threads(plan.n_threads)
@@ -142,9 +155,8 @@ def run(plan: Plan, state: State, saved: list[dict[str, Any]] | None = None) -> 
 
 
 def save(folder: Path, state: State, steppers: list[torch.optim.Optimizer]) -> None:
-    """Whole or not at all: a power cut leaves the last one."""
-    new = folder / "checkpoint.new"
-    torch.save(
+    _replace(
+        folder / CHECKPOINT,
         {
             "shape": asdict(state.model.shape),
             "model": state.model.state_dict(),
@@ -154,9 +166,14 @@ def save(folder: Path, state: State, steppers: list[torch.optim.Optimizer]) -> N
             "n_seen": state.n_seen,
             "optimisers": [one.state_dict() for one in steppers],
         },
-        new,
     )
-    os.replace(new, folder / "checkpoint.pt")  # noqa: PTH105  atomic, and over what is there
+
+
+def _replace(path: Path, saved: dict[str, Any]) -> None:
+    """Whole or not at all: a power cut leaves the last one."""
+    new = path.with_suffix(".new")
+    torch.save(saved, new)
+    os.replace(new, path)  # noqa: PTH105  atomic, and over what is there
 
 
 def _sources(plan: Plan, state: State, encoder: Encoder, n_first: int) -> tuple[Iterator[Batch], Iterator[Batch]]:

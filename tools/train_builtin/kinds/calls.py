@@ -215,13 +215,15 @@ def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
             d.pick([noun, d.pick(words()), _spliced(d), d.pieced(), d.pieced(), d.coined(), d.made_up(1, 3)])
             for noun in nouns
         ]
-    if n > 1 and d.chance(0.25):
+    if n > 1 and d.chance(0.25 if d.held else 0.35):
         nouns[1] = nouns[0]  # the verb decides
     verbs = d.some(VERBS, n)
-    if n > 1 and nouns[0] == nouns[1] and set(verbs[0][2]) & set(verbs[1][2]):
-        verbs[0], verbs[1] = VERBS[0], VERBS[5]
-    elif n > 1 and not d.held and d.chance(0.35):
-        verbs[1] = verbs[0]  # the noun decides
+    if n > 1 and nouns[0] == nouns[1]:
+        if set(verbs[0][2]) & set(verbs[1][2]):
+            verbs[0], verbs[1] = VERBS[0], VERBS[5]
+    elif n > 1 and not d.held and d.chance(0.6):
+        alike = [verb for verb in VERBS if set(verb[2]) & set(verbs[0][2])]
+        verbs[1:] = [d.pick(alike) if d.chance(0.6) else verb for verb in verbs[1:]]  # the noun decides
     used: set[str] = set()
     made = []
     for noun, verb in zip(nouns, verbs, strict=True):
