@@ -171,7 +171,7 @@ def test_a_budget_for_reasoning_becomes_a_limit_of_the_job(
     assert preparer.chat(replace(asked, max_reasoning=None)).jobs[0].thoughts is None
     wrong: Any = "5"
     for budget in (-1, 2**31, wrong):
-        with pytest.raises(InvalidRequest, match="from 0 on"):
+        with pytest.raises(InvalidRequest, match="between 0 and"):
             replace(asked, max_reasoning=budget)
     plain = Preparer(model="m", n_ctx=64, vocabulary=vocabulary, template=Template("{{ messages[0].content }}"))
     assert plain.chat(asked).jobs[0].thoughts is None  # nothing of its answers can be told to be thought
