@@ -248,10 +248,11 @@ async def test_each_conversation_of_several_replicas_is_there_again_after_an_unl
 def test_each_conversation_of_several_replicas_is_there_again_in_the_next_process(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
-    """No session tells whose it is; they come in another order."""
+    """No session tells whose it is; they come in another order. Each replica has slots for all: who is given how many
+    depends on how long each took."""
     monkeypatch.setenv("LLAMAHOST_CACHE", str(tmp_path))
     generation = Generation(max_tokens=1, sampling=SamplingOptions(temperature=0.0), ignore_eos=True)
-    one = spec("a", tiny_llama, n_slots=3, n_ctx=1024, replicas=2, load="start", keep_prefixes=True)
+    one = spec("a", tiny_llama, n_slots=6, n_ctx=1024, replicas=2, load="start", keep_prefixes=True)
 
     def asked(k: int, *, goes_on: bool) -> ChatRequest | CompletionRequest:
         if not is_told:
