@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tools.train_builtin.shape import Shape
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -62,8 +64,6 @@ def main() -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from tools.train_builtin.shape import Shape
-
     parser.add_argument("--folder", type=Path, required=True, help="for checkpoint, vocabulary and log")
     parser.add_argument("--from", dest="start", type=Path, help="a GGUF file made here, to begin with its weights")
     parser.add_argument("--tokens", type=float, default=60e6, help="to have seen at the end [%(default)g]")
@@ -93,7 +93,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> None:
     from tools.train_builtin import train
     from tools.train_builtin.export import grown
-    from tools.train_builtin.shape import Shape
 
     plan = train.Plan(
         folder=args.folder,
