@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -29,7 +30,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from llamahost.api.patience import IS_WHOLE, Passage
-from llamahost.api.problems import Problem
+from llamahost.api.problems import Problem, problem_of
+from llamahost.core.errors import Unavailable
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers, or of what follows them without a byte of body; other servers take 8 to 32 KiB."""
@@ -142,8 +144,7 @@ class Http1(HttpToolsProtocol):
         self._look_again()
         place = transport.get_extra_info("socket")
         if place is not None and place.fileno() >= self._n_files:  # the kernel gives the lowest that is free
-            told = "this server can take no more connections now"
-            self._refuse(503, "Service Unavailable", told, "unavailable_error", "unavailable")
+            self._refuse(problem_of(Unavailable("this server can take no more connections now")))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
@@ -187,7 +188,7 @@ class Http1(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self._is_in_head:
             told = f"the request's head did not come within {self._stall_s():g} s (stall_s)"
-            self._refuse(408, "Request Timeout", told, "timeout_error", "request_timeout")
+            self._refuse(Problem(status=408, message=told, type="timeout_error", code="request_timeout"))
         else:  # the rest of a body, the answer to which was told before
             self.transport.close()
 
@@ -199,8 +200,7 @@ class Http1(HttpToolsProtocol):
             and answered.more_body
             and not (answered.response_started or self.transport.is_closing())
         ):
-            told = "the server is shutting down"
-            self._refuse(503, "Service Unavailable", told, "unavailable_error", "unavailable")
+            self._refuse(problem_of(Unavailable("the server is shutting down", retry_after_s=5.0)))
 
     def resume_writing(self) -> None:
         self._going = None
@@ -243,14 +243,14 @@ class Http1(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             if self.parser.get_method() == b"CONNECT":
-                self._refuse(405, "Method Not Allowed", "this server is no proxy")
+                self._refuse(_no_request(405, "this server is no proxy"))
                 return b""
             return self._without_the_offer() + data[offer.args[0] :]
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _HeadTooLarge):
                 self._refuse_head()
             else:
-                self._refuse(400, "Bad Request", "this is no HTTP/1.1 request")
+                self._refuse(_no_request(400, "this is no HTTP/1.1 request"))
         else:
             if n_news == self._n_news:
                 self._n_head += len(data)
@@ -316,15 +316,18 @@ class Http1(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _refuse_head(self) -> None:
-        told = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
-        self._refuse(431, "Request Header Fields Too Large", told)
+        self._refuse(_no_request(431, f"the request's head is larger than {MAX_HEAD_BYTES} bytes"))
 
-    def _refuse(
-        self, status: int, reason: str, message: str, kind: str = "invalid_request_error", code: str | None = None
-    ) -> None:
-        body = Problem(status=status, message=message, type=kind, code=code).body
-        head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        refusal = head.encode() + b"connection: close\r\n\r\n" + body
+    def _refuse(self, problem: Problem) -> None:
+        body = problem.body
+        headers = (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *problem.headers,
+            (b"connection", b"close"),
+        )
+        head = b"HTTP/1.1 %d %s" % (problem.status, HTTPStatus(problem.status).phrase.encode())
+        refusal = b"\r\n".join([head, *(b"%s: %s" % header for header in headers), b"", body])
         answered, last = self._answered, self.cycle
         if answered is None or answered.response_complete or (answered is last and last.more_body):
             self._end_with(refusal)  # nobody waits for an answer before it
@@ -337,3 +340,7 @@ class Http1(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(refusal)
             self.transport.close()
+
+
+def _no_request(status: int, message: str) -> Problem:
+    return Problem(status=status, message=message, type="invalid_request_error")

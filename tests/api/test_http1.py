@@ -214,6 +214,7 @@ def test_connections_leave_files_to_all_else() -> None:
             statuses = [re.findall(rb"HTTP/1\.1 (\d+)", answer) for answer in answers]
             assert statuses == sorted(statuses)
             assert (statuses[0], statuses[-1]) == ([b"200"], [b"503"])
+            assert b"\r\nretry-after: 1\r\n" in answers[-1]
             assert json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]["code"] == "unavailable"
             for client in clients:
                 client.vanish()

@@ -236,6 +236,7 @@ def test_a_client_that_does_nothing_does_not_hold_up_the_end(is_half: bool) -> N
                 answer = await client.reader.read()
                 assert answer.startswith(b"HTTP/1.1 503 ")
                 assert b"shutting down" in answer
+                assert b"\r\nretry-after: 5\r\n" in answer
             client.vanish()
 
     run(served)
