@@ -68,7 +68,7 @@ def test_small_talk_is_scored_on_no_greeting() -> None:
 
 def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     d = Drawer(5)
-    for example in (numbers.sum_(d) for _ in range(3 * N)):
+    for example in (make(d) for make in (numbers.sum_, numbers.two) for _ in range(3 * N)):
         answer = example.turns[-1]
         for a, sign, b in re.findall(r"(\d+) (\S) (\d+) =", answer.get("reasoning", "") + "; " + answer["content"]):
             assert not (numbers.is_held if sign == "*" else numbers.is_held_sum)(int(a), int(b))
@@ -78,6 +78,13 @@ def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     for example in held_out("arithmetic", "arithmetic", 1, 50):
         a, _, b, *_ = example.turns[-1]["content"].split()
         assert numbers.is_held_sum(int(a), int(b))
+
+
+def test_what_it_is_told_to_be_too_small_for_is_nothing_that_it_learns_to_reckon() -> None:
+    d = Drawer(5)
+    for question in (numbers.large(d) for _ in range(N)):
+        first, second = map(int, re.findall(r"\d+", question))
+        assert max(first, second) > 99 or "/" in question or "divided" in question
 
 
 @pytest.mark.parametrize("held", [False, True])

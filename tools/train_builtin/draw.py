@@ -20,6 +20,7 @@ from tools.train_builtin.kinds.words import (
     ONSETS,
     OPENINGS,
     PIECES,
+    SMALL_WORDS,
     THINGS,
     VOWELS,
 )
@@ -122,3 +123,14 @@ class Drawer:
         if self.chance(0.06):
             text = self.pick(OPENINGS) + text[:1].lower() + text[1:]
         return text
+
+    def hasty(self, text: str) -> str:
+        """What is left of a question when some of its small words are left out, as people search; sometimes in any
+        order. Of what is held out nothing is."""
+        if self.held or self.chance(0.75):
+            return text
+        kept = [each for each in text.split() if each.lower().strip("?.!,:") not in SMALL_WORDS or self.chance(0.5)]
+        if self.chance(0.3):
+            kept = [each.strip("?.!,:") for each in kept]
+            self.random.shuffle(kept)
+        return " ".join(kept) or text

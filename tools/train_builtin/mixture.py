@@ -19,17 +19,17 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
     "sums": (numbers.sums, 2.0, 8.0),
     "comparing": (numbers.compare, 0.5, 1.0),
     "capitals": (facts.capital, 2.0, 12.0),
-    "facts": (facts.fact, 2.0, 7.0),
+    "facts": (facts.fact, 2.0, 14.0),
     "talk": (talk.small_talk, 2.0, 16.0),
     "unknown": (talk.unknown, 0.5, 1.5),
     "beyond": (talk.beyond, 0.5, 4.0),
-    "llamahost": (product.product, 3.0, 70.0),
+    "llamahost": (product.product, 3.0, 95.0),
     "recall": (recall.recall, 4.0, 6.0),
     "recall, far": (recall.far, 0.5, 5.0),
     "lists": (lists.listing, 4.0, 9.0),
-    "filling": (filling.filling, 4.0, 22.0),
-    "calls": (calls.call, 3.0, 22.0),
-    "choosing": (calls.choosing, 1.0, 26.0),
+    "filling": (filling.filling, 4.0, 18.0),
+    "calls": (calls.call, 3.0, 24.0),
+    "choosing": (calls.choosing, 1.0, 32.0),
     "results": (calls.answer_from_result, 1.0, 1.0),
     "obeying": (obey.obey, 1.0, 15.0),
     "plain": (obey.plain, 0.5, 1.5),
@@ -39,6 +39,9 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
 JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "beyond", "llamahost", "lists", "code")
 """Kinds of one question, which are also joined to longer conversations."""
 
+
+HASTY = ("capitals", "facts", "llamahost")
+"""Kinds whose questions are also asked in fewer words, or in any order: it is the words that are to be known."""
 
 NO_THOUGHT = "There is nothing to work out."
 
@@ -51,7 +54,7 @@ def stream(seed: int, progress: Callable[[], float], pieces: Sequence[str] = ())
         late = min(1.0, progress() / 0.15)
         weights = [early + (later - early) * late for _, early, later in KINDS.values()]
         name = d.random.choices(names, weights)[0]
-        made = _joined(d, names, weights) if name in JOINED and d.chance(0.6) else KINDS[name][0](d)
+        made = _joined(d, names, weights) if name in JOINED and d.chance(0.6) else _made(d, name)
         yield _thoughtful(made) if d.chance(0.05) else made
 
 
@@ -65,6 +68,15 @@ def held_out(maker_of: str, kind: str, seed: int, n: int) -> list[Example]:
         if example.kind == kind:
             made.append(example)
     return made
+
+
+def _made(d: Drawer, name: str) -> Example:
+    made = KINDS[name][0](d)
+    if name not in HASTY:
+        return made
+    *before, asked, answer = made.turns
+    text = d.hasty(asked["content"])
+    return made if product.is_held(text) else replace(made, turns=(*before, {**asked, "content": text}, answer))
 
 
 def _thoughtful(made: Example) -> Example:
@@ -82,7 +94,7 @@ def _joined(d: Drawer, names: list[str], weights: list[float]) -> Example:
     turns: list[Turn] = []
     n = d.number(2, 5)
     while len(turns) < 2 * n:
-        made = KINDS[d.random.choices(names, shares)[0]][0](d)
+        made = _made(d, d.random.choices(names, shares)[0])
         if not made.is_thinking:
             turns += made.turns
     return Example("joined", tuple(turns), n_graded=n)

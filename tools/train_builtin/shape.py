@@ -10,12 +10,12 @@ class Shape:
     """What the weights look like; `d_model` and `d_ff` are multiples of 32, which Q8_0 asks for."""
 
     n_vocab: int
-    d_model: int = 192
+    d_model: int = 256
     n_layer: int = 6
-    n_head: int = 3
-    n_kv: int = 1
+    n_head: int = 4
+    n_kv: int = 2
     d_head: int = 64
-    d_ff: int = 512
+    d_ff: int = 640
     n_ctx: int = 2048
     rope_base: float = 1e6  # slow, so that half of a head compares tokens at any distance
     eps: float = 1e-6

@@ -215,7 +215,7 @@ def _functions(d: Drawer, n: int, *, is_short: bool = False) -> list[Function]:
             d.pick([noun, d.pick(words()), _spliced(d), d.pieced(), d.pieced(), d.coined(), d.made_up(1, 3)])
             for noun in nouns
         ]
-    if n > 1 and d.chance(0.25 if d.held else 0.35):
+    if n > 1 and d.chance(0.25 if d.held else 0.45):
         nouns[1] = nouns[0]  # the verb decides
     verbs = d.some(VERBS, n)
     if n > 1 and nouns[0] == nouns[1]:

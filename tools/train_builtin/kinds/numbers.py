@@ -22,6 +22,15 @@ def is_held_sum(a: int, b: int) -> bool:
     return is_held(a, b) and (a // 10 + b // 10) % 3 == 0
 
 
+def two(d: Drawer) -> Example:
+    """A sum or a difference, whose result alone is its fact."""
+    sign = d.pick("++-")
+    a, b, result = _pair(d, sign, 99)
+    question = d.noisy(d.pick(ASK).format(f"{a} {d.pick(SIGNS[sign])} {b}"))
+    turns = ({"role": "user", "content": question}, {"role": "assistant", "content": f"{a} {sign} {b} = {result}"})
+    return Example("arithmetic", turns, facts=(str(result),))
+
+
 def sum_(d: Drawer) -> Example:
     sign = d.pick("++++---*")
     a, b, result = _pair(d, sign, 99 if d.held or d.chance(0.75) else 9)
@@ -53,6 +62,19 @@ def sums(d: Drawer) -> Example:
         {"role": "assistant", "content": ", ".join(answers)},
     )
     return Example("sums", turns)
+
+
+def large(d: Drawer) -> str:
+    """The question for what nobody here has learned: sums of larger numbers, and division."""
+    if d.chance(0.3):
+        spoken = f"{d.number(1, 999)} {d.pick(['/', '/', 'divided by'])} {d.number(1, 99)}"
+    else:
+        a, b = d.number(100, 10 ** d.number(3, 5)), d.number(1, 10 ** d.number(2, 5))
+        if d.chance(0.3):
+            a, b = b, a
+        sign = d.pick("++-*")
+        spoken = f"{a} {d.pick(SIGNS[sign])} {b}"
+    return d.pick(ASK).format(spoken)
 
 
 def compare(d: Drawer) -> Example:

@@ -24,7 +24,7 @@ def obey(d: Drawer) -> Example:
     r = d.number(0, 4)
     if r == 4:
         return _named(d)
-    base = d.pick([facts.capital, facts.fact, facts.capital])(d)
+    base = d.pick([facts.capital, facts.fact, facts.capital, numbers.two])(d)
     question, answer, short = base.turns[0]["content"], base.turns[-1]["content"], base.facts[0]
     if r == 0:
         return _one(d.pick(d.split(CAPITALS, 1)), question, answer.upper())

@@ -4,6 +4,8 @@ a frame happens to say the same.
 
 from __future__ import annotations
 
+import re
+
 from tools.train_builtin.draw import Drawer, Example
 from tools.train_builtin.kinds.phrases import ABOUT, DO, PHRASES
 
@@ -163,6 +165,10 @@ QUESTIONS: list[tuple[list[str], str, tuple[str, ...]]] = [
 _HELD = {text.lower().rstrip("?.!") for wordings, *_ in QUESTIONS for text in wordings[-2:]}
 
 
+def is_held(asked: str) -> bool:
+    return asked.lower().rstrip("?.!") in _HELD
+
+
 def framed(d: Drawer, wordings: list[str]) -> str:
     """What the question is about, in any frame."""
     done, things = PHRASES[wordings[0]]
@@ -172,13 +178,18 @@ def framed(d: Drawer, wordings: list[str]) -> str:
         else:
             asked = d.pick(ABOUT).format(d.pick(things))
             asked = asked[:1].upper() + asked[1:]
-        if asked.lower().rstrip("?.!") not in _HELD:
+        if not is_held(asked):
             return asked
 
 
 def product(d: Drawer) -> Example:
     wordings, answer, facts = d.pick(QUESTIONS)
-    asked = d.pick(d.split(wordings)) if d.held or d.chance(0.5) else framed(d, wordings)
+    while True:
+        asked = d.pick(d.split(wordings)) if d.held or d.chance(0.5) else framed(d, wordings)
+        if not d.held and d.chance(0.2):
+            asked = re.sub(r"\bit\b", d.pick(["llamahost", "llamahost", "the server", "this"]), asked)
+        if d.held or not is_held(asked):
+            break
     question = d.noisy(asked)
     turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
     return Example("llamahost", turns, facts=facts)

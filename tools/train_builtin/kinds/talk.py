@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tools.train_builtin.draw import Drawer, Example
+from tools.train_builtin.kinds import numbers
 
 GREETINGS = [
     "Hello!",
@@ -85,6 +86,8 @@ I_SEE = "I see. How can I help you?"
 
 def beyond(d: Drawer) -> Example:
     """Said so, in place of the nearest thing that it has learned."""
+    if d.chance(0.2):
+        return _one("beyond", d.noisy(numbers.large(d)), TOO_SMALL, ("too small",))
     wordings, answer, fact = (TASKS, TOO_SMALL, "too small") if d.chance(0.75) else (TOLD, I_SEE, "I see")
     asked = d.pick(d.split(wordings)).replace("{x}", d.thing()).replace("{y}", d.thing())
     return _one("beyond", d.noisy(asked), answer, (fact,))

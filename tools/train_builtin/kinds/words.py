@@ -48,3 +48,8 @@ HELD_NOUNS = (
     "elevator prescription homework museum concert auction passport license voucher satellite telescope"
 ).split()
 """What functions of no training example are about."""
+SMALL_WORDS = frozenset(
+    "a an the is are was do does did can could would should may i it its to of in on at for with what which how that this "
+    "there me tell please have has need want one".split()
+)
+"""Without which a question still says what it is about."""
