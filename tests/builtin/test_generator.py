@@ -14,7 +14,7 @@ from llamahost.core.messages import Tool, ToolCall
 from llamahost.text.template import Template
 from tools.train_builtin.draw import Drawer, Example
 from tools.train_builtin.kinds import calls, code, facts, numbers, product, talk
-from tools.train_builtin.kinds.words import HELD_NOUNS
+from tools.train_builtin.kinds.words import HELD_NOUNS, SMALL_WORDS
 from tools.train_builtin.mixture import KINDS, held_out, stream
 from tools.train_builtin.pairs import held_questions, held_sentences, pairs
 from tools.train_builtin.render import TEMPLATE, pieces, said
@@ -78,6 +78,20 @@ def test_held_out_pairs_and_nouns_are_not_trained_on() -> None:
     for example in held_out("arithmetic", "arithmetic", 1, 50):
         a, _, b, *_ = example.turns[-1]["content"].split()
         assert numbers.is_held_sum(int(a), int(b))
+
+
+def test_of_a_hasty_question_only_small_words_are_missing_and_none_where_it_is_held_out() -> None:
+    d, held = Drawer(5), Drawer(5, held=True)
+    n_shorter = 0
+    for example in (facts.fact(d) for _ in range(N)):
+        asked = example.turns[0]["content"]
+        whole = Counter(re.findall(r"\w+", asked))
+        left = Counter(re.findall(r"\w+", d.hasty(asked)))
+        assert left <= whole
+        assert {word.lower() for word in whole - left} <= SMALL_WORDS
+        assert held.hasty(asked) == asked
+        n_shorter += left != whole
+    assert N / 10 < n_shorter < N / 4
 
 
 def test_what_it_is_told_to_be_too_small_for_is_nothing_that_it_learns_to_reckon() -> None:
