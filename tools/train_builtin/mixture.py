@@ -39,7 +39,6 @@ KINDS: dict[str, tuple[Maker, float, float]] = {  # its share at the start, its 
 JOINED = ("arithmetic", "comparing", "capitals", "facts", "talk", "unknown", "beyond", "llamahost", "lists", "code")
 """Kinds of one question, which are also joined to longer conversations."""
 
-
 HASTY = ("capitals", "facts", "llamahost")
 """Kinds whose questions are also asked in fewer words, or in any order: it is the words that are to be known."""
 
