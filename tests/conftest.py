@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -78,7 +79,7 @@ class Surroundings:
     """What tests, and the processes that they start, find around them; no fixture, which pytest goes over in each test.
 
     Nothing is left in the user's cache, and an HTTP client reads one certificate: all the world's take longer than most
-    of a test's requests.
+    of a test's requests. A signal that is ignored here is ignored in every process that is started, so none is.
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,9 @@ class Surroundings:
         self._environment.setenv("SSL_CERT_FILE", str(folder / "one.pem"))
         (folder / "cache").mkdir()
         self._environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for number in (signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is signal.SIG_IGN:  # nohup's, or a shell's for what it runs in the background
+                signal.signal(number, lambda *_: None)
 
     def pytest_unconfigure(self) -> None:
         self._environment.undo()
